@@ -1,0 +1,26 @@
+//! The decision core of Mesh: one in-memory model of routes and policies, and the pure functions that decide
+//! what happens to a request or a connection.
+//!
+//! The proxy decides with it on every request, the controller compiles manifests into it, and the command line
+//! explains with it, so the three can never disagree. Nothing here reads a clock, draws a random number, logs,
+//! locks or does IO: time and chance are arguments.
+//!
+//! Reading order: [`model`] (the nouns), [`facts`] (what a decision may look at), [`decide`] (the verbs),
+//! [`trace`] (why a rule lost), [`route`] (matchers and precedence), [`filter`] (header changes).
+
+pub mod decide;
+pub mod facts;
+pub mod filter;
+pub mod identity;
+pub mod model;
+pub mod route;
+pub mod trace;
+
+pub use decide::{InboundVerdict, OutboundDecision, OutboundVerdict, decide_inbound, decide_outbound};
+pub use facts::{ConnectionFacts, RequestFacts};
+pub use identity::{Identity, IdentityError};
+pub use model::{
+    Access, Backend, BackendTarget, Endpoint, InboundPolicy, OutboundPolicy, Protocol, Route, RouteKind, RouteMeta, Rule,
+    ServiceRef, Target, Timeouts,
+};
+pub use trace::{Explanation, Step, Trace};
