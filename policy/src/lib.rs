@@ -16,11 +16,13 @@ pub mod model;
 pub mod route;
 pub mod trace;
 
-pub use decide::{InboundVerdict, OutboundDecision, OutboundVerdict, decide_inbound, decide_outbound};
+pub use decide::{DenyReason, InboundVerdict, OutboundDecision, OutboundVerdict, decide_inbound, decide_outbound};
 pub use facts::{ConnectionFacts, RequestFacts};
+pub use filter::{Filter, HeaderModifier};
 pub use identity::{Identity, IdentityError};
 pub use model::{
-    Access, Backend, BackendTarget, Endpoint, InboundPolicy, OutboundPolicy, Protocol, Route, RouteKind, RouteMeta, Rule,
-    ServiceRef, Target, Timeouts,
+    Access, Backend, BackendTarget, Endpoint, InboundPolicy, OutboundPolicy, Protocol, Route, RouteKind, RouteMeta,
+    Rule, ServiceRef, Target, Timeouts,
 };
+pub use route::{HeaderMatch, HostMatch, PathMatch, QueryMatch, RegexMatch, RequestMatch, RouteTable, StringMatch};
 pub use trace::{Explanation, Step, Trace};
