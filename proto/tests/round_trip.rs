@@ -1,0 +1,244 @@
+//! What goes over the wire comes back the same, and what should not come in does not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method};
+use mesh_policy::{
+    Access, Backend, BackendTarget, Endpoint, Identity, InboundPolicy, OutboundPolicy, Protocol, Route, RouteKind,
+    RouteMeta, Rule, ServiceRef, Target,
+    filter::{Filter, HeaderModifier},
+    model::Timeouts,
+    route::{HeaderMatch, HostMatch, PathMatch, QueryMatch, RegexMatch, RequestMatch, RouteTable, StringMatch},
+};
+use mesh_proto::{EndpointsDelta, v1};
+use proptest::{collection::vec, option, prelude::*};
+use prost::Message;
+
+fn name() -> impl Strategy<Value = Arc<str>> {
+    "[a-z][a-z0-9-]{0,8}[a-z0-9]".prop_map(Arc::from)
+}
+
+fn service() -> impl Strategy<Value = ServiceRef> {
+    (name(), name(), 1u16..).prop_map(|(namespace, name, port)| ServiceRef { namespace, name, port })
+}
+
+fn identity() -> impl Strategy<Value = Identity> {
+    (name(), name()).prop_map(|(ns, sa)| Identity::new("cluster.local", &ns, &sa).unwrap())
+}
+
+fn address() -> impl Strategy<Value = SocketAddr> {
+    prop_oneof![
+        (any::<[u8; 4]>(), 1u16..).prop_map(SocketAddr::from),
+        (any::<[u8; 16]>(), 1u16..).prop_map(SocketAddr::from)
+    ]
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    (address(), option::of(identity()), option::of(name()), name())
+        .prop_map(|(address, identity, zone, workload)| Endpoint { address, identity, zone, workload })
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop::sample::select(vec![Protocol::Detect, Protocol::Http1, Protocol::Http2, Protocol::Opaque])
+}
+
+fn text() -> impl Strategy<Value = StringMatch> {
+    prop_oneof![
+        ".{0,12}".prop_map(StringMatch::Exact),
+        "[a-z.*+]?[a-z]{1,5}(\\.\\*|\\[0-9\\]\\+)?"
+            .prop_filter_map("a pattern", |p| { RegexMatch::new(&p).ok().map(StringMatch::Regex) })
+    ]
+}
+
+fn path() -> impl Strategy<Value = PathMatch> {
+    prop_oneof![
+        "/[a-z%/]{0,9}".prop_map(PathMatch::Exact),
+        "/[a-z%/]{0,9}".prop_map(PathMatch::Prefix),
+        "/[a-z]{0,5}(\\.\\*)?".prop_map(|p| PathMatch::Regex(RegexMatch::new(&p).unwrap())),
+        (option::of(text()), option::of(text())).prop_map(|(service, method)| PathMatch::Grpc { service, method }),
+    ]
+}
+
+fn header() -> impl Strategy<Value = HeaderName> {
+    "[a-z][a-z0-9-]{0,9}".prop_map(|n| HeaderName::try_from(n).unwrap())
+}
+
+fn request_match() -> impl Strategy<Value = RequestMatch> {
+    let method = option::of("[A-Z]{1,7}".prop_map(|m| Method::try_from(m.as_str()).unwrap()));
+    let headers = vec((header(), text()).prop_map(|(name, value)| HeaderMatch { name, value }), 0..3);
+    let query = vec((".{0,6}", text()).prop_map(|(name, value)| QueryMatch { name, value }), 0..3);
+    (path(), method, headers, query).prop_map(|(path, method, headers, query)| RequestMatch {
+        path,
+        method,
+        headers,
+        query,
+    })
+}
+
+fn modifier() -> impl Strategy<Value = HeaderModifier> {
+    let value = vec(prop_oneof![32u8..127, 128u8..=255, Just(b'\t')], 0..9);
+    let headers = move || vec((header(), value.clone().prop_map(|v| HeaderValue::from_bytes(&v).unwrap())), 0..3);
+    (headers(), headers(), vec(header(), 0..3)).prop_map(|(set, add, remove)| HeaderModifier { set, add, remove })
+}
+
+fn filters() -> impl Strategy<Value = Vec<Filter>> {
+    let one = prop_oneof![modifier().prop_map(Filter::RequestHeaders), modifier().prop_map(Filter::ResponseHeaders)];
+    vec(one, 0..3)
+}
+
+fn backend() -> impl Strategy<Value = Backend> {
+    let target = prop_oneof![
+        service().prop_map(BackendTarget::Service),
+        "[ -~]{1,30}".prop_map(|r| BackendTarget::Invalid { reason: r.into() })
+    ];
+    (0u32..=1_000_000, target, filters()).prop_map(|(weight, target, filters)| Backend { weight, target, filters })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let limit = || option::of((1u64..360_000_000, 0u32..1_000_000_000).prop_map(|(s, n)| Duration::new(s, n)));
+    let timeouts = (limit(), limit()).prop_map(|(request, backend_request)| Timeouts { request, backend_request });
+    (option::of(name()), vec(request_match(), 0..3), filters(), vec(backend(), 0..3), timeouts)
+        .prop_map(|(name, matches, filters, backends, timeouts)| Rule { name, matches, filters, backends, timeouts })
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    let kind = prop::sample::select(vec![RouteKind::Http, RouteKind::Grpc]);
+    let meta = (kind, name(), name(), any::<i64>()).prop_map(|(kind, namespace, name, created)| RouteMeta {
+        kind,
+        namespace,
+        name,
+        created,
+    });
+    let host = "(\\*\\.)?[a-z]{1,5}\\.[a-z]{1,3}".prop_map(|h| HostMatch::parse(&h).unwrap());
+    (meta, vec(host, 0..3), vec(rule(), 0..3)).prop_map(|(meta, hostnames, rules)| Route { meta, hostnames, rules })
+}
+
+fn outbound() -> impl Strategy<Value = OutboundPolicy> {
+    let target = prop_oneof![service().prop_map(Target::Service), endpoint().prop_map(Target::Endpoint)];
+    (target, protocol(), vec(route(), 0..3)).prop_map(|(target, protocol, routes)| OutboundPolicy {
+        target,
+        protocol,
+        routes: RouteTable::new(routes),
+    })
+}
+
+fn inbound() -> impl Strategy<Value = InboundPolicy> {
+    let access = prop_oneof![
+        Just(Access::All),
+        Just(Access::Authenticated),
+        vec(identity(), 0..3).prop_map(Access::Only),
+        Just(Access::None)
+    ];
+    (protocol(), access, option::of(name()), any::<bool>()).prop_map(
+        |(protocol, access, access_name, requires_http)| InboundPolicy { protocol, access, access_name, requires_http },
+    )
+}
+
+/// Through the bytes, as a peer does it.
+fn over_the_wire<M: Message + Default>(wire: &M) -> M {
+    M::decode(wire.encode_to_vec().as_slice()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn outbound_policies_come_back(policy in outbound()) {
+        let wire = over_the_wire(&v1::OutboundPolicy::from(&policy));
+        prop_assert_eq!(OutboundPolicy::try_from(wire).unwrap(), policy);
+    }
+
+    #[test]
+    fn inbound_policies_come_back(policy in inbound()) {
+        let wire = over_the_wire(&v1::InboundPolicy::from(&policy));
+        prop_assert_eq!(InboundPolicy::try_from(wire).unwrap(), policy);
+    }
+
+    #[test]
+    fn endpoint_deltas_come_back(
+        reset in any::<bool>(), add in vec(endpoint(), 0..4), remove in vec(address(), 0..4), version in any::<u64>()
+    ) {
+        let delta = EndpointsDelta { reset, add, remove, version };
+        let wire = over_the_wire(&v1::EndpointsUpdate::from(&delta));
+        prop_assert_eq!(EndpointsDelta::try_from(wire).unwrap(), delta);
+    }
+
+    /// Any bytes that happen to be a message are either refused or understood; they never panic.
+    #[test]
+    fn rubbish_never_panics(bytes in vec(any::<u8>(), 0..200)) {
+        if let Ok(wire) = v1::OutboundPolicy::decode(bytes.as_slice()) {
+            let _ = OutboundPolicy::try_from(wire);
+        }
+        if let Ok(wire) = v1::InboundPolicy::decode(bytes.as_slice()) {
+            let _ = InboundPolicy::try_from(wire);
+        }
+    }
+}
+
+/// A valid message to spoil.
+fn sample() -> v1::OutboundPolicy {
+    let service = v1::ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+    let matched = v1::RequestMatch::default();
+    let backend = v1::Backend {
+        weight: 1,
+        target: Some(v1::backend::Target::Service(service.clone())),
+        filters: vec![v1::Filter {
+            kind: Some(v1::filter::Kind::RequestHeaders(v1::HeaderModifier {
+                set: vec![v1::Header { name: "x".into(), value: b"y".to_vec() }],
+                ..Default::default()
+            })),
+        }],
+    };
+    let rule = v1::Rule { matches: vec![matched], backends: vec![backend], ..Default::default() };
+    let route = v1::Route { namespace: "shop".into(), name: "r".into(), rules: vec![rule], ..Default::default() };
+    v1::OutboundPolicy { service: Some(service), routes: vec![route], ..Default::default() }
+}
+
+#[test]
+fn what_is_refused_is_named() {
+    type Spoil = fn(&mut v1::OutboundPolicy);
+    OutboundPolicy::try_from(sample()).expect("the sample is valid");
+    let cases: [(Spoil, &str); 13] = [
+        (|p| p.service = None, "service"),
+        (|p| p.endpoint = Some(v1::Endpoint::default()), "service"),
+        (|p| p.protocol = 99, "protocol"),
+        (|p| p.routes[0].kind = 99, "routes[0].kind"),
+        (|p| p.routes[0].name = "a\nb".into(), "routes[0].name"),
+        (|p| p.routes[0].hostnames = vec!["a.*".into()], "routes[0].hostnames[0]"),
+        (|p| p.routes[0].rules[0].backends[0].weight = 1_000_001, "routes[0].rules[0].backends[0].weight"),
+        (|p| p.routes[0].rules[0].backends[0].target = None, "routes[0].rules[0].backends[0].target"),
+        (|p| p.routes[0].rules[0].filters = vec![v1::Filter::default()], "routes[0].rules[0].filters[0].kind"),
+        (
+            |p| p.routes[0].rules[0].matches[0].path = Some(v1::PathMatch::default()),
+            "routes[0].rules[0].matches[0].path.kind",
+        ),
+        (
+            |p| {
+                p.routes[0].rules[0].matches[0].path =
+                    Some(v1::PathMatch { kind: Some(v1::path_match::Kind::Regex("(".into())) })
+            },
+            "routes[0].rules[0].matches[0].path.regex",
+        ),
+        (
+            |p| p.routes[0].rules[0].request_timeout = Some(prost_types::Duration { seconds: -1, nanos: 0 }),
+            "routes[0].rules[0].request_timeout",
+        ),
+        (|p| p.routes[0].rules[0].backends = vec![v1::Backend::default(); 65], "routes[0].rules[0].backends"),
+    ];
+    for (spoil, path) in cases {
+        let mut wire = sample();
+        spoil(&mut wire);
+        assert_eq!(OutboundPolicy::try_from(wire).unwrap_err().path(), path);
+    }
+}
+
+#[test]
+fn an_access_that_is_absent_or_false_never_opens_a_port() {
+    let wire = v1::InboundPolicy::default();
+    assert_eq!(InboundPolicy::try_from(wire).unwrap_err().path(), "access");
+    for kind in [None, Some(v1::access::Kind::All(false))] {
+        let wire = v1::InboundPolicy { access: Some(v1::Access { kind }), ..Default::default() };
+        assert_eq!(InboundPolicy::try_from(wire).unwrap_err().path(), "access.kind");
+    }
+}
