@@ -1,1 +1,10 @@
-//! placeholder
+//! What tests and benchmarks of Mesh share; nothing here is part of a product binary.
+//!
+//! - [`harness`] starts and stops real processes (controller, proxies, servers), writes their manifests and reads what
+//!   they cost.
+//! - [`origin`] is the test server behind the proxies (`mesh-origin`).
+//! - [`load`] is the load generator in front of them (`mesh-load`).
+
+pub mod harness;
+pub mod load;
+pub mod origin;

@@ -1,0 +1,2 @@
+//! Placeholder until the benchmark is in the next commit.
+fn main() {}

@@ -1,0 +1,19 @@
+//! Real processes for tests and benchmarks: start, wait until ready, read their cost, stop.
+//!
+//! A [`Sandbox`] is the folder that one test owns: manifests, state, logs. [`Controller`] and [`Proxy`] run the built
+//! binaries with the environment and flags that a user would give them. Every process dies with its handle. Nothing
+//! here decides whether a test passes.
+
+mod manifests;
+mod ports;
+mod process;
+mod sidecar;
+mod usage;
+mod wait;
+
+pub use manifests::{Manifests, Meshed, PortSpec};
+pub use ports::{free_port, free_ports};
+pub use process::{Process, binary};
+pub use sidecar::{Controller, Origin, Proxy, ProxyConfig, Sandbox};
+pub use usage::{Usage, raise_file_limit, usage};
+pub use wait::{Answer, eventually, http_get, ready};

@@ -1,0 +1,31 @@
+//! One connection for each request, as clients without keep-alive make them.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::http1::connect;
+
+/// What is sent and must come back: no protocol that a proxy would detect.
+const HELLO: &[u8; 16] = b"\x01mesh-load-echo\x02";
+
+/// A client; it keeps no connection.
+pub(super) struct Client {
+    target: SocketAddr,
+}
+
+impl Client {
+    pub(super) fn new(target: SocketAddr) -> Self {
+        Self { target }
+    }
+
+    pub(super) async fn exchange(&mut self) -> Result<u64> {
+        let mut stream = connect(self.target).await?;
+        stream.write_all(HELLO).await.context("cannot send")?;
+        let mut back = [0; HELLO.len()];
+        stream.read_exact(&mut back).await.context("closed before the echo")?;
+        ensure!(back == *HELLO, "other bytes came back");
+        Ok(back.len() as u64)
+    }
+}
