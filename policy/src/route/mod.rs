@@ -51,7 +51,16 @@ pub enum Mismatch<'p> {
     Query(&'p QueryMatch),
 }
 
+/// A path that no request has: a path starts with `/` or is `*`.
+const NO_PATH: &str = "!never";
+
 impl RequestMatch {
+    /// A match that holds for no request: what stands in the place of a rule that could not be understood, so that the
+    /// rule neither becomes broader nor changes the places of the rules after it.
+    pub fn never() -> Self {
+        Self { path: PathMatch::Exact(NO_PATH.to_owned()), ..Self::default() }
+    }
+
     /// Whether the request is matched.
     pub fn matches(&self, facts: &RequestFacts<'_>) -> bool {
         self.mismatch(facts).is_none()

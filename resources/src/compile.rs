@@ -1,0 +1,276 @@
+//! Policies of targets and ports.
+//!
+//! Which routes apply to a Service's port follows GEP-1426: routes of the client's own namespace to a Service elsewhere
+//! (consumer routes) replace those of the Service's namespace (producer routes) for that client, and are nothing to
+//! other clients; within the group that applies, GRPCRoutes replace HTTPRoutes. `hostnames` take no part.
+//!
+//! A backend in another namespace than its route needs a ReferenceGrant there, unless it is a parent of the route:
+//! sending a request on to where it was going anyway exposes nothing.
+
+use std::sync::Arc;
+
+use mesh_policy::{
+    Access, Backend, BackendTarget, InboundPolicy, OutboundPolicy, Protocol, Route, RouteKind, RouteTable, Rule,
+    ServiceRef, Target,
+};
+
+use crate::{
+    object::ObjectId,
+    problem::{Problem, Reason, Report},
+    route::{BackendObject, Parent, RouteObject, RuleObject},
+    service::{Service, TargetPort, includes},
+    snapshot::{Key, Snapshot},
+};
+
+impl Snapshot {
+    /// The policy of a target for clients in a namespace, and what is wrong with the routes attached to it.
+    ///
+    /// One for a Service that is no longer there is empty: its endpoints are gone as well.
+    pub fn compile_outbound(&self, target: &Target, client_namespace: &str) -> (OutboundPolicy, Vec<Problem>) {
+        let Target::Service(service) = target else {
+            let policy = OutboundPolicy {
+                target: target.clone(),
+                protocol: self.endpoint_protocol(target),
+                routes: RouteTable::default(),
+            };
+            return (policy, Vec::new());
+        };
+        let (routes, conflicted) = self.attached(service, client_namespace);
+        let mut problems = Vec::new();
+        for route in &conflicted {
+            problems.extend(conflict(route, service));
+        }
+        let mut compiled = Vec::new();
+        for route in routes {
+            let id = id_of(route);
+            let mut report = Report::new(&id, route.source.as_ref());
+            compiled.push(self.compile_route(route, &mut report));
+            problems.extend(report.finish());
+        }
+        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let found = self.services.get(&key).and_then(|found| found.port(service.port));
+        let protocol = found.map_or(Protocol::Detect, |port| port.protocol);
+        (OutboundPolicy { target: target.clone(), protocol, routes: RouteTable::new(compiled) }, problems)
+    }
+
+    /// The policy of an application's port of a pod; `None` when the pod is unknown.
+    ///
+    /// The protocol is that of the Services that lead to the port, if they agree; the pod's own annotation goes first.
+    pub fn compile_inbound(&self, workload: &str, port: u16) -> Option<InboundPolicy> {
+        let pod = self.pod(workload)?;
+        let protocol = if includes(&pod.opaque_ports, port) {
+            Protocol::Opaque
+        } else {
+            let of_pod = |service: &&Service| {
+                self.endpoint_slices.iter().any(|(key, slice)| {
+                    key.namespace == pod.namespace
+                        && slice.service.as_ref() == Some(&service.name)
+                        && slice.endpoints.iter().any(|endpoint| endpoint.pod.as_ref() == Some(&pod.name))
+                })
+            };
+            let leads_here = |target: &TargetPort| match target {
+                TargetPort::Number(number) => *number == port,
+                TargetPort::Name(name) => pod.ports.get(name) == Some(&port),
+            };
+            let services = self.services.values().filter(|service| service.namespace == pod.namespace).filter(of_pod);
+            let mut protocols =
+                services.flat_map(|service| &service.ports).filter(|p| leads_here(&p.target)).map(|p| p.protocol);
+            let first = protocols.next().unwrap_or_default();
+            if protocols.all(|protocol| protocol == first) { first } else { Protocol::Detect }
+        };
+        Some(InboundPolicy { protocol, access: Access::All, access_name: None, requires_http: false })
+    }
+
+    /// What is wrong with the references of every route, whoever the client is.
+    pub(crate) fn reference_problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for route in self.http_routes.values().chain(self.grpc_routes.values()).filter(|r| !r.parents.is_empty()) {
+            let id = id_of(route);
+            let mut report = Report::new(&id, route.source.as_ref());
+            for parent in &route.parents {
+                self.check_parent(parent, &mut report);
+            }
+            self.compile_route(route, &mut report);
+            problems.extend(report.finish());
+            let http = (route.meta.kind == RouteKind::Http).then_some(&route.parents);
+            for service in http.into_iter().flatten().flat_map(|parent| self.ports_of(parent)) {
+                let (_, conflicted) = self.attached(&service, &route.meta.namespace);
+                if conflicted.iter().any(|other| other.meta == route.meta) {
+                    problems.extend(conflict(route, &service));
+                }
+            }
+        }
+        problems
+    }
+
+    /// The routes that apply to a Service's port for a client, and the HTTPRoutes that GRPCRoutes displace.
+    fn attached(&self, service: &ServiceRef, client_namespace: &str) -> (Vec<&RouteObject>, Vec<&RouteObject>) {
+        let group = |kind: RouteKind, namespace: &str| -> Vec<&RouteObject> {
+            let first = Key::new(namespace, "");
+            let routes = self.routes(kind).range(first..).take_while(|(key, _)| &*key.namespace == namespace);
+            let attaches = |route: &&RouteObject| route.parents.iter().any(|parent| self.covers(parent, service));
+            routes.map(|(_, route)| route).filter(attaches).collect()
+        };
+        // For a client in the Service's own namespace both groups are the same.
+        for namespace in [client_namespace, &service.namespace] {
+            let (grpc, http) = (group(RouteKind::Grpc, namespace), group(RouteKind::Http, namespace));
+            match (grpc.is_empty(), http.is_empty()) {
+                (true, true) => {}
+                (true, false) => return (http, Vec::new()),
+                (false, _) => return (grpc, http),
+            }
+        }
+        (Vec::new(), Vec::new())
+    }
+
+    fn covers(&self, parent: &Parent, service: &ServiceRef) -> bool {
+        parent.namespace == service.namespace
+            && parent.name == service.name
+            && self.ports_of(parent).iter().any(|found| found.port == service.port)
+    }
+
+    /// The Service's ports that a parent reference is about.
+    fn ports_of(&self, parent: &Parent) -> Vec<ServiceRef> {
+        let key = Key { namespace: parent.namespace.clone(), name: parent.name.clone() };
+        let Some(service) = self.services.get(&key).filter(|service| !service.external_name) else { return Vec::new() };
+        let wanted = service.ports.iter().filter(|port| {
+            parent.port.is_none_or(|number| number == port.port)
+                && parent.section.as_ref().is_none_or(|section| *section == port.name)
+        });
+        wanted
+            .map(|port| ServiceRef { namespace: key.namespace.clone(), name: key.name.clone(), port: port.port })
+            .collect()
+    }
+
+    fn check_parent(&self, parent: &Parent, report: &mut Report<'_>) {
+        if self.ports_of(parent).is_empty() {
+            let port = parent.port.map_or(String::new(), |port| format!(" with port {port}"));
+            let section = parent.section.as_ref().map_or(String::new(), |name| format!(" with a port named {name}"));
+            let what = format!("there is no Service {}/{}{port}{section}", parent.namespace, parent.name);
+            report.error(&parent.field, Reason::NoMatchingParent, what, "name a Service and a port that exist");
+        }
+    }
+
+    fn compile_route(&self, route: &RouteObject, report: &mut Report<'_>) -> Route {
+        let rules = route.rules.iter().map(|rule| self.compile_rule(route, rule, report)).collect();
+        Route { meta: route.meta.clone(), hostnames: Vec::new(), rules }
+    }
+
+    fn compile_rule(&self, route: &RouteObject, rule: &RuleObject, report: &mut Report<'_>) -> Rule {
+        let mut compiled = Rule {
+            name: rule.name.clone(),
+            matches: rule.matches.clone(),
+            filters: Vec::new(),
+            backends: rule.backends.iter().map(|backend| self.compile_backend(route, backend, report)).collect(),
+            timeouts: rule.timeouts,
+        };
+        match &rule.filters {
+            Ok(filters) => compiled.filters.clone_from(filters),
+            Err(reason) => {
+                let reason: Arc<str> = reason.as_str().into();
+                for backend in &mut compiled.backends {
+                    *backend = invalid(backend.weight, reason.clone());
+                }
+            }
+        }
+        compiled
+    }
+
+    fn compile_backend(&self, route: &RouteObject, backend: &BackendObject, report: &mut Report<'_>) -> Backend {
+        let found = match (&backend.service, &backend.filters) {
+            (Err(reason), _) | (_, Err(reason)) => Err(reason.clone()),
+            (Ok(service), Ok(filters)) => match self.refuse(route, service) {
+                Some((reason, why, fix)) => {
+                    let what = format!("{why}; its share of the requests is answered 500");
+                    report.error(&backend.field, reason, what, fix);
+                    Err(why)
+                }
+                None => Ok((service, filters)),
+            },
+        };
+        match found {
+            Ok((service, filters)) => Backend {
+                weight: backend.weight,
+                target: BackendTarget::Service(service.clone()),
+                filters: filters.clone(),
+            },
+            Err(why) => invalid(backend.weight, why.into()),
+        }
+    }
+
+    /// Why a backend that is well written cannot be served.
+    fn refuse(&self, route: &RouteObject, service: &ServiceRef) -> Option<(Reason, String, &'static str)> {
+        let is_parent = route.parents.iter().any(|p| p.namespace == service.namespace && p.name == service.name);
+        let first = Key::new(service.namespace.clone(), "");
+        let mut grants = self.reference_grants.range(first..).take_while(|(key, _)| key.namespace == service.namespace);
+        let (kind, namespace) = (route.meta.kind, &route.meta.namespace);
+        if *namespace != service.namespace
+            && !is_parent
+            && !grants.any(|(_, grant)| grant.allows(kind, namespace, &service.name))
+        {
+            let why = format!(
+                "no ReferenceGrant in {} allows {} of {namespace} to refer to {service}",
+                service.namespace,
+                kind.as_str()
+            );
+            return Some((Reason::RefNotPermitted, why, "create a ReferenceGrant beside the Service"));
+        }
+        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        match self.services.get(&key) {
+            None => {
+                let why = format!("there is no Service {}/{}", service.namespace, service.name);
+                Some((Reason::BackendNotFound, why, "create the Service, or correct the name"))
+            }
+            Some(found) if found.external_name => {
+                let why = format!("Service {}/{} is an ExternalName", service.namespace, service.name);
+                Some((Reason::InvalidKind, why, "refer to a Service with endpoints"))
+            }
+            Some(found) if found.port(service.port).is_none() => {
+                let why = format!("Service {}/{} has no port {}", service.namespace, service.name, service.port);
+                Some((Reason::BackendNotFound, why, "use one of the Service's ports"))
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// The protocol of one endpoint: that of its pod's annotation, else that of the Service port it serves.
+    fn endpoint_protocol(&self, target: &Target) -> Protocol {
+        let Target::Endpoint(endpoint) = target else { return Protocol::Detect };
+        if self.pod(&endpoint.workload).is_some_and(|pod| includes(&pod.opaque_ports, endpoint.address.port())) {
+            return Protocol::Opaque;
+        }
+        let mut protocols =
+            self.endpoint_slices.iter().filter(|(_, slice)| slice.at(endpoint.address).is_some()).filter_map(
+                |(key, slice)| {
+                    let service =
+                        self.services.get(&Key { namespace: key.namespace.clone(), name: slice.service.clone()? })?;
+                    let (name, _) = slice.ports.iter().find(|(_, number)| *number == endpoint.address.port())?;
+                    Some(service.ports.iter().find(|port| port.name == *name)?.protocol)
+                },
+            );
+        let first = protocols.next().unwrap_or_default();
+        if protocols.all(|protocol| protocol == first) { first } else { Protocol::Detect }
+    }
+}
+
+fn invalid(weight: u32, reason: Arc<str>) -> Backend {
+    Backend { weight, target: BackendTarget::Invalid { reason }, filters: Vec::new() }
+}
+
+fn id_of(route: &RouteObject) -> ObjectId {
+    let meta = &route.meta;
+    ObjectId { kind: meta.kind.as_str().to_owned(), namespace: meta.namespace.to_string(), name: meta.name.to_string() }
+}
+
+fn conflict(route: &RouteObject, service: &ServiceRef) -> Vec<Problem> {
+    let id = id_of(route);
+    let mut report = Report::new(&id, route.source.as_ref());
+    let what = format!("a GRPCRoute is attached to {service} as well and displaces this route there (GEP-1426)");
+    report.error(
+        "spec.parentRefs",
+        Reason::Conflicted,
+        what,
+        "attach one kind of route to a port, or name other ports",
+    );
+    report.finish()
+}

@@ -1,0 +1,62 @@
+//! Durations of the Gateway API (GEP-2257): up to four pairs of at most five digits and `h`, `m`, `s` or `ms`.
+
+use std::time::Duration;
+
+/// Reads a duration such as `1h30m` or `500ms`. `None` when the text is not one.
+pub(crate) fn parse(text: &str) -> Option<Duration> {
+    const MAX_PAIRS: usize = 4;
+    const MAX_DIGITS: usize = 5;
+    let (mut rest, mut total, mut pairs) = (text, Duration::ZERO, 0);
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        pairs += 1;
+        if pairs > MAX_PAIRS || !(1..=MAX_DIGITS).contains(&digits) {
+            return None;
+        }
+        let (number, after) = rest.split_at(digits);
+        let number: u64 = number.parse().ok()?;
+        let (millis, after) = if let Some(after) = after.strip_prefix("ms") {
+            (number, after)
+        } else if let Some(after) = after.strip_prefix('s') {
+            (number * 1000, after)
+        } else if let Some(after) = after.strip_prefix('m') {
+            (number * 60_000, after)
+        } else {
+            (number * 3_600_000, after.strip_prefix('h')?)
+        };
+        total += Duration::from_millis(millis);
+        rest = after;
+    }
+    (pairs > 0).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_examples_of_the_gep() {
+        for (text, millis) in [
+            ("0h", Some(0)),
+            ("0s", Some(0)),
+            ("1h", Some(3_600_000)),
+            ("30m", Some(1_800_000)),
+            ("10s", Some(10_000)),
+            ("500ms", Some(500)),
+            ("2h30m", Some(9_000_000)),
+            ("5m30s30s", Some(360_000)),
+            ("1h30m10s500ms", Some(5_410_500)),
+            ("", None),
+            ("1", None),
+            ("1d", None),
+            ("1.5h", None),
+            ("-1s", None),
+            ("100000s", None),
+            ("1s1s1s1s1s", None),
+            ("10S", None),
+            ("é", None),
+        ] {
+            assert_eq!(parse(text), millis.map(Duration::from_millis), "{text}");
+        }
+    }
+}

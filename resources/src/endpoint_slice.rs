@@ -1,0 +1,100 @@
+//! EndpointSlices: where the endpoints of Services are.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use crate::{
+    object::Object,
+    problem::{Reason, Report},
+    walker::Node,
+};
+
+/// Label that names the Service of a slice.
+const SERVICE_LABEL: &str = "/metadata/labels/kubernetes.io~1service-name";
+
+/// An EndpointSlice, as far as the mesh cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// The Service it belongs to, in its own namespace.
+    pub service: Option<Arc<str>>,
+    /// Its TCP ports by the name of the Service's port.
+    pub ports: Vec<(String, u16)>,
+    /// Its endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Where it is. Kubernetes treats all addresses as one endpoint, so only the first is dialled.
+    pub address: IpAddr,
+    /// `conditions.ready`; unknown counts as ready.
+    pub ready: bool,
+    /// `conditions.serving`; unknown counts as `ready` does.
+    pub serving: bool,
+    /// `conditions.terminating`; unknown counts as false.
+    pub terminating: bool,
+    /// Name of its Pod, in the slice's namespace.
+    pub pod: Option<Arc<str>>,
+    /// Topology zone.
+    pub zone: Option<Arc<str>>,
+}
+
+impl EndpointSlice {
+    /// The endpoint at an address and port, and nothing else.
+    pub(crate) fn at(&self, address: SocketAddr) -> Option<&SliceEndpoint> {
+        let has_port = self.ports.iter().any(|(_, port)| *port == address.port());
+        self.endpoints.iter().find(|endpoint| has_port && endpoint.address == address.ip())
+    }
+}
+
+/// Decodes a slice; an endpoint that cannot be read is reported and left out.
+pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> EndpointSlice {
+    let root = Node::root(&object.value);
+    let service = object.value.pointer(SERVICE_LABEL).and_then(|label| label.as_str());
+    if service.is_none() {
+        let fix = "set the label kubernetes.io/service-name";
+        report.warning("metadata.labels", Reason::UnsupportedValue, "the slice belongs to no Service", fix);
+    }
+    let mut slice = EndpointSlice { service: service.map(Into::into), ports: Vec::new(), endpoints: Vec::new() };
+    for node in root.items("ports", report).unwrap_or_default() {
+        if let (Ok(None | Some("TCP")), Ok(name), Ok(Some(port))) =
+            (node.text("protocol", report), node.text("name", report), node.port("port", report))
+        {
+            slice.ports.push((name.unwrap_or_default().to_owned(), port));
+        }
+    }
+    if matches!(root.text("addressType", report), Ok(Some("FQDN"))) {
+        let what = "addresses that are names are not supported; the slice has no endpoints";
+        report.error("addressType", Reason::UnsupportedValue, what, "use IPv4 or IPv6");
+        return slice;
+    }
+    for node in root.items("endpoints", report).unwrap_or_default() {
+        slice.endpoints.extend(decode_endpoint(&node, report));
+    }
+    slice
+}
+
+fn decode_endpoint(node: &Node<'_>, report: &mut Report<'_>) -> Option<SliceEndpoint> {
+    let addresses = node.items("addresses", report).ok()?;
+    let Some(address) = addresses.first().and_then(|a| a.value.as_str()).and_then(|a| a.parse().ok()) else {
+        let what = "the endpoint has no IP address and is left out".to_owned();
+        node.invalid("addresses", what, "write at least one IP address", report);
+        return None;
+    };
+    let condition = |name: &str| node.value.pointer(&format!("/conditions/{name}")).and_then(|value| value.as_bool());
+    let ready = condition("ready").unwrap_or(true);
+    let target =
+        node.get("targetRef").filter(|target| target.value.get("kind").and_then(|kind| kind.as_str()) == Some("Pod"));
+    let pod = target.and_then(|target| target.value.get("name")?.as_str().map(Into::into));
+    Some(SliceEndpoint {
+        address,
+        ready,
+        serving: condition("serving").unwrap_or(ready),
+        terminating: condition("terminating").unwrap_or(false),
+        pod,
+        zone: node.value.get("zone").and_then(|zone| zone.as_str()).map(Into::into),
+    })
+}

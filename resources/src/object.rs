@@ -1,0 +1,249 @@
+//! Kubernetes objects as they come: the few fields every object has, and the rest as a dynamic value.
+//!
+//! Manifests are YAML (several documents in a file) or JSON, single objects or a `List`. Reading them is bounded in
+//! size, depth and alias expansion, since a folder may be written by anyone.
+
+use std::{fmt, sync::Arc};
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// Longest manifest file, in bytes. Etcd refuses objects above 1.5 MiB, so this is room for several.
+pub const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
+/// Deepest nesting of a document. A Pod, the deepest object here, needs about 15.
+pub const MAX_DEPTH: usize = 64;
+/// Most objects of one file, documents and items of lists together.
+pub const MAX_OBJECTS: usize = 10_000;
+/// Most events (values, roughly) that aliases may repeat in one file; what makes a "billion laughs" harmless.
+pub const MAX_ALIAS_EVENTS: usize = 10_000;
+
+/// What names an object within the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectId {
+    /// The kind, as in `HTTPRoute`.
+    pub kind: String,
+    /// The namespace, `default` where a manifest has none.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectId {
+    /// `HTTPRoute shop/web`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// Where an object starts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Source {
+    /// The file as it was named.
+    pub file: Arc<str>,
+    /// The line, from 1.
+    pub line: u64,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// One object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// `apiVersion`, as in `gateway.networking.k8s.io/v1`.
+    pub api_version: String,
+    /// `kind`.
+    pub kind: String,
+    /// `metadata.namespace`, `default` if it has none.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.creationTimestamp` in seconds since 1970; 0 if it has none.
+    pub created: i64,
+    /// Where it came from, if from a file.
+    pub source: Option<Source>,
+    /// The whole object.
+    pub value: Value,
+}
+
+/// A file that cannot be read as manifests.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}:{column}: {message}; correct the file, its last good content stays in force")]
+pub struct ParseError {
+    /// The file as it was named.
+    pub file: String,
+    /// The line, from 1.
+    pub line: u64,
+    /// The column, from 1.
+    pub column: u64,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl Object {
+    /// Reads the common fields of an object. Errors say which one is missing.
+    pub fn from_value(value: Value, source: Option<Source>) -> Result<Self, String> {
+        let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (api_version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
+        for (field, found) in [("apiVersion", &api_version), ("kind", &kind), ("metadata.name", &name)] {
+            if found.is_empty() {
+                return Err(format!("the object has no `{field}`"));
+            }
+        }
+        let namespace = Some(text("/metadata/namespace")).filter(|n| !n.is_empty()).unwrap_or("default".to_owned());
+        let created = match value.pointer("/metadata/creationTimestamp") {
+            None | Some(Value::Null) => 0,
+            Some(found) => found.as_str().and_then(seconds_of_rfc3339).ok_or_else(|| {
+                format!("metadata.creationTimestamp is not a time such as 2026-01-31T12:00:00Z: {found}")
+            })?,
+        };
+        Ok(Self { api_version, kind, namespace, name, created, source, value })
+    }
+
+    /// What names it.
+    pub fn id(&self) -> ObjectId {
+        ObjectId { kind: self.kind.clone(), namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    /// The API group; empty for the core group.
+    pub fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+}
+
+/// Reads every object of a file. `file` only names it in messages.
+pub fn parse_manifests(text: &str, file: &str) -> Result<Vec<Object>, ParseError> {
+    let error = |line, column, message: String| ParseError { file: file.to_owned(), line, column, message };
+    if text.len() > MAX_FILE_BYTES {
+        let message = format!("the file has {} bytes, more than {MAX_FILE_BYTES}: split it", text.len());
+        return Err(error(1, 1, message));
+    }
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_documents: MAX_OBJECTS },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS },
+    };
+    let documents = serde_saphyr::from_multiple_with_options::<serde_saphyr::Spanned<Value>>(text, options);
+    let documents = documents.map_err(|e| {
+        let (line, column) = e.location().map_or((1, 1), |at| (at.line(), at.column()));
+        error(line, column, e.to_string().replace('\n', " "))
+    })?;
+    let name: Arc<str> = file.into();
+    let mut objects = Vec::new();
+    for document in documents {
+        let (line, column) = (document.defined.line().max(1), document.defined.column().max(1));
+        let mut values = vec![document.value];
+        // A List may hold lists; its depth is bounded by that of the document.
+        while let Some(mut value) = values.pop() {
+            let is_list = value.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+            if let Some(items) = value.get_mut("items").filter(|_| is_list).and_then(Value::as_array_mut) {
+                values.extend(std::mem::take(items).into_iter().rev());
+                continue;
+            }
+            let source = Source { file: name.clone(), line };
+            objects.push(Object::from_value(value, Some(source)).map_err(|why| error(line, column, why))?);
+            if objects.len() > MAX_OBJECTS {
+                return Err(error(line, column, format!("the file has more than {MAX_OBJECTS} objects: split it")));
+            }
+        }
+    }
+    Ok(objects)
+}
+
+/// Seconds since 1970 of an RFC 3339 time; fractions of a second are dropped.
+fn seconds_of_rfc3339(text: &str) -> Option<i64> {
+    let number = |range: std::ops::Range<usize>| -> Option<i64> {
+        let digits = text.get(range)?;
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let is = |at: usize, wanted: &[u8]| text.as_bytes().get(at).is_some_and(|b| wanted.contains(b));
+    if !(is(4, b"-") && is(7, b"-") && is(10, b"Tt ") && is(13, b":") && is(16, b":")) {
+        return None;
+    }
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    if !((1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second <= 60) {
+        return None;
+    }
+    let rest = text.get(19..)?;
+    let rest = match rest.strip_prefix('.') {
+        Some(fraction) => fraction.trim_start_matches(|c: char| c.is_ascii_digit()),
+        None => rest,
+    };
+    let offset = match rest.as_bytes() {
+        [b'Z' | b'z'] => 0,
+        [sign @ (b'+' | b'-'), _, _, b':', _, _] => {
+            let part = |range| rest.get(range).and_then(|d: &str| d.parse::<u32>().ok()).map(i64::from);
+            let seconds = part(1..3)? * 3600 + part(4..6)? * 60;
+            if *sign == b'+' { seconds } else { -seconds }
+        }
+        _ => return None,
+    };
+    // Days since 1970 of the proleptic Gregorian calendar, counting years from March so that leap days come last.
+    let shifted_year = if month <= 2 { year - 1 } else { year };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let leap_days = shifted_year / 4 - shifted_year / 100 + shifted_year / 400;
+    let days = shifted_year * 365 + leap_days + day_of_year - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second - offset)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn times() {
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2000-02-29T00:00:00Z", Some(951_782_400)),
+            ("2020-09-08T01:02:03Z", Some(1_599_526_923)),
+            ("2020-09-08T03:02:03.123+02:00", Some(1_599_526_923)),
+            ("2020-13-08T01:02:03Z", None),
+            ("2020-09-08", None),
+            ("2020-09-08T01:02:03", None),
+            ("soon", None),
+            ("é020-09-08T01:02:03Z", None),
+        ] {
+            assert_eq!(seconds_of_rfc3339(text), seconds, "{text}");
+        }
+    }
+
+    #[test]
+    fn documents_know_their_lines() {
+        let text = "# first\napiVersion: v1\nkind: Service\nmetadata:\n  name: a\n---\n---\n# second\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: b, namespace: n}}\n- {apiVersion: v1, kind: Pod, metadata: {name: c}}\n";
+        let objects = parse_manifests(text, "f.yaml").unwrap();
+        let seen: Vec<_> =
+            objects.iter().map(|o| (o.id().to_string(), o.source.as_ref().unwrap().to_string())).collect();
+        let expected = [("Service default/a", "f.yaml:2"), ("Pod n/b", "f.yaml:9"), ("Pod default/c", "f.yaml:9")];
+        assert_eq!(seen, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        let json = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"a","creationTimestamp":"2020-09-08T01:02:03Z"}}"#;
+        assert_eq!(parse_manifests(json, "f.json").unwrap()[0].created, 1_599_526_923);
+    }
+
+    #[test]
+    fn errors_name_their_place() {
+        let error = parse_manifests("apiVersion: v1\nkind: [Service\n", "f.yaml").unwrap_err();
+        assert!(error.line >= 2, "{error}");
+        let error =
+            parse_manifests("kind: A\napiVersion: v1\nmetadata: {name: a}\n---\nkind: B\n", "f.yaml").unwrap_err();
+        assert_eq!((error.line, error.message.as_str()), (5, "the object has no `apiVersion`"));
+    }
+
+    #[test]
+    fn size_depth_and_aliases_are_bounded() {
+        assert!(parse_manifests(&" ".repeat(MAX_FILE_BYTES + 1), "f").unwrap_err().message.contains("split it"));
+        let deep = format!("{}1{}", "[".repeat(MAX_DEPTH + 8), "]".repeat(MAX_DEPTH + 8));
+        assert!(parse_manifests(&deep, "f").is_err());
+        let mut laughs =
+            String::from("apiVersion: v1\nkind: A\nmetadata: {name: a}\na0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+        for i in 1..9 {
+            let refs = vec![format!("*a{}", i - 1); 9].join(", ");
+            laughs.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
+        }
+        assert!(parse_manifests(&laughs, "f").is_err());
+    }
+}

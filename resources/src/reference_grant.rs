@@ -1,0 +1,67 @@
+//! ReferenceGrants: which namespaces may refer to objects of this one (Gateway API, `ReferenceGrant`).
+
+use std::sync::Arc;
+
+use mesh_policy::RouteKind;
+
+use crate::{
+    object::Object,
+    problem::Report,
+    walker::{Invalid, Node},
+};
+
+/// The Gateway API's group.
+pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+/// A ReferenceGrant, as far as routes to Services need it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReferenceGrant {
+    /// Kinds of routes and the namespaces they may come from.
+    pub from: Vec<(RouteKind, Arc<str>)>,
+    /// Services that may be referred to; `None` is every Service.
+    pub to: Vec<Option<Arc<str>>>,
+}
+
+impl ReferenceGrant {
+    /// Whether it allows a route of this kind and namespace to refer to this Service.
+    pub fn allows(&self, kind: RouteKind, namespace: &str, service: &str) -> bool {
+        self.from.iter().any(|(k, n)| *k == kind && &**n == namespace)
+            && self.to.iter().any(|name| name.as_deref().is_none_or(|name| name == service))
+    }
+}
+
+/// Decodes a grant. Entries about other kinds are not ours; an entry that cannot be read grants nothing.
+pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> ReferenceGrant {
+    let mut grant = ReferenceGrant::default();
+    let Ok(Some(spec)) = Node::root(&object.value).object("spec", report) else { return grant };
+    for node in spec.items("from", report).unwrap_or_default() {
+        if let Ok(Some(from)) = decode_from(&node, report) {
+            grant.from.push(from);
+        }
+    }
+    for node in spec.items("to", report).unwrap_or_default() {
+        if let Ok(Some(to)) = decode_to(&node, report) {
+            grant.to.push(to);
+        }
+    }
+    grant
+}
+
+fn decode_from(node: &Node<'_>, report: &mut Report<'_>) -> Result<Option<(RouteKind, Arc<str>)>, Invalid> {
+    node.only(&["group", "kind", "namespace"], report)?;
+    let namespace = node.required_text("namespace", report)?;
+    let kind = match (node.text("group", report)?, node.text("kind", report)?) {
+        (Some(GATEWAY_GROUP), Some("HTTPRoute")) => RouteKind::Http,
+        (Some(GATEWAY_GROUP), Some("GRPCRoute")) => RouteKind::Grpc,
+        _ => return Ok(None),
+    };
+    Ok(Some((kind, namespace.into())))
+}
+
+fn decode_to(node: &Node<'_>, report: &mut Report<'_>) -> Result<Option<Option<Arc<str>>>, Invalid> {
+    node.only(&["group", "kind", "name"], report)?;
+    let name = node.text("name", report)?.filter(|name| !name.is_empty());
+    let is_service =
+        matches!((node.text("group", report)?, node.text("kind", report)?), (None | Some(""), Some("Service")));
+    Ok(is_service.then(|| name.map(Into::into)))
+}

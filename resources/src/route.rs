@@ -1,0 +1,345 @@
+//! What HTTPRoute and GRPCRoute share: parents, hostnames, rules, filters and backends, decoded rule by rule.
+//!
+//! What cannot be understood is contained, never skipped in silence, and each case has a [`crate::Problem`]:
+//!
+//! - a match with an unknown type, field or value drops its rule ("Dropped Rule" of the `PartiallyInvalid` condition):
+//!   the rule matches no request, and keeps its place so that the others keep their numbers. A route without any good
+//!   rule stays attached: its requests are answered 404, never handed to a Service that the route was to guard;
+//! - a filter with an unknown type, field or value makes every backend it applies to invalid: 500 (`filters`: a filter
+//!   must not be skipped);
+//! - a backend reference that is wrong is invalid: its share of the requests is answered 500;
+//! - any other field is left out with a warning.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use mesh_policy::{
+    Filter, HeaderModifier, RequestMatch, RouteKind, RouteMeta, ServiceRef, StringMatch, Timeouts, route::RegexMatch,
+};
+
+use crate::{
+    duration,
+    object::{Object, Source},
+    problem::{Reason, Report},
+    reference_grant::GATEWAY_GROUP,
+    walker::{Invalid, Node},
+};
+
+/// Largest weight of a backend (Gateway API, `weight`).
+const MAX_WEIGHT: u32 = 1_000_000;
+
+/// A decoded HTTPRoute or GRPCRoute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteObject {
+    /// Kind, name and age.
+    pub meta: RouteMeta,
+    /// Where it came from.
+    pub source: Option<Source>,
+    /// The Services it is attached to. Parents of other kinds belong to others.
+    pub parents: Vec<Parent>,
+    /// Its rules, in order.
+    pub rules: Vec<RuleObject>,
+}
+
+/// A reference to a Service as parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Namespace of the Service.
+    pub namespace: Arc<str>,
+    /// Name of the Service.
+    pub name: Arc<str>,
+    /// Only this port; `None` is all.
+    pub port: Option<u16>,
+    /// Only the port of this name; `None` is all.
+    pub section: Option<String>,
+    /// Path of the reference in the object.
+    pub field: String,
+}
+
+/// A decoded rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleObject {
+    /// Its name.
+    pub name: Option<Arc<str>>,
+    /// Its matches.
+    pub matches: Vec<RequestMatch>,
+    /// Its filters; or why its requests cannot be served.
+    pub filters: Result<Vec<Filter>, String>,
+    /// Its backends.
+    pub backends: Vec<BackendObject>,
+    /// Its time limits.
+    pub timeouts: Timeouts,
+}
+
+/// A decoded backend reference.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackendObject {
+    /// Its weight.
+    pub weight: u32,
+    /// What it names; or why that cannot be served.
+    pub service: Result<ServiceRef, String>,
+    /// Its filters; or why its requests cannot be served.
+    pub filters: Result<Vec<Filter>, String>,
+    /// Path of the reference in the object.
+    pub field: String,
+}
+
+/// Decodes one match of a rule.
+pub(crate) type DecodeMatch = fn(&Node<'_>, &mut Report<'_>) -> Result<RequestMatch, Invalid>;
+
+/// Decodes a route, given how its kind writes matches and what it matches without any.
+pub(crate) fn decode(
+    object: &Object,
+    kind: RouteKind,
+    decode_match: DecodeMatch,
+    every: RequestMatch,
+    report: &mut Report<'_>,
+) -> RouteObject {
+    let meta = RouteMeta {
+        kind,
+        namespace: object.namespace.as_str().into(),
+        name: object.name.as_str().into(),
+        created: object.created,
+    };
+    let mut route = RouteObject { meta, source: object.source.clone(), parents: Vec::new(), rules: Vec::new() };
+    let root = Node::root(&object.value);
+    root.ignore_others(&["apiVersion", "kind", "metadata", "spec", "status"], report);
+    let Ok(Some(spec)) = root.object("spec", report) else {
+        report.error("spec", Reason::UnsupportedValue, "the route has no spec and does nothing", "write one");
+        return route;
+    };
+    spec.ignore_others(&["parentRefs", "hostnames", "rules", "useDefaultGateways"], report);
+    for node in spec.items("parentRefs", report).unwrap_or_default() {
+        if let Ok(Some(parent)) = decode_parent(&node, &object.namespace, report) {
+            route.parents.push(parent);
+        }
+    }
+    if let Some(hostnames) = spec.get("hostnames").filter(|_| !route.parents.is_empty()) {
+        let what = "hostnames mean nothing for a route of a Service (GEP-1426): the rules apply to every host";
+        report.warning(&hostnames.path, Reason::UnsupportedValue, what, "match the header `Host` in each rule instead");
+    }
+    match spec.items("rules", report) {
+        // The default of the CRD: one rule that matches everything and has no backend.
+        Ok(_) if spec.get("rules").is_none() => route.rules.push(RuleObject {
+            name: None,
+            matches: vec![every],
+            filters: Ok(Vec::new()),
+            backends: Vec::new(),
+            timeouts: Timeouts::default(),
+        }),
+        Ok(rules) => {
+            for node in &rules {
+                route.rules.push(decode_rule(node, &object.namespace, decode_match, &every, report));
+            }
+        }
+        Err(Invalid) => {}
+    }
+    if route.rules.is_empty() {
+        let what = "the route has no rule: every request to its parents is answered 404";
+        report.error("spec.rules", Reason::UnsupportedValue, what, "write at least one rule");
+    }
+    route
+}
+
+fn decode_parent(node: &Node<'_>, namespace: &str, report: &mut Report<'_>) -> Result<Option<Parent>, Invalid> {
+    let group = node.text("group", report)?.unwrap_or(GATEWAY_GROUP);
+    let kind = node.text("kind", report)?.unwrap_or("Gateway");
+    match (group, kind) {
+        ("" | "core", "Service") => {}
+        (GATEWAY_GROUP, "Service") => {
+            let what =
+                "a Service is of the core group, and this one is looked for in the Gateway API's; it is no parent";
+            report.error(&node.field("group"), Reason::NoMatchingParent, what, "write `group: \"\"`");
+            return Err(Invalid);
+        }
+        _ => return Ok(None),
+    }
+    node.only(&["group", "kind", "namespace", "name", "port", "sectionName"], report)?;
+    Ok(Some(Parent {
+        namespace: node.text("namespace", report)?.unwrap_or(namespace).into(),
+        name: node.required_text("name", report)?.into(),
+        port: node.port("port", report)?,
+        section: node.text("sectionName", report)?.map(str::to_owned),
+        field: node.path.clone(),
+    }))
+}
+
+fn decode_rule(
+    node: &Node<'_>,
+    namespace: &str,
+    decode_match: DecodeMatch,
+    every: &RequestMatch,
+    report: &mut Report<'_>,
+) -> RuleObject {
+    node.ignore_others(&["name", "matches", "filters", "backendRefs", "timeouts"], report);
+    let matches = node.items("matches", report).and_then(|nodes| {
+        let all: Vec<_> = nodes.iter().map(|node| decode_match(node, report)).collect();
+        all.into_iter().collect::<Result<Vec<_>, _>>()
+    });
+    let matches = match matches {
+        Ok(matches) if matches.is_empty() => vec![every.clone()],
+        Ok(matches) => matches,
+        Err(Invalid) => {
+            let what = "Dropped Rule: a match cannot be understood, so the rule matches no request";
+            report.error(&node.path, Reason::UnsupportedValue, what, "correct the match that is reported above");
+            vec![RequestMatch::never()]
+        }
+    };
+    let backends = match node.items("backendRefs", report) {
+        Ok(nodes) => nodes.iter().map(|node| decode_backend(node, namespace, report)).collect(),
+        Err(Invalid) => Vec::new(),
+    };
+    let timeouts = decode_timeouts(node, report).unwrap_or_default();
+    let name = node.text("name", report).ok().flatten().map(Into::into);
+    RuleObject { name, matches, filters: decode_filters(node, report), backends, timeouts }
+}
+
+fn decode_timeouts(rule: &Node<'_>, report: &mut Report<'_>) -> Result<Timeouts, Invalid> {
+    let Some(node) = rule.object("timeouts", report)? else { return Ok(Timeouts::default()) };
+    node.ignore_others(&["request", "backendRequest"], report);
+    let limit = |name: &str, report: &mut Report<'_>| {
+        let text = node.text(name, report).ok().flatten()?;
+        let parsed = duration::parse(text);
+        if parsed.is_none() {
+            let what = format!("{text:?} is not a duration; there is no such limit");
+            node.invalid(name, what, "write up to four of h, m, s, ms, as in 1m30s", report);
+        }
+        // Zero switches the limit off (GEP-1742).
+        parsed.filter(|limit| !limit.is_zero())
+    };
+    let (request, mut backend_request) = (limit("request", report), limit("backendRequest", report));
+    if let (Some(whole), Some(each)) = (request, backend_request)
+        && each > whole
+    {
+        let what = "backendRequest is longer than request, which ends the attempt first".to_owned();
+        node.invalid("backendRequest", what, "make it at most as long as request", report);
+        backend_request = Some(whole);
+    }
+    Ok(Timeouts { request, backend_request })
+}
+
+fn decode_backend(node: &Node<'_>, namespace: &str, report: &mut Report<'_>) -> BackendObject {
+    node.ignore_others(&["group", "kind", "namespace", "name", "port", "weight", "filters"], report);
+    let weight = node.integer("weight", MAX_WEIGHT, report);
+    let service = decode_service_ref(node, namespace, report);
+    let service = match (weight, service) {
+        (Ok(_), Ok(service)) => service,
+        _ => Err(format!("{} cannot be understood", node.path)),
+    };
+    let weight = weight.ok().flatten().unwrap_or(1);
+    BackendObject { weight, service, filters: decode_filters(node, report), field: node.path.clone() }
+}
+
+fn decode_service_ref(
+    node: &Node<'_>,
+    namespace: &str,
+    report: &mut Report<'_>,
+) -> Result<Result<ServiceRef, String>, Invalid> {
+    let group = node.text("group", report)?.unwrap_or("");
+    let kind = node.text("kind", report)?.unwrap_or("Service");
+    let name = node.required_text("name", report)?;
+    if !matches!((group, kind), ("" | "core", "Service")) {
+        let reason = format!("{kind} {name} of group {group:?} is not a Service");
+        let what = format!("{reason}; its share of the requests is answered 500");
+        report.error(&node.field("kind"), Reason::InvalidKind, what, "refer to a Service");
+        return Ok(Err(reason));
+    }
+    let Some(port) = node.port("port", report)? else {
+        let what = "a Service needs `port`; its share of the requests is answered 500".to_owned();
+        return Err(node.invalid("port", what, "write the Service's port", report));
+    };
+    let namespace = node.text("namespace", report)?.unwrap_or(namespace).into();
+    Ok(Ok(ServiceRef { namespace, name: name.into(), port }))
+}
+
+/// The filters of a rule or a backend, or why its requests are answered 500.
+fn decode_filters(node: &Node<'_>, report: &mut Report<'_>) -> Result<Vec<Filter>, String> {
+    let unusable = |_| format!("a filter in {} cannot be applied", node.field("filters"));
+    let nodes = node.items("filters", report).map_err(unusable)?;
+    let decoded: Vec<_> = nodes.iter().map(|node| decode_filter(node, report)).collect();
+    let filters = decoded.into_iter().collect::<Result<Vec<_>, _>>().map_err(unusable)?;
+    let is_request = |filter: &&Filter| matches!(filter, Filter::RequestHeaders(_));
+    let requests = filters.iter().filter(is_request).count();
+    if requests > 1 || filters.len() - requests > 1 {
+        let what = "a header modifier is repeated; the requests are answered 500";
+        report.error(&node.field("filters"), Reason::IncompatibleFilters, what, "merge the two into one");
+        return Err(unusable(Invalid));
+    }
+    Ok(filters)
+}
+
+fn decode_filter(node: &Node<'_>, report: &mut Report<'_>) -> Result<Filter, Invalid> {
+    let kind = node.required_text("type", report)?;
+    let field = match kind {
+        "RequestHeaderModifier" => "requestHeaderModifier",
+        "ResponseHeaderModifier" => "responseHeaderModifier",
+        other => {
+            let what = format!("the filter {other} is not supported; the requests it applies to are answered 500");
+            return Err(node.invalid("type", what, "remove the filter", report));
+        }
+    };
+    node.only(&["type", field], report)?;
+    let Some(body) = node.object(field, report)? else {
+        return Err(node.invalid(field, format!("`{field}` is required"), "write it", report));
+    };
+    body.only(&["set", "add", "remove"], report)?;
+    let mut modifier = HeaderModifier::default();
+    for (name, list) in [("set", &mut modifier.set), ("add", &mut modifier.add)] {
+        for item in body.items(name, report)? {
+            item.only(&["name", "value"], report)?;
+            let header = decode_header_name(&item, report)?;
+            let text = item.text("value", report)?.unwrap_or_default();
+            let Ok(value) = HeaderValue::from_str(text) else {
+                return Err(item.invalid("value", "not a header value".to_owned(), "use visible characters", report));
+            };
+            // Of equivalent names only the first counts.
+            if list.iter().any(|(n, _)| *n == header) {
+                let what = format!("{header} is in the list already; this entry is ignored");
+                report.warning(&item.path, Reason::UnsupportedValue, what, "remove one of the two");
+            } else {
+                list.push((header, value));
+            }
+        }
+    }
+    for item in body.items("remove", report)? {
+        let name = item.value.as_str().and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+        modifier.remove.push(name.ok_or_else(|| item.wrong_type("a header name", report))?);
+    }
+    Ok(match kind {
+        "RequestHeaderModifier" => Filter::RequestHeaders(modifier),
+        _ => Filter::ResponseHeaders(modifier),
+    })
+}
+
+/// The `name` of a header entry.
+pub(crate) fn decode_header_name(node: &Node<'_>, report: &mut Report<'_>) -> Result<HeaderName, Invalid> {
+    let text = node.required_text("name", report)?;
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| {
+        node.invalid("name", format!("{text:?} is not a header name"), "use letters, digits and -", report)
+    })
+}
+
+/// A `type` of Exact or RegularExpression with the text in `field`.
+pub(crate) fn decode_text_match(
+    node: &Node<'_>,
+    field: &str,
+    text: &str,
+    report: &mut Report<'_>,
+) -> Result<StringMatch, Invalid> {
+    match node.text("type", report)?.unwrap_or("Exact") {
+        "Exact" => Ok(StringMatch::Exact(text.to_owned())),
+        "RegularExpression" => decode_regex(node, field, text, report).map(StringMatch::Regex),
+        other => Err(node.invalid("type", format!("unknown type {other:?}"), "use Exact or RegularExpression", report)),
+    }
+}
+
+/// A pattern.
+pub(crate) fn decode_regex(
+    node: &Node<'_>,
+    field: &str,
+    pattern: &str,
+    report: &mut Report<'_>,
+) -> Result<RegexMatch, Invalid> {
+    RegexMatch::new(pattern)
+        .map_err(|why| node.invalid(field, why.to_string(), "write a pattern of the syntax of RE2", report))
+}

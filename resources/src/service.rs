@@ -1,0 +1,153 @@
+//! Services: what clients call.
+
+use std::{net::IpAddr, sync::Arc};
+
+use mesh_policy::Protocol;
+
+use crate::{
+    object::Object,
+    problem::{Reason, Report},
+    walker::Node,
+};
+
+/// Annotation of a Service or Pod that lists opaque ports: `3306,5000-5010`.
+pub const OPAQUE_PORTS_ANNOTATION: &str = "config.meshctl.dev/opaque-ports";
+
+/// A Service, as far as the mesh cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+    /// Its cluster addresses; none for a headless one.
+    pub cluster_ips: Vec<IpAddr>,
+    /// Whether it is only another name (`type: ExternalName`), which is neither parent nor backend (GEP-1426).
+    pub external_name: bool,
+    /// Its TCP ports.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a [`Service`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Name; empty for the only port. EndpointSlices and `sectionName` refer to it.
+    pub name: String,
+    /// The number that clients call.
+    pub port: u16,
+    /// The port of the pods.
+    pub target: TargetPort,
+    /// What it speaks.
+    pub protocol: Protocol,
+}
+
+/// `targetPort` of a [`ServicePort`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number.
+    Number(u16),
+    /// The name of a container port.
+    Name(String),
+}
+
+impl Service {
+    /// The port with this number.
+    pub fn port(&self, number: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|port| port.port == number)
+    }
+}
+
+/// Decodes a Service. Fields that the mesh has no use for are not its business and pass without a problem.
+pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
+    let root = Node::root(&object.value);
+    let mut service = Service {
+        namespace: object.namespace.as_str().into(),
+        name: object.name.as_str().into(),
+        cluster_ips: Vec::new(),
+        external_name: false,
+        ports: Vec::new(),
+    };
+    let opaque = opaque_ports(&root, report);
+    let Ok(Some(spec)) = root.object("spec", report) else { return service };
+    service.external_name = matches!(spec.text("type", report), Ok(Some("ExternalName")));
+    let single = spec.text("clusterIP", report).ok().flatten();
+    let several = spec.items("clusterIPs", report).unwrap_or_default();
+    for text in single.into_iter().chain(several.iter().filter_map(|ip| ip.value.as_str())) {
+        match text.parse() {
+            Ok(ip) if service.cluster_ips.contains(&ip) => {}
+            Ok(ip) => service.cluster_ips.push(ip),
+            Err(_) if text.is_empty() || text == "None" => {}
+            Err(_) => {
+                let what = format!("{text:?} is not an IP address; the Service is known by name only");
+                report.error("spec.clusterIP", Reason::UnsupportedValue, what, "write an address, or None");
+            }
+        }
+    }
+    for node in spec.items("ports", report).unwrap_or_default() {
+        if let Some(port) = decode_port(&node, &opaque, report) {
+            service.ports.push(port);
+        }
+    }
+    service
+}
+
+fn decode_port(node: &Node<'_>, opaque: &[(u16, u16)], report: &mut Report<'_>) -> Option<ServicePort> {
+    // UDP and SCTP pass beside the mesh.
+    if !matches!(node.text("protocol", report).ok()?, None | Some("TCP")) {
+        return None;
+    }
+    let Some(port) = node.port("port", report).ok()? else {
+        node.invalid("port", "`port` is required; the port is left out".to_owned(), "set it", report);
+        return None;
+    };
+    let name = node.text("name", report).ok()?.unwrap_or_default().to_owned();
+    let target = match node.get("targetPort") {
+        Some(target) if target.value.is_string() => TargetPort::Name(target.value.as_str()?.to_owned()),
+        _ => TargetPort::Number(node.port("targetPort", report).ok()?.unwrap_or(port)),
+    };
+    let protocol = if includes(opaque, port) {
+        Protocol::Opaque
+    } else {
+        node.text("appProtocol", report).ok()?.map_or(Protocol::Detect, protocol_of)
+    };
+    Some(ServicePort { name, port, target, protocol })
+}
+
+/// What an `appProtocol` says (KEP-3726, and the common names of IANA); the port's name says nothing.
+fn protocol_of(text: &str) -> Protocol {
+    match text.to_ascii_lowercase().as_str() {
+        "kubernetes.io/h2c" | "grpc" | "http2" => Protocol::Http2,
+        "http" => Protocol::Http1,
+        "tcp" => Protocol::Opaque,
+        _ => Protocol::Detect,
+    }
+}
+
+/// The ranges of the opaque-ports annotation.
+pub(crate) fn opaque_ports(root: &Node<'_>, report: &mut Report<'_>) -> Vec<(u16, u16)> {
+    let annotations = root.get("metadata").and_then(|metadata| metadata.get("annotations"));
+    let Some(annotations) = annotations else { return Vec::new() };
+    let Ok(Some(text)) = annotations.text(OPAQUE_PORTS_ANNOTATION, report) else { return Vec::new() };
+    let mut ranges = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (low, high) = part.split_once('-').unwrap_or((part, part));
+        match (low.trim().parse::<u16>(), high.trim().parse::<u16>()) {
+            (Ok(low), Ok(high)) if 0 < low && low <= high => ranges.push((low, high)),
+            _ => {
+                let what = format!("{part:?} is neither a port nor a range; it is left out");
+                annotations.invalid(
+                    OPAQUE_PORTS_ANNOTATION,
+                    what,
+                    "write ports and ranges, as in 3306,5000-5010",
+                    report,
+                );
+            }
+        }
+    }
+    ranges
+}
+
+/// Whether a port is in one of the ranges.
+pub(crate) fn includes(ranges: &[(u16, u16)], port: u16) -> bool {
+    ranges.iter().any(|(low, high)| (*low..=*high).contains(&port))
+}
