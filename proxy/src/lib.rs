@@ -1,1 +1,34 @@
-//! placeholder
+//! The sidecar of Mesh: every connection of one pod goes through it, both ways.
+//!
+//! # The way of a request, top to bottom, each file once
+//! [`listen`] (accept, original destination, limits, drain) -> [`outbound`] | [`inbound`] (a connection's life) ->
+//! [`detect`] (TLS, HTTP/1, HTTP/2, bytes) -> [`http::server`] -> [`http::exchange`] | [`http::inbound`] (facts, decision,
+//! filters, attempts, record) -> [`balance`] (pick an endpoint) -> [`tls`] -> [`connect`] (the only place that opens
+//! upstream sockets). Bytes: outbound -> balance -> tls -> connect -> [`tcp`].
+//!
+//! Beside it: [`control`] keeps snapshots of what the controller says, [`worker`] holds what the connections of a thread
+//! share, [`app`] starts and ends it all.
+//!
+//! It never sees Kubernetes: `kube` and `k8s-openapi` are not among its dependencies.
+
+pub mod admin;
+pub mod app;
+pub mod balance;
+pub mod config;
+pub mod connect;
+pub mod control;
+pub mod detect;
+mod dump;
+pub mod error;
+pub mod http;
+pub mod inbound;
+pub mod io;
+pub mod listen;
+pub mod metrics;
+pub mod outbound;
+pub mod random;
+pub mod tcp;
+pub mod tls;
+pub mod worker;
+
+pub use app::main_from_env;

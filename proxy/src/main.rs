@@ -1,1 +1,7 @@
-fn main() {}
+//! `mesh-proxy`: the sidecar as a program of its own. Everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mesh_proxy::main_from_env()
+}

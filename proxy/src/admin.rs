@@ -1,0 +1,141 @@
+//! The two small servers beside the data plane: `/config` and `/log-level` on loopback; `/live`, `/ready` and `/metrics`
+//! on the pod's address, read-only.
+//!
+//! They run on the control thread: a scrape costs no request its turn.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+use crate::{
+    config::Config,
+    control::{Believed, Control},
+    dump,
+    metrics::Metrics,
+    tls::Tls,
+};
+
+/// Connections at once to each of the two ports: a Prometheus, a kubelet and a person.
+const MAX_CONNECTIONS: usize = 32;
+/// A log filter; longer ones are no filter.
+const MAX_BODY: usize = 4 * 1024;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the pages show.
+pub struct Admin {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Snapshots.
+    pub control: Arc<Control>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The certificate.
+    pub tls: Arc<Tls>,
+    /// The log filter in force; `None` when somebody else set up logging.
+    pub log: Option<reload::Handle<EnvFilter, Registry>>,
+}
+
+/// Which of the two servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Loopback: may change things.
+    Local,
+    /// The pod's address: reads only.
+    ReadOnly,
+}
+
+impl Admin {
+    /// Serves one of the ports until the process ends.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, pages: Pages) {
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!("admin accept: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let admin = self.clone();
+            tokio::spawn(async move {
+                let service = service_fn(move |request| {
+                    let admin = admin.clone();
+                    async move { Ok::<_, Infallible>(admin.answer(request, pages).await) }
+                });
+                let mut http = hyper::server::conn::http1::Builder::new();
+                http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+                if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+                    tracing::debug!("admin connection: {error}");
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, pages: Pages) -> Response<Full<Bytes>> {
+        match (pages, request.method(), request.uri().path()) {
+            (Pages::ReadOnly, &Method::GET, "/live") => text(StatusCode::OK, "live\n"),
+            (Pages::ReadOnly, &Method::GET, "/ready") if self.tls.is_ready() => text(StatusCode::OK, "ready\n"),
+            (Pages::ReadOnly, &Method::GET, "/ready") => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "not ready: no certificate yet; see the log and mesh-identity\n")
+            }
+            (Pages::ReadOnly, &Method::GET, "/metrics") => text(StatusCode::OK, self.metrics.render()),
+            (Pages::Local, &Method::GET, "/config") => json(dump::config(&self.config, &self.believed(), &self.tls)),
+            (Pages::Local, &Method::GET, "/log-level") => self.log_level(),
+            (Pages::Local, &Method::PUT, "/log-level") => self.set_log_level(request.into_body()).await,
+            (_, _, path) => text(StatusCode::NOT_FOUND, format!("no such page: {path}\n")),
+        }
+    }
+
+    fn believed(&self) -> Believed {
+        self.control.believed()
+    }
+
+    fn log_level(&self) -> Response<Full<Bytes>> {
+        let filter = self.log.as_ref().and_then(|log| log.with_current(ToString::to_string).ok());
+        text(StatusCode::OK, filter.unwrap_or_else(|| self.config.log.clone()) + "\n")
+    }
+
+    async fn set_log_level(&self, body: Incoming) -> Response<Full<Bytes>> {
+        let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
+            return text(StatusCode::PAYLOAD_TOO_LARGE, "a log filter is shorter\n");
+        };
+        let wanted = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
+        match (EnvFilter::try_new(&wanted), &self.log) {
+            (Err(error), _) => text(StatusCode::BAD_REQUEST, format!("{wanted:?} is no log filter: {error}\n")),
+            (Ok(_), None) => text(StatusCode::CONFLICT, "logging was set up by the program around the proxy\n"),
+            (Ok(filter), Some(log)) => match log.reload(filter) {
+                Ok(()) => text(StatusCode::OK, format!("{wanted}\n")),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+        }
+    }
+}
+
+/// Opens a port of the admin servers.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::from_std(crate::listen::bind(address)?)
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    page(status, "text/plain; charset=utf-8", text.into())
+}
+
+fn json(value: serde_json::Value) -> Response<Full<Bytes>> {
+    page(StatusCode::OK, "application/json", format!("{value:#}\n").into())
+}
+
+fn page(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}

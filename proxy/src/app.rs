@@ -1,0 +1,179 @@
+//! Start and end of the process, top to bottom: configuration, trust, control thread, workers, drain.
+
+use std::{
+    io,
+    net::SocketAddr,
+    process::ExitCode,
+    rc::Rc,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Handle, LocalOptions},
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+
+use crate::{
+    admin::{self, Admin, Pages},
+    config::{Config, ConfigError, ProcessEnv},
+    control::{Control, load_bundle},
+    listen::{self, Role},
+    metrics::{ControlMetrics, Metrics},
+    tls::Tls,
+    worker::Worker,
+};
+
+/// The configuration is wrong; the same as command lines use for wrong usage.
+const EXIT_USAGE: u8 = 2;
+/// After the drain, what is still open is closed; nothing may hold up the end of the process for longer.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Why the proxy cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A variable is missing or wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The trust bundle cannot be read.
+    #[error("trust bundle: {0}")]
+    Trust(String),
+    /// TLS cannot be set up.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A port cannot be opened.
+    #[error("cannot listen on {0}: {1}; is another proxy running, or the port taken?")]
+    Listen(SocketAddr, io::Error),
+    /// A thread or a runtime cannot be made.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Runs the proxy as its environment says, until SIGTERM or SIGINT. Blocks.
+pub fn main_from_env() -> ExitCode {
+    let config = match Config::from_env(&ProcessEnv) {
+        Ok(config) => Arc::new(config),
+        Err(error) => {
+            eprintln!("mesh-proxy: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let log = init_log(&config.log);
+    match run(config, log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mesh-proxy: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type LogHandle = reload::Handle<EnvFilter, Registry>;
+
+fn init_log(filter: &str) -> Option<LogHandle> {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(filter).with(lines).try_init().ok().map(|()| handle)
+}
+
+/// Starts every part, waits for a signal, drains.
+fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
+    let tls = Arc::new(Tls::new()?);
+    tls.set_roots(load_bundle(&config.trust_bundle_file).map_err(StartError::Trust)?);
+    let metrics = Arc::new(Metrics::default());
+    let drain = CancellationToken::new();
+
+    // The control thread is this one: identity, streams, admin pages, signals.
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let control = Control::start(runtime.handle().clone(), &config, &tls, ControlMetrics::new(&metrics));
+    let admin = Admin { config: config.clone(), control: control.clone(), metrics: metrics.clone(), tls: tls.clone(), log };
+    runtime.block_on(serve_admin(Arc::new(admin)))?;
+
+    // Workers get their listeners before any is started: a port that is taken is an error, not half a proxy.
+    let addresses = listen::addresses(&config);
+    let own: Vec<SocketAddr> = addresses.iter().map(|(address, _)| *address).collect();
+    let mut workers: Vec<JoinHandle<()>> = Vec::new();
+    for n in 0..config.workers {
+        let listeners = open(&addresses)?;
+        let (config, tls, control, metrics) = (config.clone(), tls.clone(), control.clone(), metrics.clone());
+        let (own, drain) = (own.clone(), drain.clone());
+        let work = move || {
+            let worker = move || Worker::new(config, tls, control, metrics, own, drain);
+            if let Err(error) = work(worker, listeners) {
+                tracing::error!("worker {n}: {error}");
+            }
+        };
+        workers.push(thread::Builder::new().name(format!("worker-{n}")).spawn(work)?);
+    }
+    tracing::info!(
+        "{} serves outbound on {}, inbound on {}, metrics on {}",
+        config.workload,
+        config.outbound_listen,
+        config.inbound_listen,
+        config.metrics_listen
+    );
+
+    runtime.block_on(async {
+        let signal = ended().await?;
+        tracing::info!("{signal}: draining for at most {:?}", config.times.shutdown_grace);
+        drain.cancel();
+        let all_done = async {
+            while workers.iter().any(|worker| !worker.is_finished()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = all_done => {}
+            () = tokio::time::sleep(config.times.shutdown_grace + LAST_WORDS) => tracing::warn!("connections were still open"),
+            _ = ended() => tracing::warn!("a second signal: leaving at once"),
+        }
+        Ok(())
+    })
+}
+
+/// Opens every traffic port once.
+fn open(addresses: &[(SocketAddr, Role)]) -> Result<Vec<(std::net::TcpListener, Role)>, StartError> {
+    let one = |(address, role): &(SocketAddr, Role)| {
+        let listener = listen::bind(*address).map_err(|error| StartError::Listen(*address, error))?;
+        Ok((listener, role.clone()))
+    };
+    addresses.iter().map(one).collect()
+}
+
+async fn serve_admin(admin: Arc<Admin>) -> Result<(), StartError> {
+    for (address, pages) in [(admin.config.admin_listen, Pages::Local), (admin.config.metrics_listen, Pages::ReadOnly)] {
+        let listener = admin::bind(address).map_err(|error| StartError::Listen(address, error))?;
+        Handle::current().spawn(admin.clone().serve(listener, pages));
+    }
+    Ok(())
+}
+
+/// One data-plane thread: accepts until the drain begins, then waits for what is open.
+fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, Role)>) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        let worker = Rc::new(worker());
+        for (listener, role) in listeners {
+            let listener = TcpListener::from_std(listener)?;
+            tokio::task::spawn_local(listen::run(worker.clone(), listener, role));
+        }
+        worker.drain.cancelled().await;
+        worker.tasks.close();
+        let _ = tokio::time::timeout(worker.config.times.shutdown_grace, worker.tasks.wait()).await;
+        Ok(())
+    })
+}
+
+/// Waits for SIGTERM or SIGINT and names it.
+async fn ended() -> Result<&'static str, StartError> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = int.recv() => "SIGINT",
+    })
+}

@@ -1,0 +1,66 @@
+//! Peak-EWMA: a latency estimate that rises at once and falls slowly.
+//!
+//! It keeps the estimate only; when time passes is the caller's to say, so tests need no clock.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+/// What a fresh endpoint is assumed to take: between a fast and a slow one, so that it is tried and not flooded.
+const START: f64 = 0.030;
+
+/// The estimate of one endpoint, seconds.
+#[derive(Debug)]
+pub struct PeakEwma {
+    estimate: Cell<f64>,
+    at: Cell<Instant>,
+    decay: f64,
+}
+
+impl PeakEwma {
+    /// An estimate whose memory fades with the time constant `decay`.
+    pub fn new(decay: Duration, now: Instant) -> Self {
+        Self { estimate: Cell::new(START), at: Cell::new(now), decay: decay.as_secs_f64() }
+    }
+
+    /// Takes one sample: a higher one counts at once, a lower one by how long ago the last update was.
+    pub fn observe(&self, sample: Duration, now: Instant) {
+        let sample = sample.as_secs_f64();
+        let old = self.estimate.get();
+        if sample >= old {
+            self.estimate.set(sample);
+        } else {
+            let keep = self.fade(now);
+            self.estimate.set(old * keep + sample * (1.0 - keep));
+        }
+        self.at.set(now);
+    }
+
+    /// The estimate now: an endpoint that is left alone is slowly forgiven, so that it is tried again.
+    pub fn get(&self, now: Instant) -> f64 {
+        self.estimate.get() * self.fade(now)
+    }
+
+    fn fade(&self, now: Instant) -> f64 {
+        (-now.saturating_duration_since(self.at.get()).as_secs_f64() / self.decay).exp()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rises_at_once_and_falls_slowly() {
+        let start = Instant::now();
+        let ewma = PeakEwma::new(Duration::from_secs(10), start);
+        ewma.observe(Duration::from_secs(1), start);
+        assert!((ewma.get(start) - 1.0).abs() < 1e-9);
+        let later = start + Duration::from_secs(1);
+        ewma.observe(Duration::from_millis(1), later);
+        let after = ewma.get(later);
+        assert!(after > 0.9 && after < 0.91, "{after}");
+        assert!(ewma.get(start + Duration::from_secs(60)) < 0.01);
+    }
+}

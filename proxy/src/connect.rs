@@ -1,0 +1,92 @@
+//! The only place that opens upstream sockets: TCP, and mutual TLS to a peer whose identity discovery named.
+//!
+//! Whatever fails here was never delivered.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use mesh_policy::Identity;
+use rustls::{ClientConfig, ProtocolVersion, pki_types::ServerName};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    error::{Error, Reason},
+    metrics::Direction,
+    tls::expect_identity,
+    worker::Worker,
+};
+
+/// A peer that vanished without a word is given up after this: probes begin, and unacknowledged data is abandoned.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Opens a TCP connection within the connect timeout.
+pub async fn tcp(worker: &Worker, address: SocketAddr) -> Result<TcpStream, Error> {
+    if worker.is_own(address) {
+        return Err(Error::undelivered(Reason::Loop, format!("{address} is this proxy itself")));
+    }
+    let failed = |error: io::Error| Error::undelivered(Reason::ConnectFailed, format!("{address}: {error}"));
+    let limit = worker.config.times.connect;
+    let stream = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+        Ok(connected) => connected.map_err(failed)?,
+        Err(_) => return Err(Error::undelivered(Reason::ConnectFailed, format!("{address}: no answer within {limit:?}"))),
+    };
+    tune(&stream).map_err(failed)?;
+    Ok(stream)
+}
+
+/// Opens a mutual TLS connection to a peer that must prove `identity`.
+pub async fn mesh(
+    worker: &Worker,
+    address: SocketAddr,
+    identity: &Identity,
+    config: &Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, Error> {
+    if !worker.tls.is_ready() {
+        return Err(Error::undelivered(Reason::NoIdentity, "there is no certificate to prove yet"));
+    }
+    let tcp = tcp(worker, address).await?;
+    let handshake = TlsConnector::from(config.clone()).connect(ServerName::IpAddress(address.ip().into()), tcp);
+    let limit = worker.config.times.connect;
+    let stream = match tokio::time::timeout(limit, handshake).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            worker.tls_failed(Direction::Outbound, &error);
+            return Err(Error::undelivered(Reason::ConnectFailed, format!("{address}: TLS: {error}")));
+        }
+        Err(_) => {
+            let detail = format!("{address}: no TLS handshake within {limit:?}");
+            return Err(Error::undelivered(Reason::ConnectFailed, detail));
+        }
+    };
+    let session = stream.get_ref().1;
+    if let Err(proved) = expect_identity(session.peer_certificates(), identity) {
+        let proved = proved.map_or("nothing".to_owned(), |id| id.to_string());
+        let detail = format!("{address} proves {proved}, discovery expects {identity}");
+        return Err(Error::undelivered(Reason::IdentityMismatch, detail));
+    }
+    if session.alpn_protocol() != config.alpn_protocols.first().map(Vec::as_slice) {
+        return Err(Error::undelivered(Reason::ConnectFailed, format!("{address}: the peer does not speak our protocol")));
+    }
+    worker.tls_finished(Direction::Outbound, identity, session);
+    Ok(stream)
+}
+
+/// Options of every connection, accepted or opened.
+pub fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 6))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(KEEP_ALIVE))?;
+    Ok(())
+}
+
+/// The name of a TLS version as RFC 8446 and OpenSSL write it.
+pub fn version_name(version: Option<ProtocolVersion>) -> &'static str {
+    match version {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "unknown",
+    }
+}

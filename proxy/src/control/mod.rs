@@ -1,0 +1,182 @@
+//! What the controller says, kept as snapshots that the data plane reads without a lock.
+//!
+//! All streams run on the control thread. A [`Snapshot`] holds the last good value for as long as anyone uses it, also
+//! while the controller is away; a hundred concurrent askers of one target share one subscription. Values that cannot
+//! be understood are refused and counted, and the last good one stays.
+//!
+//! It decides nothing: what a policy means is `mesh-policy`'s.
+
+mod channel;
+mod identity;
+mod streams;
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use mesh_policy::{Endpoint, InboundPolicy, OutboundPolicy, ServiceRef};
+use tokio::{runtime::Handle, sync::watch};
+
+pub use identity::load_bundle;
+
+use crate::{config::Config, metrics::ControlMetrics, tls::Tls};
+
+/// Where a subscription stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The controller has not answered yet.
+    Pending,
+    /// There is a value.
+    Ready,
+    /// The controller knows no such thing; asking again later may help.
+    NotFound,
+}
+
+/// The latest value of one stream.
+#[derive(Debug)]
+pub struct Snapshot<T> {
+    value: ArcSwapOption<T>,
+    phase: watch::Sender<Phase>,
+}
+
+impl<T> Default for Snapshot<T> {
+    fn default() -> Self {
+        Self { value: ArcSwapOption::empty(), phase: watch::Sender::new(Phase::Pending) }
+    }
+}
+
+impl<T> Snapshot<T> {
+    /// The value now: one atomic load.
+    pub fn get(&self) -> Option<Arc<T>> {
+        self.value.load_full()
+    }
+
+    /// Waits for the first value, at most `limit`.
+    pub async fn wait(&self, limit: Duration) -> Result<Arc<T>, Phase> {
+        if let Some(value) = self.get() {
+            return Ok(value);
+        }
+        let mut phase = self.phase.subscribe();
+        let settled = phase.wait_for(|p| *p != Phase::Pending);
+        let phase = tokio::time::timeout(limit, settled).await.map_or(Phase::Pending, |p| p.map_or(Phase::Pending, |p| *p));
+        self.get().ok_or(phase)
+    }
+
+    /// Whether the controller said that there is no such thing.
+    pub fn is_not_found(&self) -> bool {
+        self.value.load().is_none() && *self.phase.borrow() == Phase::NotFound
+    }
+
+    fn publish(&self, value: T) {
+        self.value.store(Some(Arc::new(value)));
+        self.phase.send_replace(Phase::Ready);
+    }
+
+    fn not_found(&self) {
+        self.phase.send_replace(Phase::NotFound);
+    }
+}
+
+/// The endpoints of a backend.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EndpointSet {
+    /// Sorted by address.
+    pub endpoints: Vec<Endpoint>,
+}
+
+type Table<K, T> = Mutex<HashMap<K, Weak<Snapshot<T>>>>;
+
+/// The controller as the data plane sees it.
+pub struct Control {
+    runtime: Handle,
+    workload: String,
+    channel: tonic::transport::Channel,
+    metrics: ControlMetrics,
+    outbound: Table<String, OutboundPolicy>,
+    inbound: Table<u16, InboundPolicy>,
+    endpoints: Table<ServiceRef, EndpointSet>,
+}
+
+impl Control {
+    /// Starts identity on `runtime` (the control thread's) and prepares the streams.
+    pub fn start(runtime: Handle, config: &Arc<Config>, tls: &Arc<Tls>, metrics: ControlMetrics) -> Arc<Self> {
+        let _entered = runtime.enter();
+        let channel = channel::lazy(&config.destination_addr, &config.destination_name, tls);
+        runtime.spawn(identity::run(config.clone(), tls.clone(), metrics.clone()));
+        Arc::new(Self {
+            workload: config.workload.clone(),
+            channel,
+            metrics,
+            outbound: Table::default(),
+            inbound: Table::default(),
+            endpoints: Table::default(),
+            runtime,
+        })
+    }
+
+    /// The policy of an outbound target, `host:port`.
+    pub fn outbound(self: &Arc<Self>, target: &str) -> Arc<Snapshot<OutboundPolicy>> {
+        self.subscribe(&self.outbound, target.to_owned(), streams::outbound)
+    }
+
+    /// The policy of one application port of this workload.
+    pub fn inbound(self: &Arc<Self>, port: u16) -> Arc<Snapshot<InboundPolicy>> {
+        self.subscribe(&self.inbound, port, streams::inbound)
+    }
+
+    /// The endpoints of a backend.
+    pub fn endpoints(self: &Arc<Self>, service: &ServiceRef) -> Arc<Snapshot<EndpointSet>> {
+        self.subscribe(&self.endpoints, service.clone(), streams::endpoints)
+    }
+
+    /// What is believed now, for `/config`.
+    pub fn believed(&self) -> Believed {
+        Believed {
+            outbound: values(&self.outbound),
+            inbound: values(&self.inbound),
+            endpoints: values(&self.endpoints),
+        }
+    }
+
+    /// One subscription a key: joins the running one or starts it. The table's lock is held for a look-up, never
+    /// on the way of a request that was seen before (workers keep the snapshot).
+    fn subscribe<K, T, F, S>(self: &Arc<Self>, table: &Table<K, T>, key: K, stream: S) -> Arc<Snapshot<T>>
+    where
+        K: Clone + Eq + Hash,
+        F: Future<Output = ()> + Send + 'static,
+        S: FnOnce(Arc<Self>, K, Weak<Snapshot<T>>) -> F,
+    {
+        let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(snapshot) = table.get(&key).and_then(Weak::upgrade).filter(|s| !s.is_not_found()) {
+            return snapshot;
+        }
+        table.retain(|_, snapshot| snapshot.strong_count() > 0);
+        let snapshot = Arc::new(Snapshot::default());
+        table.insert(key.clone(), Arc::downgrade(&snapshot));
+        self.runtime.spawn(stream(self.clone(), key, Arc::downgrade(&snapshot)));
+        snapshot
+    }
+}
+
+/// A copy of everything believed, for people.
+#[derive(Debug)]
+pub struct Believed {
+    /// By target.
+    pub outbound: Vec<(String, Option<Arc<OutboundPolicy>>)>,
+    /// By application port.
+    pub inbound: Vec<(u16, Option<Arc<InboundPolicy>>)>,
+    /// By backend.
+    pub endpoints: Vec<(ServiceRef, Option<Arc<EndpointSet>>)>,
+}
+
+fn values<K: Clone + Ord, T>(table: &Table<K, T>) -> Vec<(K, Option<Arc<T>>)> {
+    let table = table.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all: Vec<_> =
+        table.iter().filter_map(|(key, snapshot)| Some((key.clone(), snapshot.upgrade()?.get()))).collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}

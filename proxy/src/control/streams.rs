@@ -1,0 +1,172 @@
+//! The streams of policies and endpoints: ask, apply each update, ask again with back-off when the stream breaks.
+//!
+//! A stream lives as long as somebody holds its snapshot. `NOT_FOUND` before the first value ends it: whoever needs the
+//! target asks again. After a value, nothing but a newer value replaces it.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use mesh_policy::{Endpoint, InboundPolicy, OutboundPolicy, ServiceRef};
+use mesh_proto::v1::{
+    self, EndpointsRequest, EndpointsUpdate, InboundRequest, OutboundRequest, destination_client::DestinationClient,
+    policy_client::PolicyClient,
+};
+use tonic::{Code, Response, Status, Streaming};
+
+use super::{Control, EndpointSet, Snapshot};
+use crate::random::Random;
+
+/// Waits between attempts: doubled from the first to the last, with jitter.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_LAST: Duration = Duration::from_secs(5);
+/// How often a stream without news looks whether anyone still needs it.
+const LIVENESS: Duration = Duration::from_secs(30);
+/// Endpoints of one backend; more than any cluster has pods in one Service.
+const MAX_ENDPOINTS: usize = 50_000;
+
+pub(super) async fn outbound(control: Arc<Control>, target: String, snapshot: Weak<Snapshot<OutboundPolicy>>) {
+    let ask = |control: &Control| {
+        let mut client = PolicyClient::new(control.channel.clone());
+        let request = OutboundRequest { target: target.clone(), workload: control.workload.clone() };
+        async move { client.outbound(request).await }
+    };
+    let apply = |update: v1::OutboundPolicy| OutboundPolicy::try_from(update).map_err(|error| error.to_string());
+    follow(&control, &snapshot, &format!("outbound policy of {target}"), ask, apply).await;
+}
+
+pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Snapshot<InboundPolicy>>) {
+    let ask = |control: &Control| {
+        let mut client = PolicyClient::new(control.channel.clone());
+        let request = InboundRequest { port: port.into(), workload: control.workload.clone() };
+        async move { client.inbound(request).await }
+    };
+    let apply = |update: v1::InboundPolicy| InboundPolicy::try_from(update).map_err(|error| error.to_string());
+    follow(&control, &snapshot, &format!("inbound policy of port {port}"), ask, apply).await;
+}
+
+pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapshot: Weak<Snapshot<EndpointSet>>) {
+    let ask = |control: &Control| {
+        let mut client = DestinationClient::new(control.channel.clone());
+        let request = EndpointsRequest { service: Some((&service).into()), workload: control.workload.clone() };
+        async move { client.endpoints(request).await }
+    };
+    let mut known = BTreeMap::new();
+    let apply = |update: EndpointsUpdate| apply_endpoints(&mut known, update);
+    follow(&control, &snapshot, &format!("endpoints of {service}"), ask, apply).await;
+}
+
+/// Applies one delta. A malformed one changes nothing.
+fn apply_endpoints(known: &mut BTreeMap<SocketAddr, Endpoint>, update: EndpointsUpdate) -> Result<EndpointSet, String> {
+    let add = update.add.into_iter().map(Endpoint::try_from).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    let remove = update.remove.iter().map(|a| a.parse::<SocketAddr>()).collect::<Result<Vec<_>, _>>();
+    let remove = remove.map_err(|error| format!("remove: {error}"))?;
+    if known.len() + add.len() > MAX_ENDPOINTS {
+        return Err(format!("more than {MAX_ENDPOINTS} endpoints"));
+    }
+    if update.reset {
+        known.clear();
+    }
+    remove.iter().for_each(|address| drop(known.remove(address)));
+    known.extend(add.into_iter().map(|endpoint| (endpoint.address, endpoint)));
+    Ok(EndpointSet { endpoints: known.values().cloned().collect() })
+}
+
+async fn follow<M, T, F>(
+    control: &Control,
+    snapshot: &Weak<Snapshot<T>>,
+    what: &str,
+    ask: impl Fn(&Control) -> F,
+    mut apply: impl FnMut(M) -> Result<T, String>,
+) where
+    F: Future<Output = Result<Response<Streaming<M>>, Status>>,
+{
+    let random = Random::default();
+    let mut backoff = BACKOFF_FIRST;
+    while snapshot.strong_count() > 0 {
+        let ended = match ask(control).await {
+            Ok(stream) => read(control, snapshot, what, stream.into_inner(), &mut apply, &mut backoff).await,
+            Err(status) => status,
+        };
+        let Some(alive) = snapshot.upgrade() else { return };
+        if ended.code() == Code::NotFound && alive.get().is_none() {
+            tracing::debug!("{what}: {}", ended.message());
+            return alive.not_found();
+        }
+        drop(alive);
+        control.metrics.stream_broken.increment(1);
+        tracing::debug!("{what}: {} ({:?}); asking again in about {backoff:?}", ended.message(), ended.code());
+        tokio::time::sleep(random.jitter(backoff)).await;
+        backoff = (backoff * 2).min(BACKOFF_LAST);
+    }
+}
+
+/// Reads one stream to its end and says why it ended.
+async fn read<M, T>(
+    control: &Control,
+    snapshot: &Weak<Snapshot<T>>,
+    what: &str,
+    mut stream: Streaming<M>,
+    apply: &mut impl FnMut(M) -> Result<T, String>,
+    backoff: &mut Duration,
+) -> Status {
+    loop {
+        let update = match tokio::time::timeout(LIVENESS, stream.message()).await {
+            Err(_) if snapshot.strong_count() == 0 => return Status::cancelled("no longer needed"),
+            Err(_) => continue,
+            Ok(Ok(Some(update))) => update,
+            Ok(Ok(None)) => return Status::unavailable("the controller ended the stream"),
+            Ok(Err(status)) => return status,
+        };
+        let Some(alive) = snapshot.upgrade() else { return Status::cancelled("no longer needed") };
+        match apply(update) {
+            Ok(value) => {
+                control.metrics.updates.increment(1);
+                alive.publish(value);
+                *backoff = BACKOFF_FIRST;
+            }
+            Err(error) => {
+                control.metrics.rejected.increment(1);
+                tracing::warn!("{what}: refused an update, the last good one stays: {error}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn wire(address: &str) -> v1::Endpoint {
+        v1::Endpoint { address: address.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn deltas_add_remove_and_reset() {
+        let mut known = BTreeMap::new();
+        let first = EndpointsUpdate { reset: true, add: vec![wire("127.0.0.1:1"), wire("127.0.0.1:2")], ..Default::default() };
+        assert_eq!(apply_endpoints(&mut known, first).unwrap().endpoints.len(), 2);
+        let second = EndpointsUpdate { remove: vec!["127.0.0.1:1".into()], ..Default::default() };
+        assert_eq!(apply_endpoints(&mut known, second).unwrap().endpoints[0].address.port(), 2);
+        let third = EndpointsUpdate { reset: true, ..Default::default() };
+        assert!(apply_endpoints(&mut known, third).unwrap().endpoints.is_empty());
+    }
+
+    #[test]
+    fn a_malformed_delta_changes_nothing() {
+        let mut known = BTreeMap::new();
+        apply_endpoints(&mut known, EndpointsUpdate { add: vec![wire("127.0.0.1:1")], ..Default::default() }).unwrap();
+        for bad in [
+            EndpointsUpdate { reset: true, add: vec![wire("nonsense")], ..Default::default() },
+            EndpointsUpdate { reset: true, remove: vec!["nonsense".into()], ..Default::default() },
+        ] {
+            assert!(apply_endpoints(&mut known, bad).is_err());
+            assert_eq!(known.len(), 1);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What a connection speaks, from its first bytes. They are read into a buffer and replayed, never peeked at: a
+//! ClientHello may come in pieces, and a silent client must not make anyone spin.
+//!
+//! It waits as long as the caller says and no longer; what silence means is the caller's to decide.
+
+use std::{io, time::Duration};
+
+use bytes::BytesMut;
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::tls;
+
+/// The HTTP/2 client preface (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The longest method that counts as HTTP/1; longer tokens are some other protocol.
+const LONGEST_METHOD: usize = 20;
+/// One ClientHello, post-quantum key shares and large session tickets included; beyond it is no client of ours.
+const MAX_HELLO: usize = 64 * 1024;
+
+/// What the first bytes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// An HTTP/1 request line begins.
+    Http1,
+    /// The HTTP/2 preface.
+    Http2,
+    /// A ClientHello that offers our ALPN: a peer's proxy.
+    Mesh,
+    /// Any other TLS: the application's own.
+    Tls,
+    /// Anything else.
+    Opaque,
+    /// The client closed before it said anything that tells.
+    Closed,
+    /// The client said nothing yet.
+    Silent,
+}
+
+/// Reads until the bytes tell, the client closes, or `wait` passes in silence. `read` holds what came so far; once
+/// a client has begun to speak, it has `complete` to say enough.
+pub async fn detect<T: AsyncRead + Unpin>(
+    io: &mut T,
+    read: &mut BytesMut,
+    wait: Duration,
+    complete: Duration,
+) -> io::Result<Spoken> {
+    if read.is_empty() {
+        match tokio::time::timeout(wait, io.read_buf(read)).await {
+            Err(_) => return Ok(Spoken::Silent),
+            Ok(Ok(0)) => return Ok(Spoken::Closed),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(error),
+        }
+    }
+    let telling = async {
+        loop {
+            if let Some(spoken) = classify(read) {
+                return Ok(spoken);
+            }
+            if io.read_buf(read).await? == 0 {
+                return Ok(Spoken::Opaque);
+            }
+        }
+    };
+    // A client that stops in the middle of a word speaks some other protocol, or none: either way, only bytes remain.
+    tokio::time::timeout(complete, telling).await.unwrap_or(Ok(Spoken::Opaque))
+}
+
+/// The verdict, or `None` when more bytes are needed.
+fn classify(read: &[u8]) -> Option<Spoken> {
+    match read.first()? {
+        0x16 => classify_hello(read),
+        b'A'..=b'Z' | b'a'..=b'z' => classify_http(read),
+        _ => Some(Spoken::Opaque),
+    }
+}
+
+fn classify_http(read: &[u8]) -> Option<Spoken> {
+    if PREFACE.starts_with(&read[..read.len().min(PREFACE.len())]) {
+        return (read.len() >= PREFACE.len()).then_some(Spoken::Http2);
+    }
+    let token = |b: &&u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let length = read.iter().take_while(token).count();
+    match read.get(length) {
+        None if length <= LONGEST_METHOD => None,
+        Some(b' ') if length <= LONGEST_METHOD => classify_target(&read[length + 1..]),
+        _ => Some(Spoken::Opaque),
+    }
+}
+
+/// A request line ends in a version: `HELO mail.example` is no HTTP although it begins with a word and a space.
+fn classify_target(rest: &[u8]) -> Option<Spoken> {
+    const MAX_LINE: usize = 64 * 1024;
+    match rest.iter().position(|b| *b == b'\n') {
+        None if rest.len() < MAX_LINE => match rest.first() {
+            // These begin no request target; there is no need to wait for the line's end.
+            Some(b) if b.is_ascii_alphanumeric() || matches!(b, b'/' | b'*' | b'[' | b'.' | b'-' | b'_' | b'%') => None,
+            Some(_) => Some(Spoken::Opaque),
+            None => None,
+        },
+        None => Some(Spoken::Http1), // the HTTP/1 server refuses it with a reason
+        Some(end) => {
+            let line = rest[..end].trim_ascii_end();
+            let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
+            Some(if version.starts_with(b"HTTP/") && line.len() > version.len() { Spoken::Http1 } else { Spoken::Opaque })
+        }
+    }
+}
+
+/// Ours if it offers one of our ALPNs.
+fn classify_hello(read: &[u8]) -> Option<Spoken> {
+    if read.len() >= 2 && read[1] != 3 {
+        return Some(Spoken::Opaque);
+    }
+    let mut acceptor = Acceptor::default();
+    let mut rest = read;
+    while !rest.is_empty() {
+        if acceptor.read_tls(&mut rest).is_err() {
+            return Some(Spoken::Tls);
+        }
+    }
+    match acceptor.accept() {
+        Ok(Some(accepted)) => {
+            let ours = |alpn: &[u8]| [tls::ALPN_H2, tls::ALPN_H1, tls::ALPN_TCP].contains(&alpn);
+            let mesh = accepted.client_hello().alpn().is_some_and(|mut offered| offered.any(ours));
+            Some(if mesh { Spoken::Mesh } else { Spoken::Tls })
+        }
+        Ok(None) if read.len() < MAX_HELLO => None,
+        Ok(None) => Some(Spoken::Tls),
+        Err(_) => Some(Spoken::Opaque),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+    use super::*;
+
+    #[test]
+    fn first_bytes_tell() {
+        for (bytes, spoken) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Some(Spoken::Http1)),
+            (b"get / HTTP/1.1\r\n", Some(Spoken::Http1)),
+            (b"PROPFIND /x HTTP/1.0\n", Some(Spoken::Http1)),
+            (PREFACE, Some(Spoken::Http2)),
+            (b"PRI * HT", None),
+            (b"GE", None),
+            (b"GET /slow", None),
+            (b"HELO mail.example.com\r\n", Some(Spoken::Opaque)),
+            (b"SSH-2.0-OpenSSH\r\n", Some(Spoken::Opaque)),
+            (b"*1\r\n$4\r\nPING\r\n", Some(Spoken::Opaque)),
+            (b"\0\0\0\x08", Some(Spoken::Opaque)),
+            (b"\x16\x03\x01", None),
+            (b"\x16\x09\x01", Some(Spoken::Opaque)),
+        ] {
+            assert_eq!(classify(bytes), spoken, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    fn hello(alpn: &[&[u8]]) -> Vec<u8> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|a| a.to_vec()).collect();
+        let mut client = ClientConnection::new(Arc::new(config), "web.example".try_into().unwrap()).unwrap();
+        let mut out = Vec::new();
+        client.write_tls(&mut out).unwrap();
+        out
+    }
+
+    #[tokio::test]
+    async fn a_hello_tells_however_it_is_cut() {
+        for (alpn, spoken) in [(tls::ALPN_H2, Spoken::Mesh), (tls::ALPN_TCP, Spoken::Mesh), (&b"h2"[..], Spoken::Tls)] {
+            let hello = hello(&[alpn]);
+            for cut in (1..hello.len()).step_by(97) {
+                assert_eq!(classify(&hello[..cut]), None, "cut at {cut}");
+            }
+            let mut read = BytesMut::new();
+            let detected = detect(&mut &hello[..], &mut read, Duration::from_secs(1), Duration::from_secs(1)).await;
+            assert_eq!(detected.unwrap(), spoken);
+            assert_eq!(read, hello[..], "nothing is lost");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_after_the_wait() {
+        let (mut ours, _theirs) = tokio::io::duplex(10);
+        let mut read = BytesMut::new();
+        let (wait, complete) = (Duration::from_millis(100), Duration::from_secs(1));
+        assert_eq!(detect(&mut ours, &mut read, wait, complete).await.unwrap(), Spoken::Silent);
+    }
+}

@@ -1,0 +1,263 @@
+//! What can go wrong on the way of a request: what happened, whose fault it is, and whether a retry is safe.
+//!
+//! One [`Reason`] is at once the `mesh-proxy-error` header, the `error` label of the metrics and a heading of
+//! `docs/errors.md`. The status that a caller sees is one exhaustive match.
+
+use std::{borrow::Cow, fmt};
+
+use http::StatusCode;
+
+/// The header that carries [`Reason::as_str`] on every response the proxy makes itself.
+pub const ERROR_HEADER: http::HeaderName = http::HeaderName::from_static("mesh-proxy-error");
+
+/// Why the proxy answered itself. A bounded set: it labels metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The request is malformed or ambiguous.
+    BadRequest,
+    /// The header section is over the limits.
+    HeadersTooLarge,
+    /// The request's authority names nothing that the controller knows.
+    UnknownTarget,
+    /// The controller did not answer in time about a target not seen before.
+    DiscoveryUnavailable,
+    /// Routes are attached to the Service and none matches.
+    NoRoute,
+    /// The rule has no backend that can be served.
+    InvalidBackend,
+    /// The backend has no ready endpoint.
+    NoEndpoints,
+    /// No endpoint could be reached; the request was never delivered.
+    ConnectFailed,
+    /// The endpoint's certificate does not prove the identity that discovery gave.
+    IdentityMismatch,
+    /// The endpoint refused the request before handling it.
+    Refused,
+    /// The connection ended before the response head.
+    UpstreamReset,
+    /// What the endpoint or the application answered is no valid response.
+    BadResponse,
+    /// The time limit of the route passed.
+    Timeout,
+    /// Policy denies the caller.
+    Denied,
+    /// A limit of this proxy is reached.
+    Overloaded,
+    /// The proxy has no certificate yet.
+    NoIdentity,
+    /// The proxy would call itself.
+    Loop,
+}
+
+/// Who has to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The caller sent something that cannot be served.
+    Client,
+    /// The server or its proxy.
+    Upstream,
+    /// Configuration: routes, policies, Services.
+    Config,
+    /// The mesh itself.
+    Mesh,
+}
+
+impl Reason {
+    /// Every reason, for the metrics catalogue and the documentation test.
+    pub const ALL: [Self; 17] = [
+        Self::BadRequest,
+        Self::HeadersTooLarge,
+        Self::UnknownTarget,
+        Self::DiscoveryUnavailable,
+        Self::NoRoute,
+        Self::InvalidBackend,
+        Self::NoEndpoints,
+        Self::ConnectFailed,
+        Self::IdentityMismatch,
+        Self::Refused,
+        Self::UpstreamReset,
+        Self::BadResponse,
+        Self::Timeout,
+        Self::Denied,
+        Self::Overloaded,
+        Self::NoIdentity,
+        Self::Loop,
+    ];
+
+    /// The stable name, in headers and metrics.
+    pub fn as_str(self) -> &'static str {
+        self.describe().0
+    }
+
+    /// The status of the response.
+    pub fn status(self) -> StatusCode {
+        self.describe().1
+    }
+
+    /// Who has to act.
+    pub fn fault(self) -> Fault {
+        self.describe().2
+    }
+
+    /// What to look at, for the text body.
+    pub fn hint(self) -> &'static str {
+        self.describe().3
+    }
+
+    /// The canonical gRPC status code (grpc/doc/statuscodes.md) for gRPC callers.
+    pub fn grpc_status(self) -> u8 {
+        match self.status() {
+            StatusCode::NOT_FOUND => 12,
+            StatusCode::FORBIDDEN => 7,
+            StatusCode::GATEWAY_TIMEOUT => 4,
+            StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => 13,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 8,
+            _ => 14,
+        }
+    }
+
+    fn describe(self) -> (&'static str, StatusCode, Fault, &'static str) {
+        use Fault::{Client, Config, Mesh, Upstream};
+        match self {
+            Self::BadRequest => ("bad-request", StatusCode::BAD_REQUEST, Client, "Mend the request; it was not forwarded."),
+            Self::HeadersTooLarge => (
+                "headers-too-large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                Client,
+                "Send fewer or shorter headers, or raise MESH_MAX_HEADERS and MESH_MAX_HEADER_BYTES.",
+            ),
+            Self::UnknownTarget => (
+                "unknown-target",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Config,
+                "Check the name and the port: they must be those of a Service (meshctl diagnostics endpoints).",
+            ),
+            Self::DiscoveryUnavailable => (
+                "discovery-unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Mesh,
+                "The controller cannot be reached; run: meshctl check",
+            ),
+            Self::NoRoute => (
+                "no-route",
+                StatusCode::NOT_FOUND,
+                Config,
+                "The Service has routes and none matches this request; compare it with their rules.",
+            ),
+            Self::InvalidBackend => (
+                "invalid-backend",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                Config,
+                "Look at the route's status: a backendRef names nothing that can be served.",
+            ),
+            Self::NoEndpoints => (
+                "no-endpoints",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Upstream,
+                "The backend has no ready pod; look at its pods and its EndpointSlices.",
+            ),
+            Self::ConnectFailed => (
+                "connect-failed",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Upstream,
+                "No endpoint accepted a connection; look at the server's pods. The request was not delivered.",
+            ),
+            Self::IdentityMismatch => (
+                "identity-mismatch",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Mesh,
+                "The endpoint's certificate names another service account than discovery; look at its pod.",
+            ),
+            Self::Refused => (
+                "refused",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Upstream,
+                "The server's application accepts no connections; look at its pod. The request was not delivered.",
+            ),
+            Self::UpstreamReset => (
+                "upstream-reset",
+                StatusCode::BAD_GATEWAY,
+                Upstream,
+                "The server closed the connection before it answered; the request may have been handled.",
+            ),
+            Self::BadResponse => {
+                ("bad-response", StatusCode::BAD_GATEWAY, Upstream, "The server's answer is not valid HTTP or over a limit.")
+            }
+            Self::Timeout => {
+                ("timeout", StatusCode::GATEWAY_TIMEOUT, Upstream, "The time limit of the route passed; see its timeouts.")
+            }
+            Self::Denied => {
+                ("denied", StatusCode::FORBIDDEN, Config, "The policy named above does not allow this caller.")
+            }
+            Self::Overloaded => (
+                "overloaded",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Mesh,
+                "A limit of the proxy is reached; see its metrics for which.",
+            ),
+            Self::NoIdentity => (
+                "no-identity",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Mesh,
+                "The proxy has no certificate yet; look at its log and at mesh-identity.",
+            ),
+            Self::Loop => {
+                ("loop", StatusCode::SERVICE_UNAVAILABLE, Config, "The destination is this proxy itself; correct the address.")
+            }
+        }
+    }
+}
+
+/// How much of a request had gone out when it failed: decides whether it may be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Certainly not handled: any method may be repeated elsewhere.
+    Never,
+    /// Perhaps handled and nothing of a response was seen: safe methods may be repeated once.
+    Unknown,
+    /// Handled, at least in part.
+    Begun,
+}
+
+/// A failure on the way of a request or a connection.
+#[derive(Clone, Debug)]
+pub struct Error {
+    /// What happened.
+    pub reason: Reason,
+    /// Whether a retry is safe.
+    pub delivery: Delivery,
+    /// The particulars, for the body and the log: names and addresses, never secrets.
+    pub detail: Cow<'static, str>,
+}
+
+impl Error {
+    /// A failure before anything was delivered.
+    pub fn undelivered(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, delivery: Delivery::Never, detail: detail.into() }
+    }
+
+    /// A failure after which it is not known whether the request was handled.
+    pub fn unknown(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, delivery: Delivery::Unknown, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.as_str(), self.detail)
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_statuses_are_errors() {
+        let names: std::collections::HashSet<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        assert!(Reason::ALL.iter().all(|r| r.status().as_u16() >= 400 && !r.hint().is_empty()));
+    }
+}

@@ -1,0 +1,189 @@
+//! The body of a message in flight: one type for every origin, read by demand, never boxed.
+//!
+//! Back-pressure is by not polling: HTTP/1 then does not read its socket, HTTP/2 does not widen its window.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Sleep;
+
+use super::{Interim, h1, h2::RecvBody, headers, in_flight::InFlight, replay::Replay};
+
+/// Why a body ended early. The message is for logs; the peer sees a reset or a closed connection.
+#[derive(Debug)]
+pub struct BodyError(pub String);
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+/// A body and what must live as long as it does.
+#[derive(Default)]
+pub struct Body {
+    kind: Kind,
+    /// Counts the request as in flight until the body is dropped.
+    in_flight: Option<InFlight>,
+    /// The route's time limit, if it has one.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// Who is told 100 when the body is first asked for.
+    announce: Option<Interim>,
+    /// The sender may not set `mesh-*` trailers.
+    stranger: bool,
+}
+
+#[derive(Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Full(Bytes),
+    /// A gRPC error: no data, these trailers.
+    Trailers(HeaderMap),
+    H1(h1::RecvBody),
+    H2(RecvBody),
+    Replay(Replay),
+}
+
+impl Body {
+    /// A body of these bytes.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Kind::Full(bytes.into()).into()
+    }
+
+    /// A body of trailers only.
+    pub fn trailers(trailers: HeaderMap) -> Self {
+        Kind::Trailers(trailers).into()
+    }
+
+    /// Keeps `in_flight` until the body ends or is dropped.
+    pub fn counted(mut self, in_flight: InFlight) -> Self {
+        self.in_flight = Some(in_flight);
+        self
+    }
+
+    /// Tells the sender to go on (100) when the body is first asked for.
+    pub fn announced(mut self, interim: Interim) -> Self {
+        self.announce = Some(interim);
+        self
+    }
+
+    /// Takes `mesh-*` trailers away: the sender is no peer.
+    pub fn without_mesh_trailers(mut self) -> Self {
+        self.stranger = true;
+        self
+    }
+
+    /// Fails the body when `deadline` passes.
+    pub fn limited(mut self, deadline: Option<Pin<Box<Sleep>>>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Whether nothing more will come. A body of unknown length that has not ended is not at its end.
+    pub fn is_end(&self) -> bool {
+        http_body::Body::is_end_stream(self)
+    }
+
+    fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(_) | Kind::Trailers(_) => Poll::Ready(match std::mem::take(&mut self.kind) {
+                Kind::Full(bytes) if !bytes.is_empty() => Some(Ok(Frame::data(bytes))),
+                Kind::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+                _ => None,
+            }),
+            Kind::H1(body) => Pin::new(body).poll_frame(cx).map_err(|error| BodyError(error.to_string())),
+            Kind::H2(body) => body.poll_frame(cx),
+            Kind::Replay(body) => body.poll_frame(cx),
+        }
+    }
+}
+
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Self {
+        Self { kind, ..Self::default() }
+    }
+}
+
+impl From<h1::RecvBody> for Body {
+    fn from(body: h1::RecvBody) -> Self {
+        Kind::H1(body).into()
+    }
+}
+
+impl From<RecvBody> for Body {
+    fn from(body: RecvBody) -> Self {
+        Kind::H2(body).into()
+    }
+}
+
+impl From<Replay> for Body {
+    fn from(body: Replay) -> Self {
+        Kind::Replay(body).into()
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Some(interim) = self.announce.take() {
+            interim.send(StatusCode::CONTINUE, &HeaderMap::new());
+        }
+        let mut polled = self.poll_kind(cx);
+        if self.stranger && let Poll::Ready(Some(Ok(frame))) = &mut polled && let Some(trailers) = frame.trailers_mut() {
+            headers::strip_mesh(trailers);
+        }
+        match &polled {
+            Poll::Ready(None | Some(Err(_))) => self.in_flight = None,
+            Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(in_flight), Some(trailers)) = (&mut self.in_flight, frame.trailers_ref()) {
+                    in_flight.trailers(trailers);
+                }
+            }
+            Poll::Pending => {
+                let late = self.deadline.as_mut().is_some_and(|d| d.as_mut().poll(cx).is_ready());
+                if late {
+                    self.kind = Kind::Empty;
+                    self.in_flight = None;
+                    return Poll::Ready(Some(Err(BodyError("the time limit of the route passed".into()))));
+                }
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Full(bytes) => bytes.is_empty(),
+            Kind::Trailers(_) => false,
+            Kind::H1(body) => body.is_end_stream(),
+            Kind::H2(body) => body.is_end(),
+            Kind::Replay(body) => body.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::H1(body) => body.size_hint(),
+            Kind::Trailers(_) | Kind::H2(_) | Kind::Replay(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! A request on an upstream connection: multiplexed HTTP/2 to peers and to HTTP/2 applications, pooled HTTP/1 to others,
+//! a connection of its own for an upgrade.
+//!
+//! Which connection is `pool`'s to say; whether a failed request may go elsewhere is the caller's, by what the error says
+//! of its delivery.
+
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use h2::client::ResponseFuture;
+use http::{HeaderMap, Request, Response, StatusCode, Version, uri::Authority};
+use tokio::net::TcpStream;
+
+use super::{
+    Body, Interim, Reply,
+    body::BodyError,
+    h1,
+    h2::{RecvBody, classify, send_body},
+    headers,
+    in_flight::InFlight,
+    pool::{H2Connection, Pool},
+    server::h1_config,
+};
+use crate::{
+    connect,
+    error::{Delivery, Error, Reason},
+    io::Io,
+    metrics::{Direction, DirectionMetrics},
+    tcp,
+    worker::Worker,
+};
+
+/// How long a body waits for 100 before it is sent all the same (RFC 9110 section 10.1.1 forbids to wait for ever).
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// Sends a request on one of the peer's HTTP/2 connections; `connect` opens another when those there are full.
+pub async fn send_h2<C, F, T>(
+    worker: &Rc<Worker>,
+    owner: &Rc<impl AsRef<Pool> + 'static>,
+    connect: C,
+    request: Request<Body>,
+    interim: &Interim,
+    in_flight: &mut InFlight,
+) -> Result<Response<Body>, Error>
+where
+    C: Fn() -> F,
+    F: Future<Output = Result<T, Error>> + 'static,
+    T: Io,
+{
+    let connection = Pool::acquire(worker, owner, connect).await?;
+    in_flight.on_connection(connection.clone());
+    send_stream(&connection, request, interim).await.map(|response| response.map(Body::from))
+}
+
+/// Sends one request on a stream of its own and waits for the response's head. Interim responses go to `interim` as
+/// they come; a request that expects 100 keeps its body back until then.
+async fn send_stream(connection: &H2Connection, request: Request<Body>, interim: &Interim) -> Result<Response<RecvBody>, Error> {
+    let (parts, body) = request.into_parts();
+    let expects = headers::expects_continue(&parts.headers);
+    let end = body.is_end();
+    let sent = connection.begin(Request::from_parts(parts, ()), end);
+    let (mut response, mut stream) =
+        sent.map_err(|error| Error::undelivered(Reason::Refused, format!("the connection is closing: {error}")))?;
+    let mut held = (!end).then(|| Box::pin(async move { send_body(body, &mut stream).await }));
+    if !expects && let Some(pump) = held.take() {
+        start(pump).await;
+    }
+    let mut patience = held.is_some().then(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT)));
+    let head = poll_fn(|cx| {
+        if patience.as_mut().is_some_and(|p| p.as_mut().poll(cx).is_ready()) {
+            patience = None;
+            held.take().map(tokio::task::spawn_local);
+        }
+        while let Some(early) = poll_interim(&mut response, cx) {
+            if early.status() == StatusCode::CONTINUE && let Some(pump) = held.take() {
+                tokio::task::spawn_local(pump);
+            }
+            interim.send(early.status(), early.headers());
+        }
+        Pin::new(&mut response).poll(cx)
+    });
+    let head = head.await.map_err(|error| classify(&error, "the peer"))?;
+    Ok(head.map(RecvBody::from))
+}
+
+fn poll_interim(response: &mut ResponseFuture, cx: &mut Context<'_>) -> Option<Response<()>> {
+    match response.poll_informational(cx) {
+        Poll::Ready(Some(Ok(early))) => Some(early),
+        // An error shows again in the response itself.
+        Poll::Ready(Some(Err(_)) | None) | Poll::Pending => None,
+    }
+}
+
+/// Runs a body's pump: most bodies are complete at once and need no task.
+async fn start<F: Future<Output = Result<(), BodyError>> + 'static>(mut pump: Pin<Box<F>>) {
+    if poll_fn(|cx| Poll::Ready(pump.as_mut().poll(cx).is_pending())).await {
+        tokio::task::spawn_local(pump);
+    }
+}
+
+/// A server that is no peer: this pod's application, or an endpoint without a proxy.
+pub struct Plain {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The authority that the request names, if any.
+    pub authority: Option<Authority>,
+}
+
+/// Sends a request in plain text, in the version that it carries, on a pooled connection.
+pub async fn send_plain(
+    worker: &Rc<Worker>,
+    owner: &Rc<impl AsRef<Pool> + 'static>,
+    to: Plain,
+    mut request: Request<Body>,
+    interim: &Interim,
+    in_flight: &mut InFlight,
+) -> Result<Response<Body>, Error> {
+    if request.version() == Version::HTTP_2 {
+        headers::to_h2_form(&mut request, to.authority)?;
+        let connect = || {
+            let worker = worker.clone();
+            async move { connect::tcp(&worker, to.address).await }
+        };
+        return send_h2(worker, owner, connect, request, interim, in_flight).await.map(from_stranger);
+    }
+    let version = request.version();
+    if let Some(authority) = to.authority {
+        headers::set_host(&mut request, &authority)?;
+    }
+    headers::to_h1_form(&mut request, version)?;
+    let pool = (**owner).as_ref();
+    let connection = match pool.take_h1(worker) {
+        Some(connection) => connection,
+        None => h1::client::Connection::new(connect::tcp(worker, to.address).await?, &h1_config(&worker.config)),
+    };
+    let keep = {
+        let (worker, owner) = (worker.clone(), owner.clone());
+        move |connection: h1::client::Connection<TcpStream>| (*owner).as_ref().put_h1(&worker, connection)
+    };
+    let expects = headers::expects_continue(request.headers());
+    let request = if expects { request.map(|body| body.announced(interim.clone())) } else { request };
+    let early = |status, headers: &HeaderMap| {
+        // 100 goes on when the body is asked for, which is also when the server never sends one.
+        if status != StatusCode::CONTINUE {
+            interim.send(status, headers);
+        }
+    };
+    let reply = h1::client::send(connection, request, early, keep).await.map_err(|error| failed(to.address, &error))?;
+    if reply.upgrade.is_some() {
+        return Err(Error { reason: Reason::BadResponse, delivery: Delivery::Begun, detail: "an upgrade nobody asked for".into() });
+    }
+    Ok(from_stranger(reply.response.map(Body::from)))
+}
+
+/// Sends a request that leaves HTTP, on a connection of its own. After the switch, bytes are copied until both ends are
+/// done.
+pub async fn send_upgrade(
+    worker: &Rc<Worker>,
+    direction: Direction,
+    io: Box<dyn Io>,
+    request: Request<Body>,
+    interim: &Interim,
+) -> Result<Reply, Error> {
+    let connection = h1::client::Connection::new(io, &h1_config(&worker.config));
+    let early = |status, headers: &HeaderMap| interim.send(status, headers);
+    let sent = h1::client::send(connection, request, early, drop).await;
+    let reply = sent.map_err(|error| Error { delivery: Delivery::Begun, ..failed_to("the server", &error) })?;
+    let upgrade = reply.upgrade.map(|mut upstream| {
+        let worker = worker.clone();
+        Box::new(move |mut client: Box<dyn Io>| {
+            let tasks = worker.tasks.clone();
+            tasks.spawn_local(async move {
+                let metrics = metrics_of(&worker, direction);
+                let copied = tcp::copy(&mut client, &mut upstream, &metrics.bytes_sent, &metrics.bytes_received);
+                if let Err(error) = copied.await {
+                    tracing::debug!("upgraded connection: {error}");
+                }
+            });
+        }) as super::Upgrade
+    });
+    Ok(Reply { response: reply.response.map(Body::from), upgrade })
+}
+
+fn metrics_of(worker: &Worker, direction: Direction) -> &DirectionMetrics {
+    match direction {
+        Direction::Outbound => &worker.outbound,
+        Direction::Inbound => &worker.inbound,
+    }
+}
+
+/// Takes from a response what only a peer's proxy may say.
+fn from_stranger(mut response: Response<Body>) -> Response<Body> {
+    headers::strip_mesh(response.headers_mut());
+    response.map(Body::without_mesh_trailers)
+}
+
+fn failed(address: SocketAddr, error: &h1::SendError) -> Error {
+    failed_to(&address.to_string(), error)
+}
+
+fn failed_to(server: &str, error: &h1::SendError) -> Error {
+    let detail = format!("{server}: {error}");
+    match error.kind {
+        h1::SendErrorKind::Request(_) | h1::SendErrorKind::RequestBody(_) => {
+            Error { reason: Reason::BadRequest, delivery: Delivery::Begun, detail: detail.into() }
+        }
+        _ if error.never_sent => Error::undelivered(Reason::Refused, detail),
+        _ if error.response_started => Error { reason: Reason::BadResponse, delivery: Delivery::Begun, detail: detail.into() },
+        _ => Error::unknown(Reason::UpstreamReset, detail),
+    }
+}

@@ -1,0 +1,251 @@
+//! The rules of forwarding: hop-by-hop fields (RFC 9110 section 7.6.1), `mesh-*` fields, and the authority.
+//!
+//! Everything else passes as it came: `x-forwarded-*`, `traceparent`, cookies, order of values.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+
+use crate::error::{Error, Reason};
+
+/// Says over HTTP/2 between proxies which version the application spoke.
+pub const ORIG_PROTO: HeaderName = HeaderName::from_static("mesh-orig-proto");
+/// Marks, on HTTP/1 between proxies, a response to a request that was never delivered.
+pub const NEVER_DELIVERED: HeaderName = HeaderName::from_static("mesh-never-delivered");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const PREFIX: &str = "mesh-";
+
+/// Whether a request asks to leave HTTP: an `Upgrade` that `Connection` names (RFC 9110 section 7.8), or CONNECT.
+pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11
+        && (request.method() == Method::CONNECT
+            || (request.headers().contains_key(header::UPGRADE) && names(request.headers(), "upgrade")))
+}
+
+/// Whether any `Connection` field lists `token`.
+fn names(headers: &HeaderMap, token: &str) -> bool {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .any(|t| t.trim().eq_ignore_ascii_case(token))
+}
+
+/// Removes what belongs to the connection that a message came on. `te: trailers` stays: it tells the next hop what the
+/// caller can take, and HTTP/2 allows exactly that value.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let nominated: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .filter_map(|t| t.trim().parse().ok())
+            .filter(|name| name != header::TE)
+            .collect();
+        nominated.iter().for_each(|name| drop(headers.remove(name)));
+        headers.remove(header::CONNECTION);
+    }
+    if headers.contains_key(header::TE) {
+        let trailers = headers.get_all(header::TE).iter().filter_map(|v| v.to_str().ok()).any(|v| {
+            v.split(',').any(|t| t.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("trailers")))
+        });
+        headers.remove(header::TE);
+        if trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    for name in [header::TRANSFER_ENCODING, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
+        if headers.contains_key(&name) {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Removes every `mesh-*` field: they are ours, and whoever we did not authenticate may not set them.
+pub fn strip_mesh(headers: &mut HeaderMap) {
+    if !headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+        return;
+    }
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(PREFIX)).cloned().collect();
+    ours.iter().for_each(|name| drop(headers.remove(name)));
+}
+
+/// The text of [`ORIG_PROTO`]; none for HTTP/2.
+pub fn orig_proto(version: Version) -> Option<HeaderValue> {
+    match version {
+        Version::HTTP_10 => Some(HeaderValue::from_static("HTTP/1.0")),
+        Version::HTTP_11 => Some(HeaderValue::from_static("HTTP/1.1")),
+        _ => None,
+    }
+}
+
+/// Takes [`ORIG_PROTO`] off a request from a peer; HTTP/2 where there is none.
+pub fn take_orig_proto(headers: &mut HeaderMap) -> Version {
+    match headers.remove(ORIG_PROTO).as_ref().map(HeaderValue::as_bytes) {
+        Some(b"HTTP/1.0") => Version::HTTP_10,
+        Some(b"HTTP/1.1") => Version::HTTP_11,
+        _ => Version::HTTP_2,
+    }
+}
+
+/// The authority a request names: the URI's, else the Host field's. Refuses what names two different things
+/// (RFC 9112 section 3.2, RFC 9113 section 8.3.1) and what is no plain `host[:port]`.
+pub fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Error> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Error::undelivered(Reason::BadRequest, "more than one Host field"));
+    }
+    let host = match host {
+        Some(value) if value.is_empty() => None,
+        Some(value) => Some(plain_authority(value)?),
+        None => None,
+    };
+    match (request.uri().authority(), host) {
+        (Some(uri), _) if uri.as_str().contains('@') => {
+            Err(Error::undelivered(Reason::BadRequest, "user information in the authority"))
+        }
+        (Some(uri), Some(host)) if !same_authority(uri, &host) => {
+            Err(Error::undelivered(Reason::BadRequest, "the request target and Host name different authorities"))
+        }
+        (Some(uri), _) => Ok(Some(uri.clone())),
+        (None, host) => Ok(host),
+    }
+}
+
+fn plain_authority(value: &HeaderValue) -> Result<Authority, Error> {
+    Authority::from_maybe_shared(value.clone())
+        .ok()
+        .filter(|a| !a.as_str().contains(['@', ',']) && !a.host().is_empty())
+        .ok_or_else(|| Error::undelivered(Reason::BadRequest, "Host is no host[:port]"))
+}
+
+fn same_authority(a: &Authority, b: &Authority) -> bool {
+    a.host().eq_ignore_ascii_case(b.host()) && a.port_u16().unwrap_or(80) == b.port_u16().unwrap_or(80)
+}
+
+/// Turns a request into HTTP/2 form: everything in the URI, no Host field.
+pub fn to_h2_form<B>(request: &mut Request<B>, authority: Option<Authority>) -> Result<(), Error> {
+    request.headers_mut().remove(header::HOST);
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if request.method() == Method::CONNECT {
+        parts.path_and_query = None;
+        parts.scheme = None;
+    } else {
+        parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        parts.scheme = Some(parts.scheme.filter(|s| *s == Scheme::HTTPS).unwrap_or(Scheme::HTTP));
+    }
+    if let Some(authority) = authority {
+        parts.authority = Some(authority);
+    }
+    *request.uri_mut() =
+        Uri::from_parts(parts).map_err(|error| Error::undelivered(Reason::BadRequest, error.to_string()))?;
+    *request.version_mut() = Version::HTTP_2;
+    Ok(())
+}
+
+/// Names the authority in Host.
+pub fn set_host<B>(request: &mut Request<B>, authority: &Authority) -> Result<(), Error> {
+    let host = HeaderValue::from_str(authority.as_str());
+    let host = host.map_err(|error| Error::undelivered(Reason::BadRequest, error.to_string()))?;
+    request.headers_mut().insert(header::HOST, host);
+    Ok(())
+}
+
+/// Turns a request into HTTP/1 form: origin-form target and a Host field (RFC 9112 section 3.2.1).
+pub fn to_h1_form<B>(request: &mut Request<B>, version: Version) -> Result<(), Error> {
+    let bad = |error: String| Error::undelivered(Reason::BadRequest, error);
+    if request.method() != Method::CONNECT {
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = None;
+        let authority = parts.authority.take();
+        parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|error| bad(error.to_string()))?;
+        if let Some(authority) = authority {
+            set_host(request, &authority)?;
+        }
+    }
+    *request.version_mut() = version;
+    Ok(())
+}
+
+/// Whether a request is gRPC: errors then go out as grpc-status.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Whether a request waits for 100 before its body (RFC 9110 section 10.1.1).
+pub fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(&str, &str)]) -> HeaderMap {
+        list.iter().map(|(n, v)| (n.parse::<HeaderName>().unwrap(), v.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_fields_go() {
+        let mut map = headers(&[
+            ("connection", "close, X-Mine, te"),
+            ("x-mine", "1"),
+            ("keep-alive", "5"),
+            ("te", "gzip;q=1, trailers"),
+            ("upgrade", "h2c"),
+            ("x-forwarded-for", "1.2.3.4"),
+        ]);
+        strip_hop_by_hop(&mut map);
+        assert_eq!(map, headers(&[("te", "trailers"), ("x-forwarded-for", "1.2.3.4")]));
+    }
+
+    #[test]
+    fn ours_are_taken_from_strangers() {
+        let mut map = headers(&[("mesh-orig-proto", "HTTP/1.0"), ("mesh-x", "1"), ("meshed", "2")]);
+        strip_mesh(&mut map);
+        assert_eq!(map, headers(&[("meshed", "2")]));
+    }
+
+    #[test]
+    fn an_authority_is_one() {
+        let ask = |uri: &str, hosts: &[&str]| {
+            let mut request = Request::builder().uri(uri);
+            for host in hosts {
+                request = request.header("host", *host);
+            }
+            authority(&request.body(()).unwrap()).map(|a| a.map(|a| a.to_string())).map_err(|e| e.reason)
+        };
+        assert_eq!(ask("/", &["web:80"]), Ok(Some("web:80".into())));
+        assert_eq!(ask("http://web/", &["WEB:80"]), Ok(Some("web".into())));
+        assert_eq!(ask("/", &[]), Ok(None));
+        for (uri, hosts) in [
+            ("/", &["a", "b"][..]),
+            ("http://a/", &["b"]),
+            ("http://u@a/", &["a"]),
+            ("/", &["u@a"]),
+            ("/", &["a,b"]),
+            ("/", &["a b"]),
+        ] {
+            assert_eq!(ask(uri, hosts), Err(Reason::BadRequest), "{uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn forms_round_trip() {
+        let mut request =
+            Request::builder().uri("/a?b=c").header("host", "web.shop:8080").version(Version::HTTP_11).body(()).unwrap();
+        let named = authority(&request).unwrap();
+        to_h2_form(&mut request, named).unwrap();
+        assert_eq!(request.uri(), "http://web.shop:8080/a?b=c");
+        to_h1_form(&mut request, Version::HTTP_11).unwrap();
+        assert_eq!((request.uri().to_string(), &request.headers()["host"]), ("/a?b=c".into(), "web.shop:8080".parse::<HeaderValue>().as_ref().unwrap()));
+    }
+}

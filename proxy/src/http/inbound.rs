@@ -1,0 +1,158 @@
+//! One request for this pod's application, every phase in order: policy, decision, headers, the application, record.
+//!
+//! It is `exchange` seen from the server's side: there is one place to go, and what could not be handed to it is said to
+//! be undelivered, so that the caller's proxy tries another endpoint.
+
+use std::{rc::Rc, time::Instant};
+
+use http::{Method, Response, Version, header};
+use mesh_policy::{ConnectionFacts, Identity, InboundVerdict, decide_inbound};
+
+use super::{
+    Body, Incoming, Reply,
+    client, headers,
+    in_flight::{InFlight, grpc_status},
+};
+use crate::{
+    connect,
+    error::{Delivery, Error, Reason},
+    metrics::{Direction, RequestLabels, Series},
+    worker::{InboundPort, Worker},
+};
+
+/// What all requests of one inbound connection share.
+pub struct Caller {
+    /// The worker.
+    pub worker: Rc<Worker>,
+    /// The application's port.
+    pub port: Rc<InboundPort>,
+    /// The verified peer; `None` for plain text.
+    pub identity: Option<Identity>,
+    series: Rc<Series>,
+}
+
+/// Callers of one port whose metrics stay bound; the one unused for longest is bound anew when it comes back.
+const MAX_BOUND_CALLERS: usize = 256;
+
+impl Caller {
+    /// Binds the metrics of a connection.
+    pub fn new(worker: Rc<Worker>, port: Rc<InboundPort>, identity: Option<Identity>) -> Self {
+        let mut known = port.series.borrow_mut();
+        let series = match known.iter().position(|(id, _)| *id == identity) {
+            Some(at) => known[at].1.clone(),
+            None => {
+                if known.len() >= MAX_BOUND_CALLERS {
+                    known.remove(0);
+                }
+                let series = Rc::new(bind(&worker, &port, identity.as_ref()));
+                known.push((identity.clone(), series.clone()));
+                series
+            }
+        };
+        drop(known);
+        Self { worker, port, identity, series }
+    }
+
+    /// Decides whether the caller may use the port, for requests or for bytes.
+    pub async fn admit(&self, opaque: bool) -> Result<(), Error> {
+        let policy = self.port.policy(&self.worker).await?;
+        let facts = ConnectionFacts { client: self.identity.as_ref(), opaque };
+        match decide_inbound(&policy, &facts, &mut ()) {
+            InboundVerdict::Allow => Ok(()),
+            InboundVerdict::Deny { reason, policy } => {
+                let who = self.identity.as_ref().map_or("a caller without identity", |id| id.as_str());
+                Err(Error::undelivered(Reason::Denied, format!("policy {policy}: {who}: {reason}")))
+            }
+        }
+    }
+}
+
+fn bind(worker: &Worker, port: &InboundPort, identity: Option<&Identity>) -> Series {
+    let leaf = worker.tls.leaf().and_then(|leaf| crate::tls::leaf_identity(&leaf).ok());
+    worker.metrics.requests(RequestLabels {
+        direction: Direction::Inbound,
+        src_identity: identity.map_or("", |id| id.as_str()),
+        dst_identity: leaf.as_ref().map_or("", |id| id.as_str()),
+        dst_workload: &worker.config.workload,
+        mutual_tls: identity.is_some(),
+        route: "",
+        backend: &port.address.port().to_string(),
+    })
+}
+
+/// Serves one request of a peer.
+pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Error> {
+    let began = Instant::now();
+    let Incoming { mut request, interim } = incoming;
+
+    // Policy and decision.
+    let authority = headers::authority(&request)?;
+    caller.admit(false).await?;
+
+    // Headers. A peer's proxy says which version the application spoke; nobody else's word counts.
+    let version = match (caller.identity.is_some(), request.version()) {
+        (true, Version::HTTP_2) => headers::take_orig_proto(request.headers_mut()),
+        (_, version) => version,
+    };
+    let upgrade = headers::wants_upgrade(&request);
+    let upgrade_to = upgrade.then(|| request.headers().get(header::UPGRADE).cloned()).flatten();
+    headers::strip_hop_by_hop(request.headers_mut());
+    headers::strip_mesh(request.headers_mut());
+    *request.version_mut() = version;
+
+    // The application.
+    let worker = &caller.worker;
+    let address = caller.port.address;
+    if upgrade {
+        headers::to_h1_form(&mut request, Version::HTTP_11)?;
+        if let Some(to) = upgrade_to {
+            request.headers_mut().insert(header::UPGRADE, to);
+        }
+        let io = connect::tcp(worker, address).await.map_err(refused)?;
+        let reply = client::send_upgrade(worker, Direction::Inbound, Box::new(io), request, &interim).await?;
+        caller.series.record(reply.response.status(), None, began.elapsed());
+        return Ok(reply);
+    }
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let again = (safe && request.body().is_end()).then(|| clone_head(&request));
+    let to = || client::Plain { address, authority: authority.clone() };
+    let mut in_flight = InFlight::default();
+    let first = client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await;
+    let answered = match (first, again) {
+        (Err(error), Some(request)) if error.delivery == Delivery::Unknown => {
+            worker.inbound.retries_reset.increment(1);
+            tracing::debug!("{address}: {error}; trying again");
+            client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await
+        }
+        (first, _) => first,
+    };
+    let mut response = answered.map_err(refused)?;
+
+    // Record.
+    headers::strip_hop_by_hop(response.headers_mut());
+    let code = grpc_status(response.headers());
+    if code.is_none() && headers::is_grpc(response.headers()) {
+        in_flight.record_at_trailers(caller.series.clone(), response.status(), began.elapsed());
+    } else {
+        caller.series.record(response.status(), code, began.elapsed());
+    }
+    let response: Response<Body> = response.map(|body| body.counted(in_flight));
+    Ok(response.into())
+}
+
+/// What never reached the application is worth trying elsewhere.
+fn refused(error: Error) -> Error {
+    match error.reason {
+        Reason::ConnectFailed => Error { reason: Reason::Refused, ..error },
+        _ => error,
+    }
+}
+
+fn clone_head(request: &http::Request<Body>) -> http::Request<Body> {
+    let mut copy = http::Request::new(Body::default());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}

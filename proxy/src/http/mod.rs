@@ -1,0 +1,79 @@
+//! HTTP: the servers that face applications and peers, the exchange of one request, and the clients behind it.
+//!
+//! Reading order: [`server`] (a connection becomes requests), [`exchange`] (one request, every phase), [`client`]
+//! (a request on an upstream connection). [`h1`] and [`h2`] are the two framings, [`headers`] the rules of forwarding.
+
+pub mod answer;
+pub mod body;
+pub mod client;
+pub mod exchange;
+pub mod h1;
+pub mod h2;
+pub mod headers;
+pub mod in_flight;
+pub mod inbound;
+pub mod pool;
+pub mod replay;
+pub mod server;
+
+use std::{cell::RefCell, rc::Rc};
+
+use ::h2::server::SendResponse;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+
+pub use body::{Body, BodyError};
+
+/// One request on its way in.
+pub struct Incoming {
+    /// Head and body as received.
+    pub request: Request<Body>,
+    /// Where interim responses go.
+    pub interim: Interim,
+}
+
+/// What goes back.
+pub struct Reply {
+    /// Head and body.
+    pub response: Response<Body>,
+    /// What takes over the connection after a 101, or a 2xx to CONNECT.
+    pub upgrade: Option<Upgrade>,
+}
+
+impl From<Response<Body>> for Reply {
+    fn from(response: Response<Body>) -> Self {
+        Self { response, upgrade: None }
+    }
+}
+
+/// Takes over a connection that stopped speaking HTTP.
+pub type Upgrade = Box<dyn FnOnce(Box<dyn crate::io::Io>)>;
+
+/// Sends 1xx responses towards the client (RFC 9110 section 15.2).
+#[derive(Clone)]
+pub enum Interim {
+    /// The client cannot take any.
+    None,
+    /// An HTTP/1.1 client.
+    H1(h1::Interim),
+    /// An HTTP/2 client.
+    H2(Rc<RefCell<SendResponse<Bytes>>>),
+}
+
+impl Interim {
+    /// Sends one, as far as the client can take it. A failure shows again when the final response is sent.
+    pub fn send(&self, status: StatusCode, headers: &HeaderMap) {
+        match self {
+            Self::None => {}
+            Self::H1(interim) => drop(interim.send(status, headers)),
+            Self::H2(respond) => {
+                let mut response = Response::new(());
+                *response.status_mut() = status;
+                *response.headers_mut() = headers.clone();
+                if let Err(error) = respond.borrow_mut().send_informational(response) {
+                    tracing::debug!("interim response {status}: {error}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The upstream connections of a worker to one place.
+//!
+//! A request never waits for a stream of another: a connection takes no more streams than its window holds stream
+//! windows, and another connection opens before that.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use h2::{
+    SendStream,
+    client::{ResponseFuture, SendRequest},
+};
+use http::Request;
+use smallvec::SmallVec;
+use tokio::{net::TcpStream, sync::Notify};
+
+use super::{
+    h1,
+    server::{MAX_FRAME, header_list_size},
+};
+use crate::{
+    error::{Delivery, Error, Reason},
+    io::Io,
+    worker::Worker,
+};
+
+/// Connections to one place.
+#[derive(Default)]
+pub struct Pool {
+    h2: RefCell<SmallVec<[Rc<H2Connection>; 1]>>,
+    connecting: RefCell<Option<Rc<Connecting>>>,
+    idle_h1: RefCell<Vec<(h1::client::Connection<TcpStream>, Instant)>>,
+}
+
+/// One HTTP/2 connection.
+pub struct H2Connection {
+    send: RefCell<SendRequest<Bytes>>,
+    streams: Cell<u32>,
+    closed: Cell<bool>,
+}
+
+/// A connection attempt that several requests wait for.
+#[derive(Default)]
+struct Connecting {
+    done: Notify,
+    result: RefCell<Option<Result<(), Error>>>,
+}
+
+impl Pool {
+    /// A connection with room for one more stream, opening one with `connect` when those there are full.
+    pub async fn acquire<C, F, T>(
+        worker: &Rc<Worker>,
+        owner: &Rc<impl AsRef<Pool> + 'static>,
+        connect: C,
+    ) -> Result<Rc<H2Connection>, Error>
+    where
+        C: Fn() -> F,
+        F: Future<Output = Result<T, Error>> + 'static,
+        T: Io,
+    {
+        let pool = (**owner).as_ref();
+        loop {
+            if let Some(free) = pool.free(worker.config.limits.streams) {
+                return Ok(free);
+            }
+            pool.connect(worker, owner, &connect).await?;
+        }
+    }
+
+    /// A connection that has room for one more stream; the first that does, so that few are open.
+    fn free(&self, limit: u32) -> Option<Rc<H2Connection>> {
+        let mut connections = self.h2.borrow_mut();
+        connections.retain(|c| !c.closed.get());
+        connections.iter().find(|c| c.streams.get() < limit && c.is_ready()).cloned()
+    }
+
+    /// Opens one more connection, or waits for the attempt that is under way. The attempt outlives a request that is
+    /// cancelled: others may wait for it.
+    async fn connect<C, F, T>(
+        &self,
+        worker: &Rc<Worker>,
+        owner: &Rc<impl AsRef<Pool> + 'static>,
+        connect: &C,
+    ) -> Result<(), Error>
+    where
+        C: Fn() -> F,
+        F: Future<Output = Result<T, Error>> + 'static,
+        T: Io,
+    {
+        if self.h2.borrow().len() >= worker.config.limits.endpoint_connections {
+            return Err(Error {
+                reason: Reason::Overloaded,
+                delivery: Delivery::Begun,
+                detail: "all connections to the endpoint are full (MESH_MAX_ENDPOINT_CONNECTIONS)".into(),
+            });
+        }
+        let under_way = self.connecting.borrow().clone();
+        let attempt = under_way.unwrap_or_else(|| {
+            let attempt = Rc::new(Connecting::default());
+            self.connecting.replace(Some(attempt.clone()));
+            let (opening, worker, owner, done) = (connect(), worker.clone(), owner.clone(), attempt.clone());
+            tokio::task::spawn_local(async move {
+                let result = match opening.await {
+                    Ok(io) => open(&worker, io).await.map(|c| (*owner).as_ref().h2.borrow_mut().push(c)),
+                    Err(error) => Err(error),
+                };
+                (*owner).as_ref().connecting.replace(None);
+                done.result.replace(Some(result));
+                done.done.notify_waiters();
+            });
+            attempt
+        });
+        loop {
+            let done = attempt.done.notified();
+            if let Some(result) = attempt.result.borrow().clone() {
+                return result;
+            }
+            done.await;
+        }
+    }
+
+    /// An idle HTTP/1 connection that is still open.
+    pub fn take_h1(&self, worker: &Worker) -> Option<h1::client::Connection<TcpStream>> {
+        let mut idle = self.idle_h1.borrow_mut();
+        while let Some((mut connection, since)) = idle.pop() {
+            if since.elapsed() < worker.config.times.pool_idle && connection.is_open() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps an HTTP/1 connection for the next request; the oldest go when there are too many or they are too old.
+    pub fn put_h1(&self, worker: &Worker, connection: h1::client::Connection<TcpStream>) {
+        let mut idle = self.idle_h1.borrow_mut();
+        let now = Instant::now();
+        let limit = worker.config.times.pool_idle;
+        let stale = idle.iter().take_while(|(_, since)| now.duration_since(*since) >= limit).count();
+        let excess = (idle.len() + 1).saturating_sub(worker.config.limits.pool_idle);
+        let gone = stale.max(excess).min(idle.len());
+        idle.drain(..gone);
+        idle.push((connection, now));
+    }
+}
+
+impl H2Connection {
+    /// Begins a stream.
+    pub fn begin(&self, head: Request<()>, end: bool) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.send.borrow_mut().send_request(head, end)
+    }
+
+    /// One more request uses it.
+    pub fn enter(&self) {
+        self.streams.set(self.streams.get() + 1);
+    }
+
+    /// One less.
+    pub fn leave(&self) {
+        self.streams.set(self.streams.get().saturating_sub(1));
+    }
+
+    /// Whether a stream can begin now. An error means that the connection is over.
+    fn is_ready(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        match self.send.borrow_mut().poll_ready(&mut context) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => {
+                self.closed.set(true);
+                false
+            }
+            Poll::Pending => false,
+        }
+    }
+}
+
+/// Begins HTTP/2 on a fresh connection.
+async fn open<T: Io>(worker: &Worker, io: T) -> Result<Rc<H2Connection>, Error> {
+    let limits = &worker.config.limits;
+    let handshake = h2::client::Builder::new()
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.stream_window.saturating_mul(limits.streams))
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(header_list_size(limits))
+        .max_send_buffer_size(limits.stream_window as usize)
+        .initial_max_send_streams(limits.streams as usize)
+        .enable_push(false)
+        .handshake(io)
+        .await;
+    let (send, driver) =
+        handshake.map_err(|error| Error::undelivered(Reason::ConnectFailed, format!("HTTP/2: {error}")))?;
+    let connection = Rc::new(H2Connection { send: RefCell::new(send), streams: Cell::new(0), closed: Cell::new(false) });
+    let watched = Rc::downgrade(&connection);
+    tokio::task::spawn_local(async move {
+        if let Err(error) = driver.await {
+            tracing::debug!("HTTP/2 connection ended: {error}");
+        }
+        if let Some(connection) = watched.upgrade() {
+            connection.closed.set(true);
+        }
+    });
+    Ok(connection)
+}

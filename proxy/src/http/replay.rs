@@ -1,0 +1,147 @@
+//! A request body that can begin again, as long as little of it was taken.
+//!
+//! A request that was never delivered goes to another endpoint with its whole body. At most one stream window of it can
+//! be out by then (the peer reads nothing before its application connection stands), so that much is kept; once more
+//! was taken, the copy is dropped and the request can no longer be repeated.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame};
+
+use super::body::{Body, BodyError};
+
+/// The body of one attempt.
+pub struct Replay {
+    shared: Rc<RefCell<Shared>>,
+    /// The next kept chunk to yield again.
+    next: usize,
+    /// Which attempt this body belongs to: an older one yields an error instead of stealing data.
+    attempt: u32,
+}
+
+struct Shared {
+    source: Body,
+    kept: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    kept_bytes: usize,
+    limit: usize,
+    /// More was taken than is kept.
+    overflowed: bool,
+    ended: bool,
+    attempt: u32,
+}
+
+/// Makes the bodies of successive attempts.
+pub struct Source(Rc<RefCell<Shared>>);
+
+impl Source {
+    /// Keeps up to `limit` bytes of `source`.
+    pub fn new(source: Body, limit: usize) -> Self {
+        Self(Rc::new(RefCell::new(Shared {
+            source,
+            kept: Vec::new(),
+            trailers: None,
+            kept_bytes: 0,
+            limit,
+            overflowed: false,
+            ended: false,
+            attempt: 0,
+        })))
+    }
+
+    /// The body of the next attempt; `None` when too much was taken.
+    pub fn attempt(&self) -> Option<Body> {
+        let mut shared = self.0.borrow_mut();
+        if shared.overflowed {
+            return None;
+        }
+        shared.attempt += 1;
+        let attempt = shared.attempt;
+        Some(Replay { shared: self.0.clone(), next: 0, attempt }.into())
+    }
+}
+
+impl Replay {
+    /// Whether nothing more will come.
+    pub fn is_end(&self) -> bool {
+        let shared = self.shared.borrow();
+        (shared.ended || shared.source.is_end()) && self.next >= shared.kept.len() && shared.trailers.is_none()
+    }
+
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut shared = self.shared.borrow_mut();
+        let shared = &mut *shared;
+        if self.attempt != shared.attempt {
+            return Poll::Ready(Some(Err(BodyError("another attempt took over".into()))));
+        }
+        if let Some(chunk) = shared.kept.get(self.next) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        }
+        if shared.ended {
+            return Poll::Ready(shared.trailers.take().map(|t| Ok(Frame::trailers(t))));
+        }
+        let polled = Pin::new(&mut shared.source).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    shared.kept_bytes += data.len();
+                    if shared.kept_bytes > shared.limit {
+                        shared.overflowed = true;
+                        shared.kept = Vec::new();
+                        self.next = 0;
+                    } else {
+                        shared.kept.push(data.clone());
+                        self.next += 1;
+                    }
+                } else {
+                    // Trailers end the body; they stay with the first attempt that got this far.
+                    shared.ended = true;
+                }
+            }
+            Poll::Ready(None) => shared.ended = true,
+            Poll::Ready(Some(Err(_))) => shared.overflowed = true,
+            Poll::Pending => {}
+        }
+        polled
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_attempt_gets_everything() {
+        let source = Source::new(Body::full("hello"), 10);
+        let first = source.attempt().unwrap().collect().await.unwrap().to_bytes();
+        let second = source.attempt().unwrap().collect().await.unwrap().to_bytes();
+        assert_eq!((&first[..], &second[..]), (&b"hello"[..], &b"hello"[..]));
+    }
+
+    #[tokio::test]
+    async fn an_older_attempt_steals_nothing() {
+        let source = Source::new(Body::full("hello"), 10);
+        let old = source.attempt().unwrap();
+        let new = source.attempt().unwrap();
+        assert!(old.collect().await.is_err());
+        assert_eq!(new.collect().await.unwrap().to_bytes(), "hello");
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_there_is_no_second_attempt() {
+        let source = Source::new(Body::full("hello"), 4);
+        assert_eq!(source.attempt().unwrap().collect().await.unwrap().to_bytes(), "hello");
+        assert!(source.attempt().is_none());
+    }
+}

@@ -1,0 +1,224 @@
+//! Serves HTTP on an accepted connection: every request goes to a tower [`Service`], every error becomes an answer.
+//!
+//! The service is the whole way of a request (`exchange` or `inbound`); this is only its two framings and the limits on
+//! a connection: how many streams, how long in silence, and when to leave.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+};
+
+use bytes::Bytes;
+use h2::{Reason as H2Reason, RecvStream, server::SendResponse};
+use http::{Request, Response};
+use tower::Service;
+
+use super::{Body, Incoming, Interim, Reply, answer, h1, h2::RecvBody, h2::send_body, headers};
+use crate::{
+    config::{Config, Limits},
+    error::{Delivery, Error, Reason},
+    io::Io,
+    metrics::{Direction, DirectionMetrics},
+    worker::Worker,
+};
+
+/// DATA frames up to this size, both ways: four TLS records, so that a 64 KiB body is one frame.
+pub const MAX_FRAME: u32 = 64 * 1024;
+
+/// HTTP/2 counts 32 bytes beyond name and value for each field (RFC 9113 section 6.5.2).
+pub fn header_list_size(limits: &Limits) -> u32 {
+    u32::try_from(limits.header_bytes + 32 * limits.headers).unwrap_or(u32::MAX)
+}
+
+/// The limits of HTTP/1 connections.
+pub fn h1_config(config: &Config) -> h1::Config {
+    h1::Config {
+        max_headers: config.limits.headers,
+        max_head_bytes: config.limits.header_bytes,
+        header_read_timeout: config.times.header,
+        idle_timeout: config.times.idle,
+        body_stall_timeout: config.times.idle,
+        write_stall_timeout: config.times.idle,
+        ..h1::Config::default()
+    }
+}
+
+/// Counts, and turns an error into an answer.
+fn answered(metrics: &DirectionMetrics, result: Result<Reply, Error>, grpc: bool) -> Reply {
+    result.unwrap_or_else(|error| {
+        metrics.error(error.reason);
+        tracing::debug!("answered: {error}");
+        answer::error(&error, grpc).into()
+    })
+}
+
+/// Whether a peer's proxy should hear "never delivered" instead of an answer: its request may go elsewhere.
+fn is_refusal(error: &Error) -> bool {
+    error.delivery == Delivery::Never && matches!(error.reason, Reason::Refused | Reason::ConnectFailed)
+}
+
+/// HTTP/1 from applications and, for upgrades, from peers.
+pub async fn http1<T, S>(worker: &Rc<Worker>, direction: Direction, io: T, service: S) -> Result<(), Error>
+where
+    T: Io,
+    S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
+{
+    let metrics = metrics_of(worker, direction);
+    metrics.http1.increment(1);
+    let serve = |request: Request<h1::RecvBody>| {
+        let mut service = service.clone();
+        async move {
+            let interim = request.body().interim().map_or(Interim::None, Interim::H1);
+            let grpc = headers::is_grpc(request.headers());
+            let result = service.call(Incoming { request: request.map(Body::from), interim }).await;
+            let reply = answered(metrics, result, grpc);
+            let upgrade = reply.upgrade.map(|upgrade| {
+                Box::new(move |upgraded: h1::Upgraded<T>| upgrade(Box::new(upgraded))) as h1::OnUpgrade<T>
+            });
+            h1::server::Answer { response: reply.response, upgrade }
+        }
+    };
+    let refused = |reason: h1::ParseReason| {
+        let too_large = reason.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        metrics.error(if too_large { Reason::HeadersTooLarge } else { Reason::BadRequest });
+        tracing::debug!("refused a request: {}", reason.as_str());
+        h1::server::refusal(reason)
+    };
+    let config = h1_config(&worker.config);
+    h1::server::serve(io, &config, worker.drain.clone().cancelled_owned(), serve, refused)
+        .await
+        .map_err(|error| Error::unknown(Reason::UpstreamReset, error.to_string()))
+}
+
+/// HTTP/2: with prior knowledge from applications, multiplexed from peers (`peer`).
+pub async fn http2<T, S>(worker: &Rc<Worker>, direction: Direction, io: T, peer: bool, service: S) -> Result<(), Error>
+where
+    T: Io,
+    S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
+    S::Future: 'static,
+{
+    let metrics = metrics_of(worker, direction);
+    metrics.http2.increment(1);
+    let limits = &worker.config.limits;
+    let window = limits.stream_window.saturating_mul(if peer { limits.streams } else { limits.inbound_streams });
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(window.min(i32::MAX as u32))
+        .max_concurrent_streams(limits.inbound_streams)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(header_list_size(limits))
+        .max_send_buffer_size(limits.stream_window as usize);
+    let gone = |error: h2::Error| Error::unknown(Reason::UpstreamReset, format!("HTTP/2: {error}"));
+    let handshake = tokio::time::timeout(worker.config.times.handshake, builder.handshake::<_, Bytes>(io));
+    let late = |_| Error::unknown(Reason::UpstreamReset, "HTTP/2: no preface in time");
+    let mut connection = handshake.await.map_err(late)?.map_err(gone)?;
+    let open = Rc::new(Cell::new(0usize));
+    let drain = worker.drain.clone();
+    let mut draining = std::pin::pin!(drain.cancelled());
+    let mut idle = tokio::time::interval(worker.config.times.idle);
+    idle.tick().await;
+    let mut leaving = false;
+    let mut served = true;
+    loop {
+        tokio::select! {
+            biased;
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    served = true;
+                    let counted = Counted::new(&open);
+                    let service = service.clone();
+                    let worker = worker.clone();
+                    tokio::task::spawn_local(async move {
+                        stream(metrics_of(&worker, direction), &worker.config.limits, request, respond, peer, service).await;
+                        drop(counted);
+                    });
+                }
+                Some(Err(error)) => return Err(gone(error)),
+                None => return Ok(()),
+            },
+            () = &mut draining, if !leaving => {
+                connection.graceful_shutdown();
+                leaving = true;
+            }
+            _ = idle.tick(), if !leaving => {
+                // One whole period without a request.
+                if open.get() == 0 && !served {
+                    connection.graceful_shutdown();
+                    leaving = true;
+                }
+                served = false;
+            }
+        }
+    }
+}
+
+/// One more open stream until dropped.
+struct Counted(Rc<Cell<usize>>);
+
+impl Counted {
+    fn new(open: &Rc<Cell<usize>>) -> Self {
+        open.set(open.get() + 1);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+fn metrics_of(worker: &Worker, direction: Direction) -> &DirectionMetrics {
+    match direction {
+        Direction::Outbound => &worker.outbound,
+        Direction::Inbound => &worker.inbound,
+    }
+}
+
+/// One stream: the request, its service, its response. A caller that resets the stream cancels the work for it.
+async fn stream<S>(
+    metrics: &DirectionMetrics,
+    limits: &Limits,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    peer: bool,
+    mut service: S,
+) where
+    S: Service<Incoming, Response = Reply, Error = Error>,
+{
+    let request = request.map(|body| Body::from(RecvBody::from(body)));
+    let grpc = headers::is_grpc(request.headers());
+    let respond = Rc::new(RefCell::new(respond));
+    let result = if request.headers().len() > limits.headers {
+        Err(Error::undelivered(Reason::HeadersTooLarge, format!("more than {} header fields", limits.headers)))
+    } else {
+        let incoming = Incoming { request, interim: Interim::H2(respond.clone()) };
+        tokio::select! {
+            biased;
+            result = service.call(incoming) => result,
+            _ = poll_fn(|cx| respond.borrow_mut().poll_reset(cx)) => return,
+        }
+    };
+    if let Err(error) = &result
+        && peer
+        && is_refusal(error)
+    {
+        metrics.error(error.reason);
+        tracing::debug!("refused: {error}");
+        return respond.borrow_mut().send_reset(H2Reason::REFUSED_STREAM);
+    }
+    let (head, body) = answered(metrics, result, grpc).response.into_parts();
+    let end = body.is_end();
+    let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), end);
+    match sent {
+        Ok(mut stream) if !end => {
+            if let Err(error) = send_body(body, &mut stream).await {
+                tracing::debug!("response body: {error}");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => tracing::debug!("response head: {error}"),
+    }
+}

@@ -1,0 +1,151 @@
+//! The life of a connection to this pod's application: TLS or plain text, who calls, policy, then HTTP or bytes.
+//!
+//! Our own TLS is ended here; any other belongs to the application and passes as bytes. What a connection is allowed is
+//! decided again for each request (`http::inbound`), so that a changed policy counts at once.
+
+use std::{future::poll_fn, net::SocketAddr, pin::Pin, rc::Rc, task::Poll};
+
+use bytes::{Bytes, BytesMut};
+use mesh_policy::{Identity, Protocol};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{
+    connect,
+    detect::{Spoken, detect},
+    error::{Error, Reason},
+    http::{Incoming, inbound::Caller, server},
+    io::{Io, Rewind},
+    metrics::Direction,
+    tcp, tls,
+    worker::{InboundPort, Worker},
+};
+
+/// Serves one connection for the application at `app` to its end.
+pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, app: SocketAddr) -> Result<(), Error> {
+    let port = worker.port(app);
+    let mut read = BytesMut::new();
+    let times = &worker.config.times;
+    let wait = if port.server_first.get() { std::time::Duration::ZERO } else { times.detect };
+    let spoken = detect(&mut io, &mut read, wait, times.handshake).await.map_err(gone)?;
+    let io = Rewind::new(read.freeze(), io);
+    if spoken == Spoken::Mesh {
+        return peer(worker, io, port).await;
+    }
+    let caller = Rc::new(Caller::new(worker.clone(), port.clone(), None));
+    let declared = port.policy(&worker).await.map(|p| p.protocol);
+    match spoken {
+        Spoken::Closed => Ok(()),
+        Spoken::Http1 | Spoken::Http2 if !matches!(declared, Ok(Protocol::Opaque)) => http(caller, io, spoken).await,
+        Spoken::Silent => Box::pin(silent(caller, io)).await,
+        _ => opaque(&caller, io).await,
+    }
+}
+
+/// A peer's proxy: mutual TLS, then what its ALPN frames.
+async fn peer<T: Io>(worker: Rc<Worker>, io: T, port: Rc<InboundPort>) -> Result<(), Error> {
+    let accepting = TlsAcceptor::from(worker.tls.server.clone()).accept(io);
+    let stream = match tokio::time::timeout(worker.config.times.handshake, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            worker.tls_failed(Direction::Inbound, &error);
+            return Err(Error::unknown(Reason::ConnectFailed, format!("TLS: {error}")));
+        }
+        Err(_) => return Err(Error::unknown(Reason::ConnectFailed, "no TLS handshake in time")),
+    };
+    let identity = identity_of(&stream)?;
+    worker.tls_finished(Direction::Inbound, &identity, stream.get_ref().1);
+    let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let caller = Rc::new(Caller::new(worker, port, Some(identity)));
+    match alpn.as_deref() {
+        Some(tls::ALPN_H2) => http(caller, stream, Spoken::Http2).await,
+        Some(tls::ALPN_H1) => http(caller, stream, Spoken::Http1).await,
+        _ => opaque(&caller, stream).await,
+    }
+}
+
+fn identity_of<T>(stream: &TlsStream<T>) -> Result<Identity, Error> {
+    let chain = stream.get_ref().1.peer_certificates();
+    chain
+        .and_then(|c| c.first())
+        .and_then(|leaf| tls::leaf_identity(leaf).ok())
+        .ok_or_else(|| Error::unknown(Reason::IdentityMismatch, "the peer's certificate names no workload"))
+}
+
+async fn http<T: Io>(caller: Rc<Caller>, io: T, spoken: Spoken) -> Result<(), Error> {
+    let peer = caller.identity.is_some();
+    let worker = caller.worker.clone();
+    let service = tower::service_fn(move |incoming: Incoming| crate::http::inbound::serve(caller.clone(), incoming));
+    match spoken {
+        Spoken::Http2 => server::http2(&worker, Direction::Inbound, io, peer, service).await,
+        _ => server::http1(&worker, Direction::Inbound, io, service).await,
+    }
+}
+
+/// The client is silent: connect to the application, and let whoever speaks first decide.
+async fn silent<T: Io>(caller: Rc<Caller>, mut io: T) -> Result<(), Error> {
+    admit_bytes(&caller).await?;
+    let mut app = connect::tcp(&caller.worker, caller.port.address).await?;
+    let mut from_app = [0u8; 16 * 1024];
+    let mut read = BytesMut::with_capacity(16 * 1024);
+    let spoke = poll_fn(|cx| {
+        let mut buf = ReadBuf::new(&mut from_app);
+        if let Poll::Ready(result) = Pin::new(&mut app).poll_read(cx, &mut buf) {
+            return Poll::Ready(result.map(|()| Some(buf.filled().len())));
+        }
+        let mut first = [0u8; 16 * 1024];
+        let mut buf = ReadBuf::new(&mut first);
+        Pin::new(&mut io).poll_read(cx, &mut buf).map_ok(|()| {
+            read.extend_from_slice(buf.filled());
+            None
+        })
+    });
+    if let Some(n) = spoke.await.map_err(gone)? {
+        caller.port.server_first.set(n > 0);
+        let app = Rewind::new(Bytes::copy_from_slice(&from_app[..n]), app);
+        return copy(&caller.worker, io, app).await;
+    }
+    let times = &caller.worker.config.times;
+    let spoken = match read.is_empty() {
+        true => Spoken::Closed,
+        false => detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(gone)?,
+    };
+    let io = Rewind::new(read.freeze(), io);
+    match spoken {
+        Spoken::Mesh => {
+            drop(app);
+            Box::pin(peer(caller.worker.clone(), io, caller.port.clone())).await
+        }
+        Spoken::Http1 | Spoken::Http2 => {
+            drop(app);
+            http(caller, io, spoken).await
+        }
+        _ => copy(&caller.worker, io, app).await,
+    }
+}
+
+/// Bytes for the application, if the policy lets bytes through.
+async fn opaque<T: Io>(caller: &Caller, io: T) -> Result<(), Error> {
+    admit_bytes(caller).await?;
+    let app = connect::tcp(&caller.worker, caller.port.address).await.inspect_err(|error| {
+        caller.worker.inbound.error(error.reason);
+    })?;
+    copy(&caller.worker, io, app).await
+}
+
+async fn admit_bytes(caller: &Caller) -> Result<(), Error> {
+    caller.admit(true).await.inspect_err(|error| {
+        caller.worker.inbound.error(error.reason);
+        tracing::info!("refused a connection to port {}: {error}", caller.port.address.port());
+    })
+}
+
+async fn copy<T: Io, U: Io>(worker: &Worker, mut io: T, mut app: U) -> Result<(), Error> {
+    let metrics = &worker.inbound;
+    metrics.opaque.increment(1);
+    tcp::copy(&mut io, &mut app, &metrics.bytes_sent, &metrics.bytes_received).await.map_err(gone)
+}
+
+fn gone(error: std::io::Error) -> Error {
+    Error::unknown(Reason::UpstreamReset, format!("connection: {error}"))
+}

@@ -1,0 +1,144 @@
+//! Accepts connections: where they were really going, how many at once, and until when.
+//!
+//! Each worker has listeners of its own on the same ports (SO_REUSEPORT), so that the kernel spreads connections and no
+//! thread hands any to another.
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+
+use crate::{
+    config::Config,
+    connect,
+    error::Error,
+    inbound,
+    metrics::DirectionMetrics,
+    outbound::{self, Destination},
+    worker::Worker,
+};
+
+/// Connections that the kernel holds while we are busy.
+const BACKLOG: i32 = 4096;
+/// When accepting fails (no file descriptors left), trying again at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a listener is for.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// Redirected connections of the application, or an HTTP proxy.
+    Outbound,
+    /// A port that stands for a destination.
+    OutboundFixed(String),
+    /// Redirected connections to the application.
+    Inbound,
+    /// A port that stands for an application port.
+    InboundFixed(SocketAddr),
+}
+
+/// Every address this proxy listens on for traffic, with its role.
+pub fn addresses(config: &Config) -> Vec<(SocketAddr, Role)> {
+    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut all = vec![(config.outbound_listen, Role::Outbound), (config.inbound_listen, Role::Inbound)];
+    all.extend(config.outbound_ports.iter().map(|p| (local(p.listen), Role::OutboundFixed(p.authority.clone()))));
+    all.extend(config.inbound_ports.iter().map(|p| (local(p.listen), Role::InboundFixed(local(p.app)))));
+    all
+}
+
+/// Opens one listener. Several workers may open the same address.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the proxy drains.
+pub async fn run(worker: Rc<Worker>, listener: TcpListener, role: Role) {
+    let permits = Arc::new(Semaphore::new(worker.config.limits.connections));
+    let own_port = listener.local_addr().map_or(0, |a| a.port());
+    loop {
+        let accepted = async {
+            // The permit comes first: beyond the limit, connections wait in the kernel's queue.
+            let permit = permits.clone().acquire_owned().await;
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            biased;
+            () = worker.drain.cancelled() => return,
+            accepted = accepted => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let serving = serve(worker.clone(), stream, role.clone(), own_port);
+                worker.tasks.spawn_local(async move {
+                    serving.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!("accept: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(worker: Rc<Worker>, stream: TcpStream, role: Role, own_port: u16) {
+    if let Err(error) = connect::tune(&stream) {
+        return tracing::debug!("an accepted connection is gone already: {error}");
+    }
+    match role {
+        Role::Outbound => {
+            let destination = match original_destination(&stream, own_port) {
+                Some(address) => Destination::Target(worker.target(&address.to_string())),
+                None => Destination::Authority,
+            };
+            counted(&worker.outbound, outbound::serve(worker.clone(), stream, destination)).await;
+        }
+        Role::OutboundFixed(authority) => {
+            let destination = Destination::Target(worker.target(&authority));
+            counted(&worker.outbound, outbound::serve(worker.clone(), stream, destination)).await;
+        }
+        Role::Inbound => match original_destination(&stream, own_port) {
+            Some(address) => counted(&worker.inbound, inbound::serve(worker.clone(), stream, address)).await,
+            None => tracing::info!("refused a connection to the inbound port itself: it is for redirected traffic only"),
+        },
+        Role::InboundFixed(app) => {
+            counted(&worker.inbound, inbound::serve(worker.clone(), stream, app)).await;
+        }
+    }
+}
+
+async fn counted(metrics: &DirectionMetrics, serving: impl Future<Output = Result<(), Error>>) {
+    metrics.open.increment(1.0);
+    if let Err(error) = serving.await {
+        tracing::debug!("{} connection: {error}", metrics.direction.as_str());
+    }
+    metrics.open.decrement(1.0);
+}
+
+/// Where a redirected connection was going (SO_ORIGINAL_DST); `None` when it was not redirected.
+fn original_destination(stream: &TcpStream, own_port: u16) -> Option<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let local = stream.local_addr().ok()?;
+    let original = match local.ip() {
+        IpAddr::V4(_) => socket.original_dst_v4(),
+        IpAddr::V6(_) => socket.original_dst_v6(),
+    };
+    original.ok()?.as_socket().filter(|address| *address != local && address.port() != own_port)
+}

@@ -1,0 +1,353 @@
+//! Every metric family of the proxy, its labels and its help text.
+//!
+//! The request path holds bound handles ([`Series`]): counting is one atomic add, never a look-up by name. Labels come
+//! from bounded sets (what the controller named, verified identities, status codes); beyond [`MAX_SERIES`] everything
+//! is counted in one overflow series. Latencies use fixed buckets of our own: the exporter's histogram keeps every
+//! sample until it is read.
+
+use std::{
+    cell::RefCell,
+    fmt::Write,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use smallvec::SmallVec;
+
+use crate::error::Reason;
+
+/// Label sets of requests; beyond it `overflow="true"` counts the rest (CVE-2025-43915 is what happens without).
+pub const MAX_SERIES: usize = 10_000;
+
+/// Name and help of each family, in the order of `docs/metrics.md`.
+pub const CATALOGUE: &[(&str, &str)] = &[
+    ("mesh_requests_total", "Requests by direction, identities, route, backend, response code and grpc status."),
+    ("mesh_response_latency_seconds", "Time from the request's head to the response's head."),
+    ("mesh_errors_total", "Requests and connections that the proxy itself answered or refused, by reason."),
+    ("mesh_retries_total", "Attempts beyond the first, by why: refused (never delivered) or reset (safe method)."),
+    ("mesh_connections_total", "Accepted connections by direction and protocol."),
+    ("mesh_connections_open", "Accepted connections that are open now, by direction."),
+    ("mesh_tls_connections_total", "Finished mutual TLS handshakes by direction, peer identity, version and group."),
+    ("mesh_tls_failures_total", "TLS handshakes that failed, by direction and reason."),
+    ("mesh_tcp_bytes_total", "Opaque bytes copied, by direction and flow (sent towards or received from the server)."),
+    ("mesh_control_updates_total", "Updates from the controller that were put in force."),
+    ("mesh_control_rejected_total", "Updates from the controller that were refused; the last good one stayed."),
+    ("mesh_control_streams_broken_total", "Control streams that ended and were asked for again."),
+    ("mesh_certificates_total", "Certificates obtained."),
+    ("mesh_certificate_failures_total", "Attempts to obtain a certificate that failed."),
+    ("mesh_certificate_expiry_seconds", "When the certificate in force ends, seconds since 1970."),
+];
+
+/// Which way traffic flows, seen from the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the application of this pod.
+    Outbound,
+    /// Towards the application of this pod.
+    Inbound,
+}
+
+impl Direction {
+    /// The label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
+}
+
+/// The registry. One for the process.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    histograms: Mutex<Vec<Arc<Histogram>>>,
+    series: AtomicUsize,
+}
+
+static METADATA: Metadata<'static> = Metadata::new("mesh", Level::INFO, None);
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        for (name, help) in CATALOGUE {
+            recorder.describe_counter((*name).into(), None, (*help).into());
+            recorder.describe_gauge((*name).into(), None, (*help).into());
+        }
+        let handle = recorder.handle();
+        Self { recorder, handle, histograms: Mutex::default(), series: AtomicUsize::new(0) }
+    }
+}
+
+impl Metrics {
+    /// A bound counter.
+    pub fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
+        self.recorder.register_counter(&key(name, labels), &METADATA)
+    }
+
+    /// A bound gauge.
+    pub fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
+        self.recorder.register_gauge(&key(name, labels), &METADATA)
+    }
+
+    /// Everything in the text format of Prometheus.
+    pub fn render(&self) -> String {
+        let mut text = self.handle.render();
+        let histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
+        if !histograms.is_empty() {
+            let _ = writeln!(text, "# HELP mesh_response_latency_seconds {}", CATALOGUE[1].1);
+            let _ = writeln!(text, "# TYPE mesh_response_latency_seconds histogram");
+            histograms.iter().for_each(|h| h.render(&mut text));
+        }
+        text
+    }
+
+    /// The bound handles for requests with these labels, or the overflow series beyond the budget.
+    pub fn requests(self: &Arc<Self>, labels: RequestLabels<'_>) -> Series {
+        let over = self.series.fetch_add(1, Relaxed) >= MAX_SERIES;
+        let direction = ("direction", labels.direction.as_str().to_owned());
+        let labels: Vec<(&'static str, String)> = if over {
+            vec![direction, ("overflow", "true".to_owned())]
+        } else {
+            vec![
+                direction,
+                ("src_identity", labels.src_identity.to_owned()),
+                ("dst_identity", labels.dst_identity.to_owned()),
+                ("dst_workload", labels.dst_workload.to_owned()),
+                ("tls", if labels.mutual_tls { "mutual" } else { "none" }.to_owned()),
+                ("route", labels.route.to_owned()),
+                ("backend", labels.backend.to_owned()),
+            ]
+        };
+        let latency = Arc::new(Histogram::new(&labels));
+        self.histograms.lock().unwrap_or_else(PoisonError::into_inner).push(latency.clone());
+        Series { metrics: self.clone(), labels, codes: RefCell::default(), latency }
+    }
+}
+
+fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
+    Key::from_parts(name, labels.iter().map(|(k, v)| Label::new(*k, (*v).to_owned())).collect::<Vec<_>>())
+}
+
+/// What distinguishes requests; the code comes later.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLabels<'l> {
+    /// Outbound or inbound.
+    pub direction: Direction,
+    /// The verified caller; empty when unknown.
+    pub src_identity: &'l str,
+    /// The verified server; empty when not meshed.
+    pub dst_identity: &'l str,
+    /// `namespace/pod` of the server, from discovery.
+    pub dst_workload: &'l str,
+    /// Whether the hop between the proxies is mutual TLS.
+    pub mutual_tls: bool,
+    /// `namespace/name` of the route; empty for the default.
+    pub route: &'l str,
+    /// `namespace/name:port` of the backend, or the application's port.
+    pub backend: &'l str,
+}
+
+/// Handles of one label set. Owned by one worker.
+pub struct Series {
+    metrics: Arc<Metrics>,
+    labels: Vec<(&'static str, String)>,
+    codes: RefCell<SmallVec<[(u16, Option<u8>, Counter); 4]>>,
+    latency: Arc<Histogram>,
+}
+
+impl Series {
+    /// Counts one request that got a response head after `latency`.
+    pub fn record(&self, status: StatusCode, grpc: Option<u8>, latency: Duration) {
+        self.latency.observe(latency);
+        let code = status.as_u16();
+        let mut codes = self.codes.borrow_mut();
+        if let Some((.., counter)) = codes.iter().find(|(c, g, _)| *c == code && *g == grpc) {
+            return counter.increment(1);
+        }
+        let mut labels: Vec<(&'static str, &str)> = self.labels.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        let grpc_text = grpc.map(|g| g.to_string()).unwrap_or_default();
+        labels.extend([("response_code", status.as_str()), ("grpc_status", grpc_text.as_str())]);
+        let counter = self.metrics.counter("mesh_requests_total", &labels);
+        counter.increment(1);
+        codes.push((code, grpc, counter));
+    }
+}
+
+/// Upper bounds of the latency buckets, microseconds.
+const BOUNDS: [u64; 16] = [
+    250, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000,
+    5_000_000, 10_000_000,
+];
+
+/// A histogram with fixed buckets.
+struct Histogram {
+    labels: String,
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    fn new(labels: &[(&'static str, String)]) -> Self {
+        let mut text = String::new();
+        for (name, value) in labels {
+            let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(text, "{name}=\"{escaped}\",");
+        }
+        Self { labels: text, buckets: Default::default(), sum_us: AtomicU64::new(0) }
+    }
+
+    fn observe(&self, latency: Duration) {
+        let us = latency.as_micros() as u64;
+        self.buckets[BOUNDS.partition_point(|&bound| bound < us)].fetch_add(1, Relaxed);
+        self.sum_us.fetch_add(us, Relaxed);
+    }
+
+    fn render(&self, text: &mut String) {
+        const NAME: &str = "mesh_response_latency_seconds";
+        let mut count = 0;
+        for (i, bucket) in self.buckets.iter().enumerate() {
+            count += bucket.load(Relaxed);
+            let bound = BOUNDS.get(i).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
+            let _ = writeln!(text, "{NAME}_bucket{{{}le=\"{bound}\"}} {count}", self.labels);
+        }
+        let labels = self.labels.trim_end_matches(',');
+        let _ = writeln!(text, "{NAME}_sum{{{labels}}} {}", self.sum_us.load(Relaxed) as f64 / 1e6);
+        let _ = writeln!(text, "{NAME}_count{{{labels}}} {count}");
+    }
+}
+
+/// Handles of the control thread.
+#[derive(Clone)]
+pub struct ControlMetrics {
+    /// Updates put in force.
+    pub updates: Counter,
+    /// Updates refused.
+    pub rejected: Counter,
+    /// Streams that broke.
+    pub stream_broken: Counter,
+    /// Certificates obtained.
+    pub certificates: Counter,
+    /// Attempts that failed.
+    pub certificate_failures: Counter,
+    /// When the certificate ends.
+    pub certificate_ends: Gauge,
+}
+
+impl ControlMetrics {
+    /// Binds them.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            updates: metrics.counter("mesh_control_updates_total", &[]),
+            rejected: metrics.counter("mesh_control_rejected_total", &[]),
+            stream_broken: metrics.counter("mesh_control_streams_broken_total", &[]),
+            certificates: metrics.counter("mesh_certificates_total", &[]),
+            certificate_failures: metrics.counter("mesh_certificate_failures_total", &[]),
+            certificate_ends: metrics.gauge("mesh_certificate_expiry_seconds", &[]),
+        }
+    }
+}
+
+/// Handles of one direction of a worker.
+pub struct DirectionMetrics {
+    /// Which one.
+    pub direction: Direction,
+    /// Open accepted connections.
+    pub open: Gauge,
+    /// Accepted as HTTP/1.
+    pub http1: Counter,
+    /// Accepted as HTTP/2.
+    pub http2: Counter,
+    /// Accepted as opaque.
+    pub opaque: Counter,
+    /// Second and later attempts of requests that were never delivered.
+    pub retries_refused: Counter,
+    /// Second attempts of safe methods after a connection ended.
+    pub retries_reset: Counter,
+    /// Opaque bytes towards the server.
+    pub bytes_sent: Counter,
+    /// Opaque bytes from the server.
+    pub bytes_received: Counter,
+    errors: Vec<(Reason, Counter)>,
+}
+
+impl DirectionMetrics {
+    /// Binds them.
+    pub fn new(metrics: &Metrics, direction: Direction) -> Self {
+        let d = ("direction", direction.as_str());
+        let connections = |protocol| metrics.counter("mesh_connections_total", &[d, ("protocol", protocol)]);
+        let retries = |why| metrics.counter("mesh_retries_total", &[d, ("why", why)]);
+        let bytes = |flow| metrics.counter("mesh_tcp_bytes_total", &[d, ("flow", flow)]);
+        Self {
+            direction,
+            open: metrics.gauge("mesh_connections_open", &[d]),
+            http1: connections("http1"),
+            http2: connections("http2"),
+            opaque: connections("opaque"),
+            retries_refused: retries("refused"),
+            retries_reset: retries("reset"),
+            bytes_sent: bytes("sent"),
+            bytes_received: bytes("received"),
+            errors: Reason::ALL
+                .iter()
+                .map(|r| (*r, metrics.counter("mesh_errors_total", &[d, ("error", r.as_str())])))
+                .collect(),
+        }
+    }
+
+    /// Counts an answer or a refusal of the proxy itself.
+    pub fn error(&self, reason: Reason) {
+        if let Some((_, counter)) = self.errors.iter().find(|(r, _)| *r == reason) {
+            counter.increment(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(backend: &str) -> RequestLabels<'_> {
+        RequestLabels {
+            direction: Direction::Outbound,
+            src_identity: "a",
+            dst_identity: "b",
+            dst_workload: "w",
+            mutual_tls: true,
+            route: "r",
+            backend,
+        }
+    }
+
+    #[test]
+    fn requests_are_counted_by_code() {
+        let metrics = Arc::new(Metrics::default());
+        let series = metrics.requests(labels("shop/web:80"));
+        series.record(StatusCode::OK, None, Duration::from_micros(300));
+        series.record(StatusCode::OK, None, Duration::from_micros(700));
+        series.record(StatusCode::OK, Some(14), Duration::from_secs(60));
+        let text = metrics.render();
+        assert!(text.contains(r#"backend="shop/web:80",response_code="200",grpc_status=""} 2"#), "{text}");
+        assert!(text.contains(r#"grpc_status="14"} 1"#));
+        assert!(text.contains(r#"le="0.0005"} 1"#) && text.contains(r#"le="+Inf"} 3"#));
+        assert!(text.contains("mesh_response_latency_seconds_count{"));
+    }
+
+    #[test]
+    fn the_budget_of_series_holds() {
+        let metrics = Arc::new(Metrics::default());
+        for i in 0..MAX_SERIES + 50 {
+            metrics.requests(labels(&i.to_string())).record(StatusCode::OK, None, Duration::ZERO);
+        }
+        let text = metrics.render();
+        let lines = text.lines().filter(|l| l.starts_with("mesh_requests_total{")).count();
+        assert_eq!(lines, MAX_SERIES + 1);
+        assert!(text.contains(r#"overflow="true""#));
+    }
+}

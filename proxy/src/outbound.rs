@@ -1,0 +1,235 @@
+//! The life of a connection from this pod's application: policy, detection, then HTTP or bytes.
+//!
+//! A connection has a target of its own (a redirected address, or a listening port that stands for one), or its requests
+//! name theirs (this proxy as an HTTP proxy).
+
+use std::{future::poll_fn, pin::Pin, rc::Rc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Response};
+use mesh_policy::{OutboundPolicy, Protocol, Target};
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::{
+    balance::Endpoint,
+    connect,
+    detect::{Spoken, detect},
+    error::{Error, Reason},
+    http::{Body, Incoming, Reply, exchange, headers, in_flight::InFlight, server},
+    io::{Io, Rewind},
+    metrics::Direction,
+    tcp,
+    worker::{OutboundTarget, Worker},
+};
+
+/// Endpoints tried for an opaque connection: the first and three others, as for requests.
+const MAX_ATTEMPTS: usize = 4;
+
+/// Where a connection's traffic goes.
+#[derive(Clone)]
+pub enum Destination {
+    /// All of it to one target.
+    Target(Rc<OutboundTarget>),
+    /// Each request where its authority says.
+    Authority,
+}
+
+/// Serves one connection to its end.
+pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destination) -> Result<(), Error> {
+    let mut read = BytesMut::new();
+    let times = &worker.config.times;
+    let Destination::Target(target) = &destination else {
+        let spoken = detect(&mut io, &mut read, times.header, times.header).await.map_err(gone)?;
+        return http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken).await;
+    };
+    let policy = match target.policy(&worker).await {
+        Ok(policy) => policy,
+        // Whoever speaks HTTP is told why; for bytes there is nothing to say but goodbye.
+        Err(error) => return Box::pin(unknown(worker, io, destination.clone(), error)).await,
+    };
+    if policy.protocol == Protocol::Opaque {
+        return opaque(&worker, target, &policy, io).await;
+    }
+    let wait = match policy.protocol {
+        Protocol::Http1 | Protocol::Http2 => times.header,
+        _ if target.server_first.get() => return opaque(&worker, target, &policy, io).await,
+        _ => times.detect,
+    };
+    match detect(&mut io, &mut read, wait, times.handshake).await.map_err(gone)? {
+        spoken @ (Spoken::Http1 | Spoken::Http2) => {
+            http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken).await
+        }
+        Spoken::Closed => Ok(()),
+        Spoken::Silent => Box::pin(silent(&worker, target.clone(), &policy, io)).await,
+        Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
+            opaque(&worker, target, &policy, Rewind::new(read.freeze(), io)).await
+        }
+    }
+}
+
+async fn http<T: Io>(worker: Rc<Worker>, io: T, destination: Destination, spoken: Spoken) -> Result<(), Error> {
+    let service = tower::service_fn({
+        let worker = worker.clone();
+        move |incoming: Incoming| request(worker.clone(), destination.clone(), incoming)
+    });
+    match spoken {
+        Spoken::Http1 => server::http1(&worker, Direction::Outbound, io, service).await,
+        Spoken::Http2 => server::http2(&worker, Direction::Outbound, io, false, service).await,
+        Spoken::Closed | Spoken::Silent => Ok(()),
+        // The HTTP/1 server refuses it with a reason.
+        Spoken::Mesh | Spoken::Tls | Spoken::Opaque => server::http1(&worker, Direction::Outbound, io, service).await,
+    }
+}
+
+/// One request. CONNECT to this proxy as an HTTP proxy names a target whose bytes are then a connection like any other.
+async fn request(worker: Rc<Worker>, destination: Destination, incoming: Incoming) -> Result<Reply, Error> {
+    let connect = incoming.request.method() == Method::CONNECT && matches!(destination, Destination::Authority);
+    if !connect {
+        return exchange::serve(worker, destination, incoming).await;
+    }
+    let authority = headers::authority(&incoming.request)?
+        .filter(|a| a.port_u16().is_some())
+        .ok_or_else(|| Error::undelivered(Reason::BadRequest, "CONNECT needs host:port"))?;
+    let target = worker.target(authority.as_str());
+    target.policy(&worker).await?; // an unknown target is refused here, not after a 200
+    let tunnel = move |io: Box<dyn Io>| {
+        let serving = Box::pin(serve(worker.clone(), io, Destination::Target(target)));
+        worker.tasks.spawn_local(async move {
+            if let Err(error) = serving.await {
+                tracing::debug!("tunnel: {error}");
+            }
+        });
+    };
+    Ok(Reply { response: Response::new(Body::default()), upgrade: Some(Box::new(tunnel)) })
+}
+
+/// A connection whose target has no policy: HTTP requests are answered with the reason, anything else is closed.
+async fn unknown<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destination, error: Error) -> Result<(), Error> {
+    let mut read = BytesMut::new();
+    let times = &worker.config.times;
+    match detect(&mut io, &mut read, times.detect, times.detect).await.map_err(gone)? {
+        spoken @ (Spoken::Http1 | Spoken::Http2) => {
+            http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken).await
+        }
+        _ => {
+            worker.outbound.error(error.reason);
+            Err(error)
+        }
+    }
+}
+
+/// The client is silent: connect, and let whoever speaks first decide. That the server did is remembered only when its
+/// bytes came first.
+async fn silent<T: Io>(
+    worker: &Rc<Worker>,
+    target: Rc<OutboundTarget>,
+    policy: &OutboundPolicy,
+    mut io: T,
+) -> Result<(), Error> {
+    let (mut upstream, in_flight) = open(worker, &target, policy).await?;
+    let mut first = [0u8; 16 * 1024];
+    let mut from_server = [0u8; 16 * 1024];
+    let spoke = poll_fn(|cx| {
+        let mut buf = ReadBuf::new(&mut from_server);
+        if let std::task::Poll::Ready(result) = Pin::new(&mut upstream).poll_read(cx, &mut buf) {
+            return std::task::Poll::Ready(result.map(|()| (true, buf.filled().len())));
+        }
+        let mut buf = ReadBuf::new(&mut first);
+        Pin::new(&mut io).poll_read(cx, &mut buf).map_ok(|()| (false, buf.filled().len()))
+    });
+    let (server_first, n) = spoke.await.map_err(gone)?;
+    if server_first {
+        target.server_first.set(n > 0);
+        let upstream = Rewind::new(Bytes::copy_from_slice(&from_server[..n]), upstream);
+        return copy(worker, io, upstream, in_flight).await;
+    }
+    let mut read = BytesMut::from(&first[..n]);
+    let times = &worker.config.times;
+    let spoken = if n == 0 { Spoken::Opaque } else { detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(gone)? };
+    let io = Rewind::new(read.freeze(), io);
+    match spoken {
+        Spoken::Http1 | Spoken::Http2 => {
+            drop((upstream, in_flight)); // nothing was sent on it
+            http(worker.clone(), io, Destination::Target(target), spoken).await
+        }
+        _ => copy(worker, io, upstream, in_flight).await,
+    }
+}
+
+/// Bytes: to one endpoint, chosen once.
+async fn opaque<T: Io>(
+    worker: &Rc<Worker>,
+    target: &OutboundTarget,
+    policy: &OutboundPolicy,
+    io: T,
+) -> Result<(), Error> {
+    let (upstream, in_flight) = open(worker, target, policy).await?;
+    copy(worker, io, upstream, in_flight).await
+}
+
+async fn copy<T: Io, U: Io>(worker: &Worker, mut io: T, mut upstream: U, in_flight: InFlight) -> Result<(), Error> {
+    let metrics = &worker.outbound;
+    metrics.opaque.increment(1);
+    let copied = tcp::copy(&mut io, &mut upstream, &metrics.bytes_sent, &metrics.bytes_received).await;
+    drop(in_flight);
+    copied.map_err(gone)
+}
+
+/// Opens a connection for bytes: mutual TLS to a peer, else plain. Another endpoint is tried when one cannot be reached.
+async fn open(
+    worker: &Rc<Worker>,
+    target: &OutboundTarget,
+    policy: &OutboundPolicy,
+) -> Result<(Box<dyn Io>, InFlight), Error> {
+    let opened = open_any(worker, target, policy).await;
+    opened.inspect_err(|error| worker.outbound.error(error.reason))
+}
+
+async fn open_any(
+    worker: &Rc<Worker>,
+    target: &OutboundTarget,
+    policy: &OutboundPolicy,
+) -> Result<(Box<dyn Io>, InFlight), Error> {
+    let service = match &policy.target {
+        Target::Endpoint(endpoint) => return open_one(worker, target.direct(worker, endpoint)).await,
+        Target::Service(service) => service,
+    };
+    let balancer = worker.balancer(service);
+    balancer.ready(worker.config.times.discovery).await.map_err(|_| {
+        let detail = format!("the controller did not answer about the endpoints of {service}");
+        Error::undelivered(Reason::DiscoveryUnavailable, detail)
+    })?;
+    let mut tried: SmallVec<[_; MAX_ATTEMPTS]> = SmallVec::new();
+    let mut last = None;
+    while tried.len() < MAX_ATTEMPTS {
+        let Some(endpoint) = balancer.pick(&worker.random, Instant::now(), &tried) else { break };
+        tried.push(endpoint.info.address);
+        match open_one(worker, endpoint.clone()).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => {
+                endpoint.refused(Instant::now());
+                tracing::debug!("{service}: {error}; trying another endpoint");
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::undelivered(Reason::NoEndpoints, service.to_string())))
+}
+
+async fn open_one(worker: &Rc<Worker>, endpoint: Rc<Endpoint>) -> Result<(Box<dyn Io>, InFlight), Error> {
+    let began = Instant::now();
+    let in_flight = InFlight::on(endpoint.clone());
+    let address = endpoint.info.address;
+    let io: Box<dyn Io> = match &endpoint.info.identity {
+        None => Box::new(connect::tcp(worker, address).await?),
+        Some(identity) => Box::new(connect::mesh(worker, address, identity, &worker.tls.client_tcp).await?),
+    };
+    let now = Instant::now();
+    endpoint.observe(now - began, false, now);
+    Ok((io, in_flight))
+}
+
+fn gone(error: std::io::Error) -> Error {
+    Error::unknown(Reason::UpstreamReset, format!("connection: {error}"))
+}

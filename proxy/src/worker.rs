@@ -1,0 +1,316 @@
+//! A worker: one thread, one runtime, and everything that its connections share. Nothing here is shared with another
+//! worker but snapshots, keys and counters, so nothing here is locked.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use mesh_policy::{Identity, InboundPolicy, OutboundPolicy, ServiceRef, Target};
+use rustls::{ClientConnection, ServerConnection};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    balance::{Balancer, Decay, Endpoint},
+    config::Config,
+    connect::version_name,
+    control::{Control, Phase, Snapshot},
+    error::{Error, Reason},
+    http::pool::Pool,
+    metrics::{Direction, DirectionMetrics, Metrics},
+    random::Random,
+    tls::Tls,
+};
+
+/// What connections of one worker share.
+pub struct Worker {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Keys and roots.
+    pub tls: Arc<Tls>,
+    /// Chance.
+    pub random: Random,
+    /// Handles for traffic from the application.
+    pub outbound: DirectionMetrics,
+    /// Handles for traffic to the application.
+    pub inbound: DirectionMetrics,
+    /// Cancelled when the proxy shuts down: finish what is open, begin nothing.
+    pub drain: CancellationToken,
+    /// Open connections, waited for when the proxy shuts down.
+    pub tasks: TaskTracker,
+    /// The registry, to bind new series.
+    pub metrics: Arc<Metrics>,
+    control: Arc<Control>,
+    targets: RefCell<HashMap<Box<str>, Rc<OutboundTarget>>>,
+    balancers: RefCell<HashMap<ServiceRef, Rc<Balancer>>>,
+    ports: RefCell<HashMap<u16, Rc<InboundPort>>>,
+    own: Vec<SocketAddr>,
+}
+
+/// A destination of the application.
+pub struct OutboundTarget {
+    /// `host:port`.
+    pub name: Box<str>,
+    policy: Arc<Snapshot<OutboundPolicy>>,
+    /// The one endpoint, when the target is a pod's address.
+    direct: RefCell<Option<Rc<Endpoint>>>,
+    /// The server was seen to speak first; new connections do not wait for the client.
+    pub server_first: Cell<bool>,
+    used: Cell<Instant>,
+}
+
+/// A port of this pod's application.
+pub struct InboundPort {
+    /// Where the application listens.
+    pub address: SocketAddr,
+    /// Connections to the application.
+    pub pool: Pool,
+    /// The server was seen to speak first.
+    pub server_first: Cell<bool>,
+    /// Bound metrics by caller; the last few callers.
+    pub series: RefCell<Vec<(Option<Identity>, Rc<crate::metrics::Series>)>>,
+    policy: Arc<Snapshot<InboundPolicy>>,
+}
+
+impl AsRef<Pool> for InboundPort {
+    fn as_ref(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+impl AsRef<Pool> for Endpoint {
+    fn as_ref(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+impl Worker {
+    /// A worker over the process's shared parts. `own` are the proxy's own listening addresses.
+    pub fn new(config: Arc<Config>, tls: Arc<Tls>, control: Arc<Control>, metrics: Arc<Metrics>, own: Vec<SocketAddr>, drain: CancellationToken) -> Self {
+        Self {
+            random: Random::default(),
+            outbound: DirectionMetrics::new(&metrics, Direction::Outbound),
+            inbound: DirectionMetrics::new(&metrics, Direction::Inbound),
+            drain,
+            tasks: TaskTracker::new(),
+            targets: RefCell::default(),
+            balancers: RefCell::default(),
+            ports: RefCell::default(),
+            config,
+            tls,
+            metrics,
+            control,
+            own,
+        }
+    }
+
+    /// The destination named `name` (`host:port`), remembered.
+    pub fn target(&self, name: &str) -> Rc<OutboundTarget> {
+        let mut targets = self.targets.borrow_mut();
+        if let Some(target) = targets.get(name).filter(|t| !t.policy.is_not_found()) {
+            target.used.set(Instant::now());
+            return target.clone();
+        }
+        forget_beyond(&mut targets, self.config.limits.targets, |t| t.used.get());
+        let canonical = canonical(name);
+        let target = Rc::new(OutboundTarget {
+            policy: self.control.outbound(&canonical),
+            name: canonical.into(),
+            direct: RefCell::default(),
+            server_first: Cell::new(false),
+            used: Cell::new(Instant::now()),
+        });
+        targets.insert(name.into(), target.clone());
+        target
+    }
+
+    /// The endpoints of a backend, remembered.
+    pub fn balancer(&self, service: &ServiceRef) -> Rc<Balancer> {
+        let mut balancers = self.balancers.borrow_mut();
+        if let Some(balancer) = balancers.get(service) {
+            return balancer.clone();
+        }
+        forget_beyond(&mut balancers, self.config.limits.targets, |b| b.used());
+        let balancer = Rc::new(Balancer::new(self.control.endpoints(service), self.decay()));
+        balancers.insert(service.clone(), balancer.clone());
+        balancer
+    }
+
+    /// A port of the application, remembered; there are at most 65,535.
+    pub fn port(&self, address: SocketAddr) -> Rc<InboundPort> {
+        let make = || {
+            Rc::new(InboundPort {
+                address,
+                pool: Pool::default(),
+                server_first: Cell::new(false),
+                series: RefCell::default(),
+                policy: self.control.inbound(address.port()),
+            })
+        };
+        self.ports.borrow_mut().entry(address.port()).or_insert_with(make).clone()
+    }
+
+    /// Whether an address is one of the proxy's own listeners: dialling it would loop.
+    pub fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.iter().any(|own| {
+            own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback())
+        })
+    }
+
+    /// Counts a finished handshake. `peer` is the identity it proved.
+    pub fn tls_finished<'s>(&self, direction: Direction, peer: &Identity, session: impl Into<Session<'s>>) {
+        let (version, group) = session.into().describe();
+        let labels =
+            [("direction", direction.as_str()), ("peer_identity", peer.as_str()), ("version", version), ("group", group.as_str())];
+        self.metrics.counter("mesh_tls_connections_total", &labels).increment(1);
+    }
+
+    /// Counts a handshake that failed, by a bounded reason.
+    pub fn tls_failed(&self, direction: Direction, error: &std::io::Error) {
+        let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+        let reason = match inner {
+            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Expired)) => "certificate-expired",
+            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => "unknown-issuer",
+            Some(rustls::Error::InvalidCertificate(_)) => "certificate-invalid",
+            Some(rustls::Error::NoCertificatesPresented) => "no-certificate",
+            Some(rustls::Error::AlertReceived(_)) => "peer-alert",
+            Some(rustls::Error::InvalidMessage(_)) => "garbage",
+            Some(rustls::Error::PeerIncompatible(_)) => "incompatible",
+            Some(_) => "protocol",
+            None => "closed",
+        };
+        let labels = [("direction", direction.as_str()), ("reason", reason)];
+        self.metrics.counter("mesh_tls_failures_total", &labels).increment(1);
+        tracing::debug!("TLS handshake {}: {error}", direction.as_str());
+    }
+
+    fn decay(&self) -> Decay {
+        Decay { ewma: self.config.times.ewma_decay, failure: self.config.times.failure_penalty }
+    }
+}
+
+impl OutboundTarget {
+    /// The policy now, waiting for the first one within the discovery timeout.
+    pub async fn policy(&self, worker: &Worker) -> Result<Arc<OutboundPolicy>, Error> {
+        if let Some(policy) = self.policy.get() {
+            return Ok(policy);
+        }
+        let limit = worker.config.times.discovery;
+        self.policy.wait(limit).await.map_err(|phase| match phase {
+            Phase::NotFound => {
+                Error::undelivered(Reason::UnknownTarget, format!("the controller knows no {}", self.name))
+            }
+            _ => Error::undelivered(
+                Reason::DiscoveryUnavailable,
+                format!("the controller did not answer about {} within {limit:?}", self.name),
+            ),
+        })
+    }
+
+    /// The one endpoint of a pod's address, kept with its connections for as long as discovery says the same.
+    pub fn direct(&self, worker: &Worker, endpoint: &mesh_policy::Endpoint) -> Rc<Endpoint> {
+        let mut direct = self.direct.borrow_mut();
+        match &*direct {
+            Some(known) if known.info == *endpoint => known.clone(),
+            _ => direct.insert(Rc::new(Endpoint::new(endpoint.clone(), worker.decay(), Instant::now()))).clone(),
+        }
+    }
+
+    /// The Service behind, if it is one.
+    pub fn service(policy: &OutboundPolicy) -> Option<&ServiceRef> {
+        match &policy.target {
+            Target::Service(service) => Some(service),
+            Target::Endpoint(_) => None,
+        }
+    }
+}
+
+impl InboundPort {
+    /// The policy now. While the controller has not answered yet, it is waited for; without it, nothing is allowed.
+    pub async fn policy(&self, worker: &Worker) -> Result<Arc<InboundPolicy>, Error> {
+        if let Some(policy) = self.policy.get() {
+            return Ok(policy);
+        }
+        self.policy.wait(worker.config.times.discovery).await.map_err(|_| {
+            Error::undelivered(
+                Reason::DiscoveryUnavailable,
+                format!("the controller did not answer about port {}", self.address.port()),
+            )
+        })
+    }
+}
+
+/// Either side's view of a TLS session.
+pub enum Session<'s> {
+    /// We dialled.
+    Client(&'s ClientConnection),
+    /// We accepted.
+    Server(&'s ServerConnection),
+}
+
+impl<'s> From<&'s ClientConnection> for Session<'s> {
+    fn from(session: &'s ClientConnection) -> Self {
+        Self::Client(session)
+    }
+}
+
+impl<'s> From<&'s ServerConnection> for Session<'s> {
+    fn from(session: &'s ServerConnection) -> Self {
+        Self::Server(session)
+    }
+}
+
+impl Session<'_> {
+    fn describe(&self) -> (&'static str, String) {
+        let (version, group) = match self {
+            Self::Client(s) => (s.protocol_version(), s.negotiated_key_exchange_group()),
+            Self::Server(s) => (s.protocol_version(), s.negotiated_key_exchange_group()),
+        };
+        (version_name(version), group.map_or("unknown".into(), |g| format!("{:?}", g.name())))
+    }
+}
+
+/// The form in which targets are asked for: lower case, with a port, without the root's trailing dot.
+fn canonical(name: &str) -> String {
+    let (host, port) = match name.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
+        _ => (name.trim_end_matches(':'), "80"),
+    };
+    format!("{}:{port}", host.trim_end_matches('.').to_ascii_lowercase())
+}
+
+/// Makes room for one more: forgets the entry that was not used for longest.
+fn forget_beyond<K: Clone + Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>, limit: usize, used: impl Fn(&V) -> Instant) {
+    if map.len() >= limit
+        && let Some(oldest) = map.iter().min_by_key(|(_, v)| used(v)).map(|(k, _)| k.clone())
+    {
+        map.remove(&oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_have_one_form() {
+        for (given, canon) in
+            [("Web.Shop", "web.shop:80"), ("web.shop.:8080", "web.shop:8080"), ("[::1]:80", "[::1]:80"), ("web:", "web:80")]
+        {
+            assert_eq!(canonical(given), canon);
+        }
+    }
+
+    #[test]
+    fn the_cache_forgets_by_size() {
+        let start = Instant::now();
+        let mut map: HashMap<u32, Instant> =
+            (0..3).map(|i| (i, start + std::time::Duration::from_secs(u64::from(i)))).collect();
+        forget_beyond(&mut map, 3, |at| *at);
+        assert!(!map.contains_key(&0) && map.len() == 2);
+    }
+}
