@@ -1,0 +1,160 @@
+//! Where a message ends, decided from its head once and strictly (RFC 9112 section 6): what two parsers could
+//! read differently is refused, never repaired. Also the connection options, which are read in the same pass.
+//! It does not read bodies; `body` does.
+
+use http::{HeaderName, HeaderValue, Version};
+
+use super::ParseReason;
+
+/// How a received body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyLength {
+    /// There is none.
+    Empty,
+    /// After so many bytes; at least one.
+    Length(u64),
+    /// After the last chunk and its trailers.
+    Chunked,
+    /// When the peer closes. Responses only.
+    UntilEof,
+}
+
+/// The fields of one head that decide framing and the connection's fate.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    /// How many Content-Length fields there are.
+    lengths: usize,
+    /// The last one's value; `None` if malformed.
+    length: Option<u64>,
+    /// A Transfer-Encoding field is there.
+    coded: bool,
+    /// Codings named `chunked`.
+    chunked: usize,
+    /// Other well-formed codings.
+    other_codings: usize,
+    /// The last coding named is `chunked`.
+    chunked_last: bool,
+    /// Something in Transfer-Encoding is no coding.
+    bad_coding: bool,
+    /// `Connection: close`.
+    pub(super) close: bool,
+    /// `Connection: keep-alive`.
+    pub(super) keep_alive: bool,
+    /// `Connection: upgrade`.
+    pub(super) connection_upgrade: bool,
+    /// An Upgrade field is there.
+    pub(super) upgrade: bool,
+    /// `Expect: 100-continue`.
+    pub(super) expect_continue: bool,
+}
+
+impl Fields {
+    /// Takes note of one field.
+    pub(super) fn observe(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), ParseReason> {
+        match name.as_str() {
+            "content-length" => {
+                self.lengths += 1;
+                self.length = parse_length(value.as_bytes());
+            }
+            "transfer-encoding" => self.observe_codings(value.as_bytes()),
+            "connection" => self.observe_connection(value.as_bytes()),
+            "upgrade" => self.upgrade = true,
+            "expect" => self.expect_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
+            // Servers with CGI-like environments read `_` as `-` (CVE class of shadowed framing headers).
+            "content_length" | "transfer_encoding" => return Err(ParseReason::BadHeaderName),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn observe_codings(&mut self, value: &[u8]) {
+        self.coded = true;
+        for coding in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            self.chunked_last = coding.eq_ignore_ascii_case(b"chunked");
+            if self.chunked_last {
+                self.chunked += 1;
+            } else if !coding.is_empty() && coding.iter().all(|byte| is_token(*byte)) {
+                self.other_codings += 1;
+            } else {
+                self.bad_coding = true;
+            }
+        }
+    }
+
+    fn observe_connection(&mut self, value: &[u8]) {
+        for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            self.connection_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+        }
+    }
+
+    /// The body's end as the head declares it; `None` if the head says nothing.
+    pub(super) fn declared(&self, version: Version) -> Result<Option<BodyLength>, ParseReason> {
+        if self.coded {
+            return match self {
+                _ if self.lengths > 0 => Err(ParseReason::LengthAndCoding),
+                _ if version != Version::HTTP_11 => Err(ParseReason::CodingInHttp10),
+                _ if self.bad_coding || self.chunked > 1 => Err(ParseReason::BadCoding),
+                _ if self.other_codings == 0 => Ok(Some(BodyLength::Chunked)),
+                _ if self.chunked == 1 && !self.chunked_last => Err(ParseReason::BadCoding),
+                _ => Err(ParseReason::UnsupportedCoding),
+            };
+        }
+        match (self.lengths, self.length) {
+            (0, _) => Ok(None),
+            (1, Some(0)) => Ok(Some(BodyLength::Empty)),
+            (1, Some(length)) => Ok(Some(BodyLength::Length(length))),
+            (1, None) => Err(ParseReason::BadLength),
+            _ => Err(ParseReason::RepeatedLength),
+        }
+    }
+
+    /// Whether another message may follow on the connection (RFC 9112 9.3).
+    pub(super) fn persistent(&self, version: Version) -> bool {
+        !self.close && (version == Version::HTTP_11 || self.keep_alive)
+    }
+}
+
+/// A Content-Length: digits only, within `u64`.
+pub(super) fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0u64, |length, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        length.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// RFC 9110 `tchar`.
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether a trailer may be passed on: never what frames, routes, authenticates or names hops (RFC 9110 6.5.1).
+pub(super) fn is_allowed_trailer(name: &HeaderName) -> bool {
+    !matches!(
+        name.as_str(),
+        "content-length"
+            | "transfer-encoding"
+            | "host"
+            | "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "upgrade"
+            | "te"
+            | "trailer"
+            | "expect"
+            | "max-forwards"
+            | "content-encoding"
+            | "content-type"
+            | "content-range"
+            | "authorization"
+            | "proxy-authorization"
+            | "proxy-authenticate"
+            | "www-authenticate"
+            | "cookie"
+            | "set-cookie"
+    )
+}
