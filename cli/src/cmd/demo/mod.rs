@@ -1,0 +1,219 @@
+//! `meshctl demo`: a whole mesh on this machine, out of this one file.
+//!
+//! It starts what a cluster would run: the controller on a folder of ordinary manifests, two versions of a service with
+//! two replicas each, and a sidecar for each of them and for the client, which is this process. Then it sends
+//! requests through the client's sidecar and shows what became of them. Loopback only, no privilege, and at the end no
+//! process and no file is left.
+//!
+//! The order of events is in [`session`]; everything about one concern is in a file of its own.
+
+pub mod app;
+mod folder;
+mod live;
+mod load;
+mod manifests;
+mod metrics;
+mod once;
+mod ports;
+mod problems;
+mod process;
+mod progress;
+mod report;
+mod screen;
+mod startup;
+mod stats;
+mod topology;
+mod view;
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow, bail};
+use clap::Parser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::{
+    folder::Folder, load::Plan, ports::Ports, process::Processes, progress::Progress, startup::Startup,
+    topology::Topology,
+};
+use crate::output::{self, Format};
+
+/// What the client asks for.
+const URL: &str = "http://web.demo/";
+
+/// Requests a second of the live view: enough to see shares, little enough to leave the machine alone.
+const LIVE_RATE: f64 = 200.0;
+
+/// Examples and exit codes of `meshctl demo --help`.
+const HELP: &str = "\
+Examples:
+  meshctl demo                              watch it; edit the weights while it runs
+  meshctl demo --requests 10000 -o json     one run, one JSON object (shares are in percent)
+  meshctl demo --dir ./mesh-demo            keep manifests and state in a folder of your own
+
+Exit codes: 0 ok (also when the live view is ended by Ctrl-C), 1 failed or interrupted before the end, or a request
+failed or did not go over mutual TLS; 2 wrong usage.";
+
+/// Arguments of `meshctl demo`.
+#[derive(Debug, Parser)]
+#[command(after_help = HELP)]
+pub struct Args {
+    /// Send exactly N requests as fast as they are answered (or at --rate), print the result and end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    requests: Option<u64>,
+    /// Requests a second [default: 200, without a limit with --requests]
+    #[arg(long, value_name = "R", value_parser = rate)]
+    rate: Option<f64>,
+    /// Connections of the client, and so the most requests at once
+    #[arg(long, value_name = "C", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    connections: u16,
+    /// How to print the result; without --requests, json and yaml print the totals once a second
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// Use this folder for manifests and state, and leave it there; edited services and routes in it are kept
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Leave the temporary folder there at the end
+    #[arg(long, conflicts_with = "dir")]
+    keep: bool,
+    /// How long the start may take, such as 30s or 2m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    timeout: Duration,
+}
+
+/// Runs the demo. Whatever happens in between, it ends what it started and removes what it wrote.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("the demo's runtime does not start")?.block_on(async {
+        let mut signals = Signals::new()?;
+        let mut processes = Processes::new()?;
+        let folder = Folder::open(args.dir.as_deref(), args.keep)?;
+        let outcome = session(&args, &folder, &mut processes, &mut signals).await;
+        let stopped = processes.stop().await;
+        if folder.temporary().is_none() {
+            output::note(&format!("manifests and state stay in {}", folder.path().display()));
+        }
+        let removed = folder.close();
+        let code = outcome?;
+        stopped.and(removed)?;
+        Ok(code)
+    })
+}
+
+/// The demo from the first port to the result.
+async fn session(
+    args: &Args,
+    folder: &Folder,
+    processes: &mut Processes,
+    signals: &mut Signals,
+) -> anyhow::Result<ExitCode> {
+    let mut progress = Progress::new();
+    let topology = Topology::plan(&mut Ports::new())?;
+    folder.write_manifests(&topology)?;
+    output::note(&format!("manifests: {}", folder.manifests().display()));
+    let plan = Plan {
+        proxy: topology.client.outbound,
+        uri: URL.parse().context("the demo's URL is wrong")?,
+        connections: args.connections.into(),
+        rate: args.rate.or(args.requests.is_none().then_some(LIVE_RATE)),
+        requests: args.requests,
+    };
+    let deadline = Instant::now() + args.timeout;
+    let startup = Startup { topology: &topology, folder, processes, progress: &mut progress, deadline };
+    tokio::select! {
+        biased;
+        name = signals.next() => bail!("{name} before the demo was ready"),
+        started = startup.run(&plan) => started?,
+    }
+    let startup = progress.elapsed();
+    drop(progress);
+    let demo = Demo { topology: &topology, folder, plan, output: args.output, startup };
+    if args.requests.is_some() {
+        once::run(&demo, processes, signals).await
+    } else {
+        live::run(&demo, processes, signals).await
+    }
+}
+
+/// A demo that stands.
+struct Demo<'d> {
+    topology: &'d Topology,
+    folder: &'d Folder,
+    plan: Plan,
+    output: Format,
+    /// From the start to the first good answer.
+    startup: Duration,
+}
+
+/// The signals that end the demo: Ctrl-C, a polite kill, a terminal that was closed.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let handle = |kind| signal(kind).context("a signal cannot be handled, so nothing could be ended in order");
+        Ok(Self {
+            interrupt: handle(SignalKind::interrupt())?,
+            terminate: handle(SignalKind::terminate())?,
+            hangup: handle(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one and names it.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "interrupted",
+            _ = self.terminate.recv() => "terminated",
+            _ = self.hangup.recv() => "terminal closed",
+        }
+    }
+}
+
+fn rate(text: &str) -> anyhow::Result<f64> {
+    let rate: f64 = text.parse()?;
+    if (0.1..=1_000_000.0).contains(&rate) { Ok(rate) } else { bail!("must be between 0.1 and 1000000") }
+}
+
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u32 = digits.parse().map_err(|_| anyhow!("must be a whole number and a unit, such as 30s"))?;
+    let time = match &text[digits.len()..] {
+        "ms" => Duration::from_millis(number.into()),
+        "s" | "" => Duration::from_secs(number.into()),
+        "m" => Duration::from_secs(u64::from(number) * 60),
+        unit => bail!("the unit {unit:?} is none of ms, s, m"),
+    };
+    if time.is_zero() { bail!("must not be zero") } else { Ok(time) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_rates_are_read() {
+        assert_eq!(duration("30s").unwrap(), Duration::from_secs(30));
+        assert_eq!(duration("2m").unwrap(), Duration::from_secs(120));
+        assert_eq!(duration("250ms").unwrap(), Duration::from_millis(250));
+        assert!(["", "0s", "5h", "-1s", "s"].iter().all(|t| duration(t).is_err()));
+        assert!(["0", "-1", "nan", "inf", "x"].iter().all(|t| rate(t).is_err()));
+        assert_eq!(rate("12.5").unwrap(), 12.5);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let parse = |args: &[&str]| Args::try_parse_from([&["demo"], args].concat());
+        assert!(parse(&["--requests", "0"]).is_err());
+        assert!(parse(&["--connections", "0"]).is_err());
+        assert!(parse(&["--keep", "--dir", "x"]).is_err());
+        assert!(parse(&["-o", "wide"]).is_err());
+        assert_eq!(parse(&["--requests", "5", "-o", "json"]).unwrap().requests, Some(5));
+    }
+}

@@ -1,0 +1,37 @@
+//! The commands, one file each. A new one is a file here, a variant of [`Command`] and an arm of [`Command::run`].
+
+pub mod completion;
+pub mod demo;
+pub mod run;
+pub mod version;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+/// Every command of `meshctl`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Try the mesh on this machine: two versions of a service, a client, real sidecars, mutual TLS
+    Demo(demo::Args),
+    /// Print the version
+    Version(version::Args),
+    /// Print a completion script for a shell
+    Completion(completion::Args),
+    /// Run one of the mesh's processes (what `demo` starts)
+    #[command(hide = true)]
+    Run(run::Args),
+}
+
+impl Command {
+    /// Runs the command. The code is 0 when all was well and 1 when the command itself has said what was not; an error
+    /// is printed by the caller.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Demo(args) => demo::run(args),
+            Self::Version(args) => version::run(&args),
+            Self::Completion(args) => completion::run(&args),
+            Self::Run(args) => run::run(args),
+        }
+    }
+}
