@@ -173,3 +173,125 @@ pub fn decide_inbound<'p>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::{Explanation, Identity, model::*};
+    use proptest::prelude::*;
+
+    fn rule(weights: &[u32]) -> Rule {
+        let backend = |weight: &u32| Backend {
+            weight: *weight,
+            target: BackendTarget::Invalid { reason: "test".into() },
+            filters: Vec::new(),
+        };
+        Rule { backends: weights.iter().map(backend).collect(), ..Rule::default() }
+    }
+
+    fn policy(rules: Vec<Rule>) -> OutboundPolicy {
+        let meta = RouteMeta { kind: RouteKind::Http, namespace: "n".into(), name: "r".into(), created: 0 };
+        let routes = if rules.is_empty() { Vec::new() } else { vec![Route { meta, hostnames: Vec::new(), rules }] };
+        OutboundPolicy {
+            target: Target::Service(ServiceRef { namespace: "n".into(), name: "web".into(), port: 80 }),
+            protocol: Protocol::Detect,
+            routes: crate::RouteTable::new(routes),
+        }
+    }
+
+    /// A small generator with good bits (SplitMix64).
+    fn splitmix(state: &mut u64) -> u64 {
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    #[test]
+    fn the_four_verdicts() {
+        let headers = http::HeaderMap::new();
+        let facts = RequestFacts { method: &http::Method::GET, host: "web", path: "/", query: None, headers: &headers };
+        let verdict = |policy: &OutboundPolicy| format!("{:?}", decide_outbound(policy, &facts, &mut ()).verdict);
+        assert!(verdict(&policy(Vec::new())).starts_with("Default"));
+        assert!(verdict(&policy(vec![rule(&[0, 1])])).starts_with("Forward"));
+        assert_eq!(verdict(&policy(vec![rule(&[])])), "NoBackends");
+        assert_eq!(verdict(&policy(vec![rule(&[0, 0])])), "NoBackends");
+        let never = Rule { matches: vec![crate::RequestMatch::never()], ..rule(&[1]) };
+        assert_eq!(verdict(&policy(vec![never.clone()])), "NotFound");
+        let two = policy(vec![never, rule(&[])]);
+        let mut explanation = Explanation::default();
+        let decision = decide_outbound(&two, &facts, &mut explanation);
+        assert_eq!((decision.route_index, decision.rule_index), (0, 1));
+        assert!(explanation.to_string().contains("500"), "{explanation}");
+    }
+
+    #[test]
+    fn shares_follow_the_weights() {
+        const DRAWS: u32 = 100_000;
+        for weights in [&[1, 1][..], &[90, 10], &[0, 1, 0, 3], &[1_000_000, 1], &[7], &[u32::MAX, u32::MAX, 1]] {
+            let rule = rule(weights);
+            let (mut seen, mut state) = (vec![0_u32; weights.len()], 42);
+            for _ in 0..DRAWS {
+                seen[rule.pick(splitmix(&mut state)).unwrap().0] += 1;
+            }
+            for (weight, count) in weights.iter().zip(seen) {
+                let share = f64::from(*weight) / rule.total_weight() as f64;
+                let (mean, sigma) = (share * f64::from(DRAWS), (f64::from(DRAWS) * share * (1.0 - share)).sqrt());
+                // One draw of slack for shares so small that a normal distribution does not describe them.
+                assert!(
+                    (f64::from(count) - mean).abs() <= 5.0 * sigma + 1.0,
+                    "{weights:?}: {count} is far from {mean}"
+                );
+                assert!(*weight > 0 || count == 0);
+            }
+        }
+    }
+
+    #[test]
+    fn who_may_call() {
+        let id = |name: &str| Identity::new("cluster.local", "n", name).unwrap();
+        let (a, b) = (id("a"), id("b"));
+        let only = || Access::Only(vec![id("a")]);
+        for (access, requires_http, client, opaque, expected) in [
+            (Access::All, false, None, true, None),
+            (Access::All, true, None, true, Some(DenyReason::OpaqueConnection)),
+            (Access::All, true, None, false, None),
+            (Access::Authenticated, false, None, false, Some(DenyReason::Unauthenticated)),
+            (Access::Authenticated, false, Some(&b), false, None),
+            (Access::Authenticated, true, Some(&b), true, Some(DenyReason::OpaqueConnection)),
+            (only(), false, None, false, Some(DenyReason::Unauthenticated)),
+            (only(), false, Some(&b), false, Some(DenyReason::NotListed)),
+            (only(), false, Some(&a), false, None),
+            (only(), true, Some(&a), true, Some(DenyReason::OpaqueConnection)),
+            (only(), true, Some(&b), true, Some(DenyReason::NotListed)),
+            (Access::Only(Vec::new()), false, Some(&a), false, Some(DenyReason::NotListed)),
+            (Access::None, false, Some(&a), false, Some(DenyReason::NoOneAllowed)),
+        ] {
+            let policy = InboundPolicy { access, requires_http, access_name: Some("n/p".into()), ..Default::default() };
+            let facts = ConnectionFacts { client, opaque };
+            let mut explanation = Explanation::default();
+            let found = match decide_inbound(&policy, &facts, &mut explanation) {
+                InboundVerdict::Allow => None,
+                InboundVerdict::Deny { reason, policy } => {
+                    assert_eq!(policy, "n/p");
+                    Some(reason)
+                }
+            };
+            assert_eq!(found, expected, "{policy:?} {facts:?}");
+            assert!(explanation.to_string().contains("n/p"), "{explanation}");
+        }
+    }
+
+    proptest! {
+        /// Every number of the whole range picks a backend that has a weight, if there is one; the ends included.
+        #[test]
+        fn picking_is_total(weights in prop::collection::vec(prop_oneof![Just(0), Just(1), any::<u32>()], 0..6), random in prop_oneof![any::<u64>(), Just(0), Just(u64::MAX)]) {
+            let rule = rule(&weights);
+            match rule.pick(random) {
+                Some((place, _)) => prop_assert!(weights[place] > 0),
+                None => prop_assert_eq!(rule.total_weight(), 0),
+            }
+        }
+    }
+}

@@ -135,3 +135,7 @@ fn compare_meta(a: &RouteMeta, b: &RouteMeta) -> Ordering {
     let full = |meta: &RouteMeta| format!("{}/{}", meta.namespace, meta.name);
     a.created.cmp(&b.created).then_with(|| full(a).cmp(&full(b))).then_with(|| a.kind.as_str().cmp(b.kind.as_str()))
 }
+
+#[cfg(test)]
+#[path = "order_tests.rs"]
+mod tests;
