@@ -161,7 +161,9 @@ impl Decoder {
         match self.state {
             State::Size { size, digits } => match (byte, char::from(byte).to_digit(16)) {
                 // 15 digits are far above any chunk and cannot overflow.
-                (_, Some(digit)) if digits < 15 => State::Size { size: size * 16 + u64::from(digit), digits: digits + 1 },
+                (_, Some(digit)) if digits < 15 => {
+                    State::Size { size: size * 16 + u64::from(digit), digits: digits + 1 }
+                }
                 (b'\r', _) if digits > 0 => State::SizeLf { size },
                 (b';', _) if digits > 0 => State::Extension { size },
                 _ => BAD,

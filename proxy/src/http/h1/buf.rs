@@ -100,6 +100,12 @@ impl WriteBuf {
         }
     }
 
+    /// Memory held.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.flat.capacity() + self.after.capacity()
+    }
+
     /// Writes all and flushes the stream.
     pub(super) fn poll_flush<IO: AsyncWrite + Unpin>(
         &mut self,

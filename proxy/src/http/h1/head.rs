@@ -274,9 +274,10 @@ fn check_line_ends(head: &[u8]) -> Result<(), ParseReason> {
     if paired && head.first() != Some(&b'\n') {
         return Ok(());
     }
-    let bare_lf = head.iter().enumerate().any(|(at, byte)| {
-        *byte == b'\n' && at.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r')
-    });
+    let bare_lf = head
+        .iter()
+        .enumerate()
+        .any(|(at, byte)| *byte == b'\n' && at.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r'));
     Err(if bare_lf { ParseReason::BareLf } else { ParseReason::BareCr })
 }
 
@@ -287,8 +288,10 @@ fn classify(head: &[u8], error: httparse::Error) -> ParseReason {
     match error {
         httparse::Error::TooManyHeaders => return ParseReason::TooManyHeaders,
         httparse::Error::Version => {
-            let is_version = |text: &[u8]| matches!(text, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', rest @ ..]
-                if matches!(rest, [] | [b'.', b'0'..=b'9']));
+            let is_version = |text: &[u8]| {
+                matches!(text, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', rest @ ..]
+                if matches!(rest, [] | [b'.', b'0'..=b'9']))
+            };
             let words: Vec<&[u8]> = first.splitn(4, |byte| *byte == b' ').collect();
             let other = match words[..] {
                 [status_line, ..] if status_line.starts_with(b"HTTP/") => is_version(status_line),
@@ -298,7 +301,8 @@ fn classify(head: &[u8], error: httparse::Error) -> ParseReason {
             return if other { ParseReason::BadVersion } else { ParseReason::BadStartLine };
         }
         httparse::Error::Token if !first.first().is_some_and(|byte| is_token(*byte)) => return ParseReason::BadMethod,
-        httparse::Error::Token | httparse::Error::Status => return classify_start(first),
+        httparse::Error::Token => return classify_start(first),
+        httparse::Error::Status => return ParseReason::BadStartLine,
         httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine => {}
     }
     for line in lines {

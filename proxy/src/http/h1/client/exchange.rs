@@ -41,15 +41,7 @@ where
     B::Error: std::fmt::Display,
 {
     pub(super) fn new(body: B, writer: BodyWriter) -> Self {
-        Self {
-            body: Some(body),
-            writer,
-            wait: None,
-            done: false,
-            gave_up: false,
-            io_error: None,
-            length_fault: false,
-        }
+        Self { body: Some(body), writer, wait: None, done: false, gave_up: false, io_error: None, length_fault: false }
     }
 
     /// Holds the body back until 100 comes, at most so long.
@@ -147,13 +139,7 @@ where
     B::Error: std::fmt::Display,
     R: FnOnce(Connection<IO>),
 {
-    pub(super) fn new(
-        conn: Connection<IO>,
-        upload: Upload<B>,
-        decoder: Decoder,
-        reusable: bool,
-        on_reuse: R,
-    ) -> Self {
+    pub(super) fn new(conn: Connection<IO>, upload: Upload<B>, decoder: Decoder, reusable: bool, on_reuse: R) -> Self {
         Self { conn: Some(conn), upload, decoder, reusable, on_reuse: Some(on_reuse), next_read: FIRST_BODY_READ }
     }
 

@@ -236,6 +236,7 @@ where
         } else if let Some(reason) = upload.length_fault() {
             return Poll::Ready(Err(SendErrorKind::RequestBody(reason)));
         }
+        let mut continued = false;
         while let Some(raw) = awaiting.scanner.take(&mut inner.buf, &inner.config).map_err(SendErrorKind::Parse)? {
             let head = head::parse_response(&raw, &inner.config).map_err(SendErrorKind::Parse)?;
             if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -249,7 +250,11 @@ where
             on_interim(head.status, &head.headers);
             if head.status == StatusCode::CONTINUE {
                 upload.continue_now();
+                continued = true;
             }
+        }
+        if continued {
+            continue;
         }
         match ready!(poll_read_small(&mut inner.io, &mut inner.buf, cx)) {
             Ok(0) => return Poll::Ready(Err(upload.take_io_error().map_or(SendErrorKind::Closed, SendErrorKind::Io))),

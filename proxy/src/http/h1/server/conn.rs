@@ -324,3 +324,28 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> RequestSource for RefCell<Conn<IO>> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_holds_less_than_a_kilobyte_of_buffers() {
+        let (_peer, io) = tokio::io::duplex(64);
+        let mut conn = Conn::new(io, Config::default());
+        conn.buf.extend_from_slice(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head = conn.take_head().unwrap().unwrap();
+        conn.buf.reserve(64 * 1024);
+        conn.out.tail().extend_from_slice(&[b'x'; 8 * 1024]);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut out = std::mem::take(&mut conn.out);
+        assert!(out.poll_flush(&mut tokio::io::sink(), &mut cx).is_ready());
+        conn.out = out;
+        conn.shrink();
+        assert_eq!(conn.buf.capacity(), 0);
+        assert!(conn.out.capacity() < 1024, "{}", conn.out.capacity());
+        assert!(head.starts_with(b"GET"));
+    }
+}

@@ -9,42 +9,67 @@ mod upgrades;
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use http_body_util::combinators::UnsyncBoxBody;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::server::{Answer, refusal, serve};
 use super::{Config, Error, RecvBody};
 
 /// The body type of test services.
-pub(super) type TestBody = UnsyncBoxBody<Bytes, String>;
+pub(super) struct TestBody(Pin<Box<dyn Body<Data = Bytes, Error = String>>>);
+
+impl Body for TestBody {
+    type Data = Bytes;
+    type Error = String;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, String>>> {
+        self.0.as_mut().poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+/// Any body, boxed.
+pub(super) fn boxed(body: impl Body<Data = Bytes, Error: std::fmt::Display> + 'static) -> TestBody {
+    TestBody(Box::pin(body.map_err(|error| error.to_string())))
+}
 
 /// A whole body of known length.
 pub(super) fn full(data: impl Into<Bytes>) -> TestBody {
-    http_body_util::Full::new(data.into()).map_err(|never| match never {}).boxed_unsync()
+    boxed(http_body_util::Full::new(data.into()))
 }
 
-/// A streamed body: one frame per item, its length unknown.
-pub(super) fn streamed(frames: Vec<http_body::Frame<Bytes>>) -> TestBody {
-    let frames = futures_util_iter(frames.into_iter().map(Ok::<_, String>));
-    http_body_util::StreamBody::new(frames).boxed_unsync()
+/// A streamed body: its length unknown.
+pub(super) fn streamed(frames: Vec<Frame<Bytes>>) -> TestBody {
+    from_iter(frames.into_iter().map(Ok))
+}
+
+/// A streamed body with what an iterator gives.
+pub(super) fn from_iter(frames: impl Iterator<Item = Result<Frame<Bytes>, String>> + Unpin + 'static) -> TestBody {
+    boxed(http_body_util::StreamBody::new(stream_of(frames)))
 }
 
 /// A stream of an iterator, by the trait alone.
-pub(super) fn futures_util_iter<I: Iterator + Unpin>(iter: I) -> impl futures_core::Stream<Item = I::Item> + Unpin {
+fn stream_of<I: Iterator + Unpin>(iter: I) -> impl futures_core::Stream<Item = I::Item> + Unpin {
     struct Iter<I>(I);
     impl<I: Iterator + Unpin> futures_core::Stream for Iter<I> {
         type Item = I::Item;
-        fn poll_next(
-            mut self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<I::Item>> {
-            std::task::Poll::Ready(self.0.next())
+        fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<I::Item>> {
+            Poll::Ready(self.0.next())
         }
     }
     Iter(iter)

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::super::server::{Answer, refusal, serve};
 use super::super::{Config, Error, RecvBody};
-use super::{TestBody, full, quick, read_until, run, streamed};
+use super::{TestBody, boxed, from_iter, full, quick, read_until, run, streamed};
 
 type TestRequest = http::Request<RecvBody>;
 
@@ -36,7 +36,7 @@ where
 }
 
 async fn echo(request: TestRequest) -> Answer<TestBody, DuplexStream> {
-    Response::new(request.into_body().map_err(|error| error.to_string()).boxed_unsync()).into()
+    Response::new(boxed(request.into_body())).into()
 }
 
 fn data(text: &'static str) -> Frame<Bytes> {
@@ -56,8 +56,7 @@ const GET_10: &str = "GET / HTTP/1.0\r\n\r\n";
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let input = ["a", "b", "c"].map(|path| GET.replace('/', &format!("/{path}")).replace("HTTP/a", "HTTP/1")).concat();
-    let input = input.replace("HTTP/b", "HTTP/1").replace("HTTP/c", "HTTP/1");
+    let input = ["GET /a", "GET /b", "GET /c"].map(|start| GET.replace("GET /", start)).concat();
     let (answer, result) = exchange(&input, |request| async move {
         tokio::task::yield_now().await;
         Response::new(full(request.uri().path().to_owned())).into()
@@ -125,8 +124,8 @@ fn a_body_that_breaks_its_length_never_completes() {
         assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
     }
     let (answer, result) = exchange(GET, |_| async {
-        let frames = super::futures_util_iter(vec![Ok(data("abc")), Err("lost".to_owned())].into_iter());
-        Response::new(http_body_util::StreamBody::new(frames).boxed_unsync()).into()
+        let frames = vec![Ok(data("abc")), Err("lost".to_owned())];
+        Response::new(from_iter(frames.into_iter())).into()
     });
     assert!(matches!(result, Err(Error::Response(text)) if text == "lost"));
     assert!(answer.ends_with("3\r\nabc\r\n"), "{answer}");
@@ -156,7 +155,8 @@ fn bodies_stream_through_and_large_ones_are_whole() {
 
 #[test]
 fn an_unread_body_is_drained_or_the_connection_closes() {
-    let post = |size: usize| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n{}", "x".repeat(size));
+    let post =
+        |size: usize| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n{}", "x".repeat(size));
     let ok = |_: TestRequest| async { Response::new(full("ok")).into() };
     let (answer, _) = exchange(&(post(50_000) + GET), ok);
     assert_eq!(answer.matches("200 OK").count(), 2);
@@ -185,7 +185,11 @@ fn a_body_kept_beyond_its_exchange_is_over() {
 }
 
 /// A running server with a raw client beside it.
-async fn live<F, C>(config: Config, service: impl Fn(TestRequest) -> F, client: impl FnOnce(DuplexStream) -> C) -> Result<(), Error>
+async fn live<F, C>(
+    config: Config,
+    service: impl Fn(TestRequest) -> F,
+    client: impl FnOnce(DuplexStream) -> C,
+) -> Result<(), Error>
 where
     F: Future<Output = Answer<TestBody, DuplexStream>>,
     C: Future<Output = ()>,
@@ -198,11 +202,11 @@ const EXPECT: &str = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nCont
 
 #[test]
 fn polling_the_body_says_100_continue() {
-    run(live(Config::default(), echo, |mut peer| async move {
+    run(live(Config::default(), read_whole, |mut peer| async move {
         peer.write_all(EXPECT.as_bytes()).await.unwrap();
         assert_eq!(read_until(&mut peer, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
         peer.write_all(b"abc").await.unwrap();
-        read_until(&mut peer, "\r\n\r\nabc").await;
+        read_until(&mut peer, "\r\n\r\nwhole").await;
     }))
     .unwrap();
 }
@@ -239,11 +243,11 @@ fn interim_responses_go_out_at_once_and_only_before_the_final_one() {
             assert!(!interim.send(StatusCode::SWITCHING_PROTOCOLS, &hints));
             assert!(!interim.send(StatusCode::OK, &hints));
             go.notified().await;
-            let frames = super::futures_util_iter(std::iter::once_with(move || {
+            let frames = std::iter::once_with(move || {
                 late.set(interim.send(StatusCode::PROCESSING, &HeaderMap::new()));
-                Ok::<_, String>(data("x"))
-            }));
-            Response::new(http_body_util::StreamBody::new(frames).boxed_unsync()).into()
+                Ok(data("x"))
+            });
+            Response::new(from_iter(frames)).into()
         }
     };
     run(live(Config::default(), service, |mut peer| async move {
@@ -309,17 +313,20 @@ fn socket_reset(stream: tokio::net::TcpStream) {
 
 #[test]
 fn a_streaming_response_is_cancelled_when_the_client_leaves() {
-    let result = run(live(Config::default(), |_| async { Response::new(endless()).into() }, |mut peer| async move {
-        peer.write_all(GET.as_bytes()).await.unwrap();
-        read_until(&mut peer, "\r\n\r\n").await;
-    }));
+    let result = run(live(
+        Config::default(),
+        |_| async { Response::new(endless()).into() },
+        |mut peer| async move {
+            peer.write_all(GET.as_bytes()).await.unwrap();
+            read_until(&mut peer, "\r\n\r\n").await;
+        },
+    ));
     assert!(matches!(result, Err(Error::Io(_))), "{result:?}");
 }
 
 /// A body without end.
 fn endless() -> TestBody {
-    let frames = super::futures_util_iter(std::iter::repeat_with(|| Ok::<_, String>(Frame::data(Bytes::from_static(&[b'x'; 1000])))));
-    http_body_util::StreamBody::new(frames).boxed_unsync()
+    from_iter(std::iter::repeat_with(|| Ok(Frame::data(Bytes::from_static(&[b'x'; 1000])))))
 }
 
 #[test]
