@@ -1,0 +1,64 @@
+//! The Mesh pair: controller, outbound and inbound `mesh-proxy` as a user would run them, with a route in force and
+//! metrics on.
+
+use anyhow::Result;
+
+use super::stage::{Pair, Ports, Servers};
+use crate::harness::{Controller, Meshed, PortSpec, Proxy, ProxyConfig, Sandbox};
+
+/// Ports of the Service `web.bench`.
+const HTTP: u16 = 80;
+const GRPC: u16 = 50051;
+const SINK: u16 = 9000;
+const ECHO: u16 = 9001;
+
+/// Starts the controller with the manifests that tell it where `between` listens.
+pub(super) async fn controller(sandbox: &Sandbox, between: &Ports) -> Result<Controller> {
+    let manifests = sandbox.manifests()?;
+    let port = |name, port, target, protocol| PortSpec { name, port, target, app_protocol: Some(protocol) };
+    let ports = [
+        port("http", HTTP, between.http, "http"),
+        port("grpc", GRPC, between.grpc, "kubernetes.io/h2c"),
+        port("sink", SINK, between.sink, "tcp"),
+        port("echo", ECHO, between.echo, "tcp"),
+    ];
+    manifests.pod("bench", "web-0", "web", "web", Meshed::Yes)?;
+    manifests.pod("bench", "client-0", "client", "client", Meshed::Yes)?;
+    manifests.service("bench", "web", &ports)?;
+    manifests.endpoint("bench", "web", "web-0", &ports)?;
+    manifests.http_route("bench", "all", "web", HTTP, "web")?;
+    Controller::start(sandbox).await
+}
+
+/// Starts both proxies.
+pub(super) async fn start(
+    sandbox: &Sandbox,
+    controller: &Controller,
+    between: &Ports,
+    servers: &Servers,
+) -> Result<Pair> {
+    let outer = Ports::free();
+    let workers = vec![("MESH_WORKERS".to_owned(), "1".to_owned())];
+    let http = servers.http.address.port();
+    let inbound = ProxyConfig {
+        workload: "bench/web-0".to_owned(),
+        inbound: vec![
+            (between.http, http),
+            (between.grpc, http),
+            (between.sink, servers.sink.address.port()),
+            (between.echo, servers.echo.address.port()),
+        ],
+        env: workers.clone(),
+        ..ProxyConfig::default()
+    };
+    let to = |listen, port: u16| (listen, format!("web.bench:{port}"));
+    let outbound = ProxyConfig {
+        workload: "bench/client-0".to_owned(),
+        outbound: vec![to(outer.http, HTTP), to(outer.grpc, GRPC), to(outer.sink, SINK), to(outer.echo, ECHO)],
+        env: workers,
+        ..ProxyConfig::default()
+    };
+    let inbound = Proxy::start(sandbox, controller, inbound).await?.process;
+    let outbound = Proxy::start(sandbox, controller, outbound).await?.process;
+    Ok(Pair { outbound, inbound, ports: outer })
+}
