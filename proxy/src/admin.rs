@@ -122,7 +122,7 @@ impl Admin {
 
 /// Opens a port of the admin servers.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::from_std(crate::listen::bind(address)?)
+    TcpListener::from_std(crate::listen::bind(address, false)?)
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {

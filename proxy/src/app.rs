@@ -91,7 +91,8 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     // The control thread is this one: identity, streams, admin pages, signals.
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let control = Control::start(runtime.handle().clone(), &config, &tls, ControlMetrics::new(&metrics));
-    let admin = Admin { config: config.clone(), control: control.clone(), metrics: metrics.clone(), tls: tls.clone(), log };
+    let admin =
+        Admin { config: config.clone(), control: control.clone(), metrics: metrics.clone(), tls: tls.clone(), log };
     runtime.block_on(serve_admin(Arc::new(admin)))?;
 
     // Workers get their listeners before any is started: a port that is taken is an error, not half a proxy.
@@ -99,7 +100,7 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     let own: Vec<SocketAddr> = addresses.iter().map(|(address, _)| *address).collect();
     let mut workers: Vec<JoinHandle<()>> = Vec::new();
     for n in 0..config.workers {
-        let listeners = open(&addresses)?;
+        let listeners = open(&addresses, config.workers > 1)?;
         let (config, tls, control, metrics) = (config.clone(), tls.clone(), control.clone(), metrics.clone());
         let (own, drain) = (own.clone(), drain.clone());
         let work = move || {
@@ -137,16 +138,17 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
 }
 
 /// Opens every traffic port once.
-fn open(addresses: &[(SocketAddr, Role)]) -> Result<Vec<(std::net::TcpListener, Role)>, StartError> {
+fn open(addresses: &[(SocketAddr, Role)], shared: bool) -> Result<Vec<(std::net::TcpListener, Role)>, StartError> {
     let one = |(address, role): &(SocketAddr, Role)| {
-        let listener = listen::bind(*address).map_err(|error| StartError::Listen(*address, error))?;
+        let listener = listen::bind(*address, shared).map_err(|error| StartError::Listen(*address, error))?;
         Ok((listener, role.clone()))
     };
     addresses.iter().map(one).collect()
 }
 
 async fn serve_admin(admin: Arc<Admin>) -> Result<(), StartError> {
-    for (address, pages) in [(admin.config.admin_listen, Pages::Local), (admin.config.metrics_listen, Pages::ReadOnly)] {
+    for (address, pages) in [(admin.config.admin_listen, Pages::Local), (admin.config.metrics_listen, Pages::ReadOnly)]
+    {
         let listener = admin::bind(address).map_err(|error| StartError::Listen(address, error))?;
         Handle::current().spawn(admin.clone().serve(listener, pages));
     }

@@ -159,9 +159,13 @@ impl Config {
     /// Reads all variables. The first one that is missing or malformed is the error.
     pub fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
         let name = |var, account: &'static str| match env.get(var) {
-            None => Identity::new("cluster.local", "mesh-system", account).map_err(|_| missing(var, "verify the controller")),
-            Some(v) => Identity::parse(&v)
-                .map_err(|_| ConfigError::Invalid { name: var, value: v, expected: "a SPIFFE ID of the form spiffe://D/ns/N/sa/S" }),
+            None => Identity::new("cluster.local", "mesh-system", account)
+                .map_err(|_| missing(var, "verify the controller")),
+            Some(v) => Identity::parse(&v).map_err(|_| ConfigError::Invalid {
+                name: var,
+                value: v,
+                expected: "a SPIFFE ID of the form spiffe://D/ns/N/sa/S",
+            }),
         };
         let required = |var, why| env.get(var).ok_or(ConfigError::Missing { name: var, why });
         let admin_listen: SocketAddr = parse(env, "MESH_ADMIN_LISTEN", "127.0.0.1:4691", ADDRESS)?;
@@ -180,11 +184,16 @@ impl Config {
             inbound_ports: pairs(env, "MESH_INBOUND_PORTS", "LISTEN=APP,... such as 18080=8080", |l, r| {
                 Some(InboundPort { listen: l.parse().ok()?, app: r.parse().ok()? })
             })?,
-            outbound_ports: pairs(env, "MESH_OUTBOUND_PORTS", "LISTEN=HOST:PORT,... such as 15000=web.demo:80", |l, r| {
-                let (host, port) = r.rsplit_once(':')?;
-                port.parse::<u16>().ok().filter(|_| !host.is_empty())?;
-                Some(OutboundPort { listen: l.parse().ok()?, authority: r.to_ascii_lowercase() })
-            })?,
+            outbound_ports: pairs(
+                env,
+                "MESH_OUTBOUND_PORTS",
+                "LISTEN=HOST:PORT,... such as 15000=web.demo:80",
+                |l, r| {
+                    let (host, port) = r.rsplit_once(':')?;
+                    port.parse::<u16>().ok().filter(|_| !host.is_empty())?;
+                    Some(OutboundPort { listen: l.parse().ok()?, authority: r.to_ascii_lowercase() })
+                },
+            )?,
             outbound_listen: parse(env, "MESH_OUTBOUND_LISTEN", "127.0.0.1:4640", ADDRESS)?,
             inbound_listen: parse(env, "MESH_INBOUND_LISTEN", "0.0.0.0:4643", ADDRESS)?,
             admin_listen,
@@ -236,12 +245,21 @@ fn missing(name: &'static str, why: &'static str) -> ConfigError {
     ConfigError::Missing { name, why }
 }
 
-fn parse<T: FromStr>(env: &impl Env, name: &'static str, default: &str, expected: &'static str) -> Result<T, ConfigError> {
+fn parse<T: FromStr>(
+    env: &impl Env,
+    name: &'static str,
+    default: &str,
+    expected: &'static str,
+) -> Result<T, ConfigError> {
     let value = env.get(name).unwrap_or_else(|| default.to_owned());
     value.parse().map_err(|_| ConfigError::Invalid { name, value, expected })
 }
 
-fn at_least_one<T: FromStr + PartialOrd + From<u8>>(env: &impl Env, name: &'static str, default: &str) -> Result<T, ConfigError> {
+fn at_least_one<T: FromStr + PartialOrd + From<u8>>(
+    env: &impl Env,
+    name: &'static str,
+    default: &str,
+) -> Result<T, ConfigError> {
     const EXPECTED: &str = "a whole number of at least 1";
     let number: T = parse(env, name, default, EXPECTED)?;
     if number < T::from(1) {
@@ -260,7 +278,11 @@ fn duration(env: &impl Env, name: &'static str, default: &str) -> Result<Duratio
         "m" => Some(Duration::from_secs(u64::from(n) * 60)),
         _ => None,
     });
-    parsed.filter(|d| !d.is_zero()).ok_or(ConfigError::Invalid { name, value, expected: "a time such as 500ms, 2s or 10m" })
+    parsed.filter(|d| !d.is_zero()).ok_or(ConfigError::Invalid {
+        name,
+        value,
+        expected: "a time such as 500ms, 2s or 10m",
+    })
 }
 
 fn pairs<T>(

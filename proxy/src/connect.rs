@@ -29,7 +29,9 @@ pub async fn tcp(worker: &Worker, address: SocketAddr) -> Result<TcpStream, Erro
     let limit = worker.config.times.connect;
     let stream = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(connected) => connected.map_err(failed)?,
-        Err(_) => return Err(Error::undelivered(Reason::ConnectFailed, format!("{address}: no answer within {limit:?}"))),
+        Err(_) => {
+            return Err(Error::undelivered(Reason::ConnectFailed, format!("{address}: no answer within {limit:?}")));
+        }
     };
     tune(&stream).map_err(failed)?;
     Ok(stream)
@@ -66,7 +68,10 @@ pub async fn mesh(
         return Err(Error::undelivered(Reason::IdentityMismatch, detail));
     }
     if session.alpn_protocol() != config.alpn_protocols.first().map(Vec::as_slice) {
-        return Err(Error::undelivered(Reason::ConnectFailed, format!("{address}: the peer does not speak our protocol")));
+        return Err(Error::undelivered(
+            Reason::ConnectFailed,
+            format!("{address}: the peer does not speak our protocol"),
+        ));
     }
     worker.tls_finished(Direction::Outbound, identity, session);
     Ok(stream)

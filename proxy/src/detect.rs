@@ -103,7 +103,11 @@ fn classify_target(rest: &[u8]) -> Option<Spoken> {
         Some(end) => {
             let line = rest[..end].trim_ascii_end();
             let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
-            Some(if version.starts_with(b"HTTP/") && line.len() > version.len() { Spoken::Http1 } else { Spoken::Opaque })
+            Some(if version.starts_with(b"HTTP/") && line.len() > version.len() {
+                Spoken::Http1
+            } else {
+                Spoken::Opaque
+            })
         }
     }
 }

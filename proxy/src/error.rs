@@ -119,7 +119,9 @@ impl Reason {
     fn describe(self) -> (&'static str, StatusCode, Fault, &'static str) {
         use Fault::{Client, Config, Mesh, Upstream};
         match self {
-            Self::BadRequest => ("bad-request", StatusCode::BAD_REQUEST, Client, "Mend the request; it was not forwarded."),
+            Self::BadRequest => {
+                ("bad-request", StatusCode::BAD_REQUEST, Client, "Mend the request; it was not forwarded.")
+            }
             Self::HeadersTooLarge => (
                 "headers-too-large",
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -180,12 +182,18 @@ impl Reason {
                 Upstream,
                 "The server closed the connection before it answered; the request may have been handled.",
             ),
-            Self::BadResponse => {
-                ("bad-response", StatusCode::BAD_GATEWAY, Upstream, "The server's answer is not valid HTTP or over a limit.")
-            }
-            Self::Timeout => {
-                ("timeout", StatusCode::GATEWAY_TIMEOUT, Upstream, "The time limit of the route passed; see its timeouts.")
-            }
+            Self::BadResponse => (
+                "bad-response",
+                StatusCode::BAD_GATEWAY,
+                Upstream,
+                "The server's answer is not valid HTTP or over a limit.",
+            ),
+            Self::Timeout => (
+                "timeout",
+                StatusCode::GATEWAY_TIMEOUT,
+                Upstream,
+                "The time limit of the route passed; see its timeouts.",
+            ),
             Self::Denied => {
                 ("denied", StatusCode::FORBIDDEN, Config, "The policy named above does not allow this caller.")
             }
@@ -201,9 +209,12 @@ impl Reason {
                 Mesh,
                 "The proxy has no certificate yet; look at its log and at mesh-identity.",
             ),
-            Self::Loop => {
-                ("loop", StatusCode::SERVICE_UNAVAILABLE, Config, "The destination is this proxy itself; correct the address.")
-            }
+            Self::Loop => (
+                "loop",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Config,
+                "The destination is this proxy itself; correct the address.",
+            ),
         }
     }
 }

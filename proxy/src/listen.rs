@@ -55,12 +55,12 @@ pub fn addresses(config: &Config) -> Vec<(SocketAddr, Role)> {
     all
 }
 
-/// Opens one listener. Several workers may open the same address.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// Opens one listener. `shared`: several workers open the same address. Otherwise an address that another process
+/// listens on is an error.
+pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    #[cfg(unix)]
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -116,7 +116,9 @@ async fn serve(worker: Rc<Worker>, stream: TcpStream, role: Role, own_port: u16)
         }
         Role::Inbound => match original_destination(&stream, own_port) {
             Some(address) => counted(&worker.inbound, inbound::serve(worker.clone(), stream, address)).await,
-            None => tracing::info!("refused a connection to the inbound port itself: it is for redirected traffic only"),
+            None => {
+                tracing::info!("refused a connection to the inbound port itself: it is for redirected traffic only")
+            }
         },
         Role::InboundFixed(app) => {
             counted(&worker.inbound, inbound::serve(worker.clone(), stream, app)).await;

@@ -146,7 +146,11 @@ async fn silent<T: Io>(
     }
     let mut read = BytesMut::from(&first[..n]);
     let times = &worker.config.times;
-    let spoken = if n == 0 { Spoken::Opaque } else { detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(gone)? };
+    let spoken = if n == 0 {
+        Spoken::Opaque
+    } else {
+        detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(gone)?
+    };
     let io = Rewind::new(read.freeze(), io);
     match spoken {
         Spoken::Http1 | Spoken::Http2 => {

@@ -149,7 +149,8 @@ impl Tls {
 /// The identity that a peer's leaf names: exactly one URI SAN, of the form that Mesh issues.
 pub fn leaf_identity(leaf: &CertificateDer<'_>) -> Result<Identity, TlsError> {
     let bad = || TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
-    let cert = EndEntityCert::try_from(leaf).map_err(|_| TlsError::InvalidCertificate(CertificateError::BadEncoding))?;
+    let cert =
+        EndEntityCert::try_from(leaf).map_err(|_| TlsError::InvalidCertificate(CertificateError::BadEncoding))?;
     let mut uris = cert.valid_uri_names();
     match (uris.next(), uris.next()) {
         (Some(uri), None) => Identity::parse(uri).map_err(|_| bad()),

@@ -47,7 +47,7 @@ pub struct Worker {
     control: Arc<Control>,
     targets: RefCell<HashMap<Box<str>, Rc<OutboundTarget>>>,
     balancers: RefCell<HashMap<ServiceRef, Rc<Balancer>>>,
-    ports: RefCell<HashMap<u16, Rc<InboundPort>>>,
+    ports: RefCell<HashMap<SocketAddr, Rc<InboundPort>>>,
     own: Vec<SocketAddr>,
 }
 
@@ -90,7 +90,14 @@ impl AsRef<Pool> for Endpoint {
 
 impl Worker {
     /// A worker over the process's shared parts. `own` are the proxy's own listening addresses.
-    pub fn new(config: Arc<Config>, tls: Arc<Tls>, control: Arc<Control>, metrics: Arc<Metrics>, own: Vec<SocketAddr>, drain: CancellationToken) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        tls: Arc<Tls>,
+        control: Arc<Control>,
+        metrics: Arc<Metrics>,
+        own: Vec<SocketAddr>,
+        drain: CancellationToken,
+    ) -> Self {
         Self {
             random: Random::default(),
             outbound: DirectionMetrics::new(&metrics, Direction::Outbound),
@@ -140,7 +147,7 @@ impl Worker {
         balancer
     }
 
-    /// A port of the application, remembered; there are at most 65,535.
+    /// A port of the application, remembered; a pod has few addresses, so there are few.
     pub fn port(&self, address: SocketAddr) -> Rc<InboundPort> {
         let make = || {
             Rc::new(InboundPort {
@@ -151,21 +158,26 @@ impl Worker {
                 policy: self.control.inbound(address.port()),
             })
         };
-        self.ports.borrow_mut().entry(address.port()).or_insert_with(make).clone()
+        self.ports.borrow_mut().entry(address).or_insert_with(make).clone()
     }
 
     /// Whether an address is one of the proxy's own listeners: dialling it would loop.
     pub fn is_own(&self, address: SocketAddr) -> bool {
         self.own.iter().any(|own| {
-            own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback())
+            own.port() == address.port()
+                && (own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback())
         })
     }
 
     /// Counts a finished handshake. `peer` is the identity it proved.
     pub fn tls_finished<'s>(&self, direction: Direction, peer: &Identity, session: impl Into<Session<'s>>) {
         let (version, group) = session.into().describe();
-        let labels =
-            [("direction", direction.as_str()), ("peer_identity", peer.as_str()), ("version", version), ("group", group.as_str())];
+        let labels = [
+            ("direction", direction.as_str()),
+            ("peer_identity", peer.as_str()),
+            ("version", version),
+            ("group", group.as_str()),
+        ];
         self.metrics.counter("mesh_tls_connections_total", &labels).increment(1);
     }
 
@@ -284,7 +296,11 @@ fn canonical(name: &str) -> String {
 }
 
 /// Makes room for one more: forgets the entry that was not used for longest.
-fn forget_beyond<K: Clone + Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>, limit: usize, used: impl Fn(&V) -> Instant) {
+fn forget_beyond<K: Clone + Eq + std::hash::Hash, V>(
+    map: &mut HashMap<K, V>,
+    limit: usize,
+    used: impl Fn(&V) -> Instant,
+) {
     if map.len() >= limit
         && let Some(oldest) = map.iter().min_by_key(|(_, v)| used(v)).map(|(k, _)| k.clone())
     {
@@ -298,9 +314,12 @@ mod tests {
 
     #[test]
     fn targets_have_one_form() {
-        for (given, canon) in
-            [("Web.Shop", "web.shop:80"), ("web.shop.:8080", "web.shop:8080"), ("[::1]:80", "[::1]:80"), ("web:", "web:80")]
-        {
+        for (given, canon) in [
+            ("Web.Shop", "web.shop:80"),
+            ("web.shop.:8080", "web.shop:8080"),
+            ("[::1]:80", "[::1]:80"),
+            ("web:", "web:80"),
+        ] {
             assert_eq!(canonical(given), canon);
         }
     }

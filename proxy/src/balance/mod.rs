@@ -78,9 +78,8 @@ impl Balancer {
             }
         }
         // Few are left: look at each, and at those that left only when nothing else remains.
-        let best = |candidates: &mut dyn Iterator<Item = &Rc<Endpoint>>| {
-            candidates.reduce(|a, b| cheaper(a, b, now)).cloned()
-        };
+        let best =
+            |candidates: &mut dyn Iterator<Item = &Rc<Endpoint>>| candidates.reduce(|a, b| cheaper(a, b, now)).cloned();
         best(&mut endpoints.iter().filter(usable)).or_else(|| best(&mut endpoints.iter().filter(free)))
     }
 

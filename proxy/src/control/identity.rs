@@ -55,7 +55,10 @@ async fn certify(config: &Config, tls: &Tls, metrics: &ControlMetrics, channel: 
             }
             Err(error) => {
                 metrics.certificate_failures.increment(1);
-                tracing::warn!("no certificate from {}: {error}; trying again in about {backoff:?}", config.identity_addr);
+                tracing::warn!(
+                    "no certificate from {}: {error}; trying again in about {backoff:?}",
+                    config.identity_addr
+                );
                 let wait = random.jitter(backoff);
                 backoff = (backoff * 2).min(BACKOFF_LAST);
                 wait
@@ -73,11 +76,7 @@ async fn certificate(config: &Config, tls: &Tls, channel: Channel) -> Result<Dur
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| error.to_string())?;
     let csr = CertificateParams::default().serialize_request(&key).map_err(|error| error.to_string())?;
     let request = CertifyRequest { csr_der: csr.der().to_vec(), token: token.trim().to_owned() };
-    let answer = IdentityClient::new(channel)
-        .certify(request)
-        .await
-        .map_err(|status| describe(&status))?
-        .into_inner();
+    let answer = IdentityClient::new(channel).certify(request).await.map_err(|status| describe(&status))?.into_inner();
     if answer.chain_der.is_empty() || answer.chain_der.len() > MAX_CHAIN {
         return Err(format!("a chain of {} certificates", answer.chain_der.len()));
     }

@@ -62,7 +62,8 @@ impl<T> Snapshot<T> {
         }
         let mut phase = self.phase.subscribe();
         let settled = phase.wait_for(|p| *p != Phase::Pending);
-        let phase = tokio::time::timeout(limit, settled).await.map_or(Phase::Pending, |p| p.map_or(Phase::Pending, |p| *p));
+        let phase =
+            tokio::time::timeout(limit, settled).await.map_or(Phase::Pending, |p| p.map_or(Phase::Pending, |p| *p));
         self.get().ok_or(phase)
     }
 
@@ -71,7 +72,7 @@ impl<T> Snapshot<T> {
         self.value.load().is_none() && *self.phase.borrow() == Phase::NotFound
     }
 
-    fn publish(&self, value: T) {
+    pub(crate) fn publish(&self, value: T) {
         self.value.store(Some(Arc::new(value)));
         self.phase.send_replace(Phase::Ready);
     }

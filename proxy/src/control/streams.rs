@@ -62,7 +62,8 @@ pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapsh
 
 /// Applies one delta. A malformed one changes nothing.
 fn apply_endpoints(known: &mut BTreeMap<SocketAddr, Endpoint>, update: EndpointsUpdate) -> Result<EndpointSet, String> {
-    let add = update.add.into_iter().map(Endpoint::try_from).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    let add =
+        update.add.into_iter().map(Endpoint::try_from).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
     let remove = update.remove.iter().map(|a| a.parse::<SocketAddr>()).collect::<Result<Vec<_>, _>>();
     let remove = remove.map_err(|error| format!("remove: {error}"))?;
     if known.len() + add.len() > MAX_ENDPOINTS {
@@ -149,7 +150,8 @@ mod tests {
     #[test]
     fn deltas_add_remove_and_reset() {
         let mut known = BTreeMap::new();
-        let first = EndpointsUpdate { reset: true, add: vec![wire("127.0.0.1:1"), wire("127.0.0.1:2")], ..Default::default() };
+        let first =
+            EndpointsUpdate { reset: true, add: vec![wire("127.0.0.1:1"), wire("127.0.0.1:2")], ..Default::default() };
         assert_eq!(apply_endpoints(&mut known, first).unwrap().endpoints.len(), 2);
         let second = EndpointsUpdate { remove: vec!["127.0.0.1:1".into()], ..Default::default() };
         assert_eq!(apply_endpoints(&mut known, second).unwrap().endpoints[0].address.port(), 2);

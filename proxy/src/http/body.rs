@@ -137,15 +137,15 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if let Some(interim) = self.announce.take() {
             interim.send(StatusCode::CONTINUE, &HeaderMap::new());
         }
         let mut polled = self.poll_kind(cx);
-        if self.stranger && let Poll::Ready(Some(Ok(frame))) = &mut polled && let Some(trailers) = frame.trailers_mut() {
+        if self.stranger
+            && let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
             headers::strip_mesh(trailers);
         }
         match &polled {

@@ -60,7 +60,11 @@ where
 
 /// Sends one request on a stream of its own and waits for the response's head. Interim responses go to `interim` as
 /// they come; a request that expects 100 keeps its body back until then.
-async fn send_stream(connection: &H2Connection, request: Request<Body>, interim: &Interim) -> Result<Response<RecvBody>, Error> {
+async fn send_stream(
+    connection: &H2Connection,
+    request: Request<Body>,
+    interim: &Interim,
+) -> Result<Response<RecvBody>, Error> {
     let (parts, body) = request.into_parts();
     let expects = headers::expects_continue(&parts.headers);
     let end = body.is_end();
@@ -78,7 +82,9 @@ async fn send_stream(connection: &H2Connection, request: Request<Body>, interim:
             held.take().map(tokio::task::spawn_local);
         }
         while let Some(early) = poll_interim(&mut response, cx) {
-            if early.status() == StatusCode::CONTINUE && let Some(pump) = held.take() {
+            if early.status() == StatusCode::CONTINUE
+                && let Some(pump) = held.take()
+            {
                 tokio::task::spawn_local(pump);
             }
             interim.send(early.status(), early.headers());
@@ -153,7 +159,11 @@ pub async fn send_plain(
     };
     let reply = h1::client::send(connection, request, early, keep).await.map_err(|error| failed(to.address, &error))?;
     if reply.upgrade.is_some() {
-        return Err(Error { reason: Reason::BadResponse, delivery: Delivery::Begun, detail: "an upgrade nobody asked for".into() });
+        return Err(Error {
+            reason: Reason::BadResponse,
+            delivery: Delivery::Begun,
+            detail: "an upgrade nobody asked for".into(),
+        });
     }
     Ok(from_stranger(reply.response.map(Body::from)))
 }
@@ -211,7 +221,9 @@ fn failed_to(server: &str, error: &h1::SendError) -> Error {
             Error { reason: Reason::BadRequest, delivery: Delivery::Begun, detail: detail.into() }
         }
         _ if error.never_sent => Error::undelivered(Reason::Refused, detail),
-        _ if error.response_started => Error { reason: Reason::BadResponse, delivery: Delivery::Begun, detail: detail.into() },
+        _ if error.response_started => {
+            Error { reason: Reason::BadResponse, delivery: Delivery::Begun, detail: detail.into() }
+        }
         _ => Error::unknown(Reason::UpstreamReset, detail),
     }
 }

@@ -4,26 +4,18 @@
 //! The snapshot of the policy is loaded once and handed down. Deciding is `mesh-policy`'s; which endpoint, `balance`'s;
 //! the bytes, `client`'s. `inbound.rs` beside this is the same for the server's side.
 
-use std::{
-    future::Future,
-    net::SocketAddr,
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-    time::Instant,
-};
+use std::{future::Future, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::Instant};
 
 use http::{Method, Request, Response, uri::Authority};
 use mesh_policy::{
-    Backend, BackendTarget, OutboundPolicy, OutboundVerdict, RequestFacts, RouteMeta, Rule, ServiceRef, Target, Timeouts,
-    decide_outbound,
+    Backend, BackendTarget, OutboundPolicy, OutboundVerdict, RequestFacts, RouteMeta, Rule, ServiceRef, Target,
+    Timeouts, decide_outbound,
 };
 use smallvec::SmallVec;
 use tokio::time::{Sleep, sleep};
 
 use super::{
-    Body, Incoming, Interim, Reply,
-    client, headers,
+    Body, Incoming, Interim, Reply, client, headers,
     in_flight::{InFlight, grpc_status},
     replay::Source,
 };
@@ -59,7 +51,9 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
             return Err(Error::undelivered(Reason::NoRoute, detail));
         }
         OutboundVerdict::NoBackends => {
-            let detail = decision.route.map_or(String::new(), |r| format!("a rule of {}/{} has no backend", r.namespace, r.name));
+            let detail = decision
+                .route
+                .map_or(String::new(), |r| format!("a rule of {}/{} has no backend", r.namespace, r.name));
             return Err(Error::undelivered(Reason::InvalidBackend, detail));
         }
     };
@@ -302,11 +296,14 @@ impl Call<'_> {
             let address = endpoint.info.address;
             let opened: Result<Box<dyn crate::io::Io>, Error> = match &endpoint.info.identity {
                 None => connect::tcp(self.worker, address).await.map(|io| Box::new(io) as _),
-                Some(id) => connect::mesh(self.worker, address, id, &self.worker.tls.client_h1).await.map(|io| Box::new(io) as _),
+                Some(id) => connect::mesh(self.worker, address, id, &self.worker.tls.client_h1)
+                    .await
+                    .map(|io| Box::new(io) as _),
             };
             match opened {
                 Ok(io) => {
-                    let reply = client::send_upgrade(self.worker, Direction::Outbound, io, request, &self.interim).await?;
+                    let reply =
+                        client::send_upgrade(self.worker, Direction::Outbound, io, request, &self.interim).await?;
                     let series = endpoint.series(self.route, || self.series(&endpoint));
                     series.record(reply.response.status(), None, self.began.elapsed());
                     return Ok(reply);
@@ -325,7 +322,8 @@ impl Call<'_> {
     fn authority(&self) -> Result<Authority, Error> {
         match &self.authority {
             Some(authority) => Ok(authority.clone()),
-            None => Authority::try_from(&*self.target.name).map_err(|e| Error::undelivered(Reason::BadRequest, e.to_string())),
+            None => Authority::try_from(&*self.target.name)
+                .map_err(|e| Error::undelivered(Reason::BadRequest, e.to_string())),
         }
     }
 
@@ -355,10 +353,7 @@ fn is_grpc_failure(code: u8) -> bool {
 }
 
 /// Gives up `work` when `late` passes.
-async fn within<T>(
-    late: Pin<&mut Sleep>,
-    work: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
+async fn within<T>(late: Pin<&mut Sleep>, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::select! {
         biased;
         done = work => done,

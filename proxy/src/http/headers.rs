@@ -240,12 +240,19 @@ mod tests {
 
     #[test]
     fn forms_round_trip() {
-        let mut request =
-            Request::builder().uri("/a?b=c").header("host", "web.shop:8080").version(Version::HTTP_11).body(()).unwrap();
+        let mut request = Request::builder()
+            .uri("/a?b=c")
+            .header("host", "web.shop:8080")
+            .version(Version::HTTP_11)
+            .body(())
+            .unwrap();
         let named = authority(&request).unwrap();
         to_h2_form(&mut request, named).unwrap();
         assert_eq!(request.uri(), "http://web.shop:8080/a?b=c");
         to_h1_form(&mut request, Version::HTTP_11).unwrap();
-        assert_eq!((request.uri().to_string(), &request.headers()["host"]), ("/a?b=c".into(), "web.shop:8080".parse::<HeaderValue>().as_ref().unwrap()));
+        assert_eq!(
+            (request.uri().to_string(), &request.headers()["host"]),
+            ("/a?b=c".into(), "web.shop:8080".parse::<HeaderValue>().as_ref().unwrap())
+        );
     }
 }

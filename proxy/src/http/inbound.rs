@@ -9,8 +9,7 @@ use http::{Method, Response, Version, header};
 use mesh_policy::{ConnectionFacts, Identity, InboundVerdict, decide_inbound};
 
 use super::{
-    Body, Incoming, Reply,
-    client, headers,
+    Body, Incoming, Reply, client, headers,
     in_flight::{InFlight, grpc_status},
 };
 use crate::{

@@ -194,7 +194,8 @@ async fn open<T: Io>(worker: &Worker, io: T) -> Result<Rc<H2Connection>, Error> 
         .await;
     let (send, driver) =
         handshake.map_err(|error| Error::undelivered(Reason::ConnectFailed, format!("HTTP/2: {error}")))?;
-    let connection = Rc::new(H2Connection { send: RefCell::new(send), streams: Cell::new(0), closed: Cell::new(false) });
+    let connection =
+        Rc::new(H2Connection { send: RefCell::new(send), streams: Cell::new(0), closed: Cell::new(false) });
     let watched = Rc::downgrade(&connection);
     tokio::task::spawn_local(async move {
         if let Err(error) = driver.await {
