@@ -15,7 +15,7 @@ const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 wrong usage.";
 
 /// Mesh, a lightweight service mesh: identity, encryption and routing for the traffic between services.
 #[derive(Debug, Parser)]
-#[command(name = "meshctl", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "meshctl", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: cmd::Command,

@@ -63,7 +63,7 @@ fn colour_wanted() -> bool {
 /// Prints a line of a result. Errors when standard output is closed.
 pub fn line(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).context("standard output is closed")
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("standard output cannot be written")
 }
 
 /// Prints a result as an object: a line of JSON, or a YAML document. [`Format::Table`] prints YAML too; commands

@@ -189,7 +189,7 @@ fn wrong_usage_is_two_and_help_has_examples() {
     let mut text = String::new();
     help.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     assert!(help.wait().unwrap().success());
-    assert!(text.contains("Examples:") && text.contains("Exit codes: 0 ok"), "{text}");
+    assert!(text.contains("Examples:") && text.contains("Exit codes:"), "{text}");
     let completion = meshctl(tmp.path(), &["completion", "bash"]).output().unwrap();
     assert!(String::from_utf8(completion.stdout).unwrap().contains("_meshctl"));
 }

@@ -54,8 +54,10 @@ Examples:
   meshctl demo --requests 10000 -o json     one run, one JSON object (shares are in percent)
   meshctl demo --dir ./mesh-demo            keep manifests and state in a folder of your own
 
-Exit codes: 0 ok (also when the live view is ended by Ctrl-C), 1 failed or interrupted before the end, or a request
-failed or did not go over mutual TLS; 2 wrong usage.";
+Exit codes:
+  0  ok, also when the live view is ended by Ctrl-C
+  1  failed, interrupted before the end, or a request failed or did not go over mutual TLS
+  2  wrong usage";
 
 /// Arguments of `meshctl demo`.
 #[derive(Debug, Parser)]
