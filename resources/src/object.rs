@@ -93,6 +93,9 @@ impl Object {
                 return Err(format!("the object has no `{field}`"));
             }
         }
+        if value.pointer("/metadata/namespace").is_some_and(|found| !found.is_null() && !found.is_string()) {
+            return Err("`metadata.namespace` is not a text: put it in quotes".to_owned());
+        }
         let namespace = Some(text("/metadata/namespace")).filter(|n| !n.is_empty()).unwrap_or("default".to_owned());
         let created = match value.pointer("/metadata/creationTimestamp") {
             None | Some(Value::Null) => 0,
@@ -123,6 +126,8 @@ pub fn parse_manifests(text: &str, file: &str) -> Result<Vec<Object>, ParseError
     }
     let options = serde_saphyr::options! {
         with_snippet: false,
+        // YAML 1.2: `n`, `on` and `yes` are texts, as a namespace or a name may be.
+        strict_booleans: true,
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_documents: MAX_OBJECTS },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS },
     };

@@ -142,6 +142,8 @@ pub(crate) fn decode(
 }
 
 fn decode_parent(node: &Node<'_>, namespace: &str, report: &mut Report<'_>) -> Result<Option<Parent>, Invalid> {
+    node.is_object(report)?;
+    let name = node.required_text("name", report)?.into();
     let group = node.text("group", report)?.unwrap_or(GATEWAY_GROUP);
     let kind = node.text("kind", report)?.unwrap_or("Gateway");
     match (group, kind) {
@@ -157,7 +159,7 @@ fn decode_parent(node: &Node<'_>, namespace: &str, report: &mut Report<'_>) -> R
     node.only(&["group", "kind", "namespace", "name", "port", "sectionName"], report)?;
     Ok(Some(Parent {
         namespace: node.text("namespace", report)?.unwrap_or(namespace).into(),
-        name: node.required_text("name", report)?.into(),
+        name,
         port: node.port("port", report)?,
         section: node.text("sectionName", report)?.map(str::to_owned),
         field: node.path.clone(),
@@ -172,7 +174,7 @@ fn decode_rule(
     report: &mut Report<'_>,
 ) -> RuleObject {
     node.ignore_others(&["name", "matches", "filters", "backendRefs", "timeouts"], report);
-    let matches = node.items("matches", report).and_then(|nodes| {
+    let matches = node.is_object(report).and_then(|()| node.items("matches", report)).and_then(|nodes| {
         let all: Vec<_> = nodes.iter().map(|node| decode_match(node, report)).collect();
         all.into_iter().collect::<Result<Vec<_>, _>>()
     });
@@ -235,6 +237,7 @@ fn decode_service_ref(
     namespace: &str,
     report: &mut Report<'_>,
 ) -> Result<Result<ServiceRef, String>, Invalid> {
+    node.is_object(report)?;
     let group = node.text("group", report)?.unwrap_or("");
     let kind = node.text("kind", report)?.unwrap_or("Service");
     let name = node.required_text("name", report)?;

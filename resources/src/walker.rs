@@ -87,6 +87,7 @@ impl<'v> Node<'v> {
     /// Reports each field that is not among those known. Gives [`Invalid`] when there was one, for places where an
     /// ignored field would change what the rest means.
     pub(crate) fn only(&self, known: &[&str], report: &mut Report<'_>) -> Result<(), Invalid> {
+        self.is_object(report)?;
         match self.unknown(known) {
             unknown if unknown.is_empty() => Ok(()),
             unknown => {
@@ -111,6 +112,11 @@ impl<'v> Node<'v> {
     pub(crate) fn invalid(&self, name: &str, what: String, fix: &str, report: &mut Report<'_>) -> Invalid {
         report.error(&self.field(name), Reason::UnsupportedValue, what, fix);
         Invalid
+    }
+
+    /// Reports a value that holds no fields where fields belong.
+    pub(crate) fn is_object(&self, report: &mut Report<'_>) -> Result<(), Invalid> {
+        if self.value.is_object() { Ok(()) } else { Err(self.wrong_type("an object", report)) }
     }
 
     fn unknown(&self, known: &[&str]) -> Vec<&'v str> {
