@@ -298,7 +298,7 @@ fn pairs<T>(
         .filter(|item| !item.is_empty())
         .map(|item| item.split_once('=').and_then(|(l, r)| make(l.trim(), r.trim())))
         .collect::<Option<Vec<T>>>()
-        .ok_or_else(|| ConfigError::Invalid { name, value, expected })
+        .ok_or(ConfigError::Invalid { name, value, expected })
 }
 
 #[cfg(test)]

@@ -154,11 +154,14 @@ pub struct RequestLabels<'l> {
     pub backend: &'l str,
 }
 
+/// Counters by response code and grpc status. A server uses few of them.
+type Codes = SmallVec<[(u16, Option<u8>, Counter); 4]>;
+
 /// Handles of one label set. Owned by one worker.
 pub struct Series {
     metrics: Arc<Metrics>,
     labels: Vec<(&'static str, String)>,
-    codes: RefCell<SmallVec<[(u16, Option<u8>, Counter); 4]>>,
+    codes: RefCell<Codes>,
     latency: Arc<Histogram>,
 }
 

@@ -16,6 +16,9 @@ use crate::{http::pool::Pool, metrics::Series};
 const LEAVE_FIRST: Duration = Duration::from_secs(1);
 const LEAVE_LAST: Duration = Duration::from_secs(10);
 
+/// Bound metrics by route; `None` is the default. Few routes lead to one endpoint.
+type BoundSeries = SmallVec<[(Option<RouteMeta>, Rc<Series>); 2]>;
+
 /// An endpoint as one worker knows it.
 pub struct Endpoint {
     /// What discovery said.
@@ -27,7 +30,7 @@ pub struct Endpoint {
     failure: Duration,
     away_until: Cell<Option<Instant>>,
     away_for: Cell<Duration>,
-    series: RefCell<SmallVec<[(Option<RouteMeta>, Rc<Series>); 2]>>,
+    series: RefCell<BoundSeries>,
 }
 
 impl Endpoint {

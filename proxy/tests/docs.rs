@@ -1,0 +1,42 @@
+//! The pages for users name everything that the code has: a reason, a metric or a knob without a line in docs/ fails.
+
+#![allow(clippy::panic)]
+
+use std::{fs, path::Path};
+
+use mesh_proxy::{error::Reason, metrics::CATALOGUE};
+
+fn read(path: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    fs::read_to_string(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()))
+}
+
+#[test]
+fn every_reason_is_explained() {
+    let page = read("docs/errors.md");
+    for reason in Reason::ALL {
+        let row = format!("| `{}` | {} | {} |", reason.as_str(), reason.status().as_u16(), reason.grpc_status());
+        assert!(page.contains(&row), "docs/errors.md has no row {row}");
+        assert!(page.contains(reason.hint()), "docs/errors.md has not the hint of {}", reason.as_str());
+    }
+}
+
+#[test]
+fn every_metric_is_explained() {
+    let page = read("docs/metrics.md");
+    for (name, help) in CATALOGUE {
+        assert!(page.contains(&format!("| `{name}` |")) && page.contains(help), "docs/metrics.md lacks {name}: {help}");
+    }
+}
+
+#[test]
+fn every_knob_is_explained() {
+    let page = read("docs/configuration.md");
+    let source = read("proxy/src/config.rs");
+    let (code, _) = source.split_once("#[cfg(test)]").unwrap_or((&source, ""));
+    let names: Vec<&str> = code.split('"').filter(|text| text.starts_with("MESH_") && !text.contains(['=', ' '])).collect();
+    assert!(names.len() > 25, "the knobs were not found in the source");
+    for name in names {
+        assert!(page.contains(&format!("| `{name}` |")), "docs/configuration.md lacks {name}");
+    }
+}
