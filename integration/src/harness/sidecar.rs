@@ -91,8 +91,17 @@ impl Controller {
     ///
     /// When it does not become ready; with the end of its log.
     pub async fn start(sandbox: &Sandbox) -> Result<Self> {
+        Self::start_with(sandbox, &[]).await
+    }
+
+    /// The same with more of its flags.
+    ///
+    /// # Errors
+    ///
+    /// When it does not become ready; with the end of its log.
+    pub async fn start_with(sandbox: &Sandbox, flags: &[&str]) -> Result<Self> {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self::start_at(sandbox, Addresses { identity: any, destination: any, metrics: any }).await
+        Self::start_at(sandbox, Addresses { identity: any, destination: any, metrics: any }, flags).await
     }
 
     /// Starts it on given addresses, for example those of a controller that was stopped before. The state folder stays
@@ -101,7 +110,7 @@ impl Controller {
     /// # Errors
     ///
     /// When it does not become ready; with the end of its log.
-    pub async fn start_at(sandbox: &Sandbox, at: Addresses) -> Result<Self> {
+    pub async fn start_at(sandbox: &Sandbox, at: Addresses, flags: &[&str]) -> Result<Self> {
         let state = sandbox.path().join("state");
         fs::create_dir_all(&state)?;
         let file = state.join("addresses.json");
@@ -111,7 +120,7 @@ impl Controller {
         command.arg("--manifests").arg(sandbox.manifests()?.dir()).arg("--state").arg(&state);
         command.args(["--identity-listen", &at.identity.to_string()]);
         command.args(["--destination-listen", &at.destination.to_string()]);
-        command.args(["--metrics-listen", &at.metrics.to_string()]);
+        command.args(["--metrics-listen", &at.metrics.to_string()]).args(flags);
         let mut process = Process::spawn("mesh-controller", command, &sandbox.log("controller"))?;
         let written = async || {
             process.must_run()?;
