@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::metrics;
 
@@ -12,50 +12,52 @@ const MAX_SHOWN: usize = 4;
 /// Characters of a problem that are kept.
 const MAX_LINE: usize = 400;
 
-/// The problems now in force, in words. None when the controller cannot be asked just now: it is no news about the
-/// manifests.
-pub async fn of(controller: SocketAddr) -> Vec<String> {
-    metrics::page(controller, "/problems").await.map_or_else(|_| Vec::new(), |body| lines(&body))
+/// One entry of the page; what is not shown is not read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    file: Option<String>,
+    line: Option<u64>,
+    object: Option<String>,
+    field: Option<String>,
+    what: String,
+    fix: String,
 }
 
-/// Reads the page: a list of problems, itself or in a field `problems`.
+/// The problems now in force, in words. When the controller cannot be asked or understood, that is the problem.
+pub async fn of(controller: SocketAddr) -> Vec<String> {
+    match metrics::page(controller, "/problems").await {
+        Ok(body) => lines(&body),
+        Err(error) => vec![format!("the controller does not say what is wrong with the manifests: {error:#}")],
+    }
+}
+
 fn lines(body: &[u8]) -> Vec<String> {
-    let page: Value = serde_json::from_slice(body).unwrap_or_default();
-    let Some(list) = page.as_array().or_else(|| page["problems"].as_array()) else { return Vec::new() };
-    let mut lines: Vec<_> = list.iter().take(MAX_SHOWN).map(line).collect();
-    if list.len() > MAX_SHOWN {
-        lines.push(format!("and {} more", list.len() - MAX_SHOWN));
+    let problems: Vec<Problem> = match serde_json::from_slice(body) {
+        Ok(problems) => problems,
+        Err(error) => return vec![format!("the controller's /problems is not understood: {error}")],
+    };
+    let mut lines: Vec<_> = problems.iter().take(MAX_SHOWN).map(Problem::text).collect();
+    if problems.len() > MAX_SHOWN {
+        lines.push(format!("and {} more", problems.len() - MAX_SHOWN));
     }
     lines
 }
 
-/// `file:line: HTTPRoute demo/web: field: what; fix: …`, without the parts that are absent.
-fn line(problem: &Value) -> String {
-    let text = |value: &Value| match value {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    };
-    let source = &problem["source"];
-    let place = text(source).or_else(|| {
-        let file = text(&source["file"])?;
-        Some(text(&source["line"]).map_or(file.clone(), |line| format!("{file}:{line}")))
-    });
-    let object = &problem["object"];
-    let object = text(object).or_else(|| {
-        let name = text(&object["name"])?;
-        let name = text(&object["namespace"]).map_or(name.clone(), |ns| format!("{ns}/{name}"));
-        Some(format!("{} {name}", text(&object["kind"]).unwrap_or_default()))
-    });
-    let parts = [place, object, text(&problem["field"]), text(&problem["what"])];
-    let mut line = parts.into_iter().flatten().collect::<Vec<_>>().join(": ");
-    if let Some(fix) = text(&problem["fix"]) {
-        line = format!("{line}; fix: {fix}");
+impl Problem {
+    /// `file:line: HTTPRoute demo/web: field: what; fix: …`, without the parts that are absent.
+    fn text(&self) -> String {
+        let place = match (&self.file, self.line) {
+            (Some(file), Some(line)) => Some(format!("{file}:{line}")),
+            (file, _) => file.clone(),
+        };
+        let about = [place, self.object.clone(), self.field.clone(), Some(self.what.clone())];
+        let mut text = about.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
+        if !self.fix.is_empty() {
+            text = format!("{text}; fix: {}", self.fix);
+        }
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_LINE).collect()
     }
-    if line.is_empty() {
-        line = problem.to_string();
-    }
-    line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_LINE).collect()
 }
 
 #[cfg(test)]
@@ -66,9 +68,8 @@ mod tests {
     #[test]
     fn a_problem_is_a_line_with_its_place() {
         let page = serde_json::json!([{
-            "severity": "error", "object": {"kind": "HTTPRoute", "namespace": "demo", "name": "web"},
-            "source": {"file": "20-route.yaml", "line": 3}, "field": "spec.rules[0]", "what": "no such field",
-            "fix": "remove it", "reason": "UnsupportedValue"
+            "severity": "error", "file": "20-route.yaml", "line": 3, "column": 1, "object": "HTTPRoute demo/web",
+            "field": "spec.rules[0]", "reason": "UnsupportedValue", "what": "no such field", "fix": "remove it"
         }]);
         assert_eq!(
             lines(page.to_string().as_bytes()),
@@ -77,10 +78,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_is_left_out_and_nonsense_is_shown_as_it_is() {
-        assert_eq!(lines(br#"{"problems":[{"source":"a.yaml:7","what":"tab"}]}"#), ["a.yaml:7: tab"]);
-        assert_eq!(lines(br#"[{"odd":1}]"#), [r#"{"odd":1}"#]);
-        assert!(lines(b"not json").is_empty());
+    fn what_is_absent_is_left_out() {
+        let page = br#"[{"file":null,"object":null,"field":null,"what":"the folder is gone","fix":""}]"#;
+        assert_eq!(lines(page), ["the folder is gone"]);
+        assert!(lines(b"[]").is_empty());
+    }
+
+    #[test]
+    fn a_page_that_is_no_list_is_said_to_be_so() {
+        assert!(lines(b"not json")[0].contains("/problems is not understood"));
     }
 
     #[test]
