@@ -2,7 +2,8 @@
 //!
 //! Which routes apply to a Service's port follows GEP-1426: routes of the client's own namespace to a Service elsewhere
 //! (consumer routes) replace those of the Service's namespace (producer routes) for that client, and are nothing to
-//! other clients; within the group that applies, GRPCRoutes replace HTTPRoutes. `hostnames` take no part.
+//! other clients; within the group that applies, GRPCRoutes replace HTTPRoutes. `hostnames` narrow a route by the
+//! request's host; which traffic reaches a Service is never inferred from them.
 //!
 //! A backend in another namespace than its route needs a ReferenceGrant there, unless it is a parent of the route:
 //! sending a request on to where it was going anyway exposes nothing.
@@ -153,7 +154,7 @@ impl Snapshot {
 
     fn compile_route(&self, route: &RouteObject, report: &mut Report<'_>) -> Route {
         let rules = route.rules.iter().map(|rule| self.compile_rule(route, rule, report)).collect();
-        Route { meta: route.meta.clone(), hostnames: Vec::new(), rules }
+        Route { meta: route.meta.clone(), hostnames: route.hostnames.clone(), rules }
     }
 
     fn compile_rule(&self, route: &RouteObject, rule: &RuleObject, report: &mut Report<'_>) -> Rule {

@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use mesh_policy::{
-    Filter, HeaderModifier, RequestMatch, RouteKind, RouteMeta, ServiceRef, StringMatch, Timeouts, route::RegexMatch,
+    Filter, HeaderModifier, RequestMatch, RouteKind, RouteMeta, ServiceRef, StringMatch, Timeouts,
+    route::{HostMatch, RegexMatch},
 };
 
 use crate::{
@@ -37,6 +38,8 @@ pub struct RouteObject {
     pub source: Option<Source>,
     /// The Services it is attached to. Parents of other kinds belong to others.
     pub parents: Vec<Parent>,
+    /// Hosts it serves; empty is all.
+    pub hostnames: Vec<HostMatch>,
     /// Its rules, in order.
     pub rules: Vec<RuleObject>,
 }
@@ -101,7 +104,13 @@ pub(crate) fn decode(
         name: object.name.as_str().into(),
         created: object.created,
     };
-    let mut route = RouteObject { meta, source: object.source.clone(), parents: Vec::new(), rules: Vec::new() };
+    let mut route = RouteObject {
+        meta,
+        source: object.source.clone(),
+        parents: Vec::new(),
+        hostnames: Vec::new(),
+        rules: Vec::new(),
+    };
     let root = Node::root(&object.value);
     root.ignore_others(&["apiVersion", "kind", "metadata", "spec", "status"], report);
     let Ok(Some(spec)) = root.object("spec", report) else {
@@ -114,10 +123,7 @@ pub(crate) fn decode(
             route.parents.push(parent);
         }
     }
-    if let Some(hostnames) = spec.get("hostnames").filter(|_| !route.parents.is_empty()) {
-        let what = "hostnames mean nothing for a route of a Service (GEP-1426): the rules apply to every host";
-        report.warning(&hostnames.path, Reason::UnsupportedValue, what, "match the header `Host` in each rule instead");
-    }
+    let any_host = decode_hostnames(&spec, &mut route.hostnames, report);
     match spec.items("rules", report) {
         // The default of the CRD: one rule that matches everything and has no backend.
         Ok(_) if spec.get("rules").is_none() => route.rules.push(RuleObject {
@@ -134,11 +140,32 @@ pub(crate) fn decode(
         }
         Err(Invalid) => {}
     }
+    if !any_host {
+        route.rules.iter_mut().for_each(|rule| rule.matches = vec![RequestMatch::never()]);
+    }
     if route.rules.is_empty() {
         let what = "the route has no rule: every request to its parents is answered 404";
         report.error("spec.rules", Reason::UnsupportedValue, what, "write at least one rule");
     }
     route
+}
+
+/// Reads `hostnames`. False when there are some and none can be understood: the route must not become one for all.
+fn decode_hostnames(spec: &Node<'_>, hostnames: &mut Vec<HostMatch>, report: &mut Report<'_>) -> bool {
+    let Ok(nodes) = spec.items("hostnames", report) else { return false };
+    for node in &nodes {
+        match node.value.as_str().map(HostMatch::parse) {
+            Some(Ok(host)) => hostnames.push(host),
+            Some(Err(error)) => {
+                let fix = "write a name such as web.example.com or *.example.com";
+                report.error(&node.path, Reason::UnsupportedValue, format!("{error}: no request has this host"), fix);
+            }
+            None => {
+                let _ = node.wrong_type("a text", report);
+            }
+        }
+    }
+    nodes.is_empty() || !hostnames.is_empty()
 }
 
 fn decode_parent(node: &Node<'_>, namespace: &str, report: &mut Report<'_>) -> Result<Option<Parent>, Invalid> {

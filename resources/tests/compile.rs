@@ -231,11 +231,18 @@ fn what_is_not_understood_is_contained() {
             "1xshop/web:80",
             &[(UnsupportedValue, "spec.rules[0].retry")],
         ),
+        ("hostnames: [x.com], rules: [{backendRefs: [{name: web, port: 80}]}]", "/", "404", &[]),
         (
-            "hostnames: [x.com], rules: [{backendRefs: [{name: web, port: 80}]}]",
+            "hostnames: ['x:1'], rules: [{backendRefs: [{name: web, port: 80}]}]",
+            "/",
+            "404",
+            &[(UnsupportedValue, "spec.hostnames[0]")],
+        ),
+        (
+            "hostnames: [web, 'x:1'], rules: [{backendRefs: [{name: web, port: 80}]}]",
             "/",
             "1xshop/web:80",
-            &[(UnsupportedValue, "spec.hostnames")],
+            &[(UnsupportedValue, "spec.hostnames[1]")],
         ),
         // Matches: the rule is dropped, the others stay.
         (
