@@ -91,6 +91,8 @@ struct Shown<'d> {
     demo: &'d Demo<'d>,
     route_file: String,
     screen: Option<Screen>,
+    /// Messages of the last second, so that lines do not repeat them.
+    said: Vec<String>,
 }
 
 impl<'d> Shown<'d> {
@@ -100,18 +102,23 @@ impl<'d> Shown<'d> {
         if screen.is_none() {
             output::note(&format!("edit {route_file}: change the weights, save, watch the shares move"));
         }
-        Self { demo, route_file, screen }
+        Self { demo, route_file, screen, said: Vec::new() }
     }
 
     /// Errors when nobody reads it any more.
     fn show(&mut self, moment: &Moment<'_>) -> anyhow::Result<()> {
         let Moment { window, seconds, total, mtls, problems } = moment;
         let view = View { window, seconds: *seconds as f64, total, mtls, problems, route_file: &self.route_file };
-        match (&mut self.screen, self.demo.output) {
-            (Some(screen), _) => Ok(screen.draw(&view.table(Screen::width(), Style::stdout()))?),
-            (None, Format::Table) => output::line(&view.line()),
-            (None, format) => {
-                problems.iter().for_each(|p| output::note(&format!("! {p}")));
+        if let Some(screen) = &mut self.screen {
+            return Ok(screen.draw(&view.table(Screen::width(), Style::stdout()))?);
+        }
+        let messages = view.messages();
+        let new: Vec<_> = messages.iter().filter(|message| !self.said.contains(message)).cloned().collect();
+        self.said = messages;
+        match self.demo.output {
+            Format::Table => [view.line()].iter().chain(&new).try_for_each(|line| output::line(line)),
+            format => {
+                new.iter().for_each(|message| output::note(message));
                 output::object(format, &Report::new(total, (*mtls).clone(), self.demo.startup))
             }
         }

@@ -13,6 +13,9 @@ use crate::output::Style;
 /// Cells of a share's bar.
 const BAR: usize = 20;
 
+/// Characters of the longest answer to whether there is mutual TLS.
+const MTLS_ANSWER: usize = "mTLS not for all:".len();
+
 /// Shortest time that a rate is computed over.
 const MIN_SECONDS: f64 = 0.001;
 
@@ -42,9 +45,14 @@ impl View<'_> {
     pub fn table(&self, width: usize, style: Style) -> Vec<String> {
         let mut lines = self.rows(width, style);
         lines.push(String::new());
-        lines.extend(self.totals(width, style));
-        for problem in self.problems {
-            lines.extend(wrap(&format!("! {problem}"), width).into_iter().map(|l| style.paint(&l, Color::Yellow)));
+        let all = &self.total.all;
+        let totals = format!(
+            "{} requests in all, {} failed (rates above: last {:.0} s)",
+            all.requests, all.failed, self.seconds
+        );
+        lines.push(cut(&totals, width));
+        for message in self.messages() {
+            lines.extend(wrap(&message, width).into_iter().map(|l| style.paint(&l, Color::Yellow)));
         }
         lines.extend(wrap(&format!("edit {}: change the weights, save, watch the bars move", self.route_file), width));
         lines.push("Ctrl-C ends the demo and everything it started".to_owned());
@@ -76,18 +84,18 @@ impl View<'_> {
         }
         lines.push(cut(&format!("{:<8} {:<28} {}", "all", "", self.numbers(&self.window.all)), width));
         lines.push(String::new());
-        lines.extend(self.identities(style));
+        lines.extend(self.identities(width, style));
         lines
     }
 
-    /// One line, for a log: the same facts in fewer words.
+    /// One line, for a log: the same facts in fewer words, without the messages.
     pub fn line(&self) -> String {
         let shares = self.versions().into_iter().map(|v| {
             let share = self.window.share(&v).map_or("-".to_owned(), |s| format!("{s:.1}%"));
             format!("{v} {share}")
         });
         let all = &self.window.all;
-        let mut line = format!(
+        format!(
             "{}  {:.1} req/s  {} ok  p50 {:.2} ms  p99 {:.2} ms  mTLS {}",
             shares.collect::<Vec<_>>().join("  "),
             self.per_second(all),
@@ -95,11 +103,14 @@ impl View<'_> {
             all.latency_ms(0.5),
             all.latency_ms(0.99),
             if self.all_mutual() { "yes" } else { "no" },
-        );
-        for problem in self.problems {
-            line += &format!("\n! {problem}");
-        }
-        line
+        )
+    }
+
+    /// What is wrong just now: why requests fail, and what the controller says about the manifests.
+    pub fn messages(&self) -> Vec<String> {
+        let well = self.window.all.success().is_none_or(|s| s >= ALL_WELL);
+        let failure = self.total.last_failure.iter().filter(|_| !well);
+        failure.chain(self.problems).map(|message| format!("! {message}")).collect()
     }
 
     fn versions(&self) -> Vec<String> {
@@ -136,7 +147,7 @@ impl View<'_> {
         self.mtls.requests > 0 && self.mtls.requests >= self.total.all.requests - self.total.all.failed
     }
 
-    fn identities(&self, style: Style) -> Vec<String> {
+    fn identities(&self, width: usize, style: Style) -> Vec<String> {
         let Mtls { requests, version, group, client_identity, by_version, .. } = self.mtls;
         if *requests == 0 {
             return vec![format!("{} no request has gone over mutual TLS", style.paint("mTLS no:", Color::Red))];
@@ -146,26 +157,13 @@ impl View<'_> {
         } else {
             style.paint("mTLS not for all:", Color::Red)
         };
-        let mut lines = vec![format!("{answer} {requests} requests over {version}, {group}")];
-        lines.push(format!("  client  {client_identity}"));
+        let over = format!(" {requests} requests over {version}, {group}");
+        let mut lines = vec![format!("{answer}{}", cut(&over, width.saturating_sub(MTLS_ANSWER)))];
+        lines.push(cut(&format!("  client  {client_identity}"), width));
         for (version, identities) in by_version {
             let names: Vec<_> = identities.iter().map(String::as_str).collect();
             let names = if names.is_empty() { "not called yet".to_owned() } else { names.join(", ") };
-            lines.push(format!("  {:<7} {names}", format!("{SERVICE} {version}")));
-        }
-        lines
-    }
-
-    fn totals(&self, width: usize, style: Style) -> Vec<String> {
-        let all = &self.total.all;
-        let text = format!(
-            "{} requests in all, {} failed (rates above: last {:.0} s)",
-            all.requests, all.failed, self.seconds
-        );
-        let mut lines = vec![cut(&text, width)];
-        let well = self.window.all.success().is_none_or(|s| s >= ALL_WELL);
-        if let Some(failure) = self.total.last_failure.as_ref().filter(|_| !well) {
-            lines.extend(wrap(&format!("! {failure}"), width).into_iter().map(|l| style.paint(&l, Color::Red)));
+            lines.push(cut(&format!("  {:<7} {names}", format!("{SERVICE} {version}")), width));
         }
         lines
     }
@@ -278,6 +276,12 @@ Ctrl-C ends the demo and everything it started";
         assert_eq!(text.matches("  no\n").count(), 2, "{text}");
         let text = table(&tally(10, 0, 0), &mtls(9), &[], 80).join("\n");
         assert!(text.contains("mTLS not for all: 9 requests"), "{text}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_narrow_lines() {
+        let lines = table(&tally(90, 10, 0), &mtls(100), &["a problem of some length indeed".to_owned()], 50);
+        assert!(lines.iter().all(|l| l.chars().count() <= 50), "{}", lines.join("\n"));
     }
 
     #[test]
