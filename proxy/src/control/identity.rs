@@ -4,7 +4,11 @@
 //! jitter; open connections go on with the one they began with. The mounted bundle is trusted first and re-read when
 //! it changes; once the stream of bundles stands, it decides.
 
-use std::{path::Path, sync::Arc, time::Duration, time::SystemTime};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use mesh_proto::v1::{CertifyRequest, TrustRequest, identity_client::IdentityClient};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -97,6 +101,7 @@ async fn trust(config: &Config, tls: &Tls, metrics: &ControlMetrics, channel: Ch
     let random = Random::default();
     let mut backoff = BACKOFF_FIRST;
     loop {
+        let asked = Instant::now();
         let ended = async {
             let mut stream = IdentityClient::new(channel.clone()).trust(TrustRequest {}).await?.into_inner();
             while let Some(bundle) = stream.message().await? {
@@ -104,7 +109,6 @@ async fn trust(config: &Config, tls: &Tls, metrics: &ControlMetrics, channel: Ch
                     Ok(roots) if !roots.is_empty() => {
                         tracing::debug!("trust bundle with {} roots", roots.len());
                         tls.set_roots(roots);
-                        backoff = BACKOFF_FIRST;
                     }
                     refused => {
                         metrics.rejected.increment(1);
@@ -116,6 +120,9 @@ async fn trust(config: &Config, tls: &Tls, metrics: &ControlMetrics, channel: Ch
         };
         if let Err(status) = ended.await {
             tracing::debug!("trust stream: {}", describe(&status));
+        }
+        if asked.elapsed() > BACKOFF_LAST {
+            backoff = BACKOFF_FIRST;
         }
         tokio::time::sleep(random.jitter(backoff)).await;
         backoff = (backoff * 2).min(BACKOFF_LAST);

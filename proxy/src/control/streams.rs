@@ -8,7 +8,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mesh_policy::{Endpoint, InboundPolicy, OutboundPolicy, ServiceRef};
@@ -24,6 +24,8 @@ use crate::random::Random;
 /// Waits between attempts: doubled from the first to the last, with jitter.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
+/// A stream that lasted this long was a good one: the waits begin anew. One that breaks at once does not count.
+const STEADY: Duration = Duration::from_secs(5);
 /// How often a stream without news looks whether anyone still needs it.
 const LIVENESS: Duration = Duration::from_secs(30);
 /// Endpoints of one backend; more than any cluster has pods in one Service.
@@ -89,10 +91,14 @@ async fn follow<M, T, F>(
     let random = Random::default();
     let mut backoff = BACKOFF_FIRST;
     while snapshot.strong_count() > 0 {
+        let asked = Instant::now();
         let ended = match ask(control).await {
-            Ok(stream) => read(control, snapshot, what, stream.into_inner(), &mut apply, &mut backoff).await,
+            Ok(stream) => read(control, snapshot, what, stream.into_inner(), &mut apply).await,
             Err(status) => status,
         };
+        if asked.elapsed() > STEADY {
+            backoff = BACKOFF_FIRST;
+        }
         let Some(alive) = snapshot.upgrade() else { return };
         if ended.code() == Code::NotFound && alive.get().is_none() {
             tracing::debug!("{what}: {}", ended.message());
@@ -113,7 +119,6 @@ async fn read<M, T>(
     what: &str,
     mut stream: Streaming<M>,
     apply: &mut impl FnMut(M) -> Result<T, String>,
-    backoff: &mut Duration,
 ) -> Status {
     loop {
         let update = match tokio::time::timeout(LIVENESS, stream.message()).await {
@@ -128,7 +133,6 @@ async fn read<M, T>(
             Ok(value) => {
                 control.metrics.updates.increment(1);
                 alive.publish(value);
-                *backoff = BACKOFF_FIRST;
             }
             Err(error) => {
                 control.metrics.rejected.increment(1);
