@@ -1,1 +1,37 @@
-fn main() {}
+//! `cargo xtask`: what people and continuous integration run. It needs cargo and nothing else to start; what a task
+//! needs more, it installs under `target/` and says so.
+
+mod bench;
+mod step;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Tasks of the repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Everything that must hold before a change is merged: format, lints, licences, tests, documentation.
+    Test,
+    /// Measure a Mesh pair beside an Envoy pair; writes docs/performance.md.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Task::parse() {
+        // It has said all itself: its closing line is the last.
+        Task::Test => return if test::test() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+        Task::Bench(options) => bench::run_bench(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The message alone: a backtrace of this program helps nobody.
+            eprintln!("\ncargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -18,7 +18,7 @@ use super::{
     certs::{self, Chain},
     stage::{Pair, Ports, Servers},
 };
-use crate::harness::{Process, Sandbox, free_port, ready};
+use crate::harness::{Process, Sandbox, free_port, http_get, ready};
 
 /// How long Envoy may take to start.
 const START: Duration = Duration::from_secs(20);
@@ -34,9 +34,25 @@ pub(super) async fn start(sandbox: &Sandbox, envoy: &Path, servers: &Servers) ->
     let dir = tempfile::Builder::new().prefix("envoy-").tempdir_in(sandbox.path())?.keep();
     let chain = certs::make(&dir)?;
     let (outer, between) = (Ports::free(), Ports::free());
-    let inbound = start_one(sandbox, envoy, "envoy-inbound", &inbound(&chain, &between, servers), &dir).await?;
-    let outbound = start_one(sandbox, envoy, "envoy-outbound", &outbound(&chain, &outer, &between), &dir).await?;
-    Ok(Pair { outbound, inbound, ports: outer })
+    let inbound = inbound(&chain, &between, servers);
+    let (inbound, admin) = start_one(sandbox, envoy, "envoy-inbound", &inbound, &dir).await?;
+    let outbound = outbound(&chain, &outer, &between);
+    let (outbound, _) = start_one(sandbox, envoy, "envoy-outbound", &outbound, &dir).await?;
+    Ok(Pair { outbound, inbound, inbound_admin: admin, ports: outer })
+}
+
+/// Fails unless every handshake between the pair was what the comparison claims.
+pub(super) async fn check_handshakes(pair: &Pair) -> Result<()> {
+    let stats = http_get(pair.inbound_admin, "/stats?usedonly&filter=ssl\\.").await?.body;
+    let count = |ending: &str| -> u64 {
+        let values = stats.lines().filter_map(|line| line.split_once(": "));
+        values.filter(|(name, _)| name.ends_with(ending)).filter_map(|(_, value)| value.parse::<u64>().ok()).sum()
+    };
+    let (all, group) = (count(".ssl.handshake"), count(".ssl.curves.X25519MLKEM768"));
+    let (new, reused) = (count(".ssl.versions.TLSv1.3"), count(".ssl.session_reused"));
+    let as_claimed = all > 0 && group == all && new == all && reused == 0;
+    ensure!(as_claimed, "of {all} handshakes of Envoy {group} used X25519MLKEM768, {new} TLS 1.3, {reused} resumption");
+    Ok(())
 }
 
 /// The version that the binary names.
@@ -45,11 +61,18 @@ pub(super) fn version(envoy: &Path) -> Result<String> {
     let said = said.with_context(|| format!("cannot run {}", envoy.display()))?;
     ensure!(said.status.success(), "{} --version fails", envoy.display());
     let text = String::from_utf8_lossy(&said.stdout);
-    let version = text.split('/').nth(1).context("no version in the output of envoy --version")?;
-    Ok(version.trim().to_owned())
+    // `PATH  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`
+    let version = text.split_once("version:").and_then(|(_, rest)| rest.split('/').nth(1));
+    Ok(version.context("no version in the output of envoy --version")?.trim().to_owned())
 }
 
-async fn start_one(sandbox: &Sandbox, envoy: &Path, name: &str, resources: &Value, dir: &Path) -> Result<Process> {
+async fn start_one(
+    sandbox: &Sandbox,
+    envoy: &Path,
+    name: &str,
+    resources: &Value,
+    dir: &Path,
+) -> Result<(Process, SocketAddr)> {
     let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let config = json!({
         "node": {"id": name, "cluster": "bench"},
@@ -65,7 +88,7 @@ async fn start_one(sandbox: &Sandbox, envoy: &Path, name: &str, resources: &Valu
     command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "-c"]).arg(&file);
     let mut process = Process::spawn(name, command, &sandbox.log(name))?;
     ready(&mut process, admin, START).await?;
-    Ok(process)
+    Ok((process, admin))
 }
 
 fn outbound(chain: &Chain, outer: &Ports, between: &Ports) -> Value {

@@ -58,7 +58,7 @@ pub(super) async fn start(
         env: workers,
         ..ProxyConfig::default()
     };
-    let inbound = Proxy::start(sandbox, controller, inbound).await?.process;
+    let inbound = Proxy::start(sandbox, controller, inbound).await?;
     let outbound = Proxy::start(sandbox, controller, outbound).await?.process;
-    Ok(Pair { outbound, inbound, ports: outer })
+    Ok(Pair { outbound, inbound: inbound.process, inbound_admin: inbound.metrics, ports: outer })
 }

@@ -78,6 +78,8 @@ pub(super) struct Servers {
 pub(super) struct Pair {
     pub(super) outbound: Process,
     pub(super) inbound: Process,
+    /// Where the inbound side tells its metrics.
+    pub(super) inbound_admin: SocketAddr,
     pub(super) ports: Ports,
 }
 
@@ -142,7 +144,12 @@ impl Stage {
         let measured = measure(&mut pair).await;
         pair.outbound.must_run()?;
         pair.inbound.must_run()?;
-        measured
+        let measured = measured?;
+        match kind {
+            Kind::Mesh => {}
+            Kind::Envoy => envoy::check_handshakes(&pair).await?,
+        }
+        Ok(measured)
     }
 
     /// Where a client reaches the server without a proxy.

@@ -1,0 +1,96 @@
+//! Rules that no compiler checks: every module says what it is, files stay short, nothing names a machine.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// Lines after which a file is named, as a reminder to split it.
+const LONG: usize = 400;
+/// Lines after which a file is refused.
+const TOO_LONG: usize = 600;
+/// Folders that are not ours to check.
+const SKIPPED: [&str; 2] = ["target", ".git"];
+/// Text files that are checked.
+const TEXT: [&str; 9] = ["rs", "toml", "md", "yaml", "yml", "json", "proto", "sh", "tpl"];
+
+/// Checks the whole repository.
+pub fn run(root: &Path) -> Result<()> {
+    let mut files = Vec::new();
+    list(root, &mut files)?;
+    files.sort();
+    let mut faults = Vec::new();
+    for file in &files {
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
+        let (long, found) = check(&name, &text);
+        if long {
+            println!("{name} has over {LONG} lines: could it be two files?");
+        }
+        faults.extend(found);
+    }
+    if !faults.is_empty() {
+        bail!("{} faults in {} files:\n  {}", faults.len(), files.len(), faults.join("\n  "));
+    }
+    println!("{} files are tidy", files.len());
+    Ok(())
+}
+
+fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if path.is_symlink() || SKIPPED.contains(&name) {
+            continue;
+        }
+        if path.is_dir() {
+            list(&path, files)?;
+        } else if path.extension().and_then(|e| e.to_str()).is_some_and(|e| TEXT.contains(&e)) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is long, and what is wrong with it.
+fn check(name: &str, text: &str) -> (bool, Vec<String>) {
+    let mut faults = Vec::new();
+    let lines = text.lines().count();
+    if name.ends_with(".rs") {
+        if !text.starts_with("//!") {
+            faults.push(format!("{name}:1 does not open with //! (what it is, why, what it does not do)"));
+        }
+        if lines > TOO_LONG {
+            faults.push(format!("{name} has {lines} lines, over {TOO_LONG}: split it"));
+        }
+    }
+    // Written in pieces, so that this file does not accuse itself.
+    let homes = [concat!("/", "home/"), concat!("/", "root/"), concat!("/", "Users/"), concat!("/", "work/")];
+    for (n, line) in text.lines().enumerate() {
+        let start_of_path = |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-/}".contains(c));
+        let mut places = homes.iter().flat_map(|home| line.match_indices(home));
+        if let Some((_, home)) = places.find(|(at, _)| start_of_path(*at)) {
+            faults.push(format!("{name}:{} names a path of a machine ({home})", n + 1));
+        }
+    }
+    (name.ends_with(".rs") && lines > LONG, faults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_found_where_they_are() {
+        assert_eq!(check("a.rs", "//! Fine.\n"), (false, vec![]));
+        assert!(check("a.rs", "fn main() {}\n").1[0].starts_with("a.rs:1"));
+        let machine = format!("see {}me/x", concat!("/", "home/"));
+        assert!(check("a.md", &format!("first\n{machine}\n")).1[0].starts_with("a.md:2"));
+        assert_eq!(check("a.md", concat!("https://example.com/", "home/page\n")), (false, vec![]));
+        let long = "//! Long.\n".repeat(TOO_LONG + 1);
+        let (reminded, faults) = check("a.rs", &long);
+        assert!(reminded && faults.len() == 1, "{faults:?}");
+    }
+}
