@@ -42,7 +42,7 @@ pub fn test() -> bool {
 /// Runs everything; the first failure is the error.
 fn run_all(count: &mut Count) -> Result<()> {
     step("tidy: module documentation, file lengths, no machine paths", || tidy::run(&root()))?;
-    step("format", || run(cargo(["fmt", "--all", "--check"])))?;
+    step("format (files that `cargo fmt --all` would change)", || run(cargo(["fmt", "--all", "--", "--check", "-l"])))?;
     step("dependencies: licences, bans, sources, advisories", deny)?;
     step("lints", || run(cargo(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])))?;
     // All targets at once: binaries for the tests of processes, and every test, with the same features.

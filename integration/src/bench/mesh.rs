@@ -1,10 +1,10 @@
 //! The Mesh pair: controller, outbound and inbound `mesh-proxy` as a user would run them, with a route in force and
 //! metrics on.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::stage::{Pair, Ports, Servers};
-use crate::harness::{Controller, Meshed, PortSpec, Proxy, ProxyConfig, Sandbox};
+use crate::harness::{Controller, Meshed, PortSpec, Proxy, ProxyConfig, Sandbox, http_get};
 
 /// Ports of the Service `web.bench`.
 const HTTP: u16 = 80;
@@ -61,4 +61,16 @@ pub(super) async fn start(
     let inbound = Proxy::start(sandbox, controller, inbound).await?;
     let outbound = Proxy::start(sandbox, controller, outbound).await?.process;
     Ok(Pair { outbound, inbound: inbound.process, inbound_admin: inbound.metrics, ports: outer })
+}
+
+/// Fails unless every handshake that the inbound side finished was what the comparison claims. It never resumes: each
+/// connection counts here.
+pub(super) async fn check_handshakes(pair: &Pair) -> Result<()> {
+    let metrics = http_get(pair.inbound_admin, "/metrics").await?.body;
+    let finished = metrics.lines().filter(|line| line.starts_with("mesh_tls_connections_total{"));
+    let inbound: Vec<&str> = finished.filter(|line| line.contains("direction=\"inbound\"")).collect();
+    ensure!(!inbound.is_empty(), "the inbound proxy has finished no mutual TLS handshake");
+    let as_claimed = inbound.iter().all(|line| line.contains("X25519MLKEM768"));
+    ensure!(as_claimed, "handshakes of Mesh with another group than X25519MLKEM768: {inbound:?}");
+    Ok(())
 }

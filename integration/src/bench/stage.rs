@@ -146,7 +146,7 @@ impl Stage {
         pair.inbound.must_run()?;
         let measured = measured?;
         match kind {
-            Kind::Mesh => {}
+            Kind::Mesh => mesh::check_handshakes(&pair).await?,
             Kind::Envoy => envoy::check_handshakes(&pair).await?,
         }
         Ok(measured)
