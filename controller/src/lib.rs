@@ -1,1 +1,65 @@
-//! placeholder
+//! The control plane: who is who (certificates), what is where (endpoints) and what applies (policies), for proxies.
+//!
+//! It takes its objects from a folder of manifests. Reading order: [`args`] and [`app`] (startup and shutdown),
+//! [`watch`], [`folder`] and [`index`] (files to snapshots), [`problems`]; [`server`] (TLS and gRPC), then one file a
+//! service: [`identity`], [`trust`], [`policy`], [`destination`]. It decides nothing itself: what an object means is
+//! `mesh-resources`'.
+
+pub mod admin;
+pub mod app;
+pub mod args;
+pub mod ca;
+mod cache;
+mod caller;
+pub mod destination;
+pub mod files;
+pub mod folder;
+mod follow;
+pub mod identity;
+pub mod index;
+pub mod metrics;
+pub mod policy;
+pub mod problems;
+pub mod server;
+pub mod serving;
+pub mod token;
+pub mod token_files;
+pub mod trust;
+pub mod watch;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Parser;
+
+/// Runs the controller until SIGTERM or SIGINT. Blocks; builds its own runtime of one thread.
+///
+/// The first argument is the program's name. Exit codes: 0 after a signal, 1 when it could not start or go on, 2 for
+/// wrong arguments.
+pub fn main_from_args(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match args::Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Where not even this can be printed, the exit code still tells.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    if let Err(error) = app::init_log(&args.log) {
+        eprintln!("mesh-controller: {error:#}");
+        return ExitCode::from(2);
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("the runtime could not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(app::run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Read-only pages over plain HTTP: `/live`, `/ready`, `/metrics` and `/problems`.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{index::Published, metrics::Metrics};
+
+/// Most connections at a time; scrapers and probes need few.
+const MAX_CONNECTIONS: usize = 64;
+/// Longest wait for a request's head.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+/// Longest life of a connection.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
+/// Pause when the system gives no more sockets.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the pages show.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The state of the world; version 0 is before the first reading.
+    pub index: watch::Receiver<Arc<Published>>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Set when every listener stands, cleared when the controller goes down.
+    pub ready: watch::Receiver<bool>,
+}
+
+/// Serves the pages until cancelled.
+pub async fn serve(listener: TcpListener, admin: Admin, cancel: CancellationToken) {
+    let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let accepting = async {
+        loop {
+            // Never closed, so this is never an error.
+            let Ok(permit) = limit.clone().acquire_owned().await else { return };
+            let tcp = match listener.accept().await {
+                Ok((tcp, _)) => tcp,
+                Err(error) => {
+                    tracing::warn!("no connection could be accepted: {error}; trying again");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (admin, cancel) = (admin.clone(), cancel.clone());
+            tokio::spawn(async move {
+                let _permit = permit;
+                let service = service_fn(move |request: http::Request<Incoming>| {
+                    let answer = admin.answer(request.method(), request.uri().path());
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_LIMIT)
+                    .serve_connection(TokioIo::new(tcp), service);
+                let connection = tokio::time::timeout(CONNECTION_LIMIT, connection);
+                if let Some(Ok(Err(error))) = cancel.run_until_cancelled(connection).await {
+                    tracing::debug!("admin connection: {error}");
+                }
+            });
+        }
+    };
+    cancel.run_until_cancelled(accepting).await;
+}
+
+impl Admin {
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if method != Method::GET {
+            return page(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is served here\n");
+        }
+        match path {
+            "/live" => page(StatusCode::OK, "text/plain", "live\n"),
+            "/ready" if *self.ready.borrow() => page(StatusCode::OK, "text/plain", "ready\n"),
+            "/ready" => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready: starting or stopping\n"),
+            "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render()),
+            "/problems" => match serde_json::to_string_pretty(&self.index.borrow().problems) {
+                Ok(json) => page(StatusCode::OK, "application/json", json + "\n"),
+                Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
+            },
+            _ => page(StatusCode::NOT_FOUND, "text/plain", "here are /live, /ready, /metrics and /problems\n"),
+        }
+    }
+}
+
+fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,43 @@
+//! Who calls: the identity from the verified client certificate, and whether the workload it claims is its own.
+
+use mesh_policy::Identity;
+use tonic::{Request, Status};
+
+use crate::{index::Published, server::PeerInfo};
+
+/// Longest `namespace/pod` or target of a request: two Kubernetes names or a host name, and a port.
+pub(crate) const MAX_NAME_BYTES: usize = 512;
+
+/// The caller's identity. The listener lets no one in without; this is the one place that reads it.
+pub(crate) fn identity<T>(request: &Request<T>) -> Result<Identity, Status> {
+    request
+        .extensions()
+        .get::<PeerInfo>()
+        .and_then(|peer| peer.identity.clone())
+        .ok_or_else(|| Status::unauthenticated("this service needs a client certificate of the mesh"))
+}
+
+/// Checks that a pod runs as the caller's service account.
+pub(crate) fn check_workload(world: &Published, caller: &Identity, workload: &str) -> Result<(), Status> {
+    check_length("workload", workload)?;
+    let pod = world.snapshot.pod(workload).ok_or_else(|| {
+        Status::permission_denied(format!(
+            "no pod {workload:?} is known; MESH_WORKLOAD must be the namespace/name of one"
+        ))
+    })?;
+    if &*pod.namespace == caller.namespace() && &*pod.service_account == caller.service_account() {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!(
+        "the caller is {caller}, but the pod {workload} runs as the service account {}/{}",
+        pod.namespace, pod.service_account
+    )))
+}
+
+/// Refuses names that nothing can have, before they are looked up or repeated.
+pub(crate) fn check_length(field: &str, text: &str) -> Result<(), Status> {
+    if text.is_empty() || text.len() > MAX_NAME_BYTES {
+        return Err(Status::invalid_argument(format!("{field} must have 1 to {MAX_NAME_BYTES} bytes")));
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! A stream that follows the index: what a proxy must know now, and again whenever that changed.
+//!
+//! It holds the latest snapshot and nothing else. A proxy that reads slowly gets the newest state next, never a queue.
+
+use std::sync::Arc;
+
+use futures_util::{Stream, stream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::metrics::{Held, StreamMetrics};
+
+/// What a state of the world means for one stream.
+#[allow(clippy::large_enum_variant)] // one value at a time, moved once
+pub(crate) enum Step<T> {
+    /// Something new to send.
+    Send(T),
+    /// Nothing changed for this stream.
+    Same,
+    /// The stream ends; the proxy keeps what it has.
+    End(Status),
+}
+
+/// Follows a watch. Ends with `cancel`, without an error: a shutdown is no fault of the proxy's.
+pub(crate) fn follow<W, T, F>(
+    watch: watch::Receiver<Arc<W>>,
+    cancel: CancellationToken,
+    metrics: &StreamMetrics,
+    step: F,
+) -> impl Stream<Item = Result<T, Status>> + Send + use<W, T, F>
+where
+    W: Send + Sync + 'static,
+    T: Send + 'static,
+    F: FnMut(&W) -> Step<T> + Send + 'static,
+{
+    struct State<W, F> {
+        watch: watch::Receiver<Arc<W>>,
+        cancel: CancellationToken,
+        step: F,
+        looked: bool,
+        metrics: StreamMetrics,
+        _open: Held,
+    }
+    let open = Held::new(&metrics.open);
+    let state = State { watch, cancel, step, looked: false, metrics: metrics.clone(), _open: open };
+    stream::unfold(Some(state), |state| async {
+        let mut state = state?;
+        loop {
+            if state.looked {
+                tokio::select! {
+                    () = state.cancel.cancelled() => return None,
+                    changed = state.watch.changed() => changed.ok()?,
+                }
+            }
+            state.looked = true;
+            let now = state.watch.borrow_and_update().clone();
+            match (state.step)(&now) {
+                Step::Send(update) => {
+                    state.metrics.updates.increment(1);
+                    return Some((Ok(update), Some(state)));
+                }
+                Step::Same => {}
+                Step::End(status) => return Some((Err(status), None)),
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use futures_util::StreamExt;
+
+    #[tokio::test]
+    async fn only_the_newest_and_only_changes() {
+        let metrics = crate::metrics::Metrics::new();
+        let (tx, rx) = watch::channel(Arc::new(1));
+        let cancel = CancellationToken::new();
+        let mut last = 0;
+        let stream = follow(rx, cancel.clone(), &metrics.outbound, move |now: &i32| {
+            if *now < 0 {
+                return Step::End(Status::not_found("gone"));
+            }
+            if std::mem::replace(&mut last, *now) == *now { Step::Same } else { Step::Send(*now) }
+        });
+        let mut stream = std::pin::pin!(stream);
+        assert_eq!(stream.next().await.unwrap().unwrap(), 1);
+        for n in [1, 2, 3, 4] {
+            tx.send_replace(Arc::new(n));
+        }
+        assert_eq!(stream.next().await.unwrap().unwrap(), 4, "a slow reader skips what is old");
+        tx.send_replace(Arc::new(-1));
+        assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::NotFound);
+        assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_ends_it_without_error() {
+        let metrics = crate::metrics::Metrics::new();
+        let (_tx, rx) = watch::channel(Arc::new(1));
+        let cancel = CancellationToken::new();
+        let stream = follow(rx, cancel.clone(), &metrics.outbound, |n: &i32| Step::Send(*n));
+        let mut stream = std::pin::pin!(stream);
+        assert!(stream.next().await.is_some());
+        cancel.cancel();
+        assert!(stream.next().await.is_none());
+    }
+}

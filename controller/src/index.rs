@@ -1,0 +1,188 @@
+//! Objects by where they came from, and the snapshot made of all of them.
+//!
+//! The one place that holds the state of the world. A source is a file of a folder; a watch of an API server can stand
+//! behind the same `apply`, `delete` and `reset`. Readers get whole snapshots over a watch channel: one that is slow
+//! misses those in between and never holds up anyone.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use mesh_resources::{Object, ObjectId, Options, Snapshot};
+use tokio::sync::watch;
+
+use crate::{
+    metrics::Metrics,
+    problems::{self, Entry},
+};
+
+/// One state of the world.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// Grows with every change.
+    pub version: u64,
+    /// All objects.
+    pub snapshot: Snapshot,
+    /// What is refused now, sorted.
+    pub problems: Vec<Entry>,
+}
+
+/// The state that snapshots are made of.
+#[derive(Debug)]
+pub struct Index {
+    options: Options,
+    objects: BTreeMap<Arc<str>, Vec<Object>>,
+    /// Problems of whole sources, such as files that cannot be read.
+    refused: BTreeMap<Arc<str>, Entry>,
+    changed: bool,
+    publish: watch::Sender<Arc<Published>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Index {
+    /// An empty index, and where its snapshots appear.
+    pub fn new(options: Options, metrics: Arc<Metrics>) -> (Self, watch::Receiver<Arc<Published>>) {
+        let (publish, receiver) = watch::channel(Arc::default());
+        let (objects, refused) = (BTreeMap::new(), BTreeMap::new());
+        (Self { options, objects, refused, changed: false, publish, metrics }, receiver)
+    }
+
+    /// Puts a source's objects in force in place of those it had.
+    pub fn apply(&mut self, source: &Arc<str>, objects: Vec<Object>) {
+        self.changed |= self.refused.remove(source).is_some();
+        if self.objects.get(source) != Some(&objects) {
+            self.objects.insert(source.clone(), objects);
+            self.changed = true;
+        }
+    }
+
+    /// Notes that what a source says now is refused; its last good objects stay.
+    pub fn refuse(&mut self, source: &Arc<str>, why: Entry) {
+        if self.refused.get(source) != Some(&why) {
+            self.refused.insert(source.clone(), why);
+            self.changed = true;
+        }
+    }
+
+    /// Takes back a [`Self::refuse`] without new objects.
+    pub fn accept(&mut self, source: &str) {
+        self.changed |= self.refused.remove(source).is_some();
+    }
+
+    /// Forgets a source and its objects.
+    pub fn delete(&mut self, source: &str) {
+        self.changed |= self.objects.remove(source).is_some();
+        self.changed |= self.refused.remove(source).is_some();
+    }
+
+    /// Forgets every source.
+    pub fn reset(&mut self) {
+        self.changed |= !self.objects.is_empty() || !self.refused.is_empty();
+        self.objects.clear();
+        self.refused.clear();
+    }
+
+    /// Whether a source has objects in force.
+    pub fn has_objects(&self, source: &str) -> bool {
+        self.objects.get(source).is_some_and(|objects| !objects.is_empty())
+    }
+
+    /// Makes and publishes a snapshot if something changed since the last one. Says whether it did.
+    pub fn publish(&mut self) -> bool {
+        if !std::mem::take(&mut self.changed) {
+            return false;
+        }
+        let (snapshot, duplicates) = self.build();
+        let mut problems: Vec<Entry> = self.refused.values().cloned().chain(duplicates).collect();
+        problems.extend(snapshot.problems().iter().map(Entry::from));
+        problems.sort();
+        problems.dedup();
+        let before = self.publish.borrow().clone();
+        problems::log_changes(&before.problems, &problems);
+        let version = before.version + 1;
+        self.metrics.problems.set(problems.len() as f64);
+        self.metrics.snapshot_version.set(version as f64);
+        self.metrics.objects.set(self.objects.values().map(Vec::len).sum::<usize>() as f64);
+        self.publish.send_replace(Arc::new(Published { version, snapshot, problems }));
+        true
+    }
+
+    /// Of two objects of one name, the one in the first source by name stays, whatever came first in time.
+    fn build(&self) -> (Snapshot, Vec<Entry>) {
+        let mut snapshot = Snapshot::new(self.options.clone());
+        let mut seen: HashMap<(ObjectId, &str), &Object> = HashMap::new();
+        let mut duplicates = Vec::new();
+        for object in self.objects.values().flatten() {
+            match seen.entry((object.id(), object.group())) {
+                std::collections::hash_map::Entry::Occupied(kept) => {
+                    duplicates.push(Entry::duplicate(kept.get(), object));
+                }
+                std::collections::hash_map::Entry::Vacant(free) => {
+                    free.insert(object);
+                    snapshot.apply(object);
+                }
+            }
+        }
+        (snapshot, duplicates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use mesh_resources::parse_manifests;
+
+    fn service(name: &str, port: u16, file: &str) -> Vec<Object> {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: {port}}}]}}"
+        );
+        parse_manifests(&text, file).unwrap()
+    }
+
+    fn index() -> (Index, watch::Receiver<Arc<Published>>) {
+        Index::new(Options { meshed_by_label: true, ..Options::default() }, Metrics::new())
+    }
+
+    fn knows(rx: &watch::Receiver<Arc<Published>>, target: &str) -> bool {
+        rx.borrow().snapshot.resolve(target, "shop").is_some()
+    }
+
+    #[test]
+    fn sources_come_change_break_and_go() {
+        let (mut index, rx) = index();
+        let (a, b): (Arc<str>, Arc<str>) = ("a.yaml".into(), "b.yaml".into());
+        index.apply(&a, service("web", 80, "a.yaml"));
+        index.apply(&b, service("db", 5432, "b.yaml"));
+        assert!(index.publish());
+        assert!(knows(&rx, "web:80") && knows(&rx, "db:5432"));
+        index.apply(&a, service("web", 80, "a.yaml"));
+        assert!(!index.publish(), "the same again is no change");
+        index.refuse(&a, Entry::folder("broken".to_owned(), "mend it"));
+        assert!(index.publish());
+        assert!(knows(&rx, "web:80"), "the last good objects stay");
+        assert_eq!(rx.borrow().problems.len(), 1);
+        index.apply(&a, service("web", 81, "a.yaml"));
+        assert!(index.publish());
+        assert!(knows(&rx, "web:81") && !knows(&rx, "web:80"));
+        assert!(rx.borrow().problems.is_empty());
+        index.delete("b.yaml");
+        assert!(index.publish());
+        assert!(!knows(&rx, "db:5432"));
+        assert_eq!(rx.borrow().version, 4);
+        index.reset();
+        assert!(index.publish() && !index.publish());
+    }
+
+    #[test]
+    fn of_two_with_one_name_the_first_file_wins() {
+        let (mut index, rx) = index();
+        index.apply(&"b.yaml".into(), service("web", 81, "b.yaml"));
+        index.apply(&"a.yaml".into(), service("web", 80, "a.yaml"));
+        index.publish();
+        assert!(knows(&rx, "web:80") && !knows(&rx, "web:81"));
+        let problem = rx.borrow().problems[0].to_string();
+        assert!(problem.starts_with("b.yaml:1: Service shop/web: defined in a.yaml:1 as well"), "{problem}");
+    }
+}

@@ -1,0 +1,124 @@
+//! The gRPC service `Policy`: what a proxy must know about a target or about a port of its own workload.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::Stream;
+use mesh_policy::{InboundPolicy, OutboundPolicy};
+use mesh_proto::v1::{self, policy_server};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    cache::Cache,
+    caller,
+    follow::{Step, follow},
+    index::Published,
+    metrics::Metrics,
+};
+
+/// Serves policies from the index.
+#[derive(Clone, Debug)]
+pub struct PolicyService {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    index: watch::Receiver<Arc<Published>>,
+    cancel: CancellationToken,
+    metrics: Arc<Metrics>,
+    /// By target as asked for and namespace of the client.
+    outbound: Cache<(String, String), OutboundPolicy>,
+    /// By workload and port.
+    inbound: Cache<(String, u16), InboundPolicy>,
+}
+
+impl PolicyService {
+    /// Streams end when `cancel` is cancelled.
+    pub fn new(index: watch::Receiver<Arc<Published>>, cancel: CancellationToken, metrics: Arc<Metrics>) -> Self {
+        let outbound = Cache::new(metrics.compilations.clone());
+        let inbound = Cache::new(metrics.compilations.clone());
+        Self { shared: Arc::new(Shared { index, cancel, metrics, outbound, inbound }) }
+    }
+}
+
+type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl policy_server::Policy for PolicyService {
+    type OutboundStream = Updates<v1::OutboundPolicy>;
+    type InboundStream = Updates<v1::InboundPolicy>;
+
+    async fn outbound(&self, request: Request<v1::OutboundRequest>) -> Result<Response<Self::OutboundStream>, Status> {
+        let caller = caller::identity(&request)?;
+        let v1::OutboundRequest { target, workload } = request.into_inner();
+        caller::check_length("target", &target)?;
+        let shared = self.shared.clone();
+        let index = shared.index.clone();
+        caller::check_workload(&index.borrow(), &caller, &workload)?;
+        let key = (target.to_ascii_lowercase(), caller.namespace().to_owned());
+        let compile = move |world: &Published| {
+            shared.outbound.get(world.version, key.clone(), |(target, namespace)| {
+                let target = world.snapshot.resolve(target, namespace)?;
+                Some(world.snapshot.compile_outbound(&target, namespace).0)
+            })
+        };
+        // Said at once, as the answer to the call, so that the proxy need not read a stream to learn it.
+        if compile(&index.borrow()).is_none() {
+            return Err(not_found(&target));
+        }
+        let stream = follow(index, self.shared.cancel.clone(), &self.shared.metrics.outbound, {
+            step(compile, move || not_found(&target))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn inbound(&self, request: Request<v1::InboundRequest>) -> Result<Response<Self::InboundStream>, Status> {
+        let caller = caller::identity(&request)?;
+        let v1::InboundRequest { workload, port } = request.into_inner();
+        let port = u16::try_from(port)
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(|| Status::invalid_argument(format!("port {port} is not from 1 to 65535")))?;
+        let shared = self.shared.clone();
+        let index = shared.index.clone();
+        caller::check_workload(&index.borrow(), &caller, &workload)?;
+        let key = (workload.clone(), port);
+        let compile = move |world: &Published| {
+            let compile = |(workload, port): &(String, u16)| world.snapshot.compile_inbound(workload, *port);
+            shared.inbound.get(world.version, key.clone(), compile)
+        };
+        let gone = move || Status::not_found(format!("the pod {workload} is gone; its last policy stays in force"));
+        let stream = follow(index, self.shared.cancel.clone(), &self.shared.metrics.inbound, step(compile, gone));
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+fn not_found(target: &str) -> Status {
+    Status::not_found(format!(
+        "{target} is no Service port and no pod; check the name, its namespace and the port, or ask again once it is there"
+    ))
+}
+
+/// Sends what really changed.
+fn step<M, W>(
+    compile: impl Fn(&Published) -> Option<Arc<M>> + Send + 'static,
+    gone: impl Fn() -> Status + Send + 'static,
+) -> impl FnMut(&Published) -> Step<W> + Send + 'static
+where
+    M: PartialEq + Send + Sync + 'static,
+    W: for<'m> From<&'m M>,
+{
+    let mut last: Option<Arc<M>> = None;
+    move |world| {
+        let Some(now) = compile(world) else { return Step::End(gone()) };
+        let same = last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &now) || last == &now);
+        if same {
+            return Step::Same;
+        }
+        let wire = W::from(&now);
+        last = Some(now);
+        Step::Send(wire)
+    }
+}

@@ -1,0 +1,132 @@
+//! What is refused now, for `/problems`, the log and a metric: broken files and what is wrong with objects.
+//!
+//! Each problem is logged once, when it appears, and once when it is gone.
+
+use std::{collections::BTreeSet, fmt};
+
+use mesh_resources::{Object, ParseError, Problem, Severity};
+use serde::Serialize;
+
+/// Most problems that are logged one by one at a time; more are counted, so that one bad folder cannot flood a log.
+const MAX_LOGGED: usize = 100;
+
+/// One entry of `/problems`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Entry {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The file, relative to the folder.
+    pub file: Option<String>,
+    /// The line, from 1.
+    pub line: Option<u64>,
+    /// The column, from 1.
+    pub column: Option<u64>,
+    /// `Kind namespace/name`, if it is about one object.
+    pub object: Option<String>,
+    /// The field, if it is about one.
+    pub field: Option<String>,
+    /// A word for programs: a Gateway API condition reason, or `BrokenFile`, `Duplicate`, `Folder`.
+    pub reason: String,
+    /// What is wrong, and what follows from it.
+    pub what: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+impl Entry {
+    /// A file that was refused. Its last good objects stay in force.
+    pub fn broken_file(error: &ParseError) -> Self {
+        Self {
+            severity: Severity::Error,
+            file: Some(error.file.clone()),
+            line: Some(error.line),
+            column: Some(error.column),
+            object: None,
+            field: None,
+            reason: "BrokenFile".to_owned(),
+            what: format!("{}; the last good content of this file stays in force", error.message),
+            fix: "correct the file".to_owned(),
+        }
+    }
+
+    /// Something about the folder as a whole.
+    pub fn folder(what: String, fix: &str) -> Self {
+        Self {
+            severity: Severity::Error,
+            file: None,
+            line: None,
+            column: None,
+            object: None,
+            field: None,
+            reason: "Folder".to_owned(),
+            what,
+            fix: fix.to_owned(),
+        }
+    }
+
+    /// An object that two places define.
+    pub fn duplicate(kept: &Object, ignored: &Object) -> Self {
+        let (file, line) = ignored.source.as_ref().map(|s| (s.file.to_string(), s.line)).unzip();
+        let other = kept.source.as_ref().map_or_else(|| "elsewhere".to_owned(), ToString::to_string);
+        Self {
+            severity: Severity::Error,
+            file,
+            line,
+            column: None,
+            object: Some(ignored.id().to_string()),
+            field: None,
+            reason: "Duplicate".to_owned(),
+            what: format!("defined in {other} as well, which is the one in force"),
+            fix: "remove one of the two".to_owned(),
+        }
+    }
+}
+
+impl From<&Problem> for Entry {
+    fn from(problem: &Problem) -> Self {
+        let (file, line) = problem.source.as_ref().map(|s| (s.file.to_string(), s.line)).unzip();
+        Self {
+            severity: problem.severity,
+            file,
+            line,
+            column: None,
+            object: Some(problem.object.to_string()),
+            field: Some(problem.field.clone()),
+            reason: problem.reason.as_str().to_owned(),
+            what: problem.what.clone(),
+            fix: problem.fix.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Entry {
+    /// One line: `file:line:column: HTTPRoute shop/web: spec.rules[0]: what; fix: how`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            f.write_str(file)?;
+            for number in [self.line, self.column].into_iter().flatten() {
+                write!(f, ":{number}")?;
+            }
+            f.write_str(": ")?;
+        }
+        for part in [&self.object, &self.field].into_iter().flatten() {
+            write!(f, "{part}: ")?;
+        }
+        write!(f, "{}; fix: {}", self.what, self.fix)
+    }
+}
+
+/// Logs what is new and what is gone between two states.
+pub fn log_changes(before: &[Entry], now: &[Entry]) {
+    let (old, new): (BTreeSet<_>, BTreeSet<_>) = (before.iter().collect(), now.iter().collect());
+    let appeared: Vec<_> = new.difference(&old).collect();
+    for entry in appeared.iter().take(MAX_LOGGED) {
+        tracing::warn!("{entry}");
+    }
+    if let Some(more) = appeared.len().checked_sub(MAX_LOGGED).filter(|more| *more > 0) {
+        tracing::warn!("{more} more problems; see /problems");
+    }
+    for entry in old.difference(&new).take(MAX_LOGGED) {
+        tracing::info!("no longer a problem: {entry}");
+    }
+}

@@ -1,0 +1,287 @@
+//! The controller as a proxy sees it: real TLS, real gRPC, a real folder.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Fixture, LIMIT, WORLD, next, route, slice};
+use mesh_policy::{BackendTarget, OutboundPolicy, Protocol, Target};
+use mesh_proto::{
+    EndpointsDelta,
+    v1::{self, destination_client::DestinationClient, policy_client::PolicyClient},
+};
+use tonic::{Code, Request, transport::Channel};
+
+fn ask(target: &str, workload: &str) -> Request<v1::OutboundRequest> {
+    Request::new(v1::OutboundRequest { target: target.into(), workload: workload.into() })
+}
+
+fn web() -> v1::EndpointsRequest {
+    let service = v1::ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+    v1::EndpointsRequest { service: Some(service), workload: "shop/client".into() }
+}
+
+fn weights(wire: v1::OutboundPolicy) -> Vec<(String, u32)> {
+    let policy = OutboundPolicy::try_from(wire).unwrap();
+    let rule = &policy.routes.routes()[0].rules[0];
+    rule.backends
+        .iter()
+        .map(|backend| match &backend.target {
+            BackendTarget::Service(service) => (service.to_string(), backend.weight),
+            BackendTarget::Invalid { reason } => panic!("{reason}"),
+        })
+        .collect()
+}
+
+async fn code_of(channel: Channel, target: &str, workload: &str) -> Code {
+    PolicyClient::new(channel).outbound(ask(target, workload)).await.map(|_| ()).unwrap_err().code()
+}
+
+#[tokio::test]
+async fn an_edit_of_weights_reaches_a_proxy_and_a_broken_file_changes_nothing() {
+    let f = Fixture::start(&[]).await;
+    let mut client = PolicyClient::new(f.proxy("shop.client").await);
+    let mut stream = client.outbound(ask("web:80", "shop/client")).await.unwrap().into_inner();
+    let first = next(&mut stream).await;
+    assert_eq!(weights(first), [("shop/web:80".to_owned(), 90), ("shop/web-v2:80".to_owned(), 10)]);
+
+    f.write("route.yaml", &route(50, 50));
+    assert_eq!(weights(next(&mut stream).await)[1].1, 50);
+
+    // Broken: it is reported with its place, and the route stays. The next thing the stream says is the mended file.
+    f.write("route.yaml", "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: [split\n");
+    let problems = f.problems(|p| p.iter().any(|p| p["reason"] == "BrokenFile")).await;
+    let broken = problems.iter().find(|p| p["reason"] == "BrokenFile").unwrap();
+    assert_eq!(broken["file"], "route.yaml");
+    assert!(broken["line"].as_u64().unwrap() >= 3 && broken["column"].as_u64().is_some(), "{broken}");
+    let mut other = client.outbound(ask("web.shop.svc.cluster.local:80", "shop/client")).await.unwrap().into_inner();
+    assert_eq!(weights(next(&mut other).await)[1].1, 50, "the last good route is in force for new streams too");
+
+    f.write("route.yaml", &route(0, 1));
+    assert_eq!(weights(next(&mut stream).await), [("shop/web:80".to_owned(), 0), ("shop/web-v2:80".to_owned(), 1)]);
+    f.problems(<[_]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn endpoints_come_as_deltas() {
+    let f = Fixture::start(&[]).await;
+    let channel = f.proxy("shop.client").await;
+    let mut stream = DestinationClient::new(channel).endpoints(web()).await.unwrap().into_inner();
+    let mut delta = async || EndpointsDelta::try_from(next(&mut stream).await).unwrap();
+    let first = delta().await;
+    assert!(first.reset);
+    assert_eq!(first.add[0].address, "127.0.0.1:8001".parse().unwrap());
+    assert_eq!(first.add[0].identity.as_ref().unwrap().as_str(), "spiffe://cluster.local/ns/shop/sa/web");
+    assert_eq!(&*first.add[0].workload, "shop/web-0");
+    // A change elsewhere says nothing here: the next update is that of the second replica.
+    f.write("route.yaml", &route(1, 1));
+    f.write("slices.yaml", &slice(&[8001, 8002]));
+    let second = delta().await;
+    assert!(!second.reset && second.remove.is_empty() && second.version > first.version);
+    assert_eq!(second.add.iter().map(|e| e.address.port()).collect::<Vec<_>>(), [8002]);
+    std::fs::remove_file(f.dir.path().join("manifests/slices.yaml")).unwrap();
+    let third = delta().await;
+    assert!(third.add.is_empty() && third.remove.len() == 2);
+}
+
+#[tokio::test]
+async fn an_empty_backend_is_said_to_be_empty() {
+    let f = Fixture::start(&[]).await;
+    let channel = f.proxy("shop.client").await;
+    let mut request = web();
+    request.service.as_mut().unwrap().name = "web-v2".into();
+    let mut stream = DestinationClient::new(channel).endpoints(request).await.unwrap().into_inner();
+    let first = next(&mut stream).await;
+    assert!(first.reset && first.add.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found_and_what_goes_ends_the_stream() {
+    let f = Fixture::start(&[]).await;
+    let channel = f.proxy("shop.client").await;
+    assert_eq!(code_of(channel.clone(), "nothing:80", "shop/client").await, Code::NotFound);
+    assert_eq!(code_of(channel.clone(), "web:81", "shop/client").await, Code::NotFound);
+    assert_eq!(code_of(channel.clone(), &"x".repeat(600), "shop/client").await, Code::InvalidArgument);
+    let mut client = PolicyClient::new(channel);
+    let mut stream = client.outbound(ask("web-v2:80", "shop/client")).await.unwrap().into_inner();
+    next(&mut stream).await;
+    // By its cluster address it is the same Service.
+    let mut by_ip = client.outbound(ask("10.96.0.10:80", "shop/client")).await.unwrap().into_inner();
+    let policy = OutboundPolicy::try_from(next(&mut by_ip).await).unwrap();
+    assert!(matches!(&policy.target, Target::Service(s) if &*s.name == "web"));
+    assert_eq!(policy.protocol, Protocol::Http1);
+
+    f.write("world.yaml", &WORLD.replace("name: web-v2", "name: web-v3"));
+    let end = tokio::time::timeout(LIMIT, async {
+        loop {
+            if let Err(status) = stream.message().await {
+                break status;
+            }
+        }
+    });
+    assert_eq!(end.await.unwrap().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn inbound_policy_of_ones_own_workload() {
+    let f = Fixture::start(&[]).await;
+    let mut client = PolicyClient::new(f.proxy("shop.web-0").await);
+    let request = |workload: &str, port| v1::InboundRequest { workload: workload.into(), port };
+    let mut stream = client.inbound(request("shop/web-0", 8001)).await.unwrap().into_inner();
+    let policy = mesh_policy::InboundPolicy::try_from(next(&mut stream).await).unwrap();
+    assert_eq!(policy.access, mesh_policy::Access::All);
+    let refused = client.inbound(request("shop/client", 80)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert_eq!(client.inbound(request("shop/web-0", 0)).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn callers_must_be_who_they_say() {
+    let f = Fixture::start(&[]).await;
+    let channel = f.proxy("shop.client").await;
+    assert_eq!(code_of(channel.clone(), "web:80", "shop/web-0").await, Code::PermissionDenied);
+    assert_eq!(code_of(channel.clone(), "web:80", "shop/absent").await, Code::PermissionDenied);
+    // Without a certificate, or with one of another root, the handshake fails with an alert that says so.
+    assert_eq!(alert(f.destination(None)).await, "received fatal alert: CertificateRequired");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    let name = "spiffe://cluster.local/ns/shop/sa/client".try_into().unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI(name)];
+    let forged = params.self_signed(&key).unwrap();
+    let stranger = alert(f.destination(Some((vec![forged.into()], key)))).await;
+    assert_eq!(stranger, "received fatal alert: UnknownCA");
+}
+
+/// The innermost reason why a call over a channel failed.
+async fn alert(channel: Channel) -> String {
+    let status = PolicyClient::new(channel).outbound(ask("web:80", "shop/client")).await.map(|_| ()).unwrap_err();
+    let mut cause: &dyn std::error::Error = &status;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+#[tokio::test]
+async fn certificates_only_for_good_tokens_of_living_pods() {
+    let f = Fixture::start(&["--token-lifetime", "3600s"]).await;
+    let token = f.token("shop.client");
+    f.certify(&token).await.unwrap();
+    assert!(!f.state().join("tokens/shop.plain").exists(), "no token for a pod that is not meshed");
+
+    let other = Fixture::start(&[]).await;
+    let foreign = f.certify(&other.token("shop.client")).await.map(|_| ()).unwrap_err();
+    assert_eq!(foreign.code(), Code::Unauthenticated);
+    assert_eq!(f.certify("").await.map(|_| ()).unwrap_err().code(), Code::Unauthenticated);
+
+    let request = v1::CertifyRequest { csr_der: b"rubbish".to_vec(), token: token.clone() };
+    let refused = f.identity_client().certify(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+
+    // The pod runs as someone else now, then it is gone.
+    let code = async |token: &str, why: &str| {
+        let refused = async {
+            loop {
+                match f.certify(token).await {
+                    Ok(_) => tokio::task::yield_now().await,
+                    Err(status) if status.message().contains(why) => break status.code(),
+                    Err(_) => {}
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, refused).await.expect("the certificate is refused")
+    };
+    f.write("world.yaml", &WORLD.replace("serviceAccountName: client", "serviceAccountName: other"));
+    assert_eq!(code(&token, "runs as other").await, Code::PermissionDenied);
+    f.write("world.yaml", &WORLD.replace("name: client,", "name: client-2,"));
+    assert_eq!(code(&token, "does not exist").await, Code::PermissionDenied);
+    assert!(f.page("/metrics").await.1.contains("mesh_controller_certificates_total{outcome=\"issued\"}"));
+}
+
+#[tokio::test]
+async fn an_expired_token_is_refused_and_the_file_holds_a_fresh_one() {
+    let f = Fixture::start(&["--token-lifetime", "2s"]).await;
+    let old = f.token("shop.client");
+    let refused = async {
+        loop {
+            match f.certify(&old).await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(status) => break status,
+            }
+        }
+    };
+    let status = tokio::time::timeout(LIMIT, refused).await.unwrap();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(status.message().contains("expired"), "{status}");
+    f.certify(&f.token("shop.client")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restart_keeps_trust_and_a_shutdown_ends_streams_cleanly() {
+    let mut f = Fixture::start(&[]).await;
+    let (token, bundle) = (f.token("shop.client"), std::fs::read(f.state().join("trust-bundle.pem")).unwrap());
+    let certified = f.certify(&token).await.unwrap();
+    let mut trust = f.identity_client().trust(v1::TrustRequest {}).await.unwrap().into_inner();
+    assert_eq!(next(&mut trust).await.roots_der.len(), 1);
+    let channel = f.proxy("shop.client").await;
+    let mut stream = PolicyClient::new(channel).outbound(ask("web:80", "shop/client")).await.unwrap().into_inner();
+    next(&mut stream).await;
+    assert_eq!(f.page("/ready").await.0, 200);
+
+    f.restart().await;
+    assert_eq!(stream.message().await.unwrap(), None, "ends without error");
+    assert_eq!(trust.message().await.unwrap(), None, "ends without error");
+    assert_eq!(std::fs::read(f.state().join("trust-bundle.pem")).unwrap(), bundle);
+    // The certificate and the token of before are still good.
+    let mut client = PolicyClient::new(f.destination(Some(certified)));
+    client.outbound(ask("web:80", "shop/client")).await.unwrap();
+    f.certify(&token).await.unwrap();
+    let written: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(f.state().join("addresses.json")).unwrap()).unwrap();
+    assert_eq!(written["identity"], f.addresses().identity.to_string());
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_the_certificate_that_let_it_in() {
+    let f = Fixture::start(&["--leaf-lifetime", "3s"]).await;
+    let channel = f.proxy("shop.client").await;
+    let mut stream = PolicyClient::new(channel).outbound(ask("web:80", "shop/client")).await.unwrap().into_inner();
+    next(&mut stream).await;
+    let end = tokio::time::timeout(LIMIT, stream.message()).await.expect("the connection ends");
+    end.unwrap_err();
+    // The controller's own certificate lasts no longer, and is a newer one by now.
+    f.certify(&f.token("shop.client")).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_compilation_serves_many() {
+    let f = Fixture::start(&[]).await;
+    let mut client = PolicyClient::new(f.proxy("shop.client").await);
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        streams.push(client.outbound(ask("web:80", "shop/client")).await.unwrap().into_inner());
+    }
+    for stream in &mut streams {
+        next(stream).await;
+    }
+    f.write("route.yaml", &route(1, 2));
+    for stream in &mut streams {
+        assert_eq!(weights(next(stream).await)[1].1, 2);
+    }
+    let metrics = f.page("/metrics").await.1;
+    let count = |name: &str| -> u64 {
+        let line = metrics.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{name} in {metrics}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert_eq!(count("mesh_controller_streams{kind=\"outbound\"}"), 20);
+    assert_eq!(count("mesh_controller_updates_total{kind=\"outbound\"}"), 40);
+    assert!(count("mesh_controller_compilations_total") <= 4, "{metrics}");
+    drop(streams);
+    let closed = async {
+        while !f.page("/metrics").await.1.contains("mesh_controller_streams{kind=\"outbound\"} 0") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), closed).await.expect("dropped streams are forgotten");
+}
