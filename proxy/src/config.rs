@@ -70,7 +70,8 @@ pub struct Limits {
     /// `MESH_MAX_CONNECTIONS`, 10,000: accepted connections a worker, each direction. Beyond it new ones wait in the
     /// kernel's queue.
     pub connections: usize,
-    /// `MESH_MAX_HEADERS`, 1,000: header fields of one message.
+    /// `MESH_MAX_HEADERS`, 1,100: header fields of one message: a thousand of an application, and those that clients,
+    /// servers and proxies add.
     pub headers: usize,
     /// `MESH_MAX_HEADER_BYTES`, 131,072: bytes of one header section.
     pub header_bytes: usize,
@@ -210,7 +211,7 @@ impl Limits {
     fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
         Ok(Self {
             connections: at_least_one(env, "MESH_MAX_CONNECTIONS", "10000")?,
-            headers: at_least_one(env, "MESH_MAX_HEADERS", "1000")?,
+            headers: at_least_one(env, "MESH_MAX_HEADERS", "1100")?,
             header_bytes: at_least_one(env, "MESH_MAX_HEADER_BYTES", "131072")?,
             targets: at_least_one(env, "MESH_MAX_TARGETS", "10000")?,
             streams: at_least_one(env, "MESH_MAX_STREAMS", "100")?,
@@ -329,7 +330,7 @@ pub(crate) mod tests {
     #[test]
     fn defaults_are_enough() {
         let config = Config::from_env(&minimal()).unwrap();
-        assert_eq!(config.limits.headers, 1_000);
+        assert_eq!(config.limits.headers, 1_100);
         assert_eq!(config.times.pool_idle, Duration::from_secs(4));
         assert_eq!(config.identity_name.as_str(), "spiffe://cluster.local/ns/mesh-system/sa/mesh-identity");
     }
