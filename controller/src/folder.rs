@@ -110,7 +110,7 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => {
                 let error = broken(&name, error.to_string());
-                self.index.refuse(&name, Entry::broken_file(&error));
+                self.index.refuse(&name, Entry::broken_file(&error, self.index.has_objects(&name)));
                 // Remembered as present, so that its removal is noticed.
                 self.seen.entry(name).or_insert(Seen { stamp, content: 0 });
                 return;
@@ -133,7 +133,7 @@ impl Folder {
                 tracing::debug!("read {name}: {} objects", objects.len());
                 self.index.apply(&name, objects);
             }
-            Err(error) => self.index.refuse(&name, Entry::broken_file(&error)),
+            Err(error) => self.index.refuse(&name, Entry::broken_file(&error, self.index.has_objects(&name))),
         }
     }
 }

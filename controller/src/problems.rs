@@ -34,8 +34,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A file that was refused. Its last good objects stay in force.
-    pub fn broken_file(error: &ParseError) -> Self {
+    /// A file that was refused. Its last good objects, if it has any, stay in force.
+    pub fn broken_file(error: &ParseError, has_last_good: bool) -> Self {
+        let follows =
+            if has_last_good { "the last good content of this file stays in force" } else { "it is left out" };
         Self {
             severity: Severity::Error,
             file: Some(error.file.clone()),
@@ -44,7 +46,7 @@ impl Entry {
             object: None,
             field: None,
             reason: "BrokenFile".to_owned(),
-            what: format!("{}; the last good content of this file stays in force", error.message),
+            what: format!("{}; {follows}", error.message),
             fix: "correct the file".to_owned(),
         }
     }
