@@ -30,7 +30,7 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, app: SocketAddr) -> Res
     let spoken = detect(&mut io, &mut read, wait, times.handshake).await.map_err(gone)?;
     let io = Rewind::new(read.freeze(), io);
     if spoken == Spoken::Mesh {
-        return peer(worker, io, port).await;
+        return Box::pin(peer(worker, io, port)).await;
     }
     let caller = Rc::new(Caller::new(worker.clone(), port.clone(), None));
     let declared = port.policy(&worker).await.map(|p| p.protocol);
@@ -38,7 +38,7 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, app: SocketAddr) -> Res
         Spoken::Closed => Ok(()),
         Spoken::Http1 | Spoken::Http2 if !matches!(declared, Ok(Protocol::Opaque)) => http(caller, io, spoken).await,
         Spoken::Silent => Box::pin(silent(caller, io)).await,
-        _ => opaque(&caller, io).await,
+        _ => Box::pin(opaque(&caller, io)).await,
     }
 }
 
@@ -60,7 +60,7 @@ async fn peer<T: Io>(worker: Rc<Worker>, io: T, port: Rc<InboundPort>) -> Result
     match alpn.as_deref() {
         Some(tls::ALPN_H2) => http(caller, stream, Spoken::Http2).await,
         Some(tls::ALPN_H1) => http(caller, stream, Spoken::Http1).await,
-        _ => opaque(&caller, stream).await,
+        _ => Box::pin(opaque(&caller, stream)).await,
     }
 }
 
@@ -77,8 +77,8 @@ async fn http<T: Io>(caller: Rc<Caller>, io: T, spoken: Spoken) -> Result<(), Er
     let worker = caller.worker.clone();
     let service = tower::service_fn(move |incoming: Incoming| crate::http::inbound::serve(caller.clone(), incoming));
     match spoken {
-        Spoken::Http2 => server::http2(&worker, Direction::Inbound, io, peer, service).await,
-        _ => server::http1(&worker, Direction::Inbound, io, service).await,
+        Spoken::Http2 => Box::pin(server::http2(&worker, Direction::Inbound, io, peer, service)).await,
+        _ => Box::pin(server::http1(&worker, Direction::Inbound, io, service)).await,
     }
 }
 

@@ -108,20 +108,20 @@ async fn serve(worker: Rc<Worker>, stream: TcpStream, role: Role, own_port: u16)
                 Some(address) => Destination::Target(worker.target(&address.to_string())),
                 None => Destination::Authority,
             };
-            counted(&worker.outbound, outbound::serve(worker.clone(), stream, destination)).await;
+            counted(&worker.outbound, Box::pin(outbound::serve(worker.clone(), stream, destination))).await;
         }
         Role::OutboundFixed(authority) => {
             let destination = Destination::Target(worker.target(&authority));
-            counted(&worker.outbound, outbound::serve(worker.clone(), stream, destination)).await;
+            counted(&worker.outbound, Box::pin(outbound::serve(worker.clone(), stream, destination))).await;
         }
         Role::Inbound => match original_destination(&stream, own_port) {
-            Some(address) => counted(&worker.inbound, inbound::serve(worker.clone(), stream, address)).await,
+            Some(address) => counted(&worker.inbound, Box::pin(inbound::serve(worker.clone(), stream, address))).await,
             None => {
                 tracing::info!("refused a connection to the inbound port itself: it is for redirected traffic only")
             }
         },
         Role::InboundFixed(app) => {
-            counted(&worker.inbound, inbound::serve(worker.clone(), stream, app)).await;
+            counted(&worker.inbound, Box::pin(inbound::serve(worker.clone(), stream, app))).await;
         }
     }
 }
@@ -143,4 +143,23 @@ fn original_destination(stream: &TcpStream, own_port: u16) -> Option<SocketAddr>
         IpAddr::V6(_) => socket.original_dst_v6(),
     };
     original.ok()?.as_socket().filter(|address| *address != local && address.port() != own_port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that `make` returns, without making it.
+    fn size<A, F>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Thousands of connections are idle at once: what each holds while it waits is kept small.
+    #[test]
+    fn an_idle_connection_is_small() {
+        let all = size(|(w, s, r, p): (Rc<Worker>, TcpStream, Role, u16)| serve(w, s, r, p));
+        let out = size(|(w, s, d): (Rc<Worker>, TcpStream, Destination)| outbound::serve(w, s, d));
+        let inb = size(|(w, s, d): (Rc<Worker>, TcpStream, SocketAddr)| inbound::serve(w, s, d));
+        assert!(all <= 512 && out <= 1024 && inb <= 1024, "a connection takes {all} + {out} or {inb} bytes");
+    }
 }

@@ -49,11 +49,11 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destinatio
         Err(error) => return Box::pin(unknown(worker, io, destination.clone(), error)).await,
     };
     if policy.protocol == Protocol::Opaque {
-        return opaque(&worker, target, &policy, io).await;
+        return Box::pin(opaque(&worker, target, &policy, io)).await;
     }
     let wait = match policy.protocol {
         Protocol::Http1 | Protocol::Http2 => times.header,
-        _ if target.server_first.get() => return opaque(&worker, target, &policy, io).await,
+        _ if target.server_first.get() => return Box::pin(opaque(&worker, target, &policy, io)).await,
         _ => times.detect,
     };
     match detect(&mut io, &mut read, wait, times.handshake).await.map_err(gone)? {
@@ -63,7 +63,7 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destinatio
         Spoken::Closed => Ok(()),
         Spoken::Silent => Box::pin(silent(&worker, target.clone(), &policy, io)).await,
         Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
-            opaque(&worker, target, &policy, Rewind::new(read.freeze(), io)).await
+            Box::pin(opaque(&worker, target, &policy, Rewind::new(read.freeze(), io))).await
         }
     }
 }
@@ -74,11 +74,13 @@ async fn http<T: Io>(worker: Rc<Worker>, io: T, destination: Destination, spoken
         move |incoming: Incoming| request(worker.clone(), destination.clone(), incoming)
     });
     match spoken {
-        Spoken::Http1 => server::http1(&worker, Direction::Outbound, io, service).await,
-        Spoken::Http2 => server::http2(&worker, Direction::Outbound, io, false, service).await,
+        Spoken::Http1 => Box::pin(server::http1(&worker, Direction::Outbound, io, service)).await,
+        Spoken::Http2 => Box::pin(server::http2(&worker, Direction::Outbound, io, false, service)).await,
         Spoken::Closed | Spoken::Silent => Ok(()),
         // The HTTP/1 server refuses it with a reason.
-        Spoken::Mesh | Spoken::Tls | Spoken::Opaque => server::http1(&worker, Direction::Outbound, io, service).await,
+        Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
+            Box::pin(server::http1(&worker, Direction::Outbound, io, service)).await
+        }
     }
 }
 
