@@ -1,0 +1,107 @@
+//! The end of a sidecar and its beginning: requests in flight end well, then it exits 0; `/live` and `/ready` tell.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::time::Duration;
+
+use mesh_integration::harness::{Meshed, Proxy, ProxyConfig, eventually, http_get};
+use rustix::process::Signal;
+use support::{Grpc, H1, Mesh, TEST_WAIT, grpc_message, metric, next};
+
+#[tokio::test]
+async fn the_servers_sidecar_finishes_what_it_began() {
+    let (_mesh, client, mut server) = Mesh::pair().await;
+    let mut connection = H1::connect(client.entry()).await.unwrap();
+    let before = std::fs::metadata(&server.accept_log).unwrap().len();
+    connection.send("GET /delay/1500 HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.unwrap();
+    let there = async || Ok((std::fs::metadata(&server.accept_log)?.len() > before).then_some(()));
+    eventually("the request to arrive", TEST_WAIT, there).await.unwrap();
+    server.proxy.process.signal(Signal::TERM).unwrap();
+    let answer = connection.answer(false).await.unwrap();
+    assert_eq!((answer.head.status, answer.text().as_str()), (200, "after 1500 ms\n"), "{answer:?}");
+    let status = server.proxy.process.wait(Duration::from_secs(10)).await.unwrap();
+    assert!(status.success(), "{status}\n{}", server.proxy.process.log_tail());
+    // The application is still there; its sidecar is not, and nothing goes around it.
+    let answer = connection.ask("GET /1k HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.unwrap();
+    assert_eq!((answer.head.status, answer.head.proxy_error()), (503, Some("connect-failed")), "{answer:?}");
+}
+
+#[tokio::test]
+async fn the_clients_sidecar_finishes_what_it_began() {
+    let (_mesh, mut client, server) = Mesh::pair().await;
+    let mut connection = H1::connect(client.entry()).await.unwrap();
+    let mut idle = H1::connect(client.entry()).await.unwrap();
+    assert_eq!(idle.ask("GET /1k HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.unwrap().head.status, 200);
+    let before = std::fs::metadata(&server.accept_log).unwrap().len();
+    connection.send("GET /delay/1500 HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.unwrap();
+    let there = async || Ok((std::fs::metadata(&server.accept_log)?.len() > before).then_some(()));
+    eventually("the request to arrive", TEST_WAIT, there).await.unwrap();
+    client.proxy.process.signal(Signal::TERM).unwrap();
+    assert_eq!(idle.closed().await.unwrap(), b"", "an idle connection is closed at once");
+    let answer = connection.answer(false).await.unwrap();
+    assert_eq!((answer.head.status, answer.head.get("connection")), (200, Some("close")), "{answer:?}");
+    let status = client.proxy.process.wait(Duration::from_secs(10)).await.unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn open_streams_are_given_their_time() {
+    let (_mesh, client, mut server) = Mesh::pair().await;
+    let connection = Grpc::connect(client.entry()).await.unwrap();
+    let (response, mut stream) = connection.call("web.shop", "Bidi").await.unwrap();
+    stream.send_data(grpc_message(b"1"), false).unwrap();
+    let mut echoes = response.await.unwrap().into_body();
+    assert_eq!(next(&mut echoes).await.unwrap().unwrap(), grpc_message(b"1"));
+    server.proxy.process.signal(Signal::TERM).unwrap();
+    let draining = async || Ok(server.proxy.process.log().contains("draining").then_some(()));
+    eventually("the drain to begin", TEST_WAIT, draining).await.unwrap();
+    for n in 0..20u8 {
+        stream.send_data(grpc_message(&[n]), false).unwrap();
+        assert_eq!(next(&mut echoes).await.unwrap().unwrap(), grpc_message(&[n]), "the stream goes on while it drains");
+    }
+    stream.send_data(bytes::Bytes::new(), true).unwrap();
+    while next(&mut echoes).await.unwrap().is_some() {}
+    assert_eq!(echoes.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+    let status = server.proxy.process.wait(Duration::from_secs(10)).await.unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn the_grace_ends_what_never_does() {
+    let mesh = Mesh::start().await;
+    mesh.service("web", None);
+    let mut server = mesh.server_with("web", "web-1", &[], &[("MESH_SHUTDOWN_GRACE", "1s")]).await;
+    let client = mesh.client(&["web.shop:80"]).await;
+    mesh.until_ok(&client).await;
+    let connection = Grpc::connect(client.entry()).await.unwrap();
+    let (response, mut stream) = connection.call("web.shop", "Bidi").await.unwrap();
+    stream.send_data(grpc_message(b"1"), false).unwrap();
+    let mut echoes = response.await.unwrap().into_body();
+    next(&mut echoes).await.unwrap().unwrap();
+    let status = server.proxy.process.stop(Duration::from_secs(5)).await.unwrap();
+    assert!(status.success(), "{status}");
+    assert!(next(&mut echoes).await.is_err(), "the caller is told");
+}
+
+#[tokio::test]
+async fn a_sidecar_is_live_before_it_is_ready() {
+    let mut mesh = Mesh::start().await;
+    mesh.manifests.pod("shop", "late", "late", "late", Meshed::Yes).unwrap();
+    mesh.controller.token("shop/late").await.unwrap();
+    let at = mesh.controller.addresses;
+    mesh.controller.process.stop(Duration::from_secs(10)).await.unwrap();
+    let config = ProxyConfig { workload: "shop/late".into(), ..ProxyConfig::default() };
+    let proxy = Proxy::spawn(&mesh.sandbox, &mesh.controller, config).await.unwrap();
+    let live = async || Ok(http_get(proxy.metrics, "/live").await.is_ok_and(|a| a.status == 200).then_some(()));
+    eventually("the sidecar to live", TEST_WAIT, live).await.unwrap();
+    let ready = http_get(proxy.metrics, "/ready").await.unwrap();
+    assert_eq!(ready.status, 503, "no certificate, not ready: {ready:?}");
+    mesh.controller = mesh_integration::harness::Controller::start_at(&mesh.sandbox, at, &[]).await.unwrap();
+    let ready = async || Ok((http_get(proxy.metrics, "/ready").await?.status == 200).then_some(()));
+    eventually("the sidecar to be ready", TEST_WAIT, ready).await.unwrap();
+    assert_eq!(metric(&proxy, "mesh_certificates_total", &[]).await, 1.0);
+    let config = http_get(proxy.admin, "/config").await.unwrap();
+    assert!(config.body.contains("spiffe://cluster.local/ns/shop/sa/late"), "{config:?}");
+    assert_eq!(http_get(proxy.metrics, "/config").await.unwrap().status, 404, "the open port shows no configuration");
+}

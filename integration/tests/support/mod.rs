@@ -1,0 +1,17 @@
+//! What the loopback tests share: a small mesh of real processes, raw clients, and a paced load.
+//!
+//! Each test owns its processes, ports and folder. Tests of one file run one after another, for most of them measure;
+//! nothing here decides whether a test passes.
+#![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // each file uses a part
+
+mod app;
+mod h1;
+mod h2client;
+mod load;
+mod mesh;
+
+pub use app::{App, TEST_WAIT, relay};
+pub use h1::{Answer, H1, Head, get, sha256};
+pub use h2client::{Grpc, finish, grpc_message, grpc_status, next};
+pub use load::{Load, Outcome, Shot, share};
+pub use mesh::{Client, Mesh, Server, metric, metrics};
