@@ -24,6 +24,8 @@ pub struct Replay {
     next: usize,
     /// Which attempt this body belongs to: an older one yields an error instead of stealing data.
     attempt: u32,
+    /// The end was told, with the trailers if there are any.
+    ended: bool,
 }
 
 struct Shared {
@@ -64,7 +66,7 @@ impl Source {
         }
         shared.attempt += 1;
         let attempt = shared.attempt;
-        Some(Replay { shared: self.0.clone(), next: 0, attempt }.into())
+        Some(Replay { shared: self.0.clone(), next: 0, attempt, ended: false }.into())
     }
 }
 
@@ -72,7 +74,9 @@ impl Replay {
     /// Whether nothing more will come.
     pub fn is_end(&self) -> bool {
         let shared = self.shared.borrow();
-        (shared.ended || shared.source.is_end()) && self.next >= shared.kept.len() && shared.trailers.is_none()
+        (shared.ended || shared.source.is_end())
+            && self.next >= shared.kept.len()
+            && (self.ended || shared.trailers.is_none())
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -86,7 +90,8 @@ impl Replay {
             return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
         }
         if shared.ended {
-            return Poll::Ready(shared.trailers.take().map(|t| Ok(Frame::trailers(t))));
+            let trailers = shared.trailers.clone().filter(|_| !std::mem::replace(&mut self.ended, true));
+            return Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))));
         }
         let polled = Pin::new(&mut shared.source).poll_frame(cx);
         match &polled {
@@ -102,8 +107,9 @@ impl Replay {
                         self.next += 1;
                     }
                 } else {
-                    // Trailers end the body; they stay with the first attempt that got this far.
+                    shared.trailers = frame.trailers_ref().cloned();
                     shared.ended = true;
+                    self.ended = true;
                 }
             }
             Poll::Ready(None) => shared.ended = true,
@@ -127,6 +133,16 @@ mod tests {
         let first = source.attempt().unwrap().collect().await.unwrap().to_bytes();
         let second = source.attempt().unwrap().collect().await.unwrap().to_bytes();
         assert_eq!((&first[..], &second[..]), (&b"hello"[..], &b"hello"[..]));
+    }
+
+    #[tokio::test]
+    async fn trailers_are_for_every_attempt() {
+        let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
+        let source = Source::new(Body::trailers(trailers.clone()), 10);
+        for _ in 0..2 {
+            let collected = source.attempt().unwrap().collect().await.unwrap();
+            assert_eq!(collected.trailers(), Some(&trailers));
+        }
     }
 
     #[tokio::test]
