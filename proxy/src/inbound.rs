@@ -78,7 +78,7 @@ async fn http<T: Io>(caller: Rc<Caller>, io: T, spoken: Spoken) -> Result<(), Er
     let service = tower::service_fn(move |incoming: Incoming| crate::http::inbound::serve(caller.clone(), incoming));
     match spoken {
         Spoken::Http2 => Box::pin(server::http2(&worker, Direction::Inbound, io, peer, service)).await,
-        _ => Box::pin(server::http1(&worker, Direction::Inbound, io, service)).await,
+        _ => Box::pin(server::http1(&worker, Direction::Inbound, io, peer, service)).await,
     }
 }
 

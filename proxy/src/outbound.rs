@@ -74,12 +74,12 @@ async fn http<T: Io>(worker: Rc<Worker>, io: T, destination: Destination, spoken
         move |incoming: Incoming| request(worker.clone(), destination.clone(), incoming)
     });
     match spoken {
-        Spoken::Http1 => Box::pin(server::http1(&worker, Direction::Outbound, io, service)).await,
+        Spoken::Http1 => Box::pin(server::http1(&worker, Direction::Outbound, io, false, service)).await,
         Spoken::Http2 => Box::pin(server::http2(&worker, Direction::Outbound, io, false, service)).await,
         Spoken::Closed | Spoken::Silent => Ok(()),
         // The HTTP/1 server refuses it with a reason.
         Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
-            Box::pin(server::http1(&worker, Direction::Outbound, io, service)).await
+            Box::pin(server::http1(&worker, Direction::Outbound, io, false, service)).await
         }
     }
 }

@@ -205,7 +205,7 @@ fn metrics_of(worker: &Worker, direction: Direction) -> &DirectionMetrics {
 }
 
 /// Takes from a response what only a peer's proxy may say.
-fn from_stranger(mut response: Response<Body>) -> Response<Body> {
+pub fn from_stranger(mut response: Response<Body>) -> Response<Body> {
     headers::strip_mesh(response.headers_mut());
     response.map(Body::without_mesh_trailers)
 }

@@ -278,7 +278,8 @@ impl Call<'_> {
         client::send_h2(self.worker, endpoint, connect, request, &self.interim, in_flight).await
     }
 
-    /// A request that leaves HTTP gets a connection of its own; only an endpoint that cannot be reached is replaced.
+    /// A request that leaves HTTP gets a connection of its own; it goes to another endpoint as long as it was never
+    /// delivered.
     async fn upgrade(&self, mut request: Request<Body>, to: Option<http::HeaderValue>) -> Result<Reply, Error> {
         let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
         let authority = self.authority()?;
@@ -289,33 +290,51 @@ impl Call<'_> {
         if let Some(to) = to {
             request.headers_mut().insert(http::header::UPGRADE, to);
         }
+        let (parts, body) = request.into_parts();
+        let source = Source::new(body, self.worker.config.limits.stream_window as usize);
+        let mut last = None;
         loop {
             let Some(endpoint) = self.places.pick(self.worker, &tried) else {
-                return Err(Error::undelivered(Reason::NoEndpoints, self.places.name()));
+                return Err(last.unwrap_or_else(|| Error::undelivered(Reason::NoEndpoints, self.places.name())));
             };
-            let address = endpoint.info.address;
-            let opened: Result<Box<dyn crate::io::Io>, Error> = match &endpoint.info.identity {
-                None => connect::tcp(self.worker, address).await.map(|io| Box::new(io) as _),
-                Some(id) => connect::mesh(self.worker, address, id, &self.worker.tls.client_h1)
-                    .await
-                    .map(|io| Box::new(io) as _),
+            let body = match (source.attempt(), last) {
+                (Some(body), _) => body,
+                (None, Some(error)) => return Err(error),
+                (None, None) => return Err(Error::undelivered(Reason::BadRequest, "the body ended early")),
             };
-            match opened {
-                Ok(io) => {
-                    let reply =
-                        client::send_upgrade(self.worker, Direction::Outbound, io, request, &self.interim).await?;
-                    let series = endpoint.series(self.route, || self.series(&endpoint));
-                    series.record(reply.response.status(), None, self.began.elapsed());
-                    return Ok(reply);
-                }
-                Err(error) if tried.len() < MAX_REDELIVERIES => {
+            match self.upgrade_at(&endpoint, Request::from_parts(parts.clone(), body)).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) if error.delivery == Delivery::Never && tried.len() < MAX_REDELIVERIES => {
                     endpoint.refused(Instant::now());
+                    self.worker.outbound.retries_refused.increment(1);
                     tracing::debug!("{}: {error}; trying another endpoint", self.places.name());
-                    tried.push(address);
+                    tried.push(endpoint.info.address);
+                    last = Some(error);
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// One attempt at one endpoint. A peer marks what it could not hand to its application.
+    async fn upgrade_at(&self, endpoint: &Rc<Endpoint>, request: Request<Body>) -> Result<Reply, Error> {
+        let address = endpoint.info.address;
+        let io: Box<dyn crate::io::Io> = match &endpoint.info.identity {
+            None => Box::new(connect::tcp(self.worker, address).await?),
+            Some(id) => Box::new(connect::mesh(self.worker, address, id, &self.worker.tls.client_h1).await?),
+        };
+        let mut reply = client::send_upgrade(self.worker, Direction::Outbound, io, request, &self.interim).await?;
+        if endpoint.info.identity.is_none() {
+            reply.response = client::from_stranger(reply.response);
+        } else if reply.response.headers().contains_key(headers::NEVER_DELIVERED) {
+            return Err(Error::undelivered(
+                Reason::Refused,
+                format!("{address}: its application accepts no connection"),
+            ));
+        }
+        let series = endpoint.series(self.route, || self.series(endpoint));
+        series.record(reply.response.status(), None, self.began.elapsed());
+        Ok(reply)
     }
 
     /// The authority that goes on: as the application named it, else the target's (HTTP/1.0 may name none).

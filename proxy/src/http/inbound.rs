@@ -108,7 +108,8 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
             request.headers_mut().insert(header::UPGRADE, to);
         }
         let io = connect::tcp(worker, address).await.map_err(refused)?;
-        let reply = client::send_upgrade(worker, Direction::Inbound, Box::new(io), request, &interim).await?;
+        let mut reply = client::send_upgrade(worker, Direction::Inbound, Box::new(io), request, &interim).await?;
+        reply.response = client::from_stranger(reply.response);
         caller.series.record(reply.response.status(), None, began.elapsed());
         return Ok(reply);
     }

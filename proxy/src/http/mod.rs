@@ -61,15 +61,18 @@ pub enum Interim {
 }
 
 impl Interim {
-    /// Sends one, as far as the client can take it. A failure shows again when the final response is sent.
+    /// Sends one, as far as the client can take it, without `mesh-*` fields: none of ours travel in it. A failure shows
+    /// again when the final response is sent.
     pub fn send(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut headers = headers.clone();
+        headers::strip_mesh(&mut headers);
         match self {
             Self::None => {}
-            Self::H1(interim) => drop(interim.send(status, headers)),
+            Self::H1(interim) => drop(interim.send(status, &headers)),
             Self::H2(respond) => {
                 let mut response = Response::new(());
                 *response.status_mut() = status;
-                *response.headers_mut() = headers.clone();
+                *response.headers_mut() = headers;
                 if let Err(error) = respond.borrow_mut().send_informational(response) {
                     tracing::debug!("interim response {status}: {error}");
                 }

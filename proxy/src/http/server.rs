@@ -58,8 +58,8 @@ fn is_refusal(error: &Error) -> bool {
     error.delivery == Delivery::Never && matches!(error.reason, Reason::Refused | Reason::ConnectFailed)
 }
 
-/// HTTP/1 from applications and, for upgrades, from peers.
-pub async fn http1<T, S>(worker: &Rc<Worker>, direction: Direction, io: T, service: S) -> Result<(), Error>
+/// HTTP/1 from applications and, for upgrades, from peers (`peer`).
+pub async fn http1<T, S>(worker: &Rc<Worker>, direction: Direction, io: T, peer: bool, service: S) -> Result<(), Error>
 where
     T: Io,
     S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
@@ -72,7 +72,11 @@ where
             let interim = request.body().interim().map_or(Interim::None, Interim::H1);
             let grpc = headers::is_grpc(request.headers());
             let result = service.call(Incoming { request: request.map(Body::from), interim }).await;
-            let reply = answered(metrics, result, grpc);
+            let refused = peer && result.as_ref().is_err_and(is_refusal);
+            let mut reply = answered(metrics, result, grpc);
+            if refused {
+                reply.response.headers_mut().insert(headers::NEVER_DELIVERED, http::HeaderValue::from_static("1"));
+            }
             let upgrade = reply.upgrade.map(|upgrade| {
                 Box::new(move |upgraded: h1::Upgraded<T>| upgrade(Box::new(upgraded))) as h1::OnUpgrade<T>
             });
