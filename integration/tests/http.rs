@@ -265,6 +265,7 @@ async fn early_hints_pass() {
     assert_eq!((answer.head.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
     assert_eq!(answer.interim.len(), 1, "{answer:?}");
     assert_eq!((answer.interim[0].status, answer.interim[0].get("link")), (103, Some("</style.css>; rel=preload")));
+    assert_eq!(answer.interim[0].get("mesh-x"), None);
     // HTTP/1.0 knows no interim answers (RFC 9110 section 15.2).
     let mut http10 = H1::connect(client.entry()).await.unwrap();
     let answer = http10.ask("GET / HTTP/1.0\r\nhost: web.shop\r\n\r\n").await.unwrap();
@@ -295,6 +296,20 @@ async fn an_upgrade_that_is_not_taken_is_an_ordinary_request() {
     let mut connection = H1::connect(client.entry()).await.unwrap();
     let answer = connection.ask(head("GET /1k") + "connection: upgrade\r\nupgrade: h2c\r\n\r\n").await.unwrap();
     assert_eq!((answer.head.status, answer.body.len()), (200, 1024), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_carries_nothing_of_ours() {
+    let refused = "HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\nmesh-proxy-error: denied\r\n\
+        mesh-never-delivered: 1\r\nx-kept: 1\r\n\r\nno";
+    let app = scripted(|_| Some(refused.to_owned())).await;
+    let (_mesh, client, _server) = Mesh::around(app.address).await;
+    let before = app.connections();
+    let mut connection = H1::connect(client.entry()).await.unwrap();
+    let answer = connection.ask(head("GET /ws") + "connection: upgrade\r\nupgrade: websocket\r\n\r\n").await.unwrap();
+    assert_eq!((answer.head.status, answer.text().as_str(), answer.head.get("x-kept")), (403, "no", Some("1")));
+    assert!(!answer.head.headers.iter().any(|(name, _)| name.starts_with("mesh-")), "{answer:?}");
+    assert_eq!(app.connections() - before, 1, "it was asked once");
 }
 
 #[tokio::test]
