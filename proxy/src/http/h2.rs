@@ -56,6 +56,7 @@ impl RecvBody {
 
 /// Sends a whole body on a stream, as fast as the peer's windows allow. On failure the stream is reset.
 pub async fn send_body(mut body: Body, stream: &mut SendStream<Bytes>) -> Result<(), BodyError> {
+    let mut first = true;
     loop {
         let frame = poll_fn(|cx| match body_or_reset(&mut body, stream, cx) {
             Poll::Ready(Err(reset)) => Poll::Ready(Some(Err(reset))),
@@ -67,7 +68,8 @@ pub async fn send_body(mut body: Body, stream: &mut SendStream<Bytes>) -> Result
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let last = body.is_end();
-                    send_data(data, last, stream).await?;
+                    send_data(data, last, first, stream).await?;
+                    first = false;
                     if last {
                         return Ok(());
                     }
@@ -102,7 +104,14 @@ fn body_or_reset(
     }
 }
 
-async fn send_data(mut data: Bytes, last: bool, stream: &mut SendStream<Bytes>) -> Result<(), BodyError> {
+/// A first chunk up to this goes out with the head, before the stream has any window of its own: `h2` gives a stream
+/// capacity only once its head is written, and keeps the chunk until then.
+const WITH_HEAD: usize = 16 * 1024;
+
+async fn send_data(mut data: Bytes, last: bool, first: bool, stream: &mut SendStream<Bytes>) -> Result<(), BodyError> {
+    if first && data.len() <= WITH_HEAD {
+        return stream.send_data(data, last).map_err(|error| BodyError(error.to_string()));
+    }
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
         while stream.capacity() == 0 {

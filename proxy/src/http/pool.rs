@@ -5,7 +5,9 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future,
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::Instant,
@@ -25,6 +27,7 @@ use super::{
     server::{MAX_FRAME, header_list_size},
 };
 use crate::{
+    coalesce::Coalesced,
     error::{Delivery, Error, Reason},
     io::Io,
     worker::Worker,
@@ -180,8 +183,9 @@ impl H2Connection {
 }
 
 /// Begins HTTP/2 on a fresh connection.
-async fn open<T: Io>(worker: &Worker, io: T) -> Result<Rc<H2Connection>, Error> {
+async fn open<T: Io>(worker: &Worker, stream: T) -> Result<Rc<H2Connection>, Error> {
     let limits = &worker.config.limits;
+    let stream = Coalesced::new(stream);
     let handshake = h2::client::Builder::new()
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(limits.stream_window.saturating_mul(limits.streams))
@@ -190,15 +194,22 @@ async fn open<T: Io>(worker: &Worker, io: T) -> Result<Rc<H2Connection>, Error> 
         .max_send_buffer_size(limits.stream_window as usize)
         .initial_max_send_streams(limits.streams as usize)
         .enable_push(false)
-        .handshake(io)
+        .handshake(stream.clone())
         .await;
-    let (send, driver) =
+    let (send, mut driver) =
         handshake.map_err(|error| Error::undelivered(Reason::ConnectFailed, format!("HTTP/2: {error}")))?;
     let connection =
         Rc::new(H2Connection { send: RefCell::new(send), streams: Cell::new(0), closed: Cell::new(false) });
     let watched = Rc::downgrade(&connection);
     tokio::task::spawn_local(async move {
-        if let Err(error) = driver.await {
+        let driving = poll_fn(|cx| {
+            let polled = Pin::new(&mut driver).poll(cx);
+            match stream.poll_drain(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                _ => polled.map_err(io::Error::other),
+            }
+        });
+        if let Err(error) = driving.await {
             tracing::debug!("HTTP/2 connection ended: {error}");
         }
         if let Some(connection) = watched.upgrade() {

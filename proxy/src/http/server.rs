@@ -6,7 +6,9 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
+    io,
     rc::Rc,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use tower::Service;
 
 use super::{Body, Incoming, Interim, Reply, answer, h1, h2::RecvBody, h2::send_body, headers};
 use crate::{
+    coalesce::Coalesced,
     config::{Config, Limits},
     error::{Delivery, Error, Reason},
     io::Io,
@@ -114,8 +117,9 @@ where
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(header_list_size(limits))
         .max_send_buffer_size(limits.stream_window as usize);
+    let wire = Coalesced::new(io);
     let gone = |error: h2::Error| Error::unknown(Reason::UpstreamReset, format!("HTTP/2: {error}"));
-    let handshake = tokio::time::timeout(worker.config.times.handshake, builder.handshake::<_, Bytes>(io));
+    let handshake = tokio::time::timeout(worker.config.times.handshake, builder.handshake::<_, Bytes>(wire.clone()));
     let late = |_| Error::unknown(Reason::UpstreamReset, "HTTP/2: no preface in time");
     let mut connection = handshake.await.map_err(late)?.map_err(gone)?;
     let open = Rc::new(Cell::new(0usize));
@@ -128,7 +132,7 @@ where
     loop {
         tokio::select! {
             biased;
-            accepted = connection.accept() => match accepted {
+            accepted = poll_fn(|cx| accept(&mut connection, &wire, cx)) => match accepted {
                 Some(Ok((request, respond))) => {
                     served = true;
                     let counted = Counted::new(&open);
@@ -139,7 +143,7 @@ where
                         drop(counted);
                     });
                 }
-                Some(Err(error)) => return Err(gone(error)),
+                Some(Err(error)) => return Err(Error::unknown(Reason::UpstreamReset, format!("HTTP/2: {error}"))),
                 None => return Ok(()),
             },
             () = &mut draining, if !leaving => {
@@ -155,6 +159,20 @@ where
                 served = false;
             }
         }
+    }
+}
+
+type Connection<T> = h2::server::Connection<Coalesced<T>, Bytes>;
+type Accepted = Option<io::Result<(Request<RecvStream>, SendResponse<Bytes>)>>;
+
+/// The next request. What was written meanwhile goes out before this waits.
+fn accept<T: Io>(connection: &mut Connection<T>, stream: &Coalesced<T>, cx: &mut Context<'_>) -> Poll<Accepted> {
+    match connection.poll_accept(cx) {
+        Poll::Pending => match stream.poll_drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
+            _ => Poll::Pending,
+        },
+        accepted => accepted.map(|next| next.map(|r| r.map_err(io::Error::other))),
     }
 }
 

