@@ -34,7 +34,8 @@ fn every_knob_is_explained() {
     let page = read("docs/configuration.md");
     let source = read("proxy/src/config.rs");
     let (code, _) = source.split_once("#[cfg(test)]").unwrap_or((&source, ""));
-    let names: Vec<&str> = code.split('"').filter(|text| text.starts_with("MESH_") && !text.contains(['=', ' '])).collect();
+    let names: Vec<&str> =
+        code.split('"').filter(|text| text.starts_with("MESH_") && !text.contains(['=', ' '])).collect();
     assert!(names.len() > 25, "the knobs were not found in the source");
     for name in names {
         assert!(page.contains(&format!("| `{name}` |")), "docs/configuration.md lacks {name}");
