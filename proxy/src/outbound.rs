@@ -3,7 +3,7 @@
 //! A connection has a target of its own (a redirected address, or a listening port that stands for one), or its requests
 //! name theirs (this proxy as an HTTP proxy).
 
-use std::{future::poll_fn, pin::Pin, rc::Rc, time::Instant};
+use std::{cell::RefCell, future::poll_fn, pin::Pin, rc::Rc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response};
@@ -41,7 +41,7 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destinatio
     let times = &worker.config.times;
     let Destination::Target(target) = &destination else {
         let spoken = detect(&mut io, &mut read, times.header, times.header).await.map_err(gone)?;
-        return http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken).await;
+        return http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, None).await;
     };
     let policy = match target.policy(&worker).await {
         Ok(policy) => policy,
@@ -58,7 +58,7 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destinatio
     };
     match detect(&mut io, &mut read, wait, times.handshake).await.map_err(gone)? {
         spoken @ (Spoken::Http1 | Spoken::Http2) => {
-            http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken).await
+            http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, None).await
         }
         Spoken::Closed => Ok(()),
         Spoken::Silent => Box::pin(silent(&worker, target.clone(), &policy, io)).await,
@@ -68,10 +68,26 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destinatio
     }
 }
 
-async fn http<T: Io>(worker: Rc<Worker>, io: T, destination: Destination, spoken: Spoken) -> Result<(), Error> {
+/// Serves requests; the first of them is answered with `failed` if there is one.
+async fn http<T: Io>(
+    worker: Rc<Worker>,
+    io: T,
+    destination: Destination,
+    spoken: Spoken,
+    failed: Option<Error>,
+) -> Result<(), Error> {
+    let failed = Rc::new(RefCell::new(failed));
     let service = tower::service_fn({
         let worker = worker.clone();
-        move |incoming: Incoming| request(worker.clone(), destination.clone(), incoming)
+        move |incoming: Incoming| {
+            let (worker, destination, failed) = (worker.clone(), destination.clone(), failed.take());
+            async move {
+                match failed {
+                    Some(error) => Err(error),
+                    None => request(worker, destination, incoming).await,
+                }
+            }
+        }
     });
     match spoken {
         Spoken::Http1 => Box::pin(server::http1(&worker, Direction::Outbound, io, false, service)).await,
@@ -106,13 +122,14 @@ async fn request(worker: Rc<Worker>, destination: Destination, incoming: Incomin
     Ok(Reply { response: Response::new(Body::default()), upgrade: Some(Box::new(tunnel)) })
 }
 
-/// A connection whose target has no policy: HTTP requests are answered with the reason, anything else is closed.
+/// A connection whose target has no policy: an HTTP request is answered with the reason, for it was waited for already;
+/// anything else is closed.
 async fn unknown<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destination, error: Error) -> Result<(), Error> {
     let mut read = BytesMut::new();
     let times = &worker.config.times;
     match detect(&mut io, &mut read, times.detect, times.detect).await.map_err(gone)? {
         spoken @ (Spoken::Http1 | Spoken::Http2) => {
-            http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken).await
+            http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, Some(error)).await
         }
         _ => {
             worker.outbound.error(error.reason);
@@ -157,7 +174,7 @@ async fn silent<T: Io>(
     match spoken {
         Spoken::Http1 | Spoken::Http2 => {
             drop((upstream, in_flight)); // nothing was sent on it
-            http(worker.clone(), io, Destination::Target(target), spoken).await
+            http(worker.clone(), io, Destination::Target(target), spoken, None).await
         }
         _ => copy(worker, io, upstream, in_flight).await,
     }
