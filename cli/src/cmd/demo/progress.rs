@@ -30,7 +30,6 @@ impl Progress {
             let style = ProgressStyle::with_template("  {spinner} {msg} …")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
             spinner.set_style(style);
-            spinner.enable_steady_tick(TICK);
             spinner
         });
         Self { spinner, style: Style::stderr(), since: Instant::now() }
@@ -40,6 +39,7 @@ impl Progress {
     pub fn begin(&mut self, what: &str) {
         if let Some(spinner) = &self.spinner {
             spinner.set_message(what.to_owned());
+            spinner.enable_steady_tick(TICK); // not before: lines printed earlier would tear it
         }
     }
 
