@@ -103,11 +103,8 @@ fn classify_target(rest: &[u8]) -> Option<Spoken> {
         Some(end) => {
             let line = rest[..end].trim_ascii_end();
             let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
-            Some(if version.starts_with(b"HTTP/") && line.len() > version.len() {
-                Spoken::Http1
-            } else {
-                Spoken::Opaque
-            })
+            // Without a target it is still meant as HTTP, and refused as such.
+            Some(if version.starts_with(b"HTTP/") { Spoken::Http1 } else { Spoken::Opaque })
         }
     }
 }
@@ -151,6 +148,7 @@ mod tests {
             (&b"GET / HTTP/1.1\r\n"[..], Some(Spoken::Http1)),
             (b"get / HTTP/1.1\r\n", Some(Spoken::Http1)),
             (b"PROPFIND /x HTTP/1.0\n", Some(Spoken::Http1)),
+            (b"GET HTTP/1.1\r\n", Some(Spoken::Http1)),
             (PREFACE, Some(Spoken::Http2)),
             (b"PRI * HT", None),
             (b"GE", None),
