@@ -9,6 +9,7 @@ use std::{
     io,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use h2::{Reason as H2Reason, RecvStream, server::SendResponse};
 use http::{Request, Response};
 use tower::Service;
 
-use super::{Body, Incoming, Interim, Reply, answer, h1, h2::RecvBody, h2::send_body, headers};
+use super::{Body, Incoming, Interim, Reply, answer, frame_guard::Side, h1, h2::RecvBody, h2::send_body, headers};
 use crate::{
     coalesce::Coalesced,
     config::{Config, Limits},
@@ -28,6 +29,8 @@ use crate::{
 
 /// DATA frames up to this size, both ways: four TLS records, so that a 64 KiB body is one frame.
 pub const MAX_FRAME: u32 = 64 * 1024;
+/// How long a peer that floods has to take our GOAWAY.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// HTTP/2 counts 32 bytes beyond name and value for each field (RFC 9113 section 6.5.2).
 pub fn header_list_size(limits: &Limits) -> u32 {
@@ -117,7 +120,7 @@ where
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(header_list_size(limits))
         .max_send_buffer_size(limits.stream_window as usize);
-    let wire = Coalesced::new(io);
+    let wire = Coalesced::new(io, Side::Server);
     let gone = |error: h2::Error| Error::unknown(Reason::UpstreamReset, format!("HTTP/2: {error}"));
     let handshake = tokio::time::timeout(worker.config.times.handshake, builder.handshake::<_, Bytes>(wire.clone()));
     let late = |_| Error::unknown(Reason::UpstreamReset, "HTTP/2: no preface in time");
@@ -143,18 +146,23 @@ where
                         drop(counted);
                     });
                 }
-                Some(Err(error)) => return Err(Error::unknown(Reason::UpstreamReset, format!("HTTP/2: {error}"))),
+                Some(Err(error)) => return Err(ended(metrics, &mut connection, &wire, &error).await),
                 None => return Ok(()),
             },
             () = &mut draining, if !leaving => {
                 connection.graceful_shutdown();
                 leaving = true;
             }
-            _ = idle.tick(), if !leaving => {
-                // One whole period without a request.
-                if open.get() == 0 && !served {
+            _ = idle.tick() => {
+                // One whole period without a request: goodbye. A peer that does not answer it is left.
+                let unused = open.get() == 0 && !served;
+                if unused && leaving {
+                    return Ok(());
+                }
+                if unused {
                     connection.graceful_shutdown();
                     leaving = true;
+                    idle.reset_after(worker.config.times.handshake);
                 }
                 served = false;
             }
@@ -167,13 +175,41 @@ type Accepted = Option<io::Result<(Request<RecvStream>, SendResponse<Bytes>)>>;
 
 /// The next request. What was written meanwhile goes out before this waits.
 fn accept<T: Io>(connection: &mut Connection<T>, stream: &Coalesced<T>, cx: &mut Context<'_>) -> Poll<Accepted> {
-    match connection.poll_accept(cx) {
+    let accepted = connection.poll_accept(cx);
+    if stream.is_flooded() {
+        return Poll::Ready(Some(Err(io::ErrorKind::QuotaExceeded.into())));
+    }
+    match accepted {
         Poll::Pending => match stream.poll_drain(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
             _ => Poll::Pending,
         },
         accepted => accepted.map(|next| next.map(|r| r.map_err(io::Error::other))),
     }
+}
+
+/// Why a connection ended. A flood is counted, and answered with a GOAWAY as far as the peer still listens.
+async fn ended<T: Io>(
+    metrics: &DirectionMetrics,
+    connection: &mut Connection<T>,
+    wire: &Coalesced<T>,
+    error: &io::Error,
+) -> Error {
+    let calm = |e: &h2::Error| e.is_go_away() && e.is_library() && e.reason() == Some(H2Reason::ENHANCE_YOUR_CALM);
+    let by_h2 = error.get_ref().and_then(|e| e.downcast_ref()).is_some_and(calm);
+    if !by_h2 && !wire.is_flooded() {
+        return Error::unknown(Reason::UpstreamReset, format!("HTTP/2: {error}"));
+    }
+    metrics.error(Reason::Flood);
+    tracing::info!("ended an HTTP/2 connection whose {} peer floods", metrics.direction.as_str());
+    if !by_h2 {
+        connection.abrupt_shutdown(H2Reason::ENHANCE_YOUR_CALM);
+        let farewell = poll_fn(|cx| connection.poll_closed(cx));
+        if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+            tracing::debug!("it did not take our GOAWAY");
+        }
+    }
+    Error::unknown(Reason::Flood, "frames that carry nothing, or resets, without end")
 }
 
 /// One more open stream until dropped.
