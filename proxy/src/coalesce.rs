@@ -6,6 +6,9 @@
 //! [`Coalesced::poll_drain`]. Measured on gRPC unary calls, it halves the system calls.
 //!
 //! It delays nothing beyond the turn of the task: whoever polls the connection drains it before it waits.
+//!
+//! Every byte of the connection passes here, so this is also where floods are seen ([`FrameGuard`]): a peer that floods
+//! is not read from any more, and [`Coalesced::is_flooded`] tells the driver to end it.
 
 use std::{
     cell::RefCell,
@@ -16,6 +19,8 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::http::frame_guard::{FrameGuard, Side};
 
 /// Bytes kept before a write must wait: four TLS records, so that sealing stays efficient and memory small.
 const LIMIT: usize = 64 * 1024;
@@ -30,6 +35,7 @@ struct Shared<T> {
     out: Vec<u8>,
     /// How much of `out` is written already.
     start: usize,
+    guard: FrameGuard,
 }
 
 impl<T> Clone for Coalesced<T> {
@@ -39,9 +45,15 @@ impl<T> Clone for Coalesced<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Coalesced<T> {
-    /// Wraps a stream.
-    pub fn new(io: T) -> Self {
-        Self(Rc::new(RefCell::new(Shared { io, out: Vec::new(), start: 0 })))
+    /// Wraps a stream, on which HTTP/2 is about to begin.
+    pub fn new(io: T, side: Side) -> Self {
+        Self(Rc::new(RefCell::new(Shared { io, out: Vec::new(), start: 0, guard: FrameGuard::new(side) })))
+    }
+
+    /// Whether the peer floods. Nothing more is read from it, and nobody is woken for it: whoever drives the connection
+    /// asks after each turn.
+    pub fn is_flooded(&self) -> bool {
+        self.0.borrow().guard.is_flooded()
     }
 
     /// Writes out what is kept. `Pending` registers for the moment when more can be written.
@@ -80,7 +92,14 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
 
 impl<T: AsyncRead + Unpin> AsyncRead for Coalesced<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, buf)
+        let shared = &mut *self.0.borrow_mut();
+        if shared.guard.is_flooded() {
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut shared.io).poll_read(cx, buf))?;
+        shared.guard.read(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -89,9 +108,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Coalesced<T> {
         let shared = &mut *self.0.borrow_mut();
         if ready!(shared.poll_room(buf.len(), cx))? {
             shared.out.extend_from_slice(buf);
+            shared.guard.written(buf);
             return Poll::Ready(Ok(buf.len()));
         }
-        Pin::new(&mut shared.io).poll_write(cx, buf)
+        let n = ready!(Pin::new(&mut shared.io).poll_write(cx, buf))?;
+        shared.guard.written(&buf[..n]);
+        Poll::Ready(Ok(n))
     }
 
     fn poll_write_vectored(
@@ -102,10 +124,20 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Coalesced<T> {
         let shared = &mut *self.0.borrow_mut();
         let len = bufs.iter().map(|b| b.len()).sum();
         if ready!(shared.poll_room(len, cx))? {
-            bufs.iter().for_each(|b| shared.out.extend_from_slice(b));
+            for buf in bufs {
+                shared.out.extend_from_slice(buf);
+                shared.guard.written(buf);
+            }
             return Poll::Ready(Ok(len));
         }
-        Pin::new(&mut shared.io).poll_write_vectored(cx, bufs)
+        let n = ready!(Pin::new(&mut shared.io).poll_write_vectored(cx, bufs))?;
+        let mut left = n;
+        for buf in bufs {
+            let part = left.min(buf.len());
+            shared.guard.written(&buf[..part]);
+            left -= part;
+        }
+        Poll::Ready(Ok(n))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -136,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn small_writes_wait_for_the_drain_and_keep_their_order() {
         let (ours, mut theirs) = duplex(1 << 20);
-        let mut io = Coalesced::new(ours);
+        let mut io = Coalesced::new(ours, Side::Server);
         io.write_all(b"head ").await.unwrap();
         io.flush().await.unwrap();
         io.write_all(b"body").await.unwrap();
@@ -153,7 +185,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_the_limit_goes_through_a_narrow_stream() {
         let (ours, mut theirs) = duplex(100);
-        let mut io = Coalesced::new(ours);
+        let mut io = Coalesced::new(ours, Side::Server);
         let sent: Vec<u8> = (0..300_000u32).map(|i| i as u8).collect();
         let writing = async {
             for piece in sent.chunks(70_001) {

@@ -47,6 +47,8 @@ pub enum Reason {
     NoIdentity,
     /// The proxy would call itself.
     Loop,
+    /// The peer sends HTTP/2 frames that carry nothing, or resets what it asked for, without end.
+    Flood,
 }
 
 /// Who has to act.
@@ -64,7 +66,7 @@ pub enum Fault {
 
 impl Reason {
     /// Every reason, for the metrics catalogue and the documentation test.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::BadRequest,
         Self::HeadersTooLarge,
         Self::UnknownTarget,
@@ -82,6 +84,7 @@ impl Reason {
         Self::Overloaded,
         Self::NoIdentity,
         Self::Loop,
+        Self::Flood,
     ];
 
     /// The stable name, in headers and metrics.
@@ -214,6 +217,12 @@ impl Reason {
                 StatusCode::SERVICE_UNAVAILABLE,
                 Config,
                 "The destination is this proxy itself; correct the address.",
+            ),
+            Self::Flood => (
+                "flood",
+                StatusCode::TOO_MANY_REQUESTS,
+                Client,
+                "The connection was ended with ENHANCE_YOUR_CALM; look at what its client sends, and why.",
             ),
         }
     }

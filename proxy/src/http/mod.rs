@@ -7,6 +7,7 @@ pub mod answer;
 pub mod body;
 pub mod client;
 pub mod exchange;
+pub(crate) mod frame_guard;
 pub mod h1;
 pub mod h2;
 pub mod headers;

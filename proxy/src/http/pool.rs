@@ -23,6 +23,7 @@ use smallvec::SmallVec;
 use tokio::{net::TcpStream, sync::Notify};
 
 use super::{
+    frame_guard::Side,
     h1,
     server::{MAX_FRAME, header_list_size},
 };
@@ -185,7 +186,7 @@ impl H2Connection {
 /// Begins HTTP/2 on a fresh connection.
 async fn open<T: Io>(worker: &Worker, stream: T) -> Result<Rc<H2Connection>, Error> {
     let limits = &worker.config.limits;
-    let stream = Coalesced::new(stream);
+    let stream = Coalesced::new(stream, Side::Client);
     let handshake = h2::client::Builder::new()
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(limits.stream_window.saturating_mul(limits.streams))
@@ -206,6 +207,7 @@ async fn open<T: Io>(worker: &Worker, stream: T) -> Result<Rc<H2Connection>, Err
             let polled = Pin::new(&mut driver).poll(cx);
             match stream.poll_drain(cx) {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                _ if stream.is_flooded() => Poll::Ready(Err(io::Error::other("the server floods"))),
                 _ => polled.map_err(io::Error::other),
             }
         });

@@ -1,0 +1,242 @@
+//! Cuts HTTP/2 peers that keep us busy with frames that carry nothing.
+//!
+//! `h2` itself ends connections that flood with CONTINUATION, empty or tiny DATA, and most resets; PING, SETTINGS,
+//! PRIORITY, WINDOW_UPDATE, unknown types and paced resets it takes without end. Here the bytes of a connection are
+//! walked frame header by frame header, both ways, and such frames are paid for: some are free, the others are earned by
+//! what we send to the peer, for that is what honest ones answer to (windows that open again, a ping that measures the
+//! delay of the data it came with). A clock is read only when a peer has nothing left.
+//!
+//! It understands no frame, refuses none and is no judge of conformance: that is `h2`'s.
+
+use std::time::Instant;
+
+/// Frames that are free at the start, and again after a pause: the first frames of any client and the cancellation of all
+/// its streams (`MESH_MAX_INBOUND_STREAMS`) at a time.
+const FREE: u32 = 1_000;
+/// Frames a second that are free for ever. A gRPC keep-alive is one in 10 s at most; cancelling every one of a peer's 100
+/// streams each second is 100.
+const FREE_PER_SECOND: f64 = 100.0;
+/// What a response head, trailers or a DATA frame of ours earns its peer: WINDOW_UPDATE for stream and connection, a PING
+/// that measures the delay, and one to spare.
+const EARNED: u32 = 4;
+/// Bytes of our DATA that earn one frame more. Common clients open both windows again for every 4 KiB they read.
+const BYTES_FOR_ONE: u32 = 512;
+/// A stream that begins brings one frame along: clients set its window or its priority.
+const EARNED_BY_HEADERS: u32 = 1;
+/// A reset takes back what its stream brought: streams that are begun and reset before we answered cost one each
+/// (CVE-2023-44487).
+const RESET_COSTS: u32 = 2;
+/// The most that can be saved up: enough for 50 MB that are read slowly and then all at once; spending it takes a peer
+/// longer than it takes us.
+const MOST: u32 = 100_000;
+
+/// Length of a frame's header (RFC 9113 section 4.1).
+const HEADER: usize = 9;
+/// Length of the client's preface before its first frame.
+const PREFACE: u32 = 24;
+
+/// Frame types (RFC 9113 section 6) that are told apart here.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const CONTINUATION: u8 = 9;
+/// On DATA: the last frame of its stream.
+const END_STREAM: u8 = 1;
+
+/// Which end of a connection we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The peer sent the preface.
+    Server,
+    /// We sent it.
+    Client,
+}
+
+/// The account of one connection.
+#[derive(Debug)]
+pub struct FrameGuard {
+    read: Walker,
+    written: Walker,
+    credit: u32,
+    /// When the peer had nothing left for the last time, or began.
+    since: Instant,
+    flooded: bool,
+}
+
+impl FrameGuard {
+    /// For a connection that has yet to exchange its first byte.
+    pub fn new(side: Side) -> Self {
+        let after = |skip| Walker { skip, ..Walker::default() };
+        let (read, written) = match side {
+            Side::Server => (after(PREFACE), Walker::default()),
+            Side::Client => (Walker::default(), after(PREFACE)),
+        };
+        Self { read, written, credit: FREE, since: Instant::now(), flooded: false }
+    }
+
+    /// Whether the peer floods: its connection should end.
+    pub fn is_flooded(&self) -> bool {
+        self.flooded
+    }
+
+    /// The next bytes of the peer.
+    pub fn read(&mut self, bytes: &[u8]) {
+        let (credit, since, flooded) = (&mut self.credit, &mut self.since, &mut self.flooded);
+        self.read.walk(bytes, |frame| {
+            let cost = match frame.kind {
+                HEADERS => return *credit = credit.saturating_add(EARNED_BY_HEADERS).min(MOST),
+                CONTINUATION => return,
+                DATA if frame.len > 0 || frame.flags & END_STREAM != 0 => return,
+                RST_STREAM => RESET_COSTS,
+                _ => 1,
+            };
+            if *credit < cost {
+                let now = Instant::now();
+                let free = now.duration_since(*since).as_secs_f64() * FREE_PER_SECOND;
+                *credit += (free as u32).min(FREE);
+                *since = now;
+            }
+            match credit.checked_sub(cost) {
+                Some(left) => *credit = left,
+                None => *flooded = true,
+            }
+        });
+    }
+
+    /// The next bytes of ours.
+    pub fn written(&mut self, bytes: &[u8]) {
+        let credit = &mut self.credit;
+        self.written.walk(bytes, |frame| {
+            if frame.kind == HEADERS || (frame.kind == DATA && frame.len > 0) {
+                *credit = credit.saturating_add(EARNED + frame.len / BYTES_FOR_ONE).min(MOST);
+            }
+        });
+    }
+}
+
+/// Finds the frame headers in a byte stream that comes in any pieces.
+#[derive(Debug, Default)]
+struct Walker {
+    /// Bytes of preface or payload still to pass.
+    skip: u32,
+    header: [u8; HEADER],
+    /// How much of `header` is there.
+    have: u8,
+}
+
+#[derive(Clone, Copy)]
+struct FrameHead {
+    kind: u8,
+    flags: u8,
+    len: u32,
+}
+
+impl Walker {
+    fn walk(&mut self, mut bytes: &[u8], mut frame: impl FnMut(FrameHead)) {
+        while !bytes.is_empty() {
+            let passed = bytes.len().min(self.skip as usize);
+            self.skip -= passed as u32;
+            bytes = &bytes[passed..];
+            let have = usize::from(self.have);
+            let more = bytes.len().min(HEADER - have);
+            self.header[have..have + more].copy_from_slice(&bytes[..more]);
+            bytes = &bytes[more..];
+            self.have += more as u8;
+            if usize::from(self.have) < HEADER {
+                return;
+            }
+            self.have = 0;
+            let [a, b, c, kind, flags, ..] = self.header;
+            self.skip = u32::from_be_bytes([0, a, b, c]);
+            frame(FrameHead { kind, flags, len: self.skip });
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const PING: u8 = 6;
+    const WINDOW_UPDATE: u8 = 8;
+
+    fn frame(kind: u8, flags: u8, len: u32) -> Vec<u8> {
+        let mut bytes = len.to_be_bytes()[1..].to_vec();
+        bytes.extend([kind, flags, 0, 0, 0, 1]);
+        bytes.resize(HEADER + len as usize, 0xff);
+        bytes
+    }
+
+    fn server() -> FrameGuard {
+        let mut guard = FrameGuard::new(Side::Server);
+        guard.read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        guard
+    }
+
+    #[test]
+    fn frames_are_found_however_the_bytes_are_cut() {
+        let stream: Vec<u8> =
+            [frame(HEADERS, 4, 70_000), frame(DATA, 1, 0), frame(PING, 0, 8), frame(DATA, 0, 3)].concat();
+        for piece in [1, 2, 8, 9, 10, 4096, stream.len()] {
+            let (mut walker, mut found) = (Walker::default(), Vec::new());
+            stream.chunks(piece).for_each(|bytes| walker.walk(bytes, |f| found.push((f.kind, f.flags, f.len))));
+            assert_eq!(found, [(HEADERS, 4, 70_000), (DATA, 1, 0), (PING, 0, 8), (DATA, 0, 3)], "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn frames_that_carry_nothing_end_the_connection() {
+        for (kind, flags, len) in
+            [(PING, 0, 8), (4, 0, 0), (2, 0, 5), (WINDOW_UPDATE, 0, 4), (0xfa, 0, 100), (DATA, 0, 0)]
+        {
+            let mut guard = server();
+            (0..FREE).for_each(|_| guard.read(&frame(kind, flags, len)));
+            assert!(!guard.is_flooded(), "type {kind}");
+            (0..2 * FREE).for_each(|_| guard.read(&frame(kind, flags, len)));
+            assert!(guard.is_flooded(), "type {kind}");
+        }
+    }
+
+    #[test]
+    fn requests_that_are_reset_unanswered_end_the_connection_and_answered_ones_do_not() {
+        let (mut ignored, mut answered) = (server(), server());
+        for _ in 0..3 * FREE {
+            for guard in [&mut ignored, &mut answered] {
+                guard.read(&frame(HEADERS, 4, 20));
+                guard.read(&frame(RST_STREAM, 0, 4));
+            }
+            answered.written(&frame(HEADERS, 4, 20));
+        }
+        assert!(ignored.is_flooded() && !answered.is_flooded());
+    }
+
+    #[test]
+    fn what_we_send_may_be_acknowledged_as_often_as_clients_do() {
+        // A client that opens both windows for every 4 KiB and measures the delay with every frame, late.
+        let mut guard = server();
+        (0..500).for_each(|_| guard.written(&frame(DATA, 0, 16 << 10)));
+        for _ in 0..500 {
+            guard.read(&frame(PING, 0, 8));
+            (0..8).for_each(|_| guard.read(&frame(WINDOW_UPDATE, 0, 4)));
+        }
+        // One that streams messages of one byte.
+        for _ in 0..50_000 {
+            guard.written(&frame(DATA, 0, 1));
+            guard.read(&frame(PING, 0, 8));
+            (0..2).for_each(|_| guard.read(&frame(WINDOW_UPDATE, 0, 4)));
+        }
+        assert!(!guard.is_flooded());
+    }
+
+    #[test]
+    fn some_frames_are_free_for_ever() {
+        let mut guard = server();
+        (0..FREE).for_each(|_| guard.read(&frame(PING, 0, 8)));
+        assert!(!guard.is_flooded() && guard.credit == 0);
+        // Ten seconds later.
+        guard.since = guard.since.checked_sub(std::time::Duration::from_secs(10)).unwrap();
+        (0..FREE).for_each(|_| guard.read(&frame(PING, 0, 8)));
+        assert!(!guard.is_flooded());
+    }
+}
