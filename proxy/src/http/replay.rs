@@ -1,8 +1,8 @@
 //! A request body that can begin again, as long as little of it was taken.
 //!
 //! A request that was never delivered goes to another endpoint with its whole body. At most one stream window of it can
-//! be out by then (the peer reads nothing before its application connection stands), so that much is kept; once more
-//! was taken, the copy is dropped and the request can no longer be repeated.
+//! be out by then (the peer reads nothing before its application connection stands), so that much is kept, and the chunk
+//! that waits for the window; once more is asked for, the copy is dropped and the request can no longer be repeated.
 
 use std::{
     cell::RefCell,
@@ -93,16 +93,18 @@ impl Replay {
             let trailers = shared.trailers.clone().filter(|_| !std::mem::replace(&mut self.ended, true));
             return Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))));
         }
+        // Whoever asks for more has sent all that was taken: beyond the limit that was more than one window.
+        if shared.kept_bytes > shared.limit && !shared.overflowed {
+            shared.overflowed = true;
+            shared.kept = Vec::new();
+            self.next = 0;
+        }
         let polled = Pin::new(&mut shared.source).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     shared.kept_bytes += data.len();
-                    if shared.kept_bytes > shared.limit {
-                        shared.overflowed = true;
-                        shared.kept = Vec::new();
-                        self.next = 0;
-                    } else {
+                    if !shared.overflowed {
                         shared.kept.push(data.clone());
                         self.next += 1;
                     }
@@ -152,6 +154,14 @@ mod tests {
         let new = source.attempt().unwrap();
         assert!(old.collect().await.is_err());
         assert_eq!(new.collect().await.unwrap().to_bytes(), "hello");
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_the_window_is_kept() {
+        let source = Source::new(Body::full("hello"), 4);
+        let mut first = source.attempt().unwrap();
+        assert!(first.frame().await.unwrap().unwrap().is_data());
+        assert_eq!(source.attempt().unwrap().collect().await.unwrap().to_bytes(), "hello");
     }
 
     #[tokio::test]
