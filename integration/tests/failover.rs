@@ -71,7 +71,8 @@ async fn a_killed_application_costs_only_the_posts_that_it_had_taken() {
 
 #[tokio::test]
 async fn a_refused_connection_moves_a_post_with_its_body_and_trailers() {
-    const SIZES: [(usize, bool); 4] = [(1, false), (262_144, false), (5_000, true), (200_000, true)];
+    const SIZES: [(usize, bool); 5] =
+        [(1, false), (262_144, false), (5_000, true), (200_000, true), (3_000_000, false)];
     let mesh = Mesh::start().await;
     mesh.service("web", None);
     let mut dead = mesh.server("web", "web-1", &[]).await;

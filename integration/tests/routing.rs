@@ -144,16 +144,21 @@ async fn a_missing_backend_answers_500_for_its_share() {
 #[tokio::test]
 async fn a_dead_backend_costs_its_share_and_nothing_else() {
     let mut stage = Stage::new(&split(50, 50)).await;
+    let mut second = stage.mesh.server("web-v2", "v2-2", &[]).await;
     until(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-1")).await;
-    // Its application is gone; the sidecar says that nothing was delivered, and there is no other endpoint.
+    until(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-2")).await;
+    // The applications of both replicas are gone; their sidecars say that nothing was delivered.
     drop(stage.v2.origin.take());
+    drop(second.origin.take());
     let outcomes = Load::burst(stage.entry(), 500, 8, |_| Shot::get("web.shop", "/1k")).await;
     let dead = outcomes.iter().filter(|o| o.status == 503 && !o.error.is_empty()).count();
     let v1 = outcomes.iter().filter(|o| o.ok() && o.server == "v1-1").count();
     assert_eq!(dead + v1, 500, "{:?}", share(&outcomes));
     assert!((150..350).contains(&dead), "{:?}", share(&outcomes));
-    // The sidecar too.
-    stage.v2.proxy.process.signal(rustix::process::Signal::KILL).unwrap();
+    // The sidecars too.
+    for server in [&stage.v2, &second] {
+        server.proxy.process.signal(rustix::process::Signal::KILL).unwrap();
+    }
     let outcomes = Load::burst(stage.entry(), 500, 8, |_| Shot::get("web.shop", "/1k")).await;
     let dead = outcomes.iter().filter(|o| o.status == 503 && o.error == "connect-failed").count();
     let v1 = outcomes.iter().filter(|o| o.ok() && o.server == "v1-1").count();
