@@ -6,9 +6,7 @@ mod support;
 use std::time::Duration;
 
 use mesh_integration::harness::{raise_file_limit, usage};
-use support::{
-    App, Client, Grpc, H1, Load, Mesh, Outcome, Server, Shot, TEST_WAIT, get, grpc_message, metric, next, share,
-};
+use support::{Client, Grpc, H1, Load, Mesh, Outcome, Server, Shot, TEST_WAIT, get, grpc_message, metric, next, share};
 
 /// No request may wait for another's reader. Loaded machines make single ones late; a wait would be endless.
 const LONGEST: Duration = Duration::from_secs(1);
