@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mesh_policy::name::{is_label, is_subdomain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -96,18 +97,4 @@ impl TokenFiles {
             }
         }
     }
-}
-
-/// A DNS-1123 label, as namespaces are: without a dot, so that `<namespace>.<pod>` has one meaning.
-fn is_label(text: &str) -> bool {
-    is_subdomain(text) && !text.contains('.')
-}
-
-/// A DNS-1123 subdomain (RFC 1123).
-fn is_subdomain(text: &str) -> bool {
-    let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    text.len() <= 253
-        && text.as_bytes().first().is_some_and(plain)
-        && text.as_bytes().last().is_some_and(plain)
-        && text.bytes().all(|b| plain(&b) || matches!(b, b'-' | b'.'))
 }

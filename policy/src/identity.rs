@@ -4,6 +4,8 @@
 
 use std::{fmt, sync::Arc};
 
+use crate::name::{is_label, is_subdomain};
+
 /// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>` (SPIFFE-ID, section 2).
 ///
 /// Compared byte for byte, never by pattern. Cloning is a reference count.
@@ -51,7 +53,7 @@ impl Identity {
         let mut parts = path.split('/');
         let shape = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next());
         match shape {
-            (Some("ns"), Some(ns), Some("sa"), Some(sa), None) if is_name(ns) && is_name(sa) => Ok(Self(text.into())),
+            (Some("ns"), Some(ns), Some("sa"), Some(sa), None) if is_label(ns) && is_subdomain(sa) => Ok(Self(text.into())),
             _ => Err(IdentityError::Path),
         }
     }
@@ -80,15 +82,6 @@ impl Identity {
     fn part(&self, n: usize) -> &str {
         self.0.split('/').nth(n).unwrap_or_default()
     }
-}
-
-/// A DNS-1123 subdomain (RFC 1123), which covers namespaces and service account names.
-fn is_name(s: &str) -> bool {
-    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    s.len() <= 253
-        && edge(s.as_bytes().first())
-        && edge(s.as_bytes().last())
-        && s.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
 }
 
 impl fmt::Display for Identity {

@@ -6,13 +6,14 @@
 //! locks or does IO: time and chance are arguments.
 //!
 //! Reading order: [`model`] (the nouns), [`facts`] (what a decision may look at), [`decide`] (the verbs),
-//! [`trace`] (why a rule lost), [`route`] (matchers and precedence), [`filter`] (header changes).
+//! [`trace`] (why a rule lost), [`name`] and [`identity`], [`route`] (matchers and precedence), [`filter`] (header changes).
 
 pub mod decide;
 pub mod facts;
 pub mod filter;
 pub mod identity;
 pub mod model;
+pub mod name;
 pub mod route;
 pub mod trace;
 
