@@ -8,12 +8,12 @@ use mesh_policy::Identity;
 use rustls::{ClientConfig, ProtocolVersion, pki_types::ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     error::{Error, Reason},
     metrics::Direction,
     tls::expect_identity,
+    tls_stream::{self, Stream},
     worker::Worker,
 };
 
@@ -43,15 +43,15 @@ pub async fn mesh(
     address: SocketAddr,
     identity: &Identity,
     config: &Arc<ClientConfig>,
-) -> Result<TlsStream<TcpStream>, Error> {
+) -> Result<Stream<TcpStream>, Error> {
     if !worker.tls.is_ready() {
         return Err(Error::undelivered(Reason::NoIdentity, "there is no certificate to prove yet"));
     }
     let tcp = tcp(worker, address).await?;
-    let handshake = TlsConnector::from(config.clone()).connect(ServerName::IpAddress(address.ip().into()), tcp);
+    let handshake = tls_stream::connect(config.clone(), ServerName::IpAddress(address.ip().into()), tcp);
     let limit = worker.config.times.connect;
-    let stream = match tokio::time::timeout(limit, handshake).await {
-        Ok(Ok(stream)) => stream,
+    let (stream, session) = match tokio::time::timeout(limit, handshake).await {
+        Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
             worker.tls_failed(Direction::Outbound, &error);
             return Err(Error::undelivered(Reason::ConnectFailed, format!("{address}: TLS: {error}")));
@@ -61,7 +61,6 @@ pub async fn mesh(
             return Err(Error::undelivered(Reason::ConnectFailed, detail));
         }
     };
-    let session = stream.get_ref().1;
     if let Err(proved) = expect_identity(session.peer_certificates(), identity) {
         let proved = proved.map_or("nothing".to_owned(), |id| id.to_string());
         let detail = format!("{address} proves {proved}, discovery expects {identity}");
@@ -73,7 +72,7 @@ pub async fn mesh(
             format!("{address}: the peer does not speak our protocol"),
         ));
     }
-    worker.tls_finished(Direction::Outbound, identity, session);
+    worker.tls_finished(Direction::Outbound, identity, &session);
     Ok(stream)
 }
 

@@ -8,7 +8,6 @@ use std::{future::poll_fn, net::SocketAddr, pin::Pin, rc::Rc, task::Poll};
 use bytes::{Bytes, BytesMut};
 use mesh_policy::{Identity, Protocol};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     connect,
@@ -18,6 +17,7 @@ use crate::{
     io::{Io, Rewind},
     metrics::Direction,
     tcp, tls,
+    tls_stream::{self, Session},
     worker::{InboundPort, Worker},
 };
 
@@ -44,28 +44,29 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, app: SocketAddr) -> Res
 
 /// A peer's proxy: mutual TLS, then what its ALPN frames.
 async fn peer<T: Io>(worker: Rc<Worker>, io: T, port: Rc<InboundPort>) -> Result<(), Error> {
-    let accepting = TlsAcceptor::from(worker.tls.server.clone()).accept(io);
-    let stream = match tokio::time::timeout(worker.config.times.handshake, accepting).await {
-        Ok(Ok(stream)) => stream,
+    let accepting = tls_stream::accept(worker.tls.server.clone(), io);
+    let (stream, session) = match tokio::time::timeout(worker.config.times.handshake, accepting).await {
+        Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
             worker.tls_failed(Direction::Inbound, &error);
             return Err(Error::unknown(Reason::ConnectFailed, format!("TLS: {error}")));
         }
         Err(_) => return Err(Error::unknown(Reason::ConnectFailed, "no TLS handshake in time")),
     };
-    let identity = identity_of(&stream)?;
-    worker.tls_finished(Direction::Inbound, &identity, stream.get_ref().1);
-    let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let identity = identity_of(&session)?;
+    worker.tls_finished(Direction::Inbound, &identity, &session);
     let caller = Rc::new(Caller::new(worker, port, Some(identity)));
-    match alpn.as_deref() {
+    let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
+    drop(session);
+    match protocol.as_deref() {
         Some(tls::ALPN_H2) => http(caller, stream, Spoken::Http2).await,
         Some(tls::ALPN_H1) => http(caller, stream, Spoken::Http1).await,
         _ => Box::pin(opaque(&caller, stream)).await,
     }
 }
 
-fn identity_of<T>(stream: &TlsStream<T>) -> Result<Identity, Error> {
-    let chain = stream.get_ref().1.peer_certificates();
+fn identity_of(session: &Session) -> Result<Identity, Error> {
+    let chain = session.peer_certificates();
     chain
         .and_then(|c| c.first())
         .and_then(|leaf| tls::leaf_identity(leaf).ok())

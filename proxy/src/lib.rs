@@ -30,6 +30,7 @@ pub mod outbound;
 pub mod random;
 pub mod tcp;
 pub mod tls;
+pub mod tls_stream;
 pub mod worker;
 
 pub use app::main_from_env;

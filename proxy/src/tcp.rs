@@ -67,15 +67,11 @@ impl Flow {
             if self.read_done {
                 return self.poll_shutdown(to, cx);
             }
-            match self.pass(from, to, count, cx)? {
-                Poll::Ready(()) => {}
-                Poll::Pending if self.unflushed => {
-                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
-                    self.unflushed = false;
-                    return Poll::Pending;
-                }
-                Poll::Pending => return Poll::Pending,
+            if self.unflushed {
+                ready!(Pin::new(&mut *to).poll_flush(cx))?; // nothing more is read for a writer that is not done
+                self.unflushed = false;
             }
+            ready!(self.pass(from, to, count, cx)?);
         }
         cx.waker().wake_by_ref();
         Poll::Pending

@@ -97,6 +97,7 @@ impl Tls {
             config.alpn_protocols = vec![alpn.to_vec()];
             config.enable_sni = false;
             config.resumption = Resumption::disabled();
+            config.enable_secret_extraction = true; // `tls_stream` takes the traffic keys over
             Ok(Arc::new(config))
         };
         let mut server = ServerConfig::builder_with_provider(provider.clone())
@@ -106,6 +107,7 @@ impl Tls {
         server.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_TCP.to_vec(), ALPN_H1.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
+        server.enable_secret_extraction = true;
         Ok(Self {
             client_h2: client(ALPN_H2)?,
             client_h1: client(ALPN_H1)?,

@@ -11,7 +11,6 @@ use std::{
 };
 
 use mesh_policy::{Identity, InboundPolicy, OutboundPolicy, ServiceRef, Target};
-use rustls::{ClientConnection, ServerConnection};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -24,6 +23,7 @@ use crate::{
     metrics::{Direction, DirectionMetrics, Metrics},
     random::Random,
     tls::Tls,
+    tls_stream::Session,
 };
 
 /// What connections of one worker share.
@@ -170,12 +170,12 @@ impl Worker {
     }
 
     /// Counts a finished handshake. `peer` is the identity it proved.
-    pub fn tls_finished<'s>(&self, direction: Direction, peer: &Identity, session: impl Into<Session<'s>>) {
-        let (version, group) = session.into().describe();
+    pub fn tls_finished(&self, direction: Direction, peer: &Identity, session: &Session) {
+        let group = session.negotiated_key_exchange_group().map_or("unknown".into(), |g| format!("{:?}", g.name()));
         let labels = [
             ("direction", direction.as_str()),
             ("peer_identity", peer.as_str()),
-            ("version", version),
+            ("version", version_name(session.protocol_version())),
             ("group", group.as_str()),
         ];
         self.metrics.counter("mesh_tls_connections_total", &labels).increment(1);
@@ -253,36 +253,6 @@ impl InboundPort {
                 format!("the controller did not answer about port {}", self.address.port()),
             )
         })
-    }
-}
-
-/// Either side's view of a TLS session.
-pub enum Session<'s> {
-    /// We dialled.
-    Client(&'s ClientConnection),
-    /// We accepted.
-    Server(&'s ServerConnection),
-}
-
-impl<'s> From<&'s ClientConnection> for Session<'s> {
-    fn from(session: &'s ClientConnection) -> Self {
-        Self::Client(session)
-    }
-}
-
-impl<'s> From<&'s ServerConnection> for Session<'s> {
-    fn from(session: &'s ServerConnection) -> Self {
-        Self::Server(session)
-    }
-}
-
-impl Session<'_> {
-    fn describe(&self) -> (&'static str, String) {
-        let (version, group) = match self {
-            Self::Client(s) => (s.protocol_version(), s.negotiated_key_exchange_group()),
-            Self::Server(s) => (s.protocol_version(), s.negotiated_key_exchange_group()),
-        };
-        (version_name(version), group.map_or("unknown".into(), |g| format!("{:?}", g.name())))
     }
 }
 
