@@ -16,6 +16,13 @@ use crate::{http::pool::Pool, metrics::Series};
 const LEAVE_FIRST: Duration = Duration::from_secs(1);
 const LEAVE_LAST: Duration = Duration::from_secs(10);
 
+/// When an endpoint refused, and until when it is not picked.
+#[derive(Clone, Copy)]
+struct Away {
+    since: Instant,
+    until: Instant,
+}
+
 /// Bound metrics by route; `None` is the default. Few routes lead to one endpoint.
 type BoundSeries = SmallVec<[(Option<RouteMeta>, Rc<Series>); 2]>;
 
@@ -28,7 +35,7 @@ pub struct Endpoint {
     in_flight: Cell<u32>,
     latency: PeakEwma,
     failure: Duration,
-    away_until: Cell<Option<Instant>>,
+    away: Cell<Option<Away>>,
     away_for: Cell<Duration>,
     series: RefCell<BoundSeries>,
 }
@@ -42,7 +49,7 @@ impl Endpoint {
             in_flight: Cell::new(0),
             latency: PeakEwma::new(decay.ewma, now),
             failure: decay.failure,
-            away_until: Cell::new(None),
+            away: Cell::new(None),
             away_for: Cell::new(LEAVE_FIRST),
             series: RefCell::default(),
         }
@@ -55,24 +62,31 @@ impl Endpoint {
 
     /// Whether it may be picked: it did not refuse lately.
     pub fn is_admitted(&self, now: Instant) -> bool {
-        self.away_until.get().is_none_or(|until| now >= until)
+        self.away.get().is_none_or(|away| now >= away.until)
     }
 
     /// It refused a request that it never handled.
     pub fn refused(&self, now: Instant) {
         if self.is_admitted(now) {
             let away = self.away_for.get();
-            self.away_until.set(Some(now + away));
+            self.away.set(Some(Away { since: now, until: now + away }));
             self.away_for.set((away * 2).min(LEAVE_LAST));
         }
     }
 
-    /// It answered after `latency`. A failure counts as that much slower.
+    /// It answered after `latency`. A failure counts as that much slower. An answer to a request from before it refused
+    /// does not bring it back: what drains still answers.
     pub fn observe(&self, latency: Duration, failed: bool, now: Instant) {
-        if self.away_until.take().is_some() {
+        if self.away.get().is_some_and(|away| now.checked_sub(latency).is_some_and(|sent| sent >= away.since)) {
+            self.away.set(None);
             self.away_for.set(LEAVE_FIRST);
         }
         self.latency.observe(if failed { latency + self.failure } else { latency }, now);
+    }
+
+    /// Nobody waits any longer for the answer to a request sent at `since`: it would have taken at least so long.
+    pub fn given_up(&self, since: Instant, now: Instant) {
+        self.latency.at_least(now.saturating_duration_since(since), now);
     }
 
     /// One more request or connection is in flight.
@@ -100,5 +114,44 @@ impl Endpoint {
         let series = Rc::new(make());
         known.push((route.cloned(), series.clone()));
         series
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(now: Instant) -> Endpoint {
+        let info = mesh_policy::Endpoint {
+            address: ([127, 0, 0, 1], 1).into(),
+            identity: None,
+            zone: None,
+            workload: "".into(),
+        };
+        Endpoint::new(info, Decay { ewma: Duration::from_secs(10), failure: Duration::from_secs(1) }, now)
+    }
+
+    #[test]
+    fn an_answer_to_an_older_request_does_not_bring_back_one_that_refuses() {
+        let start = Instant::now();
+        let endpoint = endpoint(start);
+        let refused = start + Duration::from_secs(5);
+        endpoint.refused(refused);
+        let now = refused + Duration::from_millis(100);
+        endpoint.observe(Duration::from_secs(2), false, now);
+        assert!(!endpoint.is_admitted(now), "it answered what it had taken before it began to refuse");
+        endpoint.observe(Duration::from_millis(50), false, now);
+        assert!(endpoint.is_admitted(now), "it took a request after that");
+    }
+
+    #[test]
+    fn what_nobody_waited_for_counts_as_slow() {
+        let start = Instant::now();
+        let endpoint = std::rc::Rc::new(endpoint(start));
+        let before = endpoint.cost(start);
+        let mut in_flight = crate::http::in_flight::InFlight::on(endpoint.clone());
+        in_flight.waits(start.checked_sub(Duration::from_secs(3)).unwrap_or(start));
+        drop(in_flight);
+        assert!(endpoint.cost(start) > 10.0 * before);
     }
 }

@@ -10,6 +10,10 @@ use std::{
 /// What a fresh endpoint is assumed to take: between a fast and a slow one, so that it is tried and not flooded.
 const START: f64 = 0.030;
 
+/// The slowest that counts: a stream whose server says nothing until it has news, or whose client is slow to ask, must not
+/// banish its endpoint for minutes.
+const SLOWEST: f64 = 10.0;
+
 /// The estimate of one endpoint, seconds.
 #[derive(Debug)]
 pub struct PeakEwma {
@@ -26,7 +30,7 @@ impl PeakEwma {
 
     /// Takes one sample: a higher one counts at once, a lower one by how long ago the last update was.
     pub fn observe(&self, sample: Duration, now: Instant) {
-        let sample = sample.as_secs_f64();
+        let sample = sample.as_secs_f64().min(SLOWEST);
         let old = self.estimate.get();
         if sample >= old {
             self.estimate.set(sample);
@@ -35,6 +39,15 @@ impl PeakEwma {
             self.estimate.set(old * keep + sample * (1.0 - keep));
         }
         self.at.set(now);
+    }
+
+    /// Takes a sample that is only known to be that high or higher: it never lowers the estimate.
+    pub fn at_least(&self, sample: Duration, now: Instant) {
+        let sample = sample.as_secs_f64().min(SLOWEST);
+        if sample > self.get(now) {
+            self.estimate.set(sample);
+            self.at.set(now);
+        }
     }
 
     /// The estimate now: an endpoint that is left alone is slowly forgiven, so that it is tried again.
@@ -62,5 +75,23 @@ mod tests {
         let after = ewma.get(later);
         assert!(after > 0.9 && after < 0.91, "{after}");
         assert!(ewma.get(start + Duration::from_secs(60)) < 0.01);
+    }
+
+    #[test]
+    fn giving_up_early_says_nothing_and_giving_up_late_does() {
+        let now = Instant::now();
+        let ewma = PeakEwma::new(Duration::from_secs(10), now);
+        ewma.at_least(Duration::from_millis(1), now);
+        assert!((ewma.get(now) - START).abs() < 1e-9);
+        ewma.at_least(Duration::from_secs(3), now);
+        assert!((ewma.get(now) - 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_stream_that_waits_for_news_does_not_banish_its_endpoint() {
+        let now = Instant::now();
+        let ewma = PeakEwma::new(Duration::from_secs(10), now);
+        ewma.observe(Duration::from_secs(3600), now);
+        assert!(ewma.get(now) <= SLOWEST);
     }
 }
