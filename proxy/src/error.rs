@@ -256,6 +256,12 @@ impl Error {
         Self { reason, delivery: Delivery::Never, detail: detail.into() }
     }
 
+    /// Whether it is the endpoint's: another one may do better. What is wrong with the request, or with this proxy, is
+    /// wrong everywhere.
+    pub fn is_of_the_endpoint(&self) -> bool {
+        matches!(self.reason, Reason::ConnectFailed | Reason::Refused | Reason::IdentityMismatch | Reason::Loop)
+    }
+
     /// A failure after which it is not known whether the request was handled.
     pub fn unknown(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { reason, delivery: Delivery::Unknown, detail: detail.into() }

@@ -68,6 +68,7 @@ impl Body {
     /// Keeps `in_flight` until the body ends or is dropped.
     pub fn counted(mut self, in_flight: InFlight) -> Self {
         self.in_flight = Some(in_flight);
+        self.note_end();
         self
     }
 
@@ -89,9 +90,21 @@ impl Body {
         self
     }
 
+    /// Whether the time limit passed; wakes the task when it does. For who waits for the reader and so does not poll.
+    pub fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+    }
+
     /// Whether nothing more will come. A body of unknown length that has not ended is not at its end.
     pub fn is_end(&self) -> bool {
         http_body::Body::is_end_stream(self)
+    }
+
+    /// A body that is known to be over may be dropped: its exchange was not given up.
+    fn note_end(&mut self) {
+        if self.in_flight.as_ref().is_some_and(InFlight::is_uploading) && self.is_end() {
+            self.in_flight.iter_mut().for_each(InFlight::ended);
+        }
     }
 
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -141,6 +154,12 @@ impl http_body::Body for Body {
         if let Some(interim) = self.announce.take() {
             interim.send(StatusCode::CONTINUE, &HeaderMap::new());
         }
+        // Before the data: a body that always has some would never be late.
+        if self.is_late(cx) {
+            self.kind = Kind::Empty;
+            self.in_flight = None;
+            return Poll::Ready(Some(Err(BodyError("the time limit of the route passed".into()))));
+        }
         let mut polled = self.poll_kind(cx);
         if self.stranger
             && let Poll::Ready(Some(Ok(frame))) = &mut polled
@@ -149,20 +168,19 @@ impl http_body::Body for Body {
             headers::strip_mesh(trailers);
         }
         match &polled {
-            Poll::Ready(None | Some(Err(_))) => self.in_flight = None,
+            Poll::Ready(None) => {
+                self.in_flight.iter_mut().for_each(InFlight::ended);
+                self.in_flight = None;
+            }
+            Poll::Ready(Some(Err(_))) => self.in_flight = None,
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(in_flight), Some(trailers)) = (&mut self.in_flight, frame.trailers_ref()) {
                     in_flight.trailers(trailers);
+                    in_flight.ended();
                 }
+                self.note_end();
             }
-            Poll::Pending => {
-                let late = self.deadline.as_mut().is_some_and(|d| d.as_mut().poll(cx).is_ready());
-                if late {
-                    self.kind = Kind::Empty;
-                    self.in_flight = None;
-                    return Poll::Ready(Some(Err(BodyError("the time limit of the route passed".into()))));
-                }
-            }
+            Poll::Pending => {}
         }
         polled
     }
@@ -185,5 +203,24 @@ impl http_body::Body for Body {
             Kind::H1(body) => body.size_hint(),
             Kind::Trailers(_) | Kind::H2(_) | Kind::Replay(_) => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_always_has_data_is_late_too() {
+        let deadline = Box::pin(tokio::time::sleep(Duration::from_secs(1)));
+        let mut body = Body::full("data").limited(Some(deadline));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(body.frame().await.unwrap().is_err());
+        assert!(body.is_end(), "what comes from upstream is let go");
     }
 }

@@ -55,7 +55,7 @@ where
 {
     let connection = Pool::acquire(worker, owner, connect).await?;
     in_flight.on_connection(connection.clone());
-    send_stream(&connection, request, interim).await.map(|response| response.map(Body::from))
+    send_stream(&connection, request, interim, in_flight).await.map(|response| response.map(Body::from))
 }
 
 /// Sends one request on a stream of its own and waits for the response's head. Interim responses go to `interim` as
@@ -64,6 +64,7 @@ async fn send_stream(
     connection: &H2Connection,
     request: Request<Body>,
     interim: &Interim,
+    in_flight: &mut InFlight,
 ) -> Result<Response<RecvBody>, Error> {
     let (parts, body) = request.into_parts();
     let expects = headers::expects_continue(&parts.headers);
@@ -72,20 +73,20 @@ async fn send_stream(
     let (mut response, mut stream) =
         sent.map_err(|error| Error::undelivered(Reason::Refused, format!("the connection is closing: {error}")))?;
     let mut held = (!end).then(|| Box::pin(async move { send_body(body, &mut stream).await }));
-    if !expects && let Some(pump) = held.take() {
-        start(pump).await;
+    if !expects && let Some(mut pump) = held.take() {
+        // Most bodies are complete at once and need no task.
+        let unfinished = poll_fn(|cx| Poll::Ready(pump.as_mut().poll(cx).is_pending())).await;
+        start(unfinished.then_some(pump), in_flight);
     }
     let mut patience = held.is_some().then(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT)));
     let head = poll_fn(|cx| {
         if patience.as_mut().is_some_and(|p| p.as_mut().poll(cx).is_ready()) {
             patience = None;
-            held.take().map(tokio::task::spawn_local);
+            start(held.take(), in_flight);
         }
         while let Some(early) = poll_interim(&mut response, cx) {
-            if early.status() == StatusCode::CONTINUE
-                && let Some(pump) = held.take()
-            {
-                tokio::task::spawn_local(pump);
+            if early.status() == StatusCode::CONTINUE {
+                start(held.take(), in_flight);
             }
             interim.send(early.status(), early.headers());
         }
@@ -103,10 +104,10 @@ fn poll_interim(response: &mut ResponseFuture, cx: &mut Context<'_>) -> Option<R
     }
 }
 
-/// Runs a body's pump: most bodies are complete at once and need no task.
-async fn start<F: Future<Output = Result<(), BodyError>> + 'static>(mut pump: Pin<Box<F>>) {
-    if poll_fn(|cx| Poll::Ready(pump.as_mut().poll(cx).is_pending())).await {
-        tokio::task::spawn_local(pump);
+/// Runs a body's pump, if it was held back until now, for as long as the exchange lasts.
+fn start<F: Future<Output = Result<(), BodyError>> + 'static>(held: Option<Pin<Box<F>>>, in_flight: &mut InFlight) {
+    if let Some(pump) = held {
+        in_flight.uploads(tokio::task::spawn_local(pump).abort_handle());
     }
 }
 
@@ -225,5 +226,82 @@ fn failed_to(server: &str, error: &h1::SendError) -> Error {
             Error { reason: Reason::BadResponse, delivery: Delivery::Begun, detail: detail.into() }
         }
         _ => Error::unknown(Reason::UpstreamReset, detail),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use bytes::Bytes;
+    use h2::{SendStream, client::SendRequest, server};
+    use tokio::{io::DuplexStream, task::LocalSet};
+
+    use super::*;
+
+    type Server = server::Connection<DuplexStream, Bytes>;
+
+    async fn pair() -> (SendRequest<Bytes>, Server) {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let (send, driver) = h2::client::Builder::new().handshake(ours).await.unwrap();
+        tokio::task::spawn_local(driver);
+        (send, server::handshake(theirs).await.unwrap())
+    }
+
+    fn post() -> Request<()> {
+        Request::post("http://web/").version(Version::HTTP_2).body(()).unwrap()
+    }
+
+    /// A body that somebody still sends, with what sends it and what carries it.
+    async fn endless() -> (Body, SendStream<Bytes>, Server) {
+        let (mut send, mut server) = pair().await;
+        let (_, sender) = send.send_request(post(), false).unwrap();
+        let (request, _respond) = server.accept().await.unwrap().unwrap();
+        (RecvBody::from(request.into_body()).into(), sender, server)
+    }
+
+    #[tokio::test]
+    async fn giving_up_an_exchange_ends_its_upload() {
+        let exchange = async {
+            let (body, _sender, _carrier) = endless().await;
+            let (send, mut server) = pair().await;
+            let connection = H2Connection::over(send);
+            let mut in_flight = InFlight::default();
+            let request = post().map(|()| body);
+            let mut sending = Box::pin(send_stream(&connection, request, &Interim::None, &mut in_flight));
+            let accepted = tokio::select! {
+                _ = &mut sending => None,
+                accepted = server.accept() => accepted,
+            };
+            drop(sending);
+            drop(in_flight);
+            let mut upload = accepted.unwrap().unwrap().0.into_body();
+            let reset = tokio::select! {
+                data = upload.data() => data.unwrap().unwrap_err(),
+                _ = server.accept() => return None,
+            };
+            reset.reason()
+        };
+        assert_eq!(LocalSet::new().run_until(exchange).await, Some(h2::Reason::CANCEL));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_fails_is_the_callers_fault() {
+        let exchange = async {
+            let (body, mut sender, mut carrier) = endless().await;
+            tokio::task::spawn_local(async move { carrier.accept().await.is_none() });
+            let (send, mut server) = pair().await;
+            tokio::task::spawn_local(async move {
+                let kept = server.accept().await;
+                server.accept().await;
+                drop(kept);
+            });
+            sender.send_reset(h2::Reason::CANCEL);
+            let connection = H2Connection::over(send);
+            let mut in_flight = InFlight::default();
+            let request = post().map(|()| body);
+            send_stream(&connection, request, &Interim::None, &mut in_flight).await.err()
+        };
+        let error = LocalSet::new().run_until(exchange).await.unwrap();
+        assert_eq!((error.reason, error.delivery), (Reason::BadRequest, Delivery::Begun), "{error}");
     }
 }

@@ -16,13 +16,13 @@ use tokio::time::{Sleep, sleep};
 
 use super::{
     Body, Incoming, Interim, Reply, client, headers,
-    in_flight::{InFlight, grpc_status},
+    in_flight::{InFlight, grpc_status, is_grpc_failure},
     replay::Source,
 };
 use crate::{
     balance::{Balancer, Endpoint},
     connect,
-    error::{Delivery, Error, Reason},
+    error::{Delivery, Error, Fault, Reason},
     metrics::{Direction, RequestLabels},
     outbound::Destination,
     worker::{OutboundTarget, Worker},
@@ -208,9 +208,12 @@ impl Call<'_> {
                 Err(error) => error,
             };
             match error.delivery {
-                Delivery::Never if tried.len() < MAX_REDELIVERIES => {
+                Delivery::Never if error.is_of_the_endpoint() => {
                     endpoint.refused(Instant::now());
                     tried.push(endpoint.info.address);
+                    if tried.len() > MAX_REDELIVERIES {
+                        return Err(error);
+                    }
                     self.worker.outbound.retries_refused.increment(1);
                 }
                 Delivery::Unknown if safe && !repeated => {
@@ -228,14 +231,17 @@ impl Call<'_> {
     async fn attempt(&self, endpoint: &Rc<Endpoint>, request: Request<Body>) -> Result<Response<Body>, Error> {
         let sent = Instant::now();
         let mut in_flight = InFlight::on(endpoint.clone());
+        in_flight.waits(sent);
         let grpc = headers::is_grpc(request.headers());
         let answered = match self.timeouts.backend_request {
             None => self.send(endpoint, request, &mut in_flight).await,
             Some(limit) => within(Box::pin(sleep(limit)).as_mut(), self.send(endpoint, request, &mut in_flight)).await,
         };
         let now = Instant::now();
+        in_flight.answered();
         let response = answered.inspect_err(|error| {
-            if error.delivery != Delivery::Never {
+            // What the caller did wrong says nothing about the server.
+            if error.delivery != Delivery::Never && error.reason.fault() == Fault::Upstream {
                 endpoint.observe(now - sent, true, now);
             }
         })?;
@@ -304,11 +310,14 @@ impl Call<'_> {
             };
             match self.upgrade_at(&endpoint, Request::from_parts(parts.clone(), body)).await {
                 Ok(reply) => return Ok(reply),
-                Err(error) if error.delivery == Delivery::Never && tried.len() < MAX_REDELIVERIES => {
+                Err(error) if error.delivery == Delivery::Never && error.is_of_the_endpoint() => {
                     endpoint.refused(Instant::now());
+                    tried.push(endpoint.info.address);
+                    if tried.len() > MAX_REDELIVERIES {
+                        return Err(error);
+                    }
                     self.worker.outbound.retries_refused.increment(1);
                     tracing::debug!("{}: {error}; trying another endpoint", self.places.name());
-                    tried.push(endpoint.info.address);
                     last = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -363,12 +372,6 @@ impl Call<'_> {
 
 fn no_identity() -> Error {
     Error::undelivered(Reason::NoEndpoints, "the endpoint is not meshed")
-}
-
-/// The gRPC codes that say the server failed: UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE,
-/// DATA_LOSS.
-fn is_grpc_failure(code: u8) -> bool {
-    matches!(code, 2 | 4 | 8 | 13 | 14 | 15)
 }
 
 /// Gives up `work` when `late` passes.

@@ -14,7 +14,7 @@ use h2::{Reason as H2Reason, RecvStream, SendStream};
 use http_body::{Body as _, Frame};
 
 use super::body::{Body, BodyError};
-use crate::error::{Error, Reason};
+use crate::error::{Delivery, Error, Reason};
 
 /// What a peer sends on a stream.
 pub struct RecvBody {
@@ -68,7 +68,7 @@ pub async fn send_body(mut body: Body, stream: &mut SendStream<Bytes>) -> Result
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let last = body.is_end();
-                    send_data(data, last, first, stream).await?;
+                    send_data(&mut body, data, last, first, stream).await?;
                     first = false;
                     if last {
                         return Ok(());
@@ -108,16 +108,25 @@ fn body_or_reset(
 /// capacity only once its head is written, and keeps the chunk until then.
 const WITH_HEAD: usize = 16 * 1024;
 
-async fn send_data(mut data: Bytes, last: bool, first: bool, stream: &mut SendStream<Bytes>) -> Result<(), BodyError> {
+async fn send_data(
+    body: &mut Body,
+    mut data: Bytes,
+    last: bool,
+    first: bool,
+    stream: &mut SendStream<Bytes>,
+) -> Result<(), BodyError> {
     if first && data.len() <= WITH_HEAD {
         return stream.send_data(data, last).map_err(|error| BodyError(error.to_string()));
     }
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
         while stream.capacity() == 0 {
-            poll_fn(|cx| stream.poll_capacity(cx))
-                .await
-                .ok_or_else(|| BodyError("the peer closed the stream".into()))?
+            let more = poll_fn(|cx| match stream.poll_capacity(cx) {
+                Poll::Pending if body.is_late(cx) => Poll::Ready(Err(BodyError("the time limit passed".into()))),
+                capacity => capacity.map(Ok),
+            });
+            let more = more.await.inspect_err(|_| stream.send_reset(H2Reason::CANCEL))?;
+            more.ok_or_else(|| BodyError("the peer closed the stream".into()))?
                 .map_err(|error| BodyError(error.to_string()))?;
         }
         let chunk = data.split_to(stream.capacity().min(data.len()));
@@ -129,14 +138,17 @@ async fn send_data(mut data: Bytes, last: bool, first: bool, stream: &mut SendSt
 
 /// What a failed stream says about its request.
 ///
-/// REFUSED_STREAM and a graceful GOAWAY promise that it was not handled (RFC 9113 sections 6.8 and 8.7); anything else
-/// promises nothing.
+/// REFUSED_STREAM and a graceful GOAWAY promise that it was not handled (RFC 9113 sections 6.8 and 8.7). A stream that
+/// this side reset had a request body that failed, or a response against the protocol. Anything else promises nothing.
 pub fn classify(error: &h2::Error, peer: &str) -> Error {
-    let refused = error.is_reset() && error.reason() == Some(H2Reason::REFUSED_STREAM);
+    let refused = error.is_reset() && error.is_remote() && error.reason() == Some(H2Reason::REFUSED_STREAM);
     let leaving = error.is_go_away() && error.is_remote() && error.reason() == Some(H2Reason::NO_ERROR);
     let detail = format!("{peer}: {error}");
     if refused || leaving {
         Error::undelivered(Reason::Refused, detail)
+    } else if error.is_reset() && !error.is_remote() {
+        let reason = if error.is_library() { Reason::BadResponse } else { Reason::BadRequest };
+        Error { reason, delivery: Delivery::Begun, detail: detail.into() }
     } else {
         Error::unknown(Reason::UpstreamReset, detail)
     }

@@ -1,19 +1,28 @@
 //! What a request holds while it is in flight: its place on an endpoint and on a connection, and the record of its gRPC
 //! status, which comes with the trailers.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, StatusCode};
+use tokio::task::AbortHandle;
 
 use super::pool::H2Connection;
 use crate::{balance::Endpoint, metrics::Series};
 
-/// Counts a request on its endpoint and its connection until it is dropped, and its gRPC status when that comes.
+/// Counts a request on its endpoint and its connection until it is dropped, and its gRPC status when that comes. Dropped
+/// before the response ended, it also ends what is still sent for the request.
 #[derive(Default)]
 pub struct InFlight {
     endpoint: Option<Rc<Endpoint>>,
     connection: Option<Rc<H2Connection>>,
     grpc: Option<Box<GrpcRecord>>,
+    /// When the request went out, as long as nothing came back.
+    waiting: Option<Instant>,
+    /// The task that sends the rest of the request's body.
+    upload: Option<AbortHandle>,
 }
 
 struct GrpcRecord {
@@ -26,13 +35,42 @@ impl InFlight {
     /// Counts a request on an endpoint.
     pub fn on(endpoint: Rc<Endpoint>) -> Self {
         endpoint.begin();
-        Self { endpoint: Some(endpoint), connection: None, grpc: None }
+        let mut new = Self::default();
+        new.endpoint = Some(endpoint);
+        new
     }
 
-    /// Also on a connection.
+    /// The request goes out: giving it up from now on says that the endpoint took at least so long.
+    pub fn waits(&mut self, since: Instant) {
+        self.waiting = Some(since);
+    }
+
+    /// The response's head or an error came.
+    pub fn answered(&mut self) {
+        self.waiting = None;
+    }
+
+    /// A task sends the rest of the request's body.
+    pub fn uploads(&mut self, task: AbortHandle) {
+        self.upload = Some(task);
+    }
+
+    /// Whether a task may still send.
+    pub fn is_uploading(&self) -> bool {
+        self.upload.is_some()
+    }
+
+    /// The response ended as it should. The server may still read the rest of the request (RFC 9113 section 8.1).
+    pub fn ended(&mut self) {
+        self.upload = None;
+    }
+
+    /// Also on a connection, instead of the one of an earlier attempt.
     pub fn on_connection(&mut self, connection: Rc<H2Connection>) {
         connection.enter();
-        self.connection = Some(connection);
+        if let Some(before) = self.connection.replace(connection) {
+            before.leave();
+        }
     }
 
     /// Leaves counting the response to the trailers, which bring the gRPC status.
@@ -43,7 +81,11 @@ impl InFlight {
     /// The trailers came by.
     pub fn trailers(&mut self, trailers: &HeaderMap) {
         if let Some(record) = self.grpc.take() {
-            record.series.record(record.status, grpc_status(trailers), record.latency);
+            let code = grpc_status(trailers);
+            record.series.record(record.status, code, record.latency);
+            if let (Some(endpoint), true) = (&self.endpoint, code.is_some_and(is_grpc_failure)) {
+                endpoint.observe(Duration::ZERO, true, Instant::now());
+            }
         }
     }
 }
@@ -54,8 +96,17 @@ pub fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     Some(value.to_str().ok().and_then(|v| v.parse().ok()).filter(|code| *code <= 16).unwrap_or(2))
 }
 
+/// The gRPC codes that say the server failed: UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE,
+/// DATA_LOSS.
+pub fn is_grpc_failure(code: u8) -> bool {
+    matches!(code, 2 | 4 | 8 | 13 | 14 | 15)
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if let Some(upload) = self.upload.take() {
+            upload.abort();
+        }
         if let Some(record) = self.grpc.take() {
             record.series.record(record.status, None, record.latency);
         }
@@ -63,6 +114,9 @@ impl Drop for InFlight {
             connection.leave();
         }
         if let Some(endpoint) = self.endpoint.take() {
+            if let Some(since) = self.waiting {
+                endpoint.given_up(since, Instant::now());
+            }
             endpoint.end();
         }
     }

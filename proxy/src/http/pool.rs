@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 use tokio::{net::TcpStream, sync::Notify};
 
 use super::{
-    frame_guard::Side,
+    frame_guard::{FREE_FOR_PROXIES, FrameGuard, Side},
     h1,
     server::{MAX_FRAME, header_list_size},
 };
@@ -129,6 +129,12 @@ impl Pool {
         }
     }
 
+    /// Closes the idle HTTP/1 connections: one just ended without an answer, so the server may be gone, and what is still
+    /// open may only not have heard of it.
+    pub fn forget_idle_h1(&self) {
+        self.idle_h1.borrow_mut().clear();
+    }
+
     /// An idle HTTP/1 connection that is still open.
     pub fn take_h1(&self, worker: &Worker) -> Option<h1::client::Connection<TcpStream>> {
         let mut idle = self.idle_h1.borrow_mut();
@@ -186,7 +192,7 @@ impl H2Connection {
 /// Begins HTTP/2 on a fresh connection.
 async fn open<T: Io>(worker: &Worker, stream: T) -> Result<Rc<H2Connection>, Error> {
     let limits = &worker.config.limits;
-    let stream = Coalesced::new(stream, Side::Client);
+    let stream = Coalesced::new(stream, FrameGuard::new(Side::Client, FREE_FOR_PROXIES));
     let handshake = h2::client::Builder::new()
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(limits.stream_window.saturating_mul(limits.streams))
@@ -219,4 +225,32 @@ async fn open<T: Io>(worker: &Worker, stream: T) -> Result<Rc<H2Connection>, Err
         }
     });
     Ok(connection)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::http::in_flight::InFlight;
+
+    impl H2Connection {
+        pub(in crate::http) fn over(send: SendRequest<Bytes>) -> Rc<Self> {
+            Rc::new(Self { send: RefCell::new(send), streams: Cell::new(0), closed: Cell::new(false) })
+        }
+    }
+
+    async fn connection() -> Rc<H2Connection> {
+        H2Connection::over(h2::client::Builder::new().handshake(tokio::io::duplex(4096).0).await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_second_attempt_gives_back_the_place_of_the_first() {
+        let (first, second) = (connection().await, connection().await);
+        let mut in_flight = InFlight::default();
+        in_flight.on_connection(first.clone());
+        in_flight.on_connection(second.clone());
+        assert_eq!((first.streams.get(), second.streams.get()), (0, 1));
+        drop(in_flight);
+        assert_eq!(second.streams.get(), 0);
+    }
 }
