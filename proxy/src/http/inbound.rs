@@ -121,6 +121,8 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     let answered = match (first, again) {
         (Err(error), Some(request)) if error.delivery == Delivery::Unknown => {
             worker.inbound.retries_reset.increment(1);
+            // A connection of its own tells whether the application is there at all.
+            caller.port.pool.forget_idle_h1();
             tracing::debug!("{address}: {error}; trying again");
             client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await
         }
