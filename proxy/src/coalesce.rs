@@ -20,7 +20,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::frame_guard::{FrameGuard, Side};
+use crate::http::frame_guard::FrameGuard;
 
 /// Bytes kept before a write must wait: four TLS records, so that sealing stays efficient and memory small.
 const LIMIT: usize = 64 * 1024;
@@ -46,8 +46,8 @@ impl<T> Clone for Coalesced<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Coalesced<T> {
     /// Wraps a stream, on which HTTP/2 is about to begin.
-    pub fn new(io: T, side: Side) -> Self {
-        Self(Rc::new(RefCell::new(Shared { io, out: Vec::new(), start: 0, guard: FrameGuard::new(side) })))
+    pub fn new(io: T, guard: FrameGuard) -> Self {
+        Self(Rc::new(RefCell::new(Shared { io, out: Vec::new(), start: 0, guard })))
     }
 
     /// Whether the peer floods. Nothing more is read from it, and nobody is woken for it: whoever drives the connection
@@ -164,11 +164,12 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::http::frame_guard::{FREE, Side};
 
     #[tokio::test]
     async fn small_writes_wait_for_the_drain_and_keep_their_order() {
         let (ours, mut theirs) = duplex(1 << 20);
-        let mut io = Coalesced::new(ours, Side::Server);
+        let mut io = Coalesced::new(ours, FrameGuard::new(Side::Server, FREE));
         io.write_all(b"head ").await.unwrap();
         io.flush().await.unwrap();
         io.write_all(b"body").await.unwrap();
@@ -185,7 +186,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_the_limit_goes_through_a_narrow_stream() {
         let (ours, mut theirs) = duplex(100);
-        let mut io = Coalesced::new(ours, Side::Server);
+        let mut io = Coalesced::new(ours, FrameGuard::new(Side::Server, FREE));
         let sent: Vec<u8> = (0..300_000u32).map(|i| i as u8).collect();
         let writing = async {
             for piece in sent.chunks(70_001) {

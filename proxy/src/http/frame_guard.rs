@@ -10,12 +10,14 @@
 
 use std::time::Instant;
 
-/// Frames that are free at the start, and again after a pause: the first frames of any client and the cancellation of all
-/// its streams (`MESH_MAX_INBOUND_STREAMS`) at a time.
-const FREE: u32 = 1_000;
-/// Frames a second that are free for ever. A gRPC keep-alive is one in 10 s at most; cancelling every one of a peer's 100
-/// streams each second is 100.
-const FREE_PER_SECOND: f64 = 100.0;
+/// Frames that are free at the start, and again after [`PAUSE`] seconds: the first frames of any client, and the
+/// cancellation of all its streams (`MESH_MAX_INBOUND_STREAMS`) at a time. A gRPC keep-alive is one frame in 10 s.
+pub const FREE: u32 = 1_000;
+/// The same for a peer's proxy: it speaks for all clients of its pod, whose cancellations add up, and whoever ends its
+/// connection hurts them all.
+pub const FREE_FOR_PROXIES: u32 = 10_000;
+/// Seconds in which everything that is free comes back, little by little.
+const PAUSE: f64 = 10.0;
 /// What a response head, trailers or a DATA frame of ours earns its peer: WINDOW_UPDATE for stream and connection, a PING
 /// that measures the delay, and one to spare.
 const EARNED: u32 = 4;
@@ -57,6 +59,7 @@ pub enum Side {
 pub struct FrameGuard {
     read: Walker,
     written: Walker,
+    free: u32,
     credit: u32,
     /// When the peer had nothing left for the last time, or began.
     since: Instant,
@@ -64,14 +67,14 @@ pub struct FrameGuard {
 }
 
 impl FrameGuard {
-    /// For a connection that has yet to exchange its first byte.
-    pub fn new(side: Side) -> Self {
+    /// For a connection that has yet to exchange its first byte; `free` is [`FREE`] or [`FREE_FOR_PROXIES`].
+    pub fn new(side: Side, free: u32) -> Self {
         let after = |skip| Walker { skip, ..Walker::default() };
         let (read, written) = match side {
             Side::Server => (after(PREFACE), Walker::default()),
             Side::Client => (Walker::default(), after(PREFACE)),
         };
-        Self { read, written, credit: FREE, since: Instant::now(), flooded: false }
+        Self { read, written, free, credit: free, since: Instant::now(), flooded: false }
     }
 
     /// Whether the peer floods: its connection should end.
@@ -82,6 +85,7 @@ impl FrameGuard {
     /// The next bytes of the peer.
     pub fn read(&mut self, bytes: &[u8]) {
         let (credit, since, flooded) = (&mut self.credit, &mut self.since, &mut self.flooded);
+        let all = f64::from(self.free);
         self.read.walk(bytes, |frame| {
             let cost = match frame.kind {
                 HEADERS => return *credit = credit.saturating_add(EARNED_BY_HEADERS).min(MOST),
@@ -92,8 +96,8 @@ impl FrameGuard {
             };
             if *credit < cost {
                 let now = Instant::now();
-                let free = now.duration_since(*since).as_secs_f64() * FREE_PER_SECOND;
-                *credit += (free as u32).min(FREE);
+                let part = (now.duration_since(*since).as_secs_f64() / PAUSE).min(1.0);
+                *credit += (all * part) as u32;
                 *since = now;
             }
             match credit.checked_sub(cost) {
@@ -169,7 +173,7 @@ mod tests {
     }
 
     fn server() -> FrameGuard {
-        let mut guard = FrameGuard::new(Side::Server);
+        let mut guard = FrameGuard::new(Side::Server, FREE);
         guard.read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         guard
     }

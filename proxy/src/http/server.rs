@@ -17,7 +17,13 @@ use h2::{Reason as H2Reason, RecvStream, server::SendResponse};
 use http::{Request, Response};
 use tower::Service;
 
-use super::{Body, Incoming, Interim, Reply, answer, frame_guard::Side, h1, h2::RecvBody, h2::send_body, headers};
+use super::{
+    Body, Incoming, Interim, Reply, answer,
+    frame_guard::{FREE, FREE_FOR_PROXIES, FrameGuard, Side},
+    h1,
+    h2::{RecvBody, send_body},
+    headers,
+};
 use crate::{
     coalesce::Coalesced,
     config::{Config, Limits},
@@ -29,6 +35,9 @@ use crate::{
 
 /// DATA frames up to this size, both ways: four TLS records, so that a 64 KiB body is one frame.
 pub const MAX_FRAME: u32 = 64 * 1024;
+/// Streams of a peer's proxy that may come and be reset again before we looked: it passes on what its clients cancel, and
+/// a busy moment of ours lets that pile up. `h2` ends the connection beyond 20, which is for a single client.
+const MAX_PEER_RESETS: usize = 1_000;
 /// How long a peer that floods has to take our GOAWAY.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -120,7 +129,11 @@ where
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(header_list_size(limits))
         .max_send_buffer_size(limits.stream_window as usize);
-    let wire = Coalesced::new(io, Side::Server);
+    if peer {
+        builder.max_pending_accept_reset_streams(MAX_PEER_RESETS);
+    }
+    let free = if peer { FREE_FOR_PROXIES } else { FREE };
+    let wire = Coalesced::new(io, FrameGuard::new(Side::Server, free));
     let gone = |error: h2::Error| Error::unknown(Reason::UpstreamReset, format!("HTTP/2: {error}"));
     let handshake = tokio::time::timeout(worker.config.times.handshake, builder.handshake::<_, Bytes>(wire.clone()));
     let late = |_| Error::unknown(Reason::UpstreamReset, "HTTP/2: no preface in time");
@@ -255,8 +268,9 @@ async fn stream<S>(
         let incoming = Incoming { request, interim: Interim::H2(respond.clone()) };
         tokio::select! {
             biased;
-            result = service.call(incoming) => result,
+            // First, so that what was reset before we came to it costs nobody behind us anything.
             _ = poll_fn(|cx| respond.borrow_mut().poll_reset(cx)) => return,
+            result = service.call(incoming) => result,
         }
     };
     if let Err(error) = &result
