@@ -100,7 +100,9 @@ impl Balancer {
             return;
         }
         let old = self.endpoints.take();
-        let keep = |info: &mesh_policy::Endpoint| old.iter().find(|e| e.info == *info).cloned();
+        // Sets are sorted by address: thousands of endpoints must not stop the worker for each that comes or goes.
+        let at = |info: &mesh_policy::Endpoint| old.binary_search_by_key(&info.address, |e| e.info.address).ok();
+        let keep = |info: &mesh_policy::Endpoint| Some(&old[at(info)?]).filter(|e| e.info == *info).cloned();
         let fresh = |info: &mesh_policy::Endpoint| Rc::new(Endpoint::new(info.clone(), self.times, now));
         let next = current.endpoints.iter().map(|info| keep(info).unwrap_or_else(|| fresh(info))).collect();
         self.endpoints.replace(next);
