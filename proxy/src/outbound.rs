@@ -218,11 +218,7 @@ async fn open_any(
         Target::Endpoint(endpoint) => return open_one(worker, target.direct(worker, endpoint)).await,
         Target::Service(service) => service,
     };
-    let balancer = worker.balancer(service);
-    balancer.ready(worker.config.times.discovery).await.map_err(|_| {
-        let detail = format!("the controller did not answer about the endpoints of {service}");
-        Error::undelivered(Reason::DiscoveryUnavailable, detail)
-    })?;
+    let balancer = worker.balancer(service).await?;
     let mut tried: SmallVec<[_; MAX_ATTEMPTS]> = SmallVec::new();
     let mut last = None;
     while tried.len() < MAX_ATTEMPTS {

@@ -135,8 +135,22 @@ impl Worker {
         target
     }
 
-    /// The endpoints of a backend, remembered.
-    pub fn balancer(&self, service: &ServiceRef) -> Rc<Balancer> {
+    /// The endpoints of a backend, remembered; waits for the first answer about them within the discovery timeout.
+    pub async fn balancer(&self, service: &ServiceRef) -> Result<Rc<Balancer>, Error> {
+        let balancer = self.known_balancer(service);
+        match balancer.ready(self.config.times.discovery).await {
+            Ok(()) => Ok(balancer),
+            Err(Phase::Absent | Phase::NotFound) => {
+                Err(Error::undelivered(Reason::NoEndpoints, format!("the controller knows no {service}")))
+            }
+            Err(_) => {
+                let detail = format!("the controller did not answer about the endpoints of {service}");
+                Err(Error::undelivered(Reason::DiscoveryUnavailable, detail))
+            }
+        }
+    }
+
+    fn known_balancer(&self, service: &ServiceRef) -> Rc<Balancer> {
         let mut balancers = self.balancers.borrow_mut();
         if let Some(balancer) = balancers.get(service) {
             return balancer.clone();
@@ -213,7 +227,7 @@ impl OutboundTarget {
         }
         let limit = worker.config.times.discovery;
         self.policy.wait(limit).await.map_err(|phase| match phase {
-            Phase::NotFound => {
+            Phase::Absent | Phase::NotFound => {
                 Error::undelivered(Reason::UnknownTarget, format!("the controller knows no {}", self.name))
             }
             _ => Error::undelivered(
@@ -247,11 +261,10 @@ impl InboundPort {
         if let Some(policy) = self.policy.get() {
             return Ok(policy);
         }
-        self.policy.wait(worker.config.times.discovery).await.map_err(|_| {
-            Error::undelivered(
-                Reason::DiscoveryUnavailable,
-                format!("the controller did not answer about port {}", self.address.port()),
-            )
+        self.policy.wait(worker.config.times.discovery).await.map_err(|phase| {
+            let why = if phase == Phase::Pending { "did not answer about" } else { "does not know this pod yet, nor" };
+            let detail = format!("the controller {why} port {}", self.address.port());
+            Error::undelivered(Reason::DiscoveryUnavailable, detail)
         })
     }
 }

@@ -16,6 +16,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A controller that vanished without a word is noticed within this and [`KEEP_ALIVE_TIMEOUT`].
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The head of an answer. One that takes a call and never answers must not hold up the next certificate for ever.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A channel that connects when first used and again whenever it broke.
 pub(super) fn lazy(addr: &str, expected: &Identity, tls: &Arc<Tls>) -> Channel {
@@ -27,6 +29,7 @@ pub(super) fn lazy(addr: &str, expected: &Identity, tls: &Arc<Tls>) -> Channel {
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(ANSWER_TIMEOUT)
         .connect_with_connector_lazy(connector)
 }
 

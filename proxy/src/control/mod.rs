@@ -32,7 +32,9 @@ pub enum Phase {
     Pending,
     /// There is a value.
     Ready,
-    /// The controller knows no such thing; asking again later may help.
+    /// The controller knows no such thing now.
+    Absent,
+    /// Nor did it know it, and it is no longer asked: whoever needs it subscribes anew.
     NotFound,
 }
 
@@ -67,7 +69,7 @@ impl<T> Snapshot<T> {
         self.get().ok_or(phase)
     }
 
-    /// Whether the controller said that there is no such thing.
+    /// Whether the controller said that there is no such thing and the subscription has ended.
     pub fn is_not_found(&self) -> bool {
         self.value.load().is_none() && *self.phase.borrow() == Phase::NotFound
     }
@@ -75,6 +77,10 @@ impl<T> Snapshot<T> {
     pub(crate) fn publish(&self, value: T) {
         self.value.store(Some(Arc::new(value)));
         self.phase.send_replace(Phase::Ready);
+    }
+
+    fn absent(&self) {
+        self.phase.send_replace(Phase::Absent);
     }
 
     fn not_found(&self) {
@@ -180,4 +186,22 @@ fn values<K: Clone + Ord, T>(table: &Table<K, T>) -> Vec<(K, Option<Arc<T>>)> {
         table.iter().filter_map(|(key, snapshot)| Some((key.clone(), snapshot.upgrade()?.get()))).collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_absent_is_told_at_once_and_may_come_yet() {
+        let snapshot = Snapshot::default();
+        assert_eq!(snapshot.wait(Duration::from_secs(1)).await, Err(Phase::Pending));
+        snapshot.absent();
+        let begun = tokio::time::Instant::now();
+        assert_eq!(snapshot.wait(Duration::from_secs(1)).await, Err(Phase::Absent));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(!snapshot.is_not_found(), "it is still asked for");
+        snapshot.publish(1);
+        assert_eq!(snapshot.wait(Duration::from_secs(1)).await.as_deref(), Ok(&1));
+    }
 }

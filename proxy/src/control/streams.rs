@@ -1,7 +1,9 @@
 //! The streams of policies and endpoints: ask, apply each update, ask again with back-off when the stream breaks.
 //!
-//! A stream lives as long as somebody holds its snapshot. `NOT_FOUND` before the first value ends it: whoever needs the
-//! target asks again. After a value, nothing but a newer value replaces it.
+//! A stream lives as long as somebody holds its snapshot. `NOT_FOUND` before the first value ends that of an outbound
+//! target, of which there may be many that never come: whoever needs one asks again. Ports of this pod and backends of
+//! routes are few and will come, so they are asked for again from here. After a value, nothing but a newer value replaces
+//! it.
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +30,8 @@ const BACKOFF_LAST: Duration = Duration::from_secs(5);
 const STEADY: Duration = Duration::from_secs(5);
 /// How often a stream without news looks whether anyone still needs it.
 const LIVENESS: Duration = Duration::from_secs(30);
+/// A target that the controller does not know is not asked for again for so long, however often it is called.
+const UNKNOWN_FOR: Duration = Duration::from_millis(500);
 /// Endpoints of one backend; more than any cluster has pods in one Service.
 const MAX_ENDPOINTS: usize = 50_000;
 
@@ -38,7 +42,7 @@ pub(super) async fn outbound(control: Arc<Control>, target: String, snapshot: We
         async move { client.outbound(request).await }
     };
     let apply = |update: v1::OutboundPolicy| OutboundPolicy::try_from(update).map_err(|error| error.to_string());
-    follow(&control, &snapshot, &format!("outbound policy of {target}"), ask, apply).await;
+    follow(&control, &snapshot, &format!("outbound policy of {target}"), Kind::Target, ask, apply).await;
 }
 
 pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Snapshot<InboundPolicy>>) {
@@ -48,7 +52,7 @@ pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Sna
         async move { client.inbound(request).await }
     };
     let apply = |update: v1::InboundPolicy| InboundPolicy::try_from(update).map_err(|error| error.to_string());
-    follow(&control, &snapshot, &format!("inbound policy of port {port}"), ask, apply).await;
+    follow(&control, &snapshot, &format!("inbound policy of port {port}"), Kind::Port, ask, apply).await;
 }
 
 pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapshot: Weak<Snapshot<EndpointSet>>) {
@@ -59,7 +63,7 @@ pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapsh
     };
     let mut known = BTreeMap::new();
     let apply = |update: EndpointsUpdate| apply_endpoints(&mut known, update);
-    follow(&control, &snapshot, &format!("endpoints of {service}"), ask, apply).await;
+    follow(&control, &snapshot, &format!("endpoints of {service}"), Kind::Backend, ask, apply).await;
 }
 
 /// Applies one delta. A malformed one changes nothing.
@@ -68,7 +72,8 @@ fn apply_endpoints(known: &mut BTreeMap<SocketAddr, Endpoint>, update: Endpoints
         update.add.into_iter().map(Endpoint::try_from).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
     let remove = update.remove.iter().map(|a| a.parse::<SocketAddr>()).collect::<Result<Vec<_>, _>>();
     let remove = remove.map_err(|error| format!("remove: {error}"))?;
-    if known.len() + add.len() > MAX_ENDPOINTS {
+    let kept = if update.reset { 0 } else { known.len() };
+    if kept + add.len() > MAX_ENDPOINTS {
         return Err(format!("more than {MAX_ENDPOINTS} endpoints"));
     }
     if update.reset {
@@ -79,10 +84,20 @@ fn apply_endpoints(known: &mut BTreeMap<SocketAddr, Endpoint>, update: Endpoints
     Ok(EndpointSet { endpoints: known.values().cloned().collect() })
 }
 
+/// What a stream is about, where that makes a difference.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Target,
+    Port,
+    /// Its updates are deltas: one that is refused leaves a gap, so everything is asked for anew.
+    Backend,
+}
+
 async fn follow<M, T, F>(
     control: &Control,
     snapshot: &Weak<Snapshot<T>>,
     what: &str,
+    kind: Kind,
     ask: impl Fn(&Control) -> F,
     mut apply: impl FnMut(M) -> Result<T, String>,
 ) where
@@ -93,7 +108,7 @@ async fn follow<M, T, F>(
     while snapshot.strong_count() > 0 {
         let asked = Instant::now();
         let ended = match ask(control).await {
-            Ok(stream) => read(control, snapshot, what, stream.into_inner(), &mut apply).await,
+            Ok(stream) => read(control, snapshot, what, kind, stream.into_inner(), &mut apply).await,
             Err(status) => status,
         };
         if asked.elapsed() > STEADY {
@@ -102,7 +117,11 @@ async fn follow<M, T, F>(
         let Some(alive) = snapshot.upgrade() else { return };
         if ended.code() == Code::NotFound && alive.get().is_none() {
             tracing::debug!("{what}: {}", ended.message());
-            return alive.not_found();
+            alive.absent();
+            if kind == Kind::Target {
+                tokio::time::sleep(UNKNOWN_FOR).await;
+                return alive.not_found();
+            }
         }
         drop(alive);
         control.metrics.stream_broken.increment(1);
@@ -117,6 +136,7 @@ async fn read<M, T>(
     control: &Control,
     snapshot: &Weak<Snapshot<T>>,
     what: &str,
+    kind: Kind,
     mut stream: Streaming<M>,
     apply: &mut impl FnMut(M) -> Result<T, String>,
 ) -> Status {
@@ -137,6 +157,9 @@ async fn read<M, T>(
             Err(error) => {
                 control.metrics.rejected.increment(1);
                 tracing::warn!("{what}: refused an update, the last good one stays: {error}");
+                if kind == Kind::Backend {
+                    return Status::data_loss("an update was refused");
+                }
             }
         }
     }
@@ -161,6 +184,17 @@ mod tests {
         assert_eq!(apply_endpoints(&mut known, second).unwrap().endpoints[0].address.port(), 2);
         let third = EndpointsUpdate { reset: true, ..Default::default() };
         assert!(apply_endpoints(&mut known, third).unwrap().endpoints.is_empty());
+    }
+
+    #[test]
+    fn a_reset_counts_without_what_it_forgets() {
+        let all = |port: u16| (0..=255).map(|n| wire(&format!("10.0.{n}.1:{port}"))).collect::<Vec<_>>();
+        let many = |port| (0..MAX_ENDPOINTS / 256).flat_map(|n| all(port + n as u16)).collect();
+        let mut known = BTreeMap::new();
+        for port in [1_000, 2_000] {
+            let update = EndpointsUpdate { reset: true, add: many(port), ..Default::default() };
+            assert!(apply_endpoints(&mut known, update).is_ok());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! The snapshot of the policy is loaded once and handed down. Deciding is `mesh-policy`'s; which endpoint, `balance`'s;
 //! the bytes, `client`'s. `inbound.rs` beside this is the same for the server's side.
 
-use std::{future::Future, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::Instant};
+use std::{future::Future, net::SocketAddr, pin::Pin, rc::Rc, time::Instant};
 
 use http::{Method, Request, Response, uri::Authority};
 use mesh_policy::{
@@ -124,18 +124,18 @@ fn facts<'r>(request: &'r Request<Body>, authority: Option<&'r Authority>) -> Re
 }
 
 /// Where a request may go.
-enum Places {
-    Balanced(Rc<Balancer>, ServiceRef),
+enum Places<'p> {
+    Balanced(Rc<Balancer>, &'p ServiceRef),
     One(Rc<Endpoint>),
 }
 
-async fn places(
+async fn places<'p>(
     worker: &Worker,
     target: &OutboundTarget,
-    policy: &Arc<OutboundPolicy>,
+    policy: &'p OutboundPolicy,
     rule: Option<&Rule>,
-    backend: Option<&Backend>,
-) -> Result<Places, Error> {
+    backend: Option<&'p Backend>,
+) -> Result<Places<'p>, Error> {
     let service = match (rule, backend.map(|b| &b.target), &policy.target) {
         (Some(_), Some(BackendTarget::Service(service)), _) | (None, _, Target::Service(service)) => service,
         (Some(_), Some(BackendTarget::Invalid { reason }), _) => {
@@ -144,15 +144,10 @@ async fn places(
         (Some(_), None, _) => return Err(Error::undelivered(Reason::InvalidBackend, "the rule has no backend")),
         (None, _, Target::Endpoint(endpoint)) => return Ok(Places::One(target.direct(worker, endpoint))),
     };
-    let balancer = worker.balancer(service);
-    balancer.ready(worker.config.times.discovery).await.map_err(|_| {
-        let detail = format!("the controller did not answer about the endpoints of {service}");
-        Error::undelivered(Reason::DiscoveryUnavailable, detail)
-    })?;
-    Ok(Places::Balanced(balancer, service.clone()))
+    Ok(Places::Balanced(worker.balancer(service).await?, service))
 }
 
-impl Places {
+impl Places<'_> {
     fn pick(&self, worker: &Worker, tried: &[SocketAddr]) -> Option<Rc<Endpoint>> {
         match self {
             Self::Balanced(balancer, _) => balancer.pick(&worker.random, Instant::now(), tried),
@@ -172,7 +167,7 @@ impl Places {
 struct Call<'c> {
     worker: &'c Rc<Worker>,
     target: &'c OutboundTarget,
-    places: Places,
+    places: Places<'c>,
     route: Option<&'c RouteMeta>,
     timeouts: Timeouts,
     interim: Interim,
