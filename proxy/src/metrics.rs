@@ -7,10 +7,11 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     fmt::Write,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -67,8 +68,8 @@ impl Direction {
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    histograms: Mutex<Vec<Arc<Histogram>>>,
-    series: AtomicUsize,
+    /// By label text: label sets that come back, or are known to several workers, are one.
+    histograms: Mutex<BTreeMap<String, Arc<Histogram>>>,
 }
 
 static METADATA: Metadata<'static> = Metadata::new("mesh", Level::INFO, None);
@@ -81,7 +82,7 @@ impl Default for Metrics {
             recorder.describe_gauge((*name).into(), None, (*help).into());
         }
         let handle = recorder.handle();
-        Self { recorder, handle, histograms: Mutex::default(), series: AtomicUsize::new(0) }
+        Self { recorder, handle, histograms: Mutex::default() }
     }
 }
 
@@ -103,36 +104,46 @@ impl Metrics {
         if !histograms.is_empty() {
             let _ = writeln!(text, "# HELP mesh_response_latency_seconds {}", CATALOGUE[1].1);
             let _ = writeln!(text, "# TYPE mesh_response_latency_seconds histogram");
-            histograms.iter().for_each(|h| h.render(&mut text));
+            histograms.iter().for_each(|(labels, h)| h.render(labels, &mut text));
         }
         text
     }
 
     /// The bound handles for requests with these labels, or the overflow series beyond the budget.
     pub fn requests(self: &Arc<Self>, labels: RequestLabels<'_>) -> Series {
-        let over = self.series.fetch_add(1, Relaxed) >= MAX_SERIES;
         let direction = ("direction", labels.direction.as_str().to_owned());
-        let labels: Vec<(&'static str, String)> = if over {
-            vec![direction, ("overflow", "true".to_owned())]
-        } else {
-            vec![
-                direction,
-                ("src_identity", labels.src_identity.to_owned()),
-                ("dst_identity", labels.dst_identity.to_owned()),
-                ("dst_workload", labels.dst_workload.to_owned()),
-                ("tls", if labels.mutual_tls { "mutual" } else { "none" }.to_owned()),
-                ("route", labels.route.to_owned()),
-                ("backend", labels.backend.to_owned()),
-            ]
-        };
-        let latency = Arc::new(Histogram::new(&labels));
-        self.histograms.lock().unwrap_or_else(PoisonError::into_inner).push(latency.clone());
+        let overflow = vec![direction.clone(), ("overflow", "true".to_owned())];
+        let mut labels: Vec<(&'static str, String)> = vec![
+            direction,
+            ("src_identity", labels.src_identity.to_owned()),
+            ("dst_identity", labels.dst_identity.to_owned()),
+            ("dst_workload", labels.dst_workload.to_owned()),
+            ("tls", if labels.mutual_tls { "mutual" } else { "none" }.to_owned()),
+            ("route", labels.route.to_owned()),
+            ("backend", labels.backend.to_owned()),
+        ];
+        let mut histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = label_text(&labels);
+        if histograms.len() >= MAX_SERIES && !histograms.contains_key(&text) {
+            text = label_text(&overflow);
+            labels = overflow;
+        }
+        let latency = histograms.entry(text).or_default().clone();
         Series { metrics: self.clone(), labels, codes: RefCell::default(), latency }
     }
 }
 
 fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
     Key::from_parts(name, labels.iter().map(|(k, v)| Label::new(*k, (*v).to_owned())).collect::<Vec<_>>())
+}
+
+fn label_text(labels: &[(&'static str, String)]) -> String {
+    let mut text = String::new();
+    for (name, value) in labels {
+        let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = write!(text, "{name}=\"{escaped}\",");
+    }
+    text
 }
 
 /// What distinguishes requests; the code comes later.
@@ -154,6 +165,12 @@ pub struct RequestLabels<'l> {
     pub backend: &'l str,
 }
 
+/// Response codes and grpc statuses counted apart for one label set: a server that answers with every number there is
+/// makes one more series, `other`.
+const MAX_CODES: usize = 64;
+/// No response has this code.
+const OTHER: u16 = 0;
+
 /// Counters by response code and grpc status. A server uses few of them.
 type Codes = SmallVec<[(u16, Option<u8>, Counter); 4]>;
 
@@ -169,14 +186,19 @@ impl Series {
     /// Counts one request that got a response head after `latency`.
     pub fn record(&self, status: StatusCode, grpc: Option<u8>, latency: Duration) {
         self.latency.observe(latency);
-        let code = status.as_u16();
         let mut codes = self.codes.borrow_mut();
-        if let Some((.., counter)) = codes.iter().find(|(c, g, _)| *c == code && *g == grpc) {
+        let mut key = (status.as_u16(), grpc);
+        if codes.len() >= MAX_CODES && !codes.iter().any(|(c, g, _)| (*c, *g) == key) {
+            key = (OTHER, None);
+        }
+        let (code, grpc) = key;
+        if let Some((.., counter)) = codes.iter().find(|(c, g, _)| (*c, *g) == key) {
             return counter.increment(1);
         }
         let mut labels: Vec<(&'static str, &str)> = self.labels.iter().map(|(k, v)| (*k, v.as_str())).collect();
         let grpc_text = grpc.map(|g| g.to_string()).unwrap_or_default();
-        labels.extend([("response_code", status.as_str()), ("grpc_status", grpc_text.as_str())]);
+        let code_text = if code == OTHER { "other" } else { status.as_str() };
+        labels.extend([("response_code", code_text), ("grpc_status", grpc_text.as_str())]);
         let counter = self.metrics.counter("mesh_requests_total", &labels);
         counter.increment(1);
         codes.push((code, grpc, counter));
@@ -190,37 +212,28 @@ const BOUNDS: [u64; 16] = [
 ];
 
 /// A histogram with fixed buckets.
+#[derive(Default)]
 struct Histogram {
-    labels: String,
     buckets: [AtomicU64; BOUNDS.len() + 1],
     sum_us: AtomicU64,
 }
 
 impl Histogram {
-    fn new(labels: &[(&'static str, String)]) -> Self {
-        let mut text = String::new();
-        for (name, value) in labels {
-            let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(text, "{name}=\"{escaped}\",");
-        }
-        Self { labels: text, buckets: Default::default(), sum_us: AtomicU64::new(0) }
-    }
-
     fn observe(&self, latency: Duration) {
         let us = latency.as_micros() as u64;
         self.buckets[BOUNDS.partition_point(|&bound| bound < us)].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(us, Relaxed);
     }
 
-    fn render(&self, text: &mut String) {
+    fn render(&self, labels: &str, text: &mut String) {
         const NAME: &str = "mesh_response_latency_seconds";
         let mut count = 0;
         for (i, bucket) in self.buckets.iter().enumerate() {
             count += bucket.load(Relaxed);
             let bound = BOUNDS.get(i).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
-            let _ = writeln!(text, "{NAME}_bucket{{{}le=\"{bound}\"}} {count}", self.labels);
+            let _ = writeln!(text, "{NAME}_bucket{{{labels}le=\"{bound}\"}} {count}");
         }
-        let labels = self.labels.trim_end_matches(',');
+        let labels = labels.trim_end_matches(',');
         let _ = writeln!(text, "{NAME}_sum{{{labels}}} {}", self.sum_us.load(Relaxed) as f64 / 1e6);
         let _ = writeln!(text, "{NAME}_count{{{labels}}} {count}");
     }
@@ -313,6 +326,7 @@ impl DirectionMetrics {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -343,6 +357,29 @@ mod tests {
     }
 
     #[test]
+    fn label_sets_that_come_back_are_one() {
+        let metrics = Arc::new(Metrics::default());
+        for _ in 0..2 {
+            metrics.requests(labels("shop/web:80")).record(StatusCode::OK, None, Duration::ZERO);
+        }
+        let text = metrics.render();
+        let counts: Vec<_> = text.lines().filter(|l| l.starts_with("mesh_response_latency_seconds_count")).collect();
+        assert!(counts.len() == 1 && counts[0].ends_with(" 2"), "{text}");
+    }
+
+    #[test]
+    fn a_server_cannot_make_series_without_end() {
+        let metrics = Arc::new(Metrics::default());
+        let series = metrics.requests(labels("shop/web:80"));
+        for code in 100..1_000 {
+            series.record(StatusCode::from_u16(code).unwrap(), None, Duration::ZERO);
+        }
+        let text = metrics.render();
+        assert_eq!(text.lines().filter(|l| l.starts_with("mesh_requests_total{")).count(), MAX_CODES + 1);
+        assert!(text.contains(r#"response_code="other",grpc_status=""} 836"#), "{text}");
+    }
+
+    #[test]
     fn the_budget_of_series_holds() {
         let metrics = Arc::new(Metrics::default());
         for i in 0..MAX_SERIES + 50 {
@@ -351,6 +388,8 @@ mod tests {
         let text = metrics.render();
         let lines = text.lines().filter(|l| l.starts_with("mesh_requests_total{")).count();
         assert_eq!(lines, MAX_SERIES + 1);
+        let latencies = text.lines().filter(|l| l.starts_with("mesh_response_latency_seconds_count{")).count();
+        assert_eq!(latencies, MAX_SERIES + 1);
         assert!(text.contains(r#"overflow="true""#));
     }
 }

@@ -30,7 +30,7 @@ pub struct Caller {
     series: Rc<Series>,
 }
 
-/// Callers of one port whose metrics stay bound; the one unused for longest is bound anew when it comes back.
+/// Callers of one port whose metrics stay bound; the one bound first makes room, and is bound anew when it comes back.
 const MAX_BOUND_CALLERS: usize = 256;
 
 impl Caller {
