@@ -17,7 +17,7 @@ use mesh_policy::{
 
 use crate::{
     object::ObjectId,
-    problem::{Problem, Reason, Report},
+    problem::{Place, Problem, Reason, Report},
     route::{BackendObject, Parent, RouteObject, RuleObject},
     service::{Service, TargetPort, includes},
     snapshot::{Key, Snapshot},
@@ -43,8 +43,7 @@ impl Snapshot {
         }
         let mut compiled = Vec::new();
         for route in routes {
-            let id = id_of(route);
-            let mut report = Report::new(&id, route.source.as_ref());
+            let mut report = Report::about(id_of(route));
             compiled.push(self.compile_route(route, &mut report));
             problems.extend(report.finish());
         }
@@ -86,8 +85,7 @@ impl Snapshot {
     pub(crate) fn reference_problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for route in self.http_routes.values().chain(self.grpc_routes.values()).filter(|r| !r.parents.is_empty()) {
-            let id = id_of(route);
-            let mut report = Report::new(&id, route.source.as_ref());
+            let mut report = Report::about(id_of(route));
             for parent in &route.parents {
                 self.check_parent(parent, &mut report);
             }
@@ -148,7 +146,7 @@ impl Snapshot {
             let port = parent.port.map_or(String::new(), |port| format!(" with port {port}"));
             let section = parent.section.as_ref().map_or(String::new(), |name| format!(" with a port named {name}"));
             let what = format!("there is no Service {}/{}{port}{section}", parent.namespace, parent.name);
-            report.error(&parent.field, Reason::NoMatchingParent, what, "name a Service and a port that exist");
+            report.error_at(&parent.place, Reason::NoMatchingParent, what, "name a Service and a port that exist");
         }
     }
 
@@ -183,7 +181,7 @@ impl Snapshot {
             (Ok(service), Ok(filters)) => match self.refuse(route, service) {
                 Some((reason, why, fix)) => {
                     let what = format!("{why}; its share of the requests is answered 500");
-                    report.error(&backend.field, reason, what, fix);
+                    report.error_at(&backend.place, reason, what, fix);
                     Err(why)
                 }
                 None => Ok((service, filters)),
@@ -264,14 +262,9 @@ fn id_of(route: &RouteObject) -> ObjectId {
 }
 
 fn conflict(route: &RouteObject, service: &ServiceRef) -> Vec<Problem> {
-    let id = id_of(route);
-    let mut report = Report::new(&id, route.source.as_ref());
+    let mut report = Report::about(id_of(route));
     let what = format!("a GRPCRoute is attached to {service} as well and displaces this route there (GEP-1426)");
-    report.error(
-        "spec.parentRefs",
-        Reason::Conflicted,
-        what,
-        "attach one kind of route to a port, or name other ports",
-    );
+    let place = Place { field: "spec.parentRefs".to_owned(), source: route.source.clone() };
+    report.error_at(&place, Reason::Conflicted, what, "attach one kind of route to a port, or name other ports");
     report.finish()
 }

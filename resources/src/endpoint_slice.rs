@@ -8,11 +8,12 @@ use std::{
 use crate::{
     object::Object,
     problem::{Reason, Report},
-    walker::Node,
+    service::PROTOCOLS,
+    walker::{Invalid, Node},
 };
 
 /// Label that names the Service of a slice.
-const SERVICE_LABEL: &str = "/metadata/labels/kubernetes.io~1service-name";
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// An EndpointSlice, as far as the mesh cares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl EndpointSlice {
 /// Decodes a slice; an endpoint that cannot be read is reported and left out.
 pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> EndpointSlice {
     let root = Node::root(&object.value);
-    let service = object.value.pointer(SERVICE_LABEL).and_then(|label| label.as_str());
+    let service = root.label(SERVICE_LABEL, report).ok().flatten();
     if service.is_none() {
         let fix = "set the label kubernetes.io/service-name";
         report.warning("metadata.labels", Reason::UnsupportedValue, "the slice belongs to no Service", fix);
@@ -61,40 +62,49 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> EndpointSlice 
     let mut slice = EndpointSlice { service: service.map(Into::into), ports: Vec::new(), endpoints: Vec::new() };
     for node in root.items("ports", report).unwrap_or_default() {
         if let (Ok(None | Some("TCP")), Ok(name), Ok(Some(port))) =
-            (node.text("protocol", report), node.text("name", report), node.port("port", report))
+            (node.one_of("protocol", &PROTOCOLS, report), node.text("name", report), node.port("port", report))
         {
             slice.ports.push((name.unwrap_or_default().to_owned(), port));
         }
     }
-    if matches!(root.text("addressType", report), Ok(Some("FQDN"))) {
-        let what = "addresses that are names are not supported; the slice has no endpoints";
-        report.error("addressType", Reason::UnsupportedValue, what, "use IPv4 or IPv6");
-        return slice;
+    match root.one_of("addressType", &["IPv4", "IPv6", "FQDN"], report) {
+        Ok(Some("FQDN")) => {
+            let what = "addresses that are names are not supported; the slice has no endpoints";
+            report.error("addressType", Reason::UnsupportedValue, what, "use IPv4 or IPv6");
+            return slice;
+        }
+        Ok(_) => {}
+        Err(Invalid) => return slice,
     }
     for node in root.items("endpoints", report).unwrap_or_default() {
-        slice.endpoints.extend(decode_endpoint(&node, report));
+        let mark = report.mark();
+        let endpoint = decode_endpoint(&node, report);
+        if endpoint.is_err() {
+            report.effect(mark, "the endpoint is left out");
+        }
+        slice.endpoints.extend(endpoint);
     }
     slice
 }
 
-fn decode_endpoint(node: &Node<'_>, report: &mut Report<'_>) -> Option<SliceEndpoint> {
-    let addresses = node.items("addresses", report).ok()?;
+fn decode_endpoint(node: &Node<'_>, report: &mut Report<'_>) -> Result<SliceEndpoint, Invalid> {
+    node.is_object(report)?;
+    let addresses = node.items("addresses", report)?;
     let Some(address) = addresses.first().and_then(|a| a.value.as_str()).and_then(|a| a.parse().ok()) else {
-        let what = "the endpoint has no IP address and is left out".to_owned();
-        node.invalid("addresses", what, "write at least one IP address", report);
-        return None;
+        let what = "the endpoint has no IP address".to_owned();
+        return Err(node.invalid("addresses", what, "write at least one IP address", report));
     };
-    let condition = |name: &str| node.value.pointer(&format!("/conditions/{name}")).and_then(|value| value.as_bool());
-    let ready = condition("ready").unwrap_or(true);
-    let target =
-        node.get("targetRef").filter(|target| target.value.get("kind").and_then(|kind| kind.as_str()) == Some("Pod"));
-    let pod = target.and_then(|target| target.value.get("name")?.as_str().map(Into::into));
-    Some(SliceEndpoint {
-        address,
-        ready,
-        serving: condition("serving").unwrap_or(ready),
-        terminating: condition("terminating").unwrap_or(false),
-        pod,
-        zone: node.value.get("zone").and_then(|zone| zone.as_str()).map(Into::into),
-    })
+    let mut condition = |name: &str| match node.object("conditions", report)? {
+        None => Ok(None),
+        Some(conditions) => conditions.flag(name, report),
+    };
+    let ready = condition("ready")?.unwrap_or(true);
+    let serving = condition("serving")?.unwrap_or(ready);
+    let terminating = condition("terminating")?.unwrap_or(false);
+    let pod = match node.object("targetRef", report)? {
+        Some(target) if target.text("kind", report)? == Some("Pod") => target.text("name", report)?.map(Into::into),
+        _ => None,
+    };
+    let zone = node.text("zone", report)?.map(Into::into);
+    Ok(SliceEndpoint { address, ready, serving, terminating, pod, zone })
 }

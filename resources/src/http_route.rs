@@ -24,15 +24,8 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> RouteObject {
 
 fn decode_match(node: &Node<'_>, report: &mut Report<'_>) -> Result<RequestMatch, Invalid> {
     node.only(&["path", "method", "headers", "queryParams"], report)?;
-    let method = match node.text("method", report)? {
-        None => None,
-        Some(text) => {
-            let known = METHODS.contains(&text).then(|| http::Method::from_bytes(text.as_bytes()).ok()).flatten();
-            let unknown =
-                || node.invalid("method", format!("unknown method {text:?}"), "use an upper-case HTTP method", report);
-            Some(known.ok_or_else(unknown)?)
-        }
-    };
+    let method =
+        node.one_of("method", &METHODS, report)?.and_then(|name| http::Method::from_bytes(name.as_bytes()).ok());
     let mut matched = RequestMatch { path: decode_path(node, report)?, method, ..RequestMatch::default() };
     matched.headers = decode_headers(node, report)?;
     for item in node.items("queryParams", report)? {
@@ -59,13 +52,9 @@ fn decode_path(node: &Node<'_>, report: &mut Report<'_>) -> Result<PathMatch, In
     let Some(path) = node.object("path", report)? else { return Ok(PathMatch::default()) };
     path.only(&["type", "value"], report)?;
     let value = path.text("value", report)?.unwrap_or("/");
-    let kind = path.text("type", report)?.unwrap_or("PathPrefix");
-    if kind == "RegularExpression" {
+    let kind = path.one_of("type", &["Exact", "PathPrefix", "RegularExpression"], report)?;
+    if kind == Some("RegularExpression") && value.len() <= MAX_PATH_LENGTH {
         return decode_regex(&path, "value", value, report).map(PathMatch::Regex);
-    }
-    if !matches!(kind, "Exact" | "PathPrefix") {
-        let fix = "use Exact, PathPrefix or RegularExpression";
-        return Err(path.invalid("type", format!("unknown type {kind:?}"), fix, report));
     }
     let lower = value.to_ascii_lowercase();
     let is_wrong = !value.starts_with('/')
@@ -77,5 +66,5 @@ fn decode_path(node: &Node<'_>, report: &mut Report<'_>) -> Result<PathMatch, In
         let fix = "write an absolute path without //, /./, /../, %2f, # and ?, of at most 1024 characters";
         return Err(path.invalid("value", format!("{value:?} can be no path of a request"), fix, report));
     }
-    Ok(if kind == "Exact" { PathMatch::Exact(value.to_owned()) } else { PathMatch::Prefix(value.to_owned()) })
+    Ok(if kind == Some("Exact") { PathMatch::Exact(value.to_owned()) } else { PathMatch::Prefix(value.to_owned()) })
 }

@@ -12,6 +12,7 @@ mod duration;
 pub mod endpoint_slice;
 mod grpc_route;
 mod http_route;
+mod lines;
 pub mod object;
 pub mod pod;
 pub mod problem;
@@ -24,7 +25,7 @@ mod walker;
 
 pub use object::{Object, ObjectId, ParseError, Source, parse_manifests};
 pub use pod::Pod;
-pub use problem::{Problem, Reason, Severity};
+pub use problem::{Class, Place, Problem, Reason, Severity};
 pub use route::RouteObject;
 pub use service::Service;
 pub use snapshot::{Key, Options, Snapshot};

@@ -8,6 +8,8 @@ use std::{fmt, sync::Arc};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::lines::{Lines, Located};
+
 /// Longest manifest file, in bytes. Etcd refuses objects above 1.5 MiB, so this is room for several.
 pub const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
 /// Deepest nesting of a document. A Pod, the deepest object here, needs about 15.
@@ -35,7 +37,7 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// Where an object starts.
+/// A place in a file: where an object starts, or a field of one is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Source {
     /// The file as it was named.
@@ -67,6 +69,8 @@ pub struct Object {
     pub source: Option<Source>,
     /// The whole object.
     pub value: Value,
+    /// The lines of its fields; empty if it is not from a file.
+    lines: Lines,
 }
 
 /// A file that cannot be read as manifests.
@@ -103,12 +107,19 @@ impl Object {
                 format!("metadata.creationTimestamp is not a time such as 2026-01-31T12:00:00Z: {found}")
             })?,
         };
-        Ok(Self { api_version, kind, namespace, name, created, source, value })
+        Ok(Self { api_version, kind, namespace, name, created, source, value, lines: Lines::default() })
     }
 
     /// What names it.
     pub fn id(&self) -> ObjectId {
         ObjectId { kind: self.kind.clone(), namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    /// Where a field of it is, or the nearest one above that is there.
+    pub(crate) fn source_of(&self, field: &str) -> Option<Source> {
+        let mut source = self.source.clone()?;
+        source.line = self.lines.of(&self.value, field).unwrap_or(source.line);
+        Some(source)
     }
 
     /// The API group; empty for the core group.
@@ -131,7 +142,9 @@ pub fn parse_manifests(text: &str, file: &str) -> Result<Vec<Object>, ParseError
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_documents: MAX_OBJECTS },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS },
     };
-    let documents = serde_saphyr::from_multiple_with_options::<serde_saphyr::Spanned<Value>>(text, options);
+    // A byte order mark says nothing in UTF-8, and some editors write one.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let documents = serde_saphyr::from_multiple_with_options::<Located>(text, options);
     let documents = documents.map_err(|e| {
         let (line, column) = e.location().map_or((1, 1), |at| (at.line(), at.column()));
         error(line, column, e.to_string().replace('\n', " "))
@@ -139,19 +152,22 @@ pub fn parse_manifests(text: &str, file: &str) -> Result<Vec<Object>, ParseError
     let name: Arc<str> = file.into();
     let mut objects = Vec::new();
     for document in documents {
-        let (line, column) = (document.defined.line().max(1), document.defined.column().max(1));
-        let mut values = vec![document.value];
+        let mut found = vec![document.into_parts()];
         // A List may hold lists; its depth is bounded by that of the document.
-        while let Some(mut value) = values.pop() {
+        while let Some((mut value, lines)) = found.pop() {
             let is_list = value.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+            let places = if is_list { lines.items(&value, "items") } else { Vec::new() };
             if let Some(items) = value.get_mut("items").filter(|_| is_list).and_then(Value::as_array_mut) {
-                values.extend(std::mem::take(items).into_iter().rev());
+                found.extend(std::mem::take(items).into_iter().zip(places).rev());
                 continue;
             }
+            let line = lines.of(&value, "").unwrap_or(1).max(1);
             let source = Source { file: name.clone(), line };
-            objects.push(Object::from_value(value, Some(source)).map_err(|why| error(line, column, why))?);
+            let mut object = Object::from_value(value, Some(source)).map_err(|why| error(line, 1, why))?;
+            object.lines = lines;
+            objects.push(object);
             if objects.len() > MAX_OBJECTS {
-                return Err(error(line, column, format!("the file has more than {MAX_OBJECTS} objects: split it")));
+                return Err(error(line, 1, format!("the file has more than {MAX_OBJECTS} objects: split it")));
             }
         }
     }
@@ -223,7 +239,7 @@ mod tests {
         let objects = parse_manifests(text, "f.yaml").unwrap();
         let seen: Vec<_> =
             objects.iter().map(|o| (o.id().to_string(), o.source.as_ref().unwrap().to_string())).collect();
-        let expected = [("Service default/a", "f.yaml:2"), ("Pod n/b", "f.yaml:9"), ("Pod default/c", "f.yaml:9")];
+        let expected = [("Service default/a", "f.yaml:2"), ("Pod n/b", "f.yaml:12"), ("Pod default/c", "f.yaml:13")];
         assert_eq!(seen, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
         let json = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"a","creationTimestamp":"2020-09-08T01:02:03Z"}}"#;
         assert_eq!(parse_manifests(json, "f.json").unwrap()[0].created, 1_599_526_923);

@@ -48,63 +48,77 @@ impl Pod {
     }
 }
 
-/// Decodes a Pod.
+/// Decodes a Pod. A field that cannot be read counts as absent, but for the service account: without it the pod has no
+/// identity, rather than another one.
 pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>) -> Pod {
     let root = Node::root(&object.value);
-    let text = |pointer: &str| object.value.pointer(pointer).and_then(|value| value.as_str());
-    let is_over = matches!(text("/status/phase"), Some("Succeeded" | "Failed"));
-    let host_network = object.value.pointer("/spec/hostNetwork").and_then(|value| value.as_bool()) == Some(true);
-    let service_account = text("/spec/serviceAccountName").filter(|name| !name.is_empty()).unwrap_or("default");
-    let containers: Vec<_> = ["/spec/containers", "/spec/initContainers"]
-        .iter()
-        .filter_map(|pointer| object.value.pointer(pointer)?.as_array())
-        .flatten()
-        .collect();
+    let spec = root.object("spec", report).ok().flatten();
+    let status = root.object("status", report).ok().flatten();
+    let phase = status.as_ref().and_then(|status| status.text("phase", report).ok()?);
+    let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+    let host_network = spec.as_ref().and_then(|spec| spec.flag("hostNetwork", report).ok()?) == Some(true);
+    let service_account = spec.as_ref().map_or(Ok(None), |spec| spec.text("serviceAccountName", report));
+    let account = service_account.ok().flatten().filter(|name| !name.is_empty()).unwrap_or("default");
+    let mut containers = Vec::new();
+    for list in ["containers", "initContainers"] {
+        containers.extend(spec.iter().flat_map(|spec| spec.items(list, report).unwrap_or_default()));
+    }
     let mut pod = Pod {
         namespace: object.namespace.as_str().into(),
         name: object.name.as_str().into(),
-        ips: if is_over || host_network { Vec::new() } else { addresses(&root, report) },
-        service_account: service_account.into(),
+        ips: match &status {
+            Some(status) if !is_over && !host_network => addresses(status, report),
+            _ => Vec::new(),
+        },
+        service_account: account.into(),
         identity: None,
         ports: BTreeMap::new(),
         opaque_ports: opaque_ports(&root, report),
     };
-    for port in containers.iter().filter_map(|c| c.get("ports")?.as_array()).flatten() {
-        let number = port.get("containerPort").and_then(|n| n.as_u64()).and_then(|n| u16::try_from(n).ok());
-        if let (Some(name), Some(number)) = (port.get("name").and_then(|n| n.as_str()), number) {
+    let mut ports = Vec::new();
+    for container in &containers {
+        ports.extend(container.items("ports", report).unwrap_or_default());
+    }
+    for port in ports {
+        let (name, number) = (port.text("name", report), port.port("containerPort", report));
+        if let (Ok(Some(name)), Ok(Some(number))) = (name, number) {
             pod.ports.insert(name.to_owned(), number);
         }
     }
     let is_meshed = if options.meshed_by_label {
-        text("/metadata/labels/meshctl.dev~1inject") == Some("enabled")
+        root.label(INJECT_LABEL, report) == Ok(Some("enabled"))
     } else {
-        containers.iter().any(|c| c.get("name").and_then(|n| n.as_str()) == Some(PROXY_CONTAINER))
+        containers.iter().any(|container| container.text("name", report) == Ok(Some(PROXY_CONTAINER)))
     };
-    if is_meshed {
-        match Identity::new(&options.trust_domain, &object.namespace, service_account) {
+    if is_meshed && service_account.is_ok() {
+        match Identity::new(&options.trust_domain, &object.namespace, account) {
             Ok(identity) => pod.identity = Some(identity),
             Err(why) => {
-                let what = format!("{why}; the pod counts as not meshed");
-                report.error("spec.serviceAccountName", Reason::UnsupportedValue, what, "use a Kubernetes name");
+                let mark = report.mark();
+                let fix = "use names that Kubernetes allows";
+                report.schema("spec.serviceAccountName", Reason::UnsupportedValue, why.to_string(), fix);
+                report.effect(mark, "the pod counts as not meshed");
             }
         }
     }
     pod
 }
 
-fn addresses(root: &Node<'_>, report: &mut Report<'_>) -> Vec<IpAddr> {
-    let Ok(Some(status)) = root.object("status", report) else { return Vec::new() };
+fn addresses(status: &Node<'_>, report: &mut Report<'_>) -> Vec<IpAddr> {
     let single = status.text("podIP", report).ok().flatten().map(|ip| (status.field("podIP"), ip));
     let several = status.items("podIPs", report).unwrap_or_default();
-    let several = several.iter().filter_map(|node| Some((node.field("ip"), node.value.get("ip")?.as_str()?)));
+    let mut texts: Vec<_> = single.into_iter().collect();
+    for node in several {
+        texts.extend(node.text("ip", report).ok().flatten().map(|ip| (node.field("ip"), ip)));
+    }
     let mut ips = Vec::new();
-    for (field, text) in single.into_iter().chain(several).filter(|(_, text)| !text.is_empty()) {
+    for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
         match text.parse() {
             Ok(ip) if ips.contains(&ip) => {}
             Ok(ip) => ips.push(ip),
             Err(_) => {
-                let what = format!("{text:?} is not an IP address and left out");
-                report.error(&field, Reason::UnsupportedValue, what, "write an IP address");
+                let what = format!("{text:?} is not an IP address");
+                report.schema(&field, Reason::UnsupportedValue, what, "write an IP address");
             }
         }
     }

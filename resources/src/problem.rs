@@ -7,7 +7,11 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::object::{ObjectId, Source};
+use crate::object::{Object, ObjectId, Source};
+
+/// Most problems of one class that are told one by one for one object; the rest is a number, since an object of some
+/// megabytes may be wrong in every line.
+const MAX_PER_CLASS: usize = 50;
 
 /// How bad a [`Problem`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -17,6 +21,18 @@ pub enum Severity {
     Warning,
     /// Some traffic is not served as written.
     Error,
+}
+
+/// Who would have noticed on a cluster, and so what becomes of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// No API server takes such an object, now or later: a wrong type, a number out of range, a required field that is
+    /// missing, a malformed name or duration. Where an earlier version of the object is known, that stays in force.
+    Schema,
+    /// Told in the object's status: references that lead nowhere, and whatever is not understood here, which may be of
+    /// a newer API. The object is in force as far as it is understood.
+    Status,
 }
 
 /// The Gateway API's word for a problem (`RouteConditionReason`), or the nearest for other objects.
@@ -58,18 +74,29 @@ impl Reason {
 pub struct Problem {
     /// How bad it is.
     pub severity: Severity,
+    /// Who would have noticed.
+    pub class: Class,
     /// Which object.
     pub object: ObjectId,
-    /// Where the object starts, if it came from a file.
+    /// Where the field is, or the nearest one above it that is there; the object's start where that is not known.
     pub source: Option<Source>,
     /// Path of the field in the object, as in `spec.rules[2].matches[0].path.value`.
     pub field: String,
-    /// What is wrong, and what follows from it.
+    /// What is wrong.
     pub what: String,
+    /// What follows from it; empty where `what` says it already.
+    pub effect: String,
     /// What to do about it.
     pub fix: String,
     /// The reason of a status condition.
     pub reason: Reason,
+}
+
+impl Problem {
+    /// What is wrong, and what follows from it.
+    pub fn what_and_effect(&self) -> String {
+        if self.effect.is_empty() { self.what.clone() } else { format!("{}; {}", self.what, self.effect) }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -78,36 +105,93 @@ impl fmt::Display for Problem {
         if let Some(source) = &self.source {
             write!(f, "{source}: ")?;
         }
-        write!(f, "{}: {}: {}; fix: {}", self.object, self.field, self.what, self.fix)
+        write!(f, "{}: {}: {}; fix: {}", self.object, self.field, self.what_and_effect(), self.fix)
     }
+}
+
+/// A field of an object, for problems that are found when the object itself is no longer at hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its path in the object.
+    pub field: String,
+    /// Its line, if it came from a file.
+    pub source: Option<Source>,
 }
 
 /// Gathers the problems of one object while it is decoded or compiled.
 pub(crate) struct Report<'o> {
-    object: &'o ObjectId,
-    source: Option<&'o Source>,
+    id: ObjectId,
+    /// The object, while it is decoded: it knows the lines of its fields.
+    object: Option<&'o Object>,
     problems: Vec<Problem>,
+    /// How many were left out, by class.
+    left_out: [usize; 2],
 }
 
 impl<'o> Report<'o> {
-    pub(crate) fn new(object: &'o ObjectId, source: Option<&'o Source>) -> Self {
-        Self { object, source, problems: Vec::new() }
+    /// For decoding an object.
+    pub(crate) fn of(object: &'o Object) -> Self {
+        Self { id: object.id(), object: Some(object), problems: Vec::new(), left_out: [0; 2] }
     }
 
+    /// For what is found after decoding; its places are given with each problem.
+    pub(crate) fn about(id: ObjectId) -> Self {
+        Self { id, object: None, problems: Vec::new(), left_out: [0; 2] }
+    }
+
+    /// Something that no API server takes.
+    pub(crate) fn schema(&mut self, field: &str, reason: Reason, what: impl Into<String>, fix: impl Into<String>) {
+        self.push(Severity::Error, Class::Schema, self.place(field), reason, what.into(), fix.into());
+    }
+
+    /// Something that is not served as written.
     pub(crate) fn error(&mut self, field: &str, reason: Reason, what: impl Into<String>, fix: impl Into<String>) {
-        self.push(Severity::Error, field, reason, what.into(), fix.into());
+        self.error_at(&self.place(field), reason, what, fix);
     }
 
+    /// As [`Self::error`], for a place that was kept.
+    pub(crate) fn error_at(&mut self, at: &Place, reason: Reason, what: impl Into<String>, fix: impl Into<String>) {
+        self.push(Severity::Error, Class::Status, at.clone(), reason, what.into(), fix.into());
+    }
+
+    /// Something that is left out without harm to the rest.
     pub(crate) fn warning(&mut self, field: &str, reason: Reason, what: impl Into<String>, fix: impl Into<String>) {
-        self.push(Severity::Warning, field, reason, what.into(), fix.into());
+        self.push(Severity::Warning, Class::Status, self.place(field), reason, what.into(), fix.into());
     }
 
-    pub(crate) fn finish(self) -> Vec<Problem> {
+    /// Where a field is.
+    pub(crate) fn place(&self, field: &str) -> Place {
+        Place { field: field.to_owned(), source: self.object.and_then(|object| object.source_of(field)) }
+    }
+
+    /// How many problems there are, for [`Self::effect`].
+    pub(crate) fn mark(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// Adds what follows from the problems since a mark.
+    pub(crate) fn effect(&mut self, since: usize, effect: &str) {
+        for problem in self.problems.iter_mut().skip(since).filter(|problem| problem.effect.is_empty()) {
+            effect.clone_into(&mut problem.effect);
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<Problem> {
+        for (class, count) in [Class::Schema, Class::Status].into_iter().zip(self.left_out) {
+            if let Some(last) = self.problems.iter_mut().rfind(|p| p.class == class).filter(|_| count > 0) {
+                last.effect = format!("{} (and {count} more problems of the object)", last.effect).trim().to_owned();
+            }
+        }
         self.problems
     }
 
-    fn push(&mut self, severity: Severity, field: &str, reason: Reason, what: String, fix: String) {
-        let (object, source) = (self.object.clone(), self.source.cloned());
-        self.problems.push(Problem { severity, object, source, field: field.to_owned(), what, fix, reason });
+    fn push(&mut self, severity: Severity, class: Class, at: Place, reason: Reason, what: String, fix: String) {
+        if self.problems.iter().filter(|p| p.class == class).count() >= MAX_PER_CLASS {
+            self.left_out[class as usize] += 1;
+            return;
+        }
+        let Place { field, source } = at;
+        let (object, effect) = (self.id.clone(), String::new());
+        self.problems.push(Problem { severity, class, object, source, field, what, effect, fix, reason });
     }
 }

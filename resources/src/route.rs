@@ -15,19 +15,22 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use mesh_policy::{
     Filter, HeaderModifier, RequestMatch, RouteKind, RouteMeta, ServiceRef, StringMatch, Timeouts,
-    route::{HostMatch, RegexMatch},
+    route::{HostMatch, HostMatchError, RegexMatch},
 };
 
 use crate::{
     duration,
     object::{Object, Source},
-    problem::{Reason, Report},
+    problem::{Place, Reason, Report},
     reference_grant::GATEWAY_GROUP,
     walker::{Invalid, Node},
 };
 
 /// Largest weight of a backend (Gateway API, `weight`).
 const MAX_WEIGHT: u32 = 1_000_000;
+
+/// What follows from having none.
+const NO_RULE: &str = "every request to its parents is answered 404";
 
 /// A decoded HTTPRoute or GRPCRoute.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,8 +58,8 @@ pub struct Parent {
     pub port: Option<u16>,
     /// Only the port of this name; `None` is all.
     pub section: Option<String>,
-    /// Path of the reference in the object.
-    pub field: String,
+    /// Where the reference is.
+    pub place: Place,
 }
 
 /// A decoded rule.
@@ -83,8 +86,8 @@ pub struct BackendObject {
     pub service: Result<ServiceRef, String>,
     /// Its filters; or why its requests cannot be served.
     pub filters: Result<Vec<Filter>, String>,
-    /// Path of the reference in the object.
-    pub field: String,
+    /// Where the reference is.
+    pub place: Place,
 }
 
 /// Decodes one match of a rule.
@@ -114,7 +117,7 @@ pub(crate) fn decode(
     let root = Node::root(&object.value);
     root.ignore_others(&["apiVersion", "kind", "metadata", "spec", "status"], report);
     let Ok(Some(spec)) = root.object("spec", report) else {
-        report.error("spec", Reason::UnsupportedValue, "the route has no spec and does nothing", "write one");
+        root.invalid("spec", "the route has no spec and does nothing".to_owned(), "write one", report);
         return route;
     };
     spec.ignore_others(&["parentRefs", "hostnames", "rules", "useDefaultGateways"], report);
@@ -124,6 +127,7 @@ pub(crate) fn decode(
         }
     }
     let any_host = decode_hostnames(&spec, &mut route.hostnames, report);
+    let mark = report.mark();
     match spec.items("rules", report) {
         // The default of the CRD: one rule that matches everything and has no backend.
         Ok(_) if spec.get("rules").is_none() => route.rules.push(RuleObject {
@@ -133,19 +137,20 @@ pub(crate) fn decode(
             backends: Vec::new(),
             timeouts: Timeouts::default(),
         }),
+        Ok(rules) if rules.is_empty() => {
+            let what = "the route has no rule".to_owned();
+            spec.invalid("rules", what, "write at least one, or leave out the field", report);
+            report.effect(mark, NO_RULE);
+        }
         Ok(rules) => {
             for node in &rules {
                 route.rules.push(decode_rule(node, &object.namespace, decode_match, &every, report));
             }
         }
-        Err(Invalid) => {}
+        Err(Invalid) => report.effect(mark, NO_RULE),
     }
     if !any_host {
         route.rules.iter_mut().for_each(|rule| rule.matches = vec![RequestMatch::never()]);
-    }
-    if route.rules.is_empty() {
-        let what = "the route has no rule: every request to its parents is answered 404";
-        report.error("spec.rules", Reason::UnsupportedValue, what, "write at least one rule");
     }
     route
 }
@@ -154,16 +159,21 @@ pub(crate) fn decode(
 fn decode_hostnames(spec: &Node<'_>, hostnames: &mut Vec<HostMatch>, report: &mut Report<'_>) -> bool {
     let Ok(nodes) = spec.items("hostnames", report) else { return false };
     for node in &nodes {
-        match node.value.as_str().map(HostMatch::parse) {
-            Some(Ok(host)) => hostnames.push(host),
-            Some(Err(error)) => {
-                let fix = "write a name such as web.example.com or *.example.com";
-                report.error(&node.path, Reason::UnsupportedValue, format!("{error}: no request has this host"), fix);
+        let Some(text) = node.value.as_str() else {
+            node.wrong_type("a text", report);
+            continue;
+        };
+        let fix = "write a name such as web.example.com or *.example.com";
+        let mark = report.mark();
+        match HostMatch::parse(text) {
+            Ok(host) => hostnames.push(host),
+            // The pattern of the CRD lets addresses through; its description does not.
+            Err(why @ HostMatchError::Address) => {
+                report.error(&node.path, Reason::UnsupportedValue, why.to_string(), fix);
             }
-            None => {
-                let _ = node.wrong_type("a text", report);
-            }
+            Err(why) => report.schema(&node.path, Reason::UnsupportedValue, why.to_string(), fix),
         }
+        report.effect(mark, "no request has this host");
     }
     nodes.is_empty() || !hostnames.is_empty()
 }
@@ -189,7 +199,7 @@ fn decode_parent(node: &Node<'_>, namespace: &str, report: &mut Report<'_>) -> R
         name,
         port: node.port("port", report)?,
         section: node.text("sectionName", report)?.map(str::to_owned),
-        field: node.path.clone(),
+        place: report.place(&node.path),
     }))
 }
 
@@ -230,8 +240,10 @@ fn decode_timeouts(rule: &Node<'_>, report: &mut Report<'_>) -> Result<Timeouts,
         let text = node.text(name, report).ok().flatten()?;
         let parsed = duration::parse(text);
         if parsed.is_none() {
-            let what = format!("{text:?} is not a duration; there is no such limit");
+            let mark = report.mark();
+            let what = format!("{text:?} is not a duration");
             node.invalid(name, what, "write up to four of h, m, s, ms, as in 1m30s", report);
+            report.effect(mark, "there is no such limit");
         }
         // Zero switches the limit off (GEP-1742).
         parsed.filter(|limit| !limit.is_zero())
@@ -249,14 +261,18 @@ fn decode_timeouts(rule: &Node<'_>, report: &mut Report<'_>) -> Result<Timeouts,
 
 fn decode_backend(node: &Node<'_>, namespace: &str, report: &mut Report<'_>) -> BackendObject {
     node.ignore_others(&["group", "kind", "namespace", "name", "port", "weight", "filters"], report);
-    let weight = node.integer("weight", MAX_WEIGHT, report);
+    let mark = report.mark();
+    let weight = node.integer("weight", 0..=MAX_WEIGHT, report);
     let service = decode_service_ref(node, namespace, report);
     let service = match (weight, service) {
         (Ok(_), Ok(service)) => service,
-        _ => Err(format!("{} cannot be understood", node.path)),
+        _ => {
+            report.effect(mark, "its share of the requests is answered 500");
+            Err(format!("{} cannot be understood", node.path))
+        }
     };
     let weight = weight.ok().flatten().unwrap_or(1);
-    BackendObject { weight, service, filters: decode_filters(node, report), field: node.path.clone() }
+    BackendObject { weight, service, filters: decode_filters(node, report), place: report.place(&node.path) }
 }
 
 fn decode_service_ref(
@@ -275,8 +291,7 @@ fn decode_service_ref(
         return Ok(Err(reason));
     }
     let Some(port) = node.port("port", report)? else {
-        let what = "a Service needs `port`; its share of the requests is answered 500".to_owned();
-        return Err(node.invalid("port", what, "write the Service's port", report));
+        return Err(node.invalid("port", "a Service needs `port`".to_owned(), "write the Service's port", report));
     };
     let namespace = node.text("namespace", report)?.unwrap_or(namespace).into();
     Ok(Ok(ServiceRef { namespace, name: name.into(), port }))
@@ -284,16 +299,24 @@ fn decode_service_ref(
 
 /// The filters of a rule or a backend, or why its requests are answered 500.
 fn decode_filters(node: &Node<'_>, report: &mut Report<'_>) -> Result<Vec<Filter>, String> {
-    let unusable = |_| format!("a filter in {} cannot be applied", node.field("filters"));
-    let nodes = node.items("filters", report).map_err(unusable)?;
+    let mark = report.mark();
+    decode_all_filters(node, report).map_err(|Invalid| {
+        report.effect(mark, "the requests are answered 500, for a filter is never skipped");
+        format!("a filter in {} cannot be applied", node.field("filters"))
+    })
+}
+
+fn decode_all_filters(node: &Node<'_>, report: &mut Report<'_>) -> Result<Vec<Filter>, Invalid> {
+    let nodes = node.items("filters", report)?;
+    // All of them, so that all their problems are told.
     let decoded: Vec<_> = nodes.iter().map(|node| decode_filter(node, report)).collect();
-    let filters = decoded.into_iter().collect::<Result<Vec<_>, _>>().map_err(unusable)?;
+    let filters = decoded.into_iter().collect::<Result<Vec<_>, _>>()?;
     let is_request = |filter: &&Filter| matches!(filter, Filter::RequestHeaders(_));
     let requests = filters.iter().filter(is_request).count();
     if requests > 1 || filters.len() - requests > 1 {
-        let what = "a header modifier is repeated; the requests are answered 500";
-        report.error(&node.field("filters"), Reason::IncompatibleFilters, what, "merge the two into one");
-        return Err(unusable(Invalid));
+        let (field, what) = (node.field("filters"), "a header modifier is repeated");
+        report.schema(&field, Reason::IncompatibleFilters, what, "merge the two into one");
+        return Err(Invalid);
     }
     Ok(filters)
 }
@@ -304,8 +327,12 @@ fn decode_filter(node: &Node<'_>, report: &mut Report<'_>) -> Result<Filter, Inv
         "RequestHeaderModifier" => "requestHeaderModifier",
         "ResponseHeaderModifier" => "responseHeaderModifier",
         other => {
-            let what = format!("the filter {other} is not supported; the requests it applies to are answered 500");
-            return Err(node.invalid("type", what, "remove the filter", report));
+            let known = ["RequestHeaderModifier", "ResponseHeaderModifier"];
+            if known.iter().any(|kind| kind.eq_ignore_ascii_case(other)) {
+                return Err(node.unknown_value("type", other, &known, report));
+            }
+            let what = format!("the filter {other} is not supported");
+            return Err(node.unsupported("type", what, "remove the filter", report));
         }
     };
     node.only(&["type", field], report)?;
@@ -318,9 +345,9 @@ fn decode_filter(node: &Node<'_>, report: &mut Report<'_>) -> Result<Filter, Inv
         for item in body.items(name, report)? {
             item.only(&["name", "value"], report)?;
             let header = decode_header_name(&item, report)?;
-            let text = item.text("value", report)?.unwrap_or_default();
-            let Ok(value) = HeaderValue::from_str(text) else {
-                return Err(item.invalid("value", "not a header value".to_owned(), "use visible characters", report));
+            let Ok(value) = HeaderValue::from_str(item.required_text("value", report)?) else {
+                let what = "a header cannot have this value".to_owned();
+                return Err(item.unsupported("value", what, "use visible characters", report));
             };
             // Of equivalent names only the first counts.
             if list.iter().any(|(n, _)| *n == header) {
@@ -332,8 +359,13 @@ fn decode_filter(node: &Node<'_>, report: &mut Report<'_>) -> Result<Filter, Inv
         }
     }
     for item in body.items("remove", report)? {
-        let name = item.value.as_str().and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
-        modifier.remove.push(name.ok_or_else(|| item.wrong_type("a header name", report))?);
+        let text = item.value.as_str().ok_or_else(|| item.wrong_type("a header name", report))?;
+        modifier.remove.push(HeaderName::from_bytes(text.as_bytes()).map_err(|_| {
+            // The CRD takes any text here.
+            let what = format!("{text:?} is not a header name");
+            report.error(&item.path, Reason::UnsupportedValue, what, "use letters, digits and -");
+            Invalid
+        })?);
     }
     Ok(match kind {
         "RequestHeaderModifier" => Filter::RequestHeaders(modifier),
@@ -356,10 +388,9 @@ pub(crate) fn decode_text_match(
     text: &str,
     report: &mut Report<'_>,
 ) -> Result<StringMatch, Invalid> {
-    match node.text("type", report)?.unwrap_or("Exact") {
-        "Exact" => Ok(StringMatch::Exact(text.to_owned())),
-        "RegularExpression" => decode_regex(node, field, text, report).map(StringMatch::Regex),
-        other => Err(node.invalid("type", format!("unknown type {other:?}"), "use Exact or RegularExpression", report)),
+    match node.one_of("type", &["Exact", "RegularExpression"], report)? {
+        Some("RegularExpression") => decode_regex(node, field, text, report).map(StringMatch::Regex),
+        _ => Ok(StringMatch::Exact(text.to_owned())),
     }
 }
 
@@ -371,5 +402,5 @@ pub(crate) fn decode_regex(
     report: &mut Report<'_>,
 ) -> Result<RegexMatch, Invalid> {
     RegexMatch::new(pattern)
-        .map_err(|why| node.invalid(field, why.to_string(), "write a pattern of the syntax of RE2", report))
+        .map_err(|why| node.unsupported(field, why.to_string(), "write a pattern of the syntax of RE2", report))
 }

@@ -6,12 +6,15 @@ use mesh_policy::Protocol;
 
 use crate::{
     object::Object,
-    problem::{Reason, Report},
-    walker::Node,
+    problem::Report,
+    walker::{Invalid, Node},
 };
 
 /// Annotation of a Service or Pod that lists opaque ports: `3306,5000-5010`.
 pub const OPAQUE_PORTS_ANNOTATION: &str = "config.meshctl.dev/opaque-ports";
+
+/// Values of `protocol` of a port.
+pub(crate) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
 /// A Service, as far as the mesh cares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +81,14 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
             Ok(ip) => service.cluster_ips.push(ip),
             Err(_) if text.is_empty() || text == "None" => {}
             Err(_) => {
-                let what = format!("{text:?} is not an IP address; the Service is known by name only");
-                report.error("spec.clusterIP", Reason::UnsupportedValue, what, "write an address, or None");
+                let mark = report.mark();
+                spec.invalid(
+                    "clusterIP",
+                    format!("{text:?} is not an IP address"),
+                    "write an address, or None",
+                    report,
+                );
+                report.effect(mark, "the Service is known by name only");
             }
         }
     }
@@ -92,14 +101,10 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
 }
 
 fn decode_port(node: &Node<'_>, opaque: &[(u16, u16)], report: &mut Report<'_>) -> Option<ServicePort> {
-    // UDP and SCTP pass beside the mesh.
-    if !matches!(node.text("protocol", report).ok()?, None | Some("TCP")) {
-        return None;
-    }
-    let Some(port) = node.port("port", report).ok()? else {
-        node.invalid("port", "`port` is required; the port is left out".to_owned(), "set it", report);
-        return None;
-    };
+    let mark = report.mark();
+    let port = decode_number(node, report);
+    report.effect(mark, "the port is left out");
+    let port = port.ok()??;
     let name = node.text("name", report).ok()?.unwrap_or_default().to_owned();
     let target = match node.get("targetPort") {
         Some(target) if target.value.is_string() => TargetPort::Name(target.value.as_str()?.to_owned()),
@@ -111,6 +116,18 @@ fn decode_port(node: &Node<'_>, opaque: &[(u16, u16)], report: &mut Report<'_>) 
         node.text("appProtocol", report).ok()?.map_or(Protocol::Detect, protocol_of)
     };
     Some(ServicePort { name, port, target, protocol })
+}
+
+/// The port's number; `None` when it is not of TCP.
+fn decode_number(node: &Node<'_>, report: &mut Report<'_>) -> Result<Option<u16>, Invalid> {
+    // UDP and SCTP pass beside the mesh.
+    if !matches!(node.one_of("protocol", &PROTOCOLS, report)?, None | Some("TCP")) {
+        return Ok(None);
+    }
+    match node.port("port", report)? {
+        None => Err(node.invalid("port", "`port` is required".to_owned(), "write it", report)),
+        some => Ok(some),
+    }
 }
 
 /// What an `appProtocol` says (KEP-3726, and the common names of IANA); the port's name says nothing.
@@ -135,12 +152,8 @@ pub(crate) fn opaque_ports(root: &Node<'_>, report: &mut Report<'_>) -> Vec<(u16
             (Ok(low), Ok(high)) if 0 < low && low <= high => ranges.push((low, high)),
             _ => {
                 let what = format!("{part:?} is neither a port nor a range; it is left out");
-                annotations.invalid(
-                    OPAQUE_PORTS_ANNOTATION,
-                    what,
-                    "write ports and ranges, as in 3306,5000-5010",
-                    report,
-                );
+                let fix = "write ports and ranges, as in 3306,5000-5010";
+                annotations.unsupported(OPAQUE_PORTS_ANNOTATION, what, fix, report);
             }
         }
     }

@@ -5,14 +5,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mesh_policy::RouteKind;
+use mesh_policy::{
+    RouteKind,
+    name::{is_label, is_subdomain},
+};
 
 use crate::{
     endpoint_slice::{self, EndpointSlice},
     grpc_route, http_route,
     object::{Object, ObjectId},
     pod::{self, Pod},
-    problem::{Problem, Report},
+    problem::{Problem, Reason, Report},
     reference_grant::{self, GATEWAY_GROUP, ReferenceGrant},
     route::RouteObject,
     service::{self, Service},
@@ -91,7 +94,7 @@ impl Snapshot {
     /// are ignored.
     pub fn apply(&mut self, object: &Object) -> Vec<Problem> {
         let id = object.id();
-        let mut report = Report::new(&id, object.source.as_ref());
+        let mut report = Report::of(object);
         let key = Key::new(object.namespace.as_str(), object.name.as_str());
         match (object.group(), object.kind.as_str()) {
             ("", "Service") => {
@@ -114,6 +117,7 @@ impl Snapshot {
             }
             _ => return Vec::new(),
         }
+        check_names(object, &mut report);
         let problems = report.finish();
         if problems.is_empty() {
             self.problems.remove(&id);
@@ -161,5 +165,19 @@ impl Snapshot {
             RouteKind::Http => &self.http_routes,
             RouteKind::Grpc => &self.grpc_routes,
         }
+    }
+}
+
+/// Names that no API server takes; other objects may refer to this one all the same.
+fn check_names(object: &Object, report: &mut Report<'_>) {
+    if !is_label(&object.namespace) {
+        let what = format!("{:?} is not the name of a namespace", object.namespace);
+        let fix = "use at most 63 of a-z, 0-9 and -, beginning and ending with a letter or digit";
+        report.schema("metadata.namespace", Reason::UnsupportedValue, what, fix);
+    }
+    if !is_subdomain(&object.name) {
+        let what = format!("{:?} is not the name of an object", object.name);
+        let fix = "use at most 253 of a-z, 0-9, - and ., each part beginning and ending with a letter or digit";
+        report.schema("metadata.name", Reason::UnsupportedValue, what, fix);
     }
 }

@@ -3,9 +3,14 @@
 //! `Null` counts as absent, as the API server treats it. Every reader reports what it cannot use, so that a decoder
 //! which gets an [`Invalid`] only has to decide what follows from it.
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
 
 use crate::problem::{Reason, Report};
+
+/// Most characters of a value that a message repeats.
+const MAX_SHOWN: usize = 60;
 
 /// A field is there and cannot be used; the problem is reported already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +45,15 @@ impl<'v> Node<'v> {
         if node.value.is_object() { Ok(Some(node)) } else { Err(node.wrong_type("an object", report)) }
     }
 
+    /// A label of the object whose root this is.
+    pub(crate) fn label(&self, name: &str, report: &mut Report<'_>) -> Result<Option<&'v str>, Invalid> {
+        let Some(metadata) = self.object("metadata", report)? else { return Ok(None) };
+        match metadata.object("labels", report)? {
+            Some(labels) => labels.text(name, report),
+            None => Ok(None),
+        }
+    }
+
     /// A list; empty if it is not there.
     pub(crate) fn items(&self, name: &str, report: &mut Report<'_>) -> Result<Vec<Node<'v>>, Invalid> {
         let Some(node) = self.get(name) else { return Ok(Vec::new()) };
@@ -58,30 +72,62 @@ impl<'v> Node<'v> {
     pub(crate) fn required_text(&self, name: &str, report: &mut Report<'_>) -> Result<&'v str, Invalid> {
         match self.text(name, report)? {
             Some(text) if !text.is_empty() => Ok(text),
-            _ => {
-                let what = format!("`{name}` is required");
-                report.error(&self.field(name), Reason::UnsupportedValue, what, "set it");
-                Err(Invalid)
-            }
+            _ => Err(self.invalid(name, format!("`{name}` is required"), "write it", report)),
         }
     }
 
-    /// A whole number from 0 to `max`.
-    pub(crate) fn integer(&self, name: &str, max: u32, report: &mut Report<'_>) -> Result<Option<u32>, Invalid> {
+    /// A text, if it is one of those known.
+    pub(crate) fn one_of(
+        &self,
+        name: &str,
+        known: &[&'static str],
+        report: &mut Report<'_>,
+    ) -> Result<Option<&'static str>, Invalid> {
+        let Some(found) = self.text(name, report)? else { return Ok(None) };
+        match known.iter().find(|value| **value == found) {
+            Some(value) => Ok(Some(value)),
+            None => Err(self.unknown_value(name, found, known, report)),
+        }
+    }
+
+    /// Reports a text that is not one of those known. One that differs in case only is a slip that no version of the
+    /// API takes; any other may be of a newer one.
+    pub(crate) fn unknown_value(&self, name: &str, found: &str, known: &[&str], report: &mut Report<'_>) -> Invalid {
+        let what = format!("{name} is {}, which is not known here", shown(&Value::from(found)));
+        let fix = format!("use {}", known.join(", "));
+        if known.iter().any(|value| value.eq_ignore_ascii_case(found)) {
+            self.invalid(name, what, &fix, report)
+        } else {
+            self.unsupported(name, what, &fix, report)
+        }
+    }
+
+    /// A boolean.
+    pub(crate) fn flag(&self, name: &str, report: &mut Report<'_>) -> Result<Option<bool>, Invalid> {
         let Some(node) = self.get(name) else { return Ok(None) };
-        let number = node.value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= max);
-        number.map(Some).ok_or_else(|| node.wrong_type(&format!("a whole number from 0 to {max}"), report))
+        node.value.as_bool().map(Some).ok_or_else(|| node.wrong_type("true or false", report))
     }
 
-    /// A port number, 1 to 65535.
+    /// A whole number of a range.
+    pub(crate) fn integer(
+        &self,
+        name: &str,
+        range: RangeInclusive<u32>,
+        report: &mut Report<'_>,
+    ) -> Result<Option<u32>, Invalid> {
+        let Some(node) = self.get(name) else { return Ok(None) };
+        let number = node.value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
+        number.map(Some).ok_or_else(|| {
+            let is_whole = node.value.is_i64() || node.value.is_u64();
+            let kind = if is_whole { "" } else { "a whole number, " };
+            node.wrong_type(&format!("{kind}{} to {}", range.start(), range.end()), report)
+        })
+    }
+
+    /// A port number.
     pub(crate) fn port(&self, name: &str, report: &mut Report<'_>) -> Result<Option<u16>, Invalid> {
-        match self.integer(name, u32::from(u16::MAX), report)? {
-            None => Ok(None),
-            Some(n) => match u16::try_from(n) {
-                Ok(port) if port > 0 => Ok(Some(port)),
-                _ => Err(self.invalid(name, format!("{n} is not a port"), "use 1 to 65535", report)),
-            },
-        }
+        let number = self.integer(name, 1..=u32::from(u16::MAX), report)?;
+        Ok(number.and_then(|number| u16::try_from(number).ok()))
     }
 
     /// Reports each field that is not among those known. Gives [`Invalid`] when there was one, for places where an
@@ -108,8 +154,14 @@ impl<'v> Node<'v> {
         }
     }
 
-    /// Reports a field's value as wrong.
+    /// Reports a field's value as one that no API server takes.
     pub(crate) fn invalid(&self, name: &str, what: String, fix: &str, report: &mut Report<'_>) -> Invalid {
+        report.schema(&self.field(name), Reason::UnsupportedValue, what, fix);
+        Invalid
+    }
+
+    /// Reports a field's value as not understood here.
+    pub(crate) fn unsupported(&self, name: &str, what: String, fix: &str, report: &mut Report<'_>) -> Invalid {
         report.error(&self.field(name), Reason::UnsupportedValue, what, fix);
         Invalid
     }
@@ -124,18 +176,25 @@ impl<'v> Node<'v> {
         fields.filter(|(n, v)| !v.is_null() && !known.contains(&n.as_str())).map(|(n, _)| n.as_str()).collect()
     }
 
-    /// Reports this value as being of another type than the one asked for.
+    /// Reports this value as another than the one asked for.
     pub(crate) fn wrong_type(&self, wanted: &str, report: &mut Report<'_>) -> Invalid {
-        let found = match self.value {
-            Value::Null => "nothing",
-            Value::Bool(_) => "a boolean",
-            Value::Number(_) => "another number",
-            Value::String(_) => "a text",
-            Value::Array(_) => "a list",
-            Value::Object(_) => "an object",
-        };
-        let what = format!("found {found} where {wanted} belongs");
-        report.error(&self.path, Reason::UnsupportedValue, what, format!("write {wanted}"));
+        let name = self.path.rsplit('.').next().unwrap_or_default();
+        let what = format!("{name} is {}; it must be {wanted}", shown(self.value));
+        report.schema(&self.path, Reason::UnsupportedValue, what, format!("write {wanted}"));
         Invalid
+    }
+}
+
+/// A value as a message shows it: short, on one line.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::String(text) => match text.char_indices().nth(MAX_SHOWN) {
+            Some((end, _)) => format!("{:?}...", text.get(..end).unwrap_or_default()),
+            None => format!("{text:?}"),
+        },
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
     }
 }
