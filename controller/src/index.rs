@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use mesh_resources::{Object, ObjectId, Options, Snapshot};
+use mesh_resources::{Class, Object, ObjectId, Options, Snapshot};
 use tokio::sync::watch;
 
 use crate::{
@@ -28,11 +28,16 @@ pub struct Published {
     pub problems: Vec<Entry>,
 }
 
+/// What tells objects apart: kind, namespace and name, and the API group.
+type Name = (ObjectId, String);
+
 /// The state that snapshots are made of.
 #[derive(Debug)]
 pub struct Index {
     options: Options,
-    objects: BTreeMap<Arc<str>, Vec<Object>>,
+    objects: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
+    /// The versions in force of those objects that have no problem of [`Class::Schema`].
+    good: HashMap<Name, Arc<Object>>,
     /// Problems of whole sources, such as files that cannot be read.
     refused: BTreeMap<Arc<str>, Entry>,
     changed: bool,
@@ -44,13 +49,14 @@ impl Index {
     /// An empty index, and where its snapshots appear.
     pub fn new(options: Options, metrics: Arc<Metrics>) -> (Self, watch::Receiver<Arc<Published>>) {
         let (publish, receiver) = watch::channel(Arc::default());
-        let (objects, refused) = (BTreeMap::new(), BTreeMap::new());
-        (Self { options, objects, refused, changed: false, publish, metrics }, receiver)
+        let (objects, good, refused) = (BTreeMap::new(), HashMap::new(), BTreeMap::new());
+        (Self { options, objects, good, refused, changed: false, publish, metrics }, receiver)
     }
 
     /// Puts a source's objects in force in place of those it had.
     pub fn apply(&mut self, source: &Arc<str>, objects: Vec<Object>) {
         self.changed |= self.refused.remove(source).is_some();
+        let objects: Vec<_> = objects.into_iter().map(Arc::new).collect();
         if self.objects.get(source) != Some(&objects) {
             self.objects.insert(source.clone(), objects);
             self.changed = true;
@@ -93,8 +99,8 @@ impl Index {
         if !std::mem::take(&mut self.changed) {
             return false;
         }
-        let (snapshot, duplicates) = self.build();
-        let mut problems: Vec<Entry> = self.refused.values().cloned().chain(duplicates).collect();
+        let (snapshot, refused) = self.build();
+        let mut problems: Vec<Entry> = self.refused.values().cloned().chain(refused).collect();
         problems.extend(snapshot.problems().iter().map(Entry::from));
         problems.sort();
         problems.dedup();
@@ -108,23 +114,37 @@ impl Index {
         true
     }
 
-    /// Of two objects of one name, the one in the first source by name stays, whatever came first in time.
-    fn build(&self) -> (Snapshot, Vec<Entry>) {
+    /// Decodes everything, and gives what is refused of it.
+    ///
+    /// Of two objects of one name, the one in the first source by name counts, whatever came first in time. One that no
+    /// API server would take leaves its earlier version in force, as a refused write does on a cluster; without an
+    /// earlier version it is taken in as far as it is understood.
+    fn build(&mut self) -> (Snapshot, Vec<Entry>) {
         let mut snapshot = Snapshot::new(self.options.clone());
-        let mut seen: HashMap<(ObjectId, &str), &Object> = HashMap::new();
-        let mut duplicates = Vec::new();
+        let mut seen: HashMap<Name, &Object> = HashMap::new();
+        let mut good = HashMap::new();
+        let mut refused = Vec::new();
         for object in self.objects.values().flatten() {
-            match seen.entry((object.id(), object.group())) {
-                std::collections::hash_map::Entry::Occupied(kept) => {
-                    duplicates.push(Entry::duplicate(kept.get(), object));
+            let name = (object.id(), object.group().to_owned());
+            if let Some(kept) = seen.get(&name) {
+                refused.push(Entry::duplicate(kept, object));
+                continue;
+            }
+            seen.insert(name.clone(), object);
+            let problems = snapshot.apply(object);
+            let is_good = problems.iter().all(|problem| problem.class != Class::Schema);
+            match self.good.get(&name).filter(|_| !is_good) {
+                Some(earlier) => {
+                    snapshot.apply(earlier);
+                    refused.extend(problems.iter().filter(|p| p.class == Class::Schema).map(Entry::refused));
+                    good.insert(name, earlier.clone());
                 }
-                std::collections::hash_map::Entry::Vacant(free) => {
-                    free.insert(object);
-                    snapshot.apply(object);
-                }
+                None if is_good => drop(good.insert(name, object.clone())),
+                None => {}
             }
         }
-        (snapshot, duplicates)
+        self.good = good;
+        (snapshot, refused)
     }
 }
 
@@ -184,5 +204,96 @@ mod tests {
         assert!(knows(&rx, "web:80") && !knows(&rx, "web:81"));
         let problem = rx.borrow().problems[0].to_string();
         assert!(problem.starts_with("b.yaml:1: Service shop/web: defined in a.yaml:1 as well"), "{problem}");
+    }
+
+    const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: split, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: '', name: web}]
+  rules:
+  - backendRefs:
+    - name: web
+      port: 80
+      weight: WEIGHT
+";
+
+    fn route(weight: &str) -> Vec<Object> {
+        parse_manifests(&ROUTE.replace("WEIGHT", weight), "r.yaml").unwrap()
+    }
+
+    /// The weight of the route's backend, or why it is invalid.
+    fn weight(rx: &watch::Receiver<Arc<Published>>) -> Result<u32, String> {
+        let published = rx.borrow();
+        let backend = &published.snapshot.http_routes.values().next().expect("a route").rules[0].backends[0];
+        backend.service.clone().map(|_| backend.weight)
+    }
+
+    fn told(rx: &watch::Receiver<Arc<Published>>) -> Vec<(String, Option<u64>, String)> {
+        rx.borrow().problems.iter().map(|p| (p.reason.clone(), p.line, p.what.clone())).collect()
+    }
+
+    #[test]
+    fn an_object_that_no_api_server_takes_leaves_the_earlier_one_in_force() {
+        let (mut index, rx) = index();
+        let file: Arc<str> = "r.yaml".into();
+        index.apply(&"web.yaml".into(), service("web", 80, "web.yaml"));
+        index.apply(&file, route("3"));
+        index.publish();
+        assert_eq!((weight(&rx), told(&rx)), (Ok(3), vec![]));
+
+        index.apply(&file, route("-5"));
+        assert!(index.publish());
+        let what = "weight is -5; it must be 0 to 1000000; the object is refused, its earlier version stays in force";
+        let refused = vec![("Refused".to_owned(), Some(10), what.to_owned())];
+        assert_eq!((weight(&rx), told(&rx)), (Ok(3), refused.clone()));
+        // Neither another bad version nor another change elsewhere loses it.
+        index.apply(&file, route("many"));
+        index.apply(&"db.yaml".into(), service("db", 1, "db.yaml"));
+        index.publish();
+        assert_eq!(weight(&rx), Ok(3));
+        // In another file by now.
+        index.delete("r.yaml");
+        index.apply(&"a.yaml".into(), route("-5"));
+        index.publish();
+        assert_eq!((weight(&rx), told(&rx)), (Ok(3), refused));
+
+        index.apply(&"a.yaml".into(), route("4"));
+        index.publish();
+        assert_eq!((weight(&rx), told(&rx)), (Ok(4), vec![]));
+        // What is deleted is no earlier version of what comes later.
+        index.delete("a.yaml");
+        index.publish();
+        assert!(rx.borrow().snapshot.http_routes.is_empty());
+        index.apply(&file, route("-5"));
+        index.publish();
+        assert!(weight(&rx).is_err());
+    }
+
+    #[test]
+    fn without_an_earlier_version_what_is_understood_is_in_force() {
+        let (mut index, rx) = index();
+        index.apply(&"web.yaml".into(), service("web", 80, "web.yaml"));
+        index.apply(&"r.yaml".into(), route("-5"));
+        index.publish();
+        assert!(weight(&rx).is_err());
+        let what = "weight is -5; it must be 0 to 1000000; its share of the requests is answered 500";
+        assert_eq!(told(&rx), [("UnsupportedValue".to_owned(), Some(10), what.to_owned())]);
+        index.apply(&"r.yaml".into(), route("7"));
+        index.publish();
+        assert_eq!((weight(&rx), told(&rx)), (Ok(7), vec![]));
+    }
+
+    #[test]
+    fn what_is_not_understood_replaces_the_earlier_version() {
+        let (mut index, rx) = index();
+        index.apply(&"web.yaml".into(), service("web", 80, "web.yaml"));
+        index.apply(&"r.yaml".into(), route("3"));
+        index.publish();
+        index.apply(&"r.yaml".into(), route("4\n    brandNew: {a: 1}"));
+        index.publish();
+        assert_eq!(weight(&rx), Ok(4));
+        assert_eq!(told(&rx).len(), 1);
+        assert_eq!(told(&rx)[0].0, "UnsupportedValue");
     }
 }

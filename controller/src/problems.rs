@@ -25,7 +25,8 @@ pub struct Entry {
     pub object: Option<String>,
     /// The field, if it is about one.
     pub field: Option<String>,
-    /// A word for programs: a Gateway API condition reason, or `BrokenFile`, `Duplicate`, `Folder`.
+    /// A word for programs: a Gateway API condition reason, or `BrokenFile`, `Refused`, `Duplicate`,
+    /// `Folder`.
     pub reason: String,
     /// What is wrong, and what follows from it.
     pub what: String,
@@ -49,6 +50,12 @@ impl Entry {
             what: format!("{}; {follows}", error.message),
             fix: "correct the file".to_owned(),
         }
+    }
+
+    /// What is wrong with an object that was refused, so that its earlier version stays in force.
+    pub fn refused(problem: &Problem) -> Self {
+        let what = format!("{}; the object is refused, its earlier version stays in force", problem.what);
+        Self { reason: "Refused".to_owned(), what, ..Self::from(problem) }
     }
 
     /// Something about the folder as a whole.
@@ -95,7 +102,7 @@ impl From<&Problem> for Entry {
             object: Some(problem.object.to_string()),
             field: Some(problem.field.clone()),
             reason: problem.reason.as_str().to_owned(),
-            what: problem.what.clone(),
+            what: problem.what_and_effect(),
             fix: problem.fix.clone(),
         }
     }

@@ -64,6 +64,30 @@ async fn an_edit_of_weights_reaches_a_proxy_and_a_broken_file_changes_nothing() 
 }
 
 #[tokio::test]
+async fn an_object_that_a_cluster_would_refuse_changes_nothing_and_is_told() {
+    let f = Fixture::start(&[]).await;
+    let mut client = PolicyClient::new(f.proxy("shop.client").await);
+    let mut stream = client.outbound(ask("web:80", "shop/client")).await.unwrap().into_inner();
+    let before = next(&mut stream).await;
+
+    let bad = route(90, 10).replace("weight: 10", "weight: -5");
+    f.write("route.yaml", &format!("# moved by a line\n{bad}"));
+    let problems = f.problems(|p| !p.is_empty()).await;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!((&problems[0]["reason"], &problems[0]["file"]), (&"Refused".into(), &"route.yaml".into()));
+    assert_eq!((&problems[0]["line"], &problems[0]["object"]), (&9.into(), &"HTTPRoute shop/split".into()));
+    let what = "weight is -5; it must be 0 to 1000000; the object is refused, its earlier version stays in force";
+    assert_eq!(problems[0]["what"], what);
+    let mut other = client.outbound(ask("web.shop:80", "shop/client")).await.unwrap().into_inner();
+    assert_eq!(weights(next(&mut other).await), weights(before), "the earlier route is in force for new streams too");
+
+    // The open stream heard nothing of it: the next thing it says is the mended file.
+    f.write("route.yaml", &route(1, 2));
+    assert_eq!(weights(next(&mut stream).await)[1].1, 2);
+    f.problems(<[_]>::is_empty).await;
+}
+
+#[tokio::test]
 async fn endpoints_come_as_deltas() {
     let f = Fixture::start(&[]).await;
     let channel = f.proxy("shop.client").await;
