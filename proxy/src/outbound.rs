@@ -6,7 +6,7 @@
 use std::{cell::RefCell, future::poll_fn, pin::Pin, rc::Rc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Response};
+use http::{Method, Response, Version};
 use mesh_policy::{OutboundPolicy, Protocol, Target};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -105,6 +105,10 @@ async fn request(worker: Rc<Worker>, destination: Destination, incoming: Incomin
     let connect = incoming.request.method() == Method::CONNECT && matches!(destination, Destination::Authority);
     if !connect {
         return exchange::serve(worker, destination, incoming).await;
+    }
+    if incoming.request.version() == Version::HTTP_2 {
+        let detail = "CONNECT to this proxy takes HTTP/1.1: a tunnel has its connection to itself";
+        return Err(Error::undelivered(Reason::BadRequest, detail));
     }
     let authority = headers::authority(&incoming.request)?
         .filter(|a| a.port_u16().is_some())

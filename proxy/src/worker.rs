@@ -115,6 +115,14 @@ impl Worker {
         }
     }
 
+    /// The handles of one direction.
+    pub fn direction(&self, direction: Direction) -> &DirectionMetrics {
+        match direction {
+            Direction::Outbound => &self.outbound,
+            Direction::Inbound => &self.inbound,
+        }
+    }
+
     /// The destination named `name` (`host:port`), remembered.
     pub fn target(&self, name: &str) -> Rc<OutboundTarget> {
         let mut targets = self.targets.borrow_mut();

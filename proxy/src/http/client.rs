@@ -31,7 +31,7 @@ use crate::{
     connect,
     error::{Delivery, Error, Reason},
     io::Io,
-    metrics::{Direction, DirectionMetrics},
+    metrics::Direction,
     tcp,
     worker::Worker,
 };
@@ -170,39 +170,38 @@ pub async fn send_plain(
 }
 
 /// Sends a request that leaves HTTP, on a connection of its own. After the switch, bytes are copied until both ends are
-/// done.
+/// done; `in_flight` counts for as long, or until the end of a response that switches nothing.
 pub async fn send_upgrade(
     worker: &Rc<Worker>,
     direction: Direction,
     io: Box<dyn Io>,
     request: Request<Body>,
     interim: &Interim,
+    in_flight: InFlight,
 ) -> Result<Reply, Error> {
     let connection = h1::client::Connection::new(io, &h1_config(&worker.config));
     let early = |status, headers: &HeaderMap| interim.send(status, headers);
     let sent = h1::client::send(connection, request, early, drop).await;
     let reply = sent.map_err(|error| Error { delivery: Delivery::Begun, ..failed_to("the server", &error) })?;
-    let upgrade = reply.upgrade.map(|mut upstream| {
+    let response = reply.response.map(Body::from);
+    let Some(mut upstream) = reply.upgrade else {
+        return Ok(response.map(|body| body.counted(in_flight)).into());
+    };
+    let upgrade = {
         let worker = worker.clone();
         Box::new(move |mut client: Box<dyn Io>| {
             let tasks = worker.tasks.clone();
             tasks.spawn_local(async move {
-                let metrics = metrics_of(&worker, direction);
+                let metrics = worker.direction(direction);
                 let copied = tcp::copy(&mut client, &mut upstream, &metrics.bytes_sent, &metrics.bytes_received);
                 if let Err(error) = copied.await {
                     tracing::debug!("upgraded connection: {error}");
                 }
+                drop(in_flight);
             });
-        }) as super::Upgrade
-    });
-    Ok(Reply { response: reply.response.map(Body::from), upgrade })
-}
-
-fn metrics_of(worker: &Worker, direction: Direction) -> &DirectionMetrics {
-    match direction {
-        Direction::Outbound => &worker.outbound,
-        Direction::Inbound => &worker.inbound,
-    }
+        })
+    };
+    Ok(Reply { response, upgrade: Some(upgrade) })
 }
 
 /// Takes from a response what only a peer's proxy may say.

@@ -63,6 +63,7 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
     let upgrade_to = upgrade.then(|| request.headers().get(http::header::UPGRADE).cloned()).flatten();
     headers::strip_hop_by_hop(request.headers_mut());
     headers::strip_mesh(request.headers_mut());
+    let mut request = request.map(Body::without_mesh_trailers);
     for filter in rule.into_iter().flat_map(|r| &r.filters).chain(backend.into_iter().flat_map(|b| &b.filters)) {
         filter.apply_request(request.headers_mut());
     }
@@ -323,11 +324,13 @@ impl Call<'_> {
     /// One attempt at one endpoint. A peer marks what it could not hand to its application.
     async fn upgrade_at(&self, endpoint: &Rc<Endpoint>, request: Request<Body>) -> Result<Reply, Error> {
         let address = endpoint.info.address;
+        let in_flight = InFlight::on(endpoint.clone());
         let io: Box<dyn crate::io::Io> = match &endpoint.info.identity {
             None => Box::new(connect::tcp(self.worker, address).await?),
             Some(id) => Box::new(connect::mesh(self.worker, address, id, &self.worker.tls.client_h1).await?),
         };
-        let mut reply = client::send_upgrade(self.worker, Direction::Outbound, io, request, &self.interim).await?;
+        let sent = client::send_upgrade(self.worker, Direction::Outbound, io, request, &self.interim, in_flight);
+        let mut reply = sent.await?;
         if endpoint.info.identity.is_none() {
             reply.response = client::from_stranger(reply.response);
         } else if reply.response.headers().contains_key(headers::NEVER_DELIVERED) {

@@ -16,19 +16,23 @@ pub const NEVER_DELIVERED: HeaderName = HeaderName::from_static("mesh-never-deli
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const PREFIX: &str = "mesh-";
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Whether a request asks to leave HTTP: an `Upgrade` that `Connection` names (RFC 9110 section 7.8), or CONNECT.
+/// Whether a request asks to leave HTTP: an `Upgrade` that `Connection` names (RFC 9110 section 7.8), or CONNECT. `h2c` is
+/// no reason (RFC 9113 section 3.1 made it obsolete): in a tunnel nobody would see the requests that follow, and clients
+/// that offer it are served as well without.
 pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11
         && (request.method() == Method::CONNECT
-            || (request.headers().contains_key(header::UPGRADE) && names(request.headers(), "upgrade")))
+            || (request.headers().contains_key(header::UPGRADE)
+                && lists(request.headers(), header::CONNECTION, "upgrade")
+                && !lists(request.headers(), header::UPGRADE, "h2c")))
 }
 
-/// Whether any `Connection` field lists `token`.
-fn names(headers: &HeaderMap, token: &str) -> bool {
+/// Whether any field `name` lists `token`.
+fn lists(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     headers
-        .get_all(header::CONNECTION)
+        .get_all(name)
         .iter()
         .filter_map(|v| v.to_str().ok())
         .flat_map(|v| v.split(','))
@@ -59,19 +63,21 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
     }
-    for name in [header::TRANSFER_ENCODING, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
+    for name in [header::TRANSFER_ENCODING, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS] {
         if headers.contains_key(&name) {
             headers.remove(name);
         }
     }
 }
 
-/// Removes every `mesh-*` field: they are ours, and whoever we did not authenticate may not set them.
+/// Removes every `mesh-*` field: they are ours, and whoever we did not authenticate may not set them. With `_` as well:
+/// applications behind CGI-like interfaces cannot tell the two apart.
 pub fn strip_mesh(headers: &mut HeaderMap) {
-    if !headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+    let is_ours = |name: &&HeaderName| matches!(name.as_str().as_bytes(), [b'm', b'e', b's', b'h', b'-' | b'_', ..]);
+    if !headers.keys().any(|name| is_ours(&name)) {
         return;
     }
-    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(PREFIX)).cloned().collect();
+    let ours: Vec<HeaderName> = headers.keys().filter(is_ours).cloned().collect();
     ours.iter().for_each(|name| drop(headers.remove(name)));
 }
 
@@ -174,9 +180,12 @@ pub fn to_h1_form<B>(request: &mut Request<B>, version: Version) -> Result<(), E
     Ok(())
 }
 
-/// Whether a request is gRPC: errors then go out as grpc-status.
+/// Whether a request is gRPC: errors then go out as grpc-status. gRPC-Web is not: it has its status in the body.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let rest = value.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+    })
 }
 
 /// Whether a request waits for 100 before its body (RFC 9110 section 10.1.1).
@@ -209,9 +218,34 @@ mod tests {
 
     #[test]
     fn ours_are_taken_from_strangers() {
-        let mut map = headers(&[("mesh-orig-proto", "HTTP/1.0"), ("mesh-x", "1"), ("meshed", "2")]);
+        let mut map = headers(&[("mesh-orig-proto", "HTTP/1.0"), ("mesh-x", "1"), ("mesh_id", "1"), ("meshed", "2")]);
         strip_mesh(&mut map);
         assert_eq!(map, headers(&[("meshed", "2")]));
+    }
+
+    #[test]
+    fn what_leaves_http_is_an_upgrade_and_h2c_is_none() {
+        for (upgrade, connection, wants) in [
+            ("websocket", "keep-alive, Upgrade", true),
+            ("websocket", "keep-alive", false),
+            ("h2c", "Upgrade, HTTP2-Settings", false),
+            ("foo, H2C", "upgrade", false),
+        ] {
+            let request = Request::get("/").header("upgrade", upgrade).header("connection", connection);
+            assert_eq!(wants_upgrade(&request.body(()).unwrap()), wants, "{upgrade}; {connection}");
+        }
+    }
+
+    #[test]
+    fn grpc_web_is_not_grpc() {
+        for (kind, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=x", true),
+            ("application/grpc-web+proto", false),
+        ] {
+            assert_eq!(is_grpc(&headers(&[("content-type", kind)])), grpc, "{kind}");
+        }
     }
 
     #[test]

@@ -97,6 +97,7 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     let upgrade_to = upgrade.then(|| request.headers().get(header::UPGRADE).cloned()).flatten();
     headers::strip_hop_by_hop(request.headers_mut());
     headers::strip_mesh(request.headers_mut());
+    let mut request = request.map(Body::without_mesh_trailers);
     *request.version_mut() = version;
 
     // The application.
@@ -108,8 +109,12 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
             request.headers_mut().insert(header::UPGRADE, to);
         }
         let io = connect::tcp(worker, address).await.map_err(refused)?;
-        let mut reply = client::send_upgrade(worker, Direction::Inbound, Box::new(io), request, &interim).await?;
+        let (io, in_flight) = (Box::new(io), InFlight::default());
+        let mut reply = client::send_upgrade(worker, Direction::Inbound, io, request, &interim, in_flight).await?;
         reply.response = client::from_stranger(reply.response);
+        if reply.upgrade.is_none() {
+            headers::strip_hop_by_hop(reply.response.headers_mut());
+        }
         caller.series.record(reply.response.status(), None, began.elapsed());
         return Ok(reply);
     }

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason as H2Reason, RecvStream, server::SendResponse};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tower::Service;
 
 use super::{
@@ -79,7 +79,7 @@ where
     T: Io,
     S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
 {
-    let metrics = metrics_of(worker, direction);
+    let metrics = worker.direction(direction);
     metrics.http1.increment(1);
     let serve = |request: Request<h1::RecvBody>| {
         let mut service = service.clone();
@@ -117,7 +117,7 @@ where
     S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
     S::Future: 'static,
 {
-    let metrics = metrics_of(worker, direction);
+    let metrics = worker.direction(direction);
     metrics.http2.increment(1);
     let limits = &worker.config.limits;
     let window = limits.stream_window.saturating_mul(if peer { limits.streams } else { limits.inbound_streams });
@@ -155,7 +155,7 @@ where
                     let service = service.clone();
                     let worker = worker.clone();
                     tokio::task::spawn_local(async move {
-                        stream(metrics_of(&worker, direction), &worker.config.limits, request, respond, peer, service).await;
+                        stream(worker.direction(direction), &worker.config.limits, request, respond, peer, service).await;
                         drop(counted);
                     });
                 }
@@ -241,13 +241,6 @@ impl Drop for Counted {
     }
 }
 
-fn metrics_of(worker: &Worker, direction: Direction) -> &DirectionMetrics {
-    match direction {
-        Direction::Outbound => &worker.outbound,
-        Direction::Inbound => &worker.inbound,
-    }
-}
-
 /// One stream: the request, its service, its response. A caller that resets the stream cancels the work for it.
 async fn stream<S>(
     metrics: &DirectionMetrics,
@@ -261,6 +254,7 @@ async fn stream<S>(
 {
     let request = request.map(|body| Body::from(RecvBody::from(body)));
     let grpc = headers::is_grpc(request.headers());
+    let head_only = *request.method() == Method::HEAD;
     let respond = Rc::new(RefCell::new(respond));
     let result = if request.headers().len() > limits.headers {
         Err(Error::undelivered(Reason::HeadersTooLarge, format!("more than {} header fields", limits.headers)))
@@ -282,7 +276,8 @@ async fn stream<S>(
         return respond.borrow_mut().send_reset(H2Reason::REFUSED_STREAM);
     }
     let (head, body) = answered(metrics, result, grpc).response.into_parts();
-    let end = body.is_end();
+    // Whatever the body is, there is none behind these (RFC 9110 section 6.4.1); our own errors have one.
+    let end = head_only || matches!(head.status.as_u16(), 204 | 304) || body.is_end();
     let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), end);
     match sent {
         Ok(mut stream) if !end => {
@@ -292,5 +287,40 @@ async fn stream<S>(
         }
         Ok(_) => {}
         Err(error) => tracing::debug!("response head: {error}"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{config::tests::minimal, metrics::Metrics};
+
+    /// Answers one request with an error of ours and gives the response.
+    async fn refused(request: Request<()>) -> Response<RecvStream> {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let (mut send, driver) = h2::client::Builder::new().handshake::<_, Bytes>(ours).await.unwrap();
+        tokio::task::spawn_local(driver);
+        let mut connection = h2::server::handshake(theirs).await.unwrap();
+        let (response, _) = send.send_request(request, true).unwrap();
+        let (request, respond) = connection.accept().await.unwrap().unwrap();
+        tokio::task::spawn_local(async move { connection.accept().await.is_none() });
+        let metrics = DirectionMetrics::new(&Metrics::default(), Direction::Outbound);
+        let limits = Config::from_env(&minimal()).unwrap().limits;
+        let denied = tower::service_fn(|_: Incoming| async { Err(Error::undelivered(Reason::Denied, "no")) });
+        stream(&metrics, &limits, request, respond, false, denied).await;
+        response.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn head_is_answered_without_a_body() {
+        let exchange = async {
+            for (method, bodiless) in [(Method::HEAD, true), (Method::GET, false)] {
+                let request = Request::builder().method(method).uri("http://web/").body(()).unwrap();
+                let response = refused(request).await;
+                assert_eq!((response.status().as_u16(), response.body().is_end_stream()), (403, bodiless));
+            }
+        };
+        tokio::task::LocalSet::new().run_until(exchange).await;
     }
 }
