@@ -51,8 +51,8 @@ pub enum Mismatch<'p> {
     Query(&'p QueryMatch),
 }
 
-/// A path that no request has: a path starts with `/` or is `*`.
-const NO_PATH: &str = "!never";
+/// A path that no request has, since `?` ends a path, and that is a path on the wire all the same.
+const NO_PATH: &str = "/?never";
 
 impl RequestMatch {
     /// A match that holds for no request: what stands in the place of a rule that could not be understood, so that the

@@ -67,7 +67,8 @@ fn compile(pattern: &str) -> Result<regex::bytes::Regex, RegexError> {
         .build()
         .map_err(|error| match error {
             regex::Error::CompiledTooBig(_) => RegexError::TooLarge,
-            other => RegexError::Syntax(other.to_string()),
+            // The pattern and a caret come first, over several lines; the message is the last.
+            other => RegexError::Syntax(other.to_string().lines().last().unwrap_or_default().trim().to_owned()),
         })
 }
 
