@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-/// Reads a duration such as `1h30m` or `500ms`. `None` when the text is not one.
+/// The longest single pair. Several pairs may add up to more, which is as good as for ever.
+const LONGEST: Duration = Duration::from_secs(99_999 * 3600);
+
+/// Reads a duration such as `1h30m` or `500ms`, at most [`LONGEST`]. `None` when the text is not one.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     const MAX_PAIRS: usize = 4;
     const MAX_DIGITS: usize = 5;
@@ -27,7 +30,7 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
         total += Duration::from_millis(millis);
         rest = after;
     }
-    (pairs > 0).then_some(total)
+    (pairs > 0).then_some(total.min(LONGEST))
 }
 
 #[cfg(test)]
@@ -46,6 +49,7 @@ mod tests {
             ("2h30m", Some(9_000_000)),
             ("5m30s30s", Some(360_000)),
             ("1h30m10s500ms", Some(5_410_500)),
+            ("99999h99999h", Some(99_999 * 3_600_000)),
             ("", None),
             ("1", None),
             ("1d", None),

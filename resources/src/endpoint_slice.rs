@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use mesh_policy::name::is_subdomain;
+
 use crate::{
     object::Object,
     problem::{Reason, Report},
@@ -102,9 +104,16 @@ fn decode_endpoint(node: &Node<'_>, report: &mut Report<'_>) -> Result<SliceEndp
     let serving = condition("serving")?.unwrap_or(ready);
     let terminating = condition("terminating")?.unwrap_or(false);
     let pod = match node.object("targetRef", report)? {
-        Some(target) if target.text("kind", report)? == Some("Pod") => target.text("name", report)?.map(Into::into),
+        Some(target) if target.text("kind", report)? == Some("Pod") => {
+            target.name("name", is_subdomain, report)?.map(Into::into)
+        }
         _ => None,
     };
-    let zone = node.text("zone", report)?.map(Into::into);
+    let zone = match node.text("zone", report)? {
+        Some(zone) if zone.chars().any(char::is_control) => {
+            return Err(node.invalid("zone", "zone has control characters".to_owned(), "remove them", report));
+        }
+        zone => zone.map(Into::into),
+    };
     Ok(SliceEndpoint { address, ready, serving, terminating, pod, zone })
 }

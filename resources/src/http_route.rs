@@ -8,7 +8,7 @@ use mesh_policy::{
 use crate::{
     object::Object,
     problem::Report,
-    route::{RouteObject, decode_header_name, decode_regex, decode_text_match},
+    route::{MAX_LIST, RouteObject, decode_header_name, decode_regex, decode_text_match},
     walker::{Invalid, Node},
 };
 
@@ -28,7 +28,7 @@ fn decode_match(node: &Node<'_>, report: &mut Report<'_>) -> Result<RequestMatch
         node.one_of("method", &METHODS, report)?.and_then(|name| http::Method::from_bytes(name.as_bytes()).ok());
     let mut matched = RequestMatch { path: decode_path(node, report)?, method, ..RequestMatch::default() };
     matched.headers = decode_headers(node, report)?;
-    for item in node.items("queryParams", report)? {
+    for item in node.at_most("queryParams", MAX_LIST, report)? {
         item.only(&["type", "name", "value"], report)?;
         let name = item.required_text("name", report)?.to_owned();
         let value = decode_text_match(&item, "value", item.required_text("value", report)?, report)?;
@@ -45,7 +45,7 @@ pub(crate) fn decode_headers(node: &Node<'_>, report: &mut Report<'_>) -> Result
         let value = decode_text_match(item, "value", item.required_text("value", report)?, report)?;
         Ok(HeaderMatch { name, value })
     };
-    node.items("headers", report)?.iter().map(|item| decode(item, report)).collect()
+    node.at_most("headers", MAX_LIST, report)?.iter().map(|item| decode(item, report)).collect()
 }
 
 fn decode_path(node: &Node<'_>, report: &mut Report<'_>) -> Result<PathMatch, Invalid> {

@@ -8,7 +8,12 @@ use std::{fmt, sync::Arc};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::lines::{Lines, Located};
+use mesh_policy::name::{is_label, is_subdomain};
+
+use crate::{
+    lines::{Lines, Located},
+    snapshot::is_used,
+};
 
 /// Longest manifest file, in bytes. Etcd refuses objects above 1.5 MiB, so this is room for several.
 pub const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
@@ -88,7 +93,8 @@ pub struct ParseError {
 }
 
 impl Object {
-    /// Reads the common fields of an object. Errors say which one is missing.
+    /// Reads the common fields of an object. Errors say which one is missing or cannot name anything: without them it
+    /// cannot be told which object this is, and so not which earlier version stays in force.
     pub fn from_value(value: Value, source: Option<Source>) -> Result<Self, String> {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (api_version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
@@ -107,7 +113,19 @@ impl Object {
                 format!("metadata.creationTimestamp is not a time such as 2026-01-31T12:00:00Z: {found}")
             })?,
         };
-        Ok(Self { api_version, kind, namespace, name, created, source, value, lines: Lines::default() })
+        let object = Self { api_version, kind, namespace, name, created, source, value, lines: Lines::default() };
+        // Other kinds have rules of their own: a ClusterRole may be called `system:node`.
+        if is_used(object.group(), &object.kind) {
+            for (field, name, is_good) in [
+                ("metadata.namespace", &object.namespace, is_label(&object.namespace)),
+                ("metadata.name", &object.name, is_subdomain(&object.name)),
+            ] {
+                if !is_good {
+                    return Err(format!("`{field}` is {name:?}; use a-z, 0-9 and -, a letter or digit first and last"));
+                }
+            }
+        }
+        Ok(object)
     }
 
     /// What names it.

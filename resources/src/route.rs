@@ -15,6 +15,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use mesh_policy::{
     Filter, HeaderModifier, RequestMatch, RouteKind, RouteMeta, ServiceRef, StringMatch, Timeouts,
+    name::{is_label, is_subdomain},
     route::{HostMatch, HostMatchError, RegexMatch},
 };
 
@@ -29,6 +30,10 @@ use crate::{
 /// Largest weight of a backend (Gateway API, `weight`).
 const MAX_WEIGHT: u32 = 1_000_000;
 
+/// Most rules of a route, and matches of a rule. The Gateway API allows 16 and 64, and later versions may allow more.
+const MAX_RULES: usize = 256;
+/// Most entries of any other list. The Gateway API allows 16, parents 32.
+pub(crate) const MAX_LIST: usize = 64;
 /// What follows from having none.
 const NO_RULE: &str = "every request to its parents is answered 404";
 
@@ -121,14 +126,14 @@ pub(crate) fn decode(
         return route;
     };
     spec.ignore_others(&["parentRefs", "hostnames", "rules", "useDefaultGateways"], report);
-    for node in spec.items("parentRefs", report).unwrap_or_default() {
+    for node in spec.at_most("parentRefs", MAX_LIST, report).unwrap_or_default() {
         if let Ok(Some(parent)) = decode_parent(&node, &object.namespace, report) {
             route.parents.push(parent);
         }
     }
     let any_host = decode_hostnames(&spec, &mut route.hostnames, report);
     let mark = report.mark();
-    match spec.items("rules", report) {
+    match spec.at_most("rules", MAX_RULES, report) {
         // The default of the CRD: one rule that matches everything and has no backend.
         Ok(_) if spec.get("rules").is_none() => route.rules.push(RuleObject {
             name: None,
@@ -157,7 +162,7 @@ pub(crate) fn decode(
 
 /// Reads `hostnames`. False when there are some and none can be understood: the route must not become one for all.
 fn decode_hostnames(spec: &Node<'_>, hostnames: &mut Vec<HostMatch>, report: &mut Report<'_>) -> bool {
-    let Ok(nodes) = spec.items("hostnames", report) else { return false };
+    let Ok(nodes) = spec.at_most("hostnames", MAX_LIST, report) else { return false };
     for node in &nodes {
         let Some(text) = node.value.as_str() else {
             node.wrong_type("a text", report);
@@ -211,7 +216,7 @@ fn decode_rule(
     report: &mut Report<'_>,
 ) -> RuleObject {
     node.ignore_others(&["name", "matches", "filters", "backendRefs", "timeouts"], report);
-    let matches = node.is_object(report).and_then(|()| node.items("matches", report)).and_then(|nodes| {
+    let matches = node.is_object(report).and_then(|()| node.at_most("matches", MAX_RULES, report)).and_then(|nodes| {
         let all: Vec<_> = nodes.iter().map(|node| decode_match(node, report)).collect();
         all.into_iter().collect::<Result<Vec<_>, _>>()
     });
@@ -224,12 +229,12 @@ fn decode_rule(
             vec![RequestMatch::never()]
         }
     };
-    let backends = match node.items("backendRefs", report) {
+    let backends = match node.at_most("backendRefs", MAX_LIST, report) {
         Ok(nodes) => nodes.iter().map(|node| decode_backend(node, namespace, report)).collect(),
         Err(Invalid) => Vec::new(),
     };
     let timeouts = decode_timeouts(node, report).unwrap_or_default();
-    let name = node.text("name", report).ok().flatten().map(Into::into);
+    let name = node.name("name", is_subdomain, report).ok().flatten().map(Into::into);
     RuleObject { name, matches, filters: decode_filters(node, report), backends, timeouts }
 }
 
@@ -285,7 +290,7 @@ fn decode_service_ref(
     let kind = node.text("kind", report)?.unwrap_or("Service");
     let name = node.required_text("name", report)?;
     if !matches!((group, kind), ("" | "core", "Service")) {
-        let reason = format!("{kind} {name} of group {group:?} is not a Service");
+        let reason = format!("{kind:?} {name:?} of group {group:?} is not a Service");
         let what = format!("{reason}; its share of the requests is answered 500");
         report.error(&node.field("kind"), Reason::InvalidKind, what, "refer to a Service");
         return Ok(Err(reason));
@@ -293,8 +298,9 @@ fn decode_service_ref(
     let Some(port) = node.port("port", report)? else {
         return Err(node.invalid("port", "a Service needs `port`".to_owned(), "write the Service's port", report));
     };
-    let namespace = node.text("namespace", report)?.unwrap_or(namespace).into();
-    Ok(Ok(ServiceRef { namespace, name: name.into(), port }))
+    let namespace = node.name("namespace", is_label, report)?.unwrap_or(namespace).into();
+    let name = node.name("name", is_subdomain, report)?.unwrap_or_default().into();
+    Ok(Ok(ServiceRef { namespace, name, port }))
 }
 
 /// The filters of a rule or a backend, or why its requests are answered 500.
@@ -307,7 +313,7 @@ fn decode_filters(node: &Node<'_>, report: &mut Report<'_>) -> Result<Vec<Filter
 }
 
 fn decode_all_filters(node: &Node<'_>, report: &mut Report<'_>) -> Result<Vec<Filter>, Invalid> {
-    let nodes = node.items("filters", report)?;
+    let nodes = node.at_most("filters", MAX_LIST, report)?;
     // All of them, so that all their problems are told.
     let decoded: Vec<_> = nodes.iter().map(|node| decode_filter(node, report)).collect();
     let filters = decoded.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -342,7 +348,7 @@ fn decode_filter(node: &Node<'_>, report: &mut Report<'_>) -> Result<Filter, Inv
     body.only(&["set", "add", "remove"], report)?;
     let mut modifier = HeaderModifier::default();
     for (name, list) in [("set", &mut modifier.set), ("add", &mut modifier.add)] {
-        for item in body.items(name, report)? {
+        for item in body.at_most(name, MAX_LIST, report)? {
             item.only(&["name", "value"], report)?;
             let header = decode_header_name(&item, report)?;
             let Ok(value) = HeaderValue::from_str(item.required_text("value", report)?) else {
@@ -358,7 +364,7 @@ fn decode_filter(node: &Node<'_>, report: &mut Report<'_>) -> Result<Filter, Inv
             }
         }
     }
-    for item in body.items("remove", report)? {
+    for item in body.at_most("remove", MAX_LIST, report)? {
         let text = item.value.as_str().ok_or_else(|| item.wrong_type("a header name", report))?;
         modifier.remove.push(HeaderName::from_bytes(text.as_bytes()).map_err(|_| {
             // The CRD takes any text here.

@@ -5,17 +5,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mesh_policy::{
-    RouteKind,
-    name::{is_label, is_subdomain},
-};
+use mesh_policy::RouteKind;
 
 use crate::{
     endpoint_slice::{self, EndpointSlice},
     grpc_route, http_route,
     object::{Object, ObjectId},
     pod::{self, Pod},
-    problem::{Problem, Reason, Report},
+    problem::{Problem, Report},
     reference_grant::{self, GATEWAY_GROUP, ReferenceGrant},
     route::RouteObject,
     service::{self, Service},
@@ -51,6 +48,16 @@ impl Default for Options {
     fn default() -> Self {
         Self { meshed_by_label: false, trust_domain: "cluster.local".to_owned() }
     }
+}
+
+/// Whether the mesh has a use for objects of this kind.
+pub(crate) fn is_used(group: &str, kind: &str) -> bool {
+    matches!(
+        (group, kind),
+        ("", "Service" | "Pod")
+            | ("discovery.k8s.io", "EndpointSlice")
+            | (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute" | "ReferenceGrant")
+    )
 }
 
 /// All objects that matter, by namespace and name.
@@ -117,7 +124,6 @@ impl Snapshot {
             }
             _ => return Vec::new(),
         }
-        check_names(object, &mut report);
         let problems = report.finish();
         if problems.is_empty() {
             self.problems.remove(&id);
@@ -165,19 +171,5 @@ impl Snapshot {
             RouteKind::Http => &self.http_routes,
             RouteKind::Grpc => &self.grpc_routes,
         }
-    }
-}
-
-/// Names that no API server takes; other objects may refer to this one all the same.
-fn check_names(object: &Object, report: &mut Report<'_>) {
-    if !is_label(&object.namespace) {
-        let what = format!("{:?} is not the name of a namespace", object.namespace);
-        let fix = "use at most 63 of a-z, 0-9 and -, beginning and ending with a letter or digit";
-        report.schema("metadata.namespace", Reason::UnsupportedValue, what, fix);
-    }
-    if !is_subdomain(&object.name) {
-        let what = format!("{:?} is not the name of an object", object.name);
-        let fix = "use at most 253 of a-z, 0-9, - and ., each part beginning and ending with a letter or digit";
-        report.schema("metadata.name", Reason::UnsupportedValue, what, fix);
     }
 }

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use crate::problem::{Reason, Report};
 
+/// Longest text read, in bytes; no field of the Gateway API that is read here may be longer.
+const MAX_TEXT: usize = 4096;
 /// Most characters of a value that a message repeats.
 const MAX_SHOWN: usize = 60;
 
@@ -62,10 +64,41 @@ impl<'v> Node<'v> {
         Ok(items.iter().enumerate().map(item).collect())
     }
 
+    /// A list that is bounded; empty if it is not there. What is longer cannot be sent to proxies.
+    pub(crate) fn at_most(&self, name: &str, max: usize, report: &mut Report<'_>) -> Result<Vec<Node<'v>>, Invalid> {
+        let items = self.items(name, report)?;
+        if items.len() > max {
+            let what = format!("{name} has {} entries; it must have at most {max}", items.len());
+            return Err(self.invalid(name, what, "write fewer", report));
+        }
+        Ok(items)
+    }
+
     /// A text.
     pub(crate) fn text(&self, name: &str, report: &mut Report<'_>) -> Result<Option<&'v str>, Invalid> {
         let Some(node) = self.get(name) else { return Ok(None) };
-        node.value.as_str().map(Some).ok_or_else(|| node.wrong_type("a text", report))
+        let text = node.value.as_str().ok_or_else(|| node.wrong_type("a text", report))?;
+        if text.len() > MAX_TEXT {
+            let what = format!("{name} has {} bytes; it must have at most {MAX_TEXT}", text.len());
+            return Err(self.invalid(name, what, "shorten it", report));
+        }
+        Ok(Some(text))
+    }
+
+    /// A text that is a name by one of the rules of [`mesh_policy::name`].
+    pub(crate) fn name(
+        &self,
+        name: &str,
+        rule: fn(&str) -> bool,
+        report: &mut Report<'_>,
+    ) -> Result<Option<&'v str>, Invalid> {
+        match self.text(name, report)? {
+            Some(text) if !rule(text) => {
+                let what = format!("{name} is {}, which is not a name of Kubernetes", shown(&Value::from(text)));
+                Err(self.invalid(name, what, "use a-z, 0-9 and -, a letter or digit first and last", report))
+            }
+            found => Ok(found),
+        }
     }
 
     /// A text that must be there and not be empty.

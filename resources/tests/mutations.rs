@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use mesh_policy::{RequestFacts, ServiceRef, Target, decide_outbound};
+use mesh_policy::{OutboundPolicy, RequestFacts, ServiceRef, Target, decide_outbound};
 use mesh_resources::{Object, Options, Snapshot, parse_manifests};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -67,6 +67,8 @@ fn run(value: Value) -> Vec<String> {
     let (snapshot, problems) = Snapshot::from_objects(&objects, Options::default());
     let service = ServiceRef { namespace: "n".into(), name: "web".into(), port: 80 };
     let (policy, _) = snapshot.compile_outbound(&Target::Service(service), "n");
+    let read = OutboundPolicy::try_from(mesh_proto::v1::OutboundPolicy::from(&policy));
+    assert_eq!(read.as_ref(), Ok(&policy), "a proxy must be able to read it");
     for (method, path) in [(http::Method::GET, "/a"), (http::Method::POST, "/s/m"), (http::Method::GET, "/")] {
         let headers = http::HeaderMap::new();
         let facts = RequestFacts { method: &method, host: "web", path, query: Some("q=v1"), headers: &headers };
@@ -85,6 +87,8 @@ fn any_value() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         "\\PC{0,8}".prop_map(Value::from),
+        prop_oneof![Just(4096usize), Just(4097), Just(10_000)].prop_map(|length| Value::from("a".repeat(length))),
+        prop_oneof![Just("a\nb"), Just("99999h99999h"), Just("A_b"), Just("a.b")].prop_map(Value::from),
         prop_oneof![Just("Exact"), Just("RegularExpression"), Just("Service"), Just("("), Just("/"), Just("0s")]
             .prop_map(Value::from),
     ];
@@ -141,6 +145,7 @@ proptest! {
     #[test]
     fn arbitrary_mutations_never_panic(
         is_grpc in any::<bool>(),
+        is_long in any::<bool>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any_value(), any::<bool>()), 1..4),
     ) {
         let mut value = if is_grpc { valid_grpc() } else { valid_http() };
@@ -150,6 +155,9 @@ proptest! {
             match place {
                 Value::Object(fields) if insert => drop(fields.insert("value".to_owned(), new)),
                 Value::Array(items) if insert => items.push(new),
+                Value::Array(items) if is_long && !items.is_empty() => {
+                    *items = items.iter().cycle().take(300).cloned().collect();
+                }
                 _ => *place = new,
             }
         }

@@ -72,12 +72,13 @@ fn what_no_api_server_takes() {
             "set[0].value",
             "`value` is required",
         ),
-        (object("Service", "metadata: {name: A_b}\nspec: {}"), "metadata.name", "\"A_b\" is not the name of an object"),
-        (
-            object("Service", "metadata: {name: a, namespace: b.c}\nspec: {}"),
-            "metadata.namespace",
-            "is not the name of a",
-        ),
+        (backend("name: A_b, port: 1"), "name", "name is \"A_b\", which is not a name of Kubernetes"),
+        (backend("name: a, namespace: b.c, port: 1"), "namespace", "which is not a name of Kubernetes"),
+        (http_route(&format!("hostnames: [{}]", vec!["a"; 65].join(", "))), "hostnames", "at most 64"),
+        (rule(&format!("name: {}", "a".repeat(5000))), "name", "at most 4096"),
+        (rule("name: 'a b'"), "rules[0].name", "name is \"a b\""),
+        (slice("endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: A}}]"), "targetRef.name", "\"A\""),
+        (slice("endpoints: [{addresses: [10.0.0.1], zone: \"a\\n\"}]"), "zone", "control characters"),
         (object("Service", &format!("{META}\nspec: {{ports: [{{port: http}}]}}")), "spec.ports[0].port", "\"http\""),
         (object("Service", &format!("{META}\nspec: {{ports: [{{port: 1, protocol: tcp}}]}}")), "protocol", "\"tcp\""),
         (object("Service", &format!("{META}\nspec: {{clusterIP: nowhere}}")), "spec.clusterIP", "not an IP address"),
@@ -97,6 +98,7 @@ fn what_no_api_server_takes() {
         ),
     ] {
         let found = problems(&text);
+        assert!(found.iter().all(|p| !p.to_string().contains('\n')), "{found:?}");
         let schema: Vec<_> = found.iter().filter(|p| p.class == Class::Schema).collect();
         assert_eq!(schema.len(), 1, "{text}{found:?}");
         assert!(schema[0].field.ends_with(field), "{text}{:?}", schema[0]);
@@ -169,6 +171,20 @@ fn references_point_at_their_line_too() {
     let (_, found) = Snapshot::from_objects(&parse_manifests(text, "f.yaml").unwrap(), Options::default());
     let places: Vec<_> = found.iter().map(|p| (p.source.as_ref().unwrap().line, p.field.as_str())).collect();
     assert_eq!(places, [(6, "spec.parentRefs[0]"), (9, "spec.rules[0].backendRefs[0]")]);
+}
+
+#[test]
+fn an_object_that_cannot_be_named_refuses_its_file() {
+    for (meta, what) in [
+        ("{}", "the object has no `metadata.name`"),
+        ("{name: A_b}", "`metadata.name` is \"A_b\""),
+        ("{name: a, namespace: b.c}", "`metadata.namespace` is \"b.c\""),
+    ] {
+        let error = parse_manifests(&object("Service", &format!("metadata: {meta}")), "f.yaml").unwrap_err();
+        assert!(error.message.contains(what), "{error}");
+    }
+    let role = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: 'system:node'}\n";
+    assert_eq!(parse_manifests(role, "f.yaml").unwrap().len(), 1, "a kind that has other names");
 }
 
 #[test]
