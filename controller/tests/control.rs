@@ -75,7 +75,7 @@ async fn an_object_that_a_cluster_would_refuse_changes_nothing_and_is_told() {
     let problems = f.problems(|p| !p.is_empty()).await;
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert_eq!((&problems[0]["reason"], &problems[0]["file"]), (&"Refused".into(), &"route.yaml".into()));
-    assert_eq!((&problems[0]["line"], &problems[0]["object"]), (&9.into(), &"HTTPRoute shop/split".into()));
+    assert_eq!((&problems[0]["line"], &problems[0]["object"]), (&10.into(), &"HTTPRoute shop/split".into()));
     let what = "weight is -5; it must be 0 to 1000000; the object is refused, its earlier version stays in force";
     assert_eq!(problems[0]["what"], what);
     let mut other = client.outbound(ask("web.shop:80", "shop/client")).await.unwrap().into_inner();
