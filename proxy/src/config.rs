@@ -215,7 +215,7 @@ impl Limits {
             header_bytes: at_least_one(env, "MESH_MAX_HEADER_BYTES", "131072")?,
             targets: at_least_one(env, "MESH_MAX_TARGETS", "10000")?,
             streams: at_least_one(env, "MESH_MAX_STREAMS", "100")?,
-            stream_window: at_least_one(env, "MESH_STREAM_WINDOW", "262144")?,
+            stream_window: window(env, "MESH_STREAM_WINDOW", "262144")?,
             inbound_streams: at_least_one(env, "MESH_MAX_INBOUND_STREAMS", "1000")?,
             pool_idle: at_least_one(env, "MESH_POOL_IDLE", "64")?,
             endpoint_connections: at_least_one(env, "MESH_MAX_ENDPOINT_CONNECTIONS", "64")?,
@@ -267,6 +267,17 @@ fn at_least_one<T: FromStr + PartialOrd + From<u8>>(
         return Err(ConfigError::Invalid { name, value: "0".into(), expected: EXPECTED });
     }
     Ok(number)
+}
+
+/// A flow-control window, which HTTP/2 counts in 31 bits.
+fn window(env: &impl Env, name: &'static str, default: &str) -> Result<u32, ConfigError> {
+    let size: u32 = at_least_one(env, name, default)?;
+    i32::try_from(size).map_err(|_| ConfigError::Invalid {
+        name,
+        value: size.to_string(),
+        expected: "a number of bytes below 2147483648 (2 GiB)",
+    })?;
+    Ok(size)
 }
 
 /// `1500ms`, `2s`, `10m`: a whole number and a unit.
@@ -353,6 +364,7 @@ pub(crate) mod tests {
             ("MESH_ADMIN_LISTEN", "0.0.0.0:4691"),
             ("MESH_CONNECT_TIMEOUT", "5"),
             ("MESH_MAX_HEADERS", "0"),
+            ("MESH_STREAM_WINDOW", "3000000000"),
             ("MESH_IDENTITY_NAME", "mesh-identity"),
         ] {
             let mut env = minimal();

@@ -25,7 +25,7 @@ use tokio::{net::TcpStream, sync::Notify};
 use super::{
     frame_guard::{FREE_FOR_PROXIES, FrameGuard, Side},
     h1,
-    server::{MAX_FRAME, header_list_size},
+    server::{MAX_FRAME, connection_window, header_list_size},
 };
 use crate::{
     coalesce::Coalesced,
@@ -81,7 +81,7 @@ impl Pool {
     fn free(&self, limit: u32) -> Option<Rc<H2Connection>> {
         let mut connections = self.h2.borrow_mut();
         connections.retain(|c| !c.closed.get());
-        connections.iter().find(|c| c.streams.get() < limit && c.is_ready()).cloned()
+        connections.iter().find(|c| c.has_room(limit)).cloned()
     }
 
     /// Opens one more connection, or waits for the attempt that is under way. The attempt outlives a request that is
@@ -175,10 +175,14 @@ impl H2Connection {
         self.streams.set(self.streams.get().saturating_sub(1));
     }
 
-    /// Whether a stream can begin now. An error means that the connection is over.
-    fn is_ready(&self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        match self.send.borrow_mut().poll_ready(&mut context) {
+    /// Whether a stream can begin now: within our limit and the peer's, beyond which `h2` would queue it. An error means
+    /// that the connection is over.
+    fn has_room(&self, limit: u32) -> bool {
+        let mut send = self.send.borrow_mut();
+        if self.streams.get() as usize >= send.current_max_send_streams().min(limit as usize) {
+            return false;
+        }
+        match send.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(_)) => {
                 self.closed.set(true);
@@ -195,7 +199,7 @@ async fn open<T: Io>(worker: &Worker, stream: T) -> Result<Rc<H2Connection>, Err
     let stream = Coalesced::new(stream, FrameGuard::new(Side::Client, FREE_FOR_PROXIES));
     let handshake = h2::client::Builder::new()
         .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.stream_window.saturating_mul(limits.streams))
+        .initial_connection_window_size(connection_window(limits, limits.streams))
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(header_list_size(limits))
         .max_send_buffer_size(limits.stream_window as usize)
@@ -252,5 +256,26 @@ mod tests {
         assert_eq!((first.streams.get(), second.streams.get()), (0, 1));
         drop(in_flight);
         assert_eq!(second.streams.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_the_peer_would_not_take_has_no_room() {
+        let exchange = async {
+            let (ours, theirs) = tokio::io::duplex(4096);
+            let (send, driver) =
+                h2::client::Builder::new().initial_max_send_streams(100).handshake(ours).await.unwrap();
+            tokio::task::spawn_local(driver);
+            let mut one = h2::server::Builder::new();
+            let mut server = one.max_concurrent_streams(1).handshake::<_, Bytes>(theirs).await.unwrap();
+            let connection = H2Connection::over(send);
+            assert!(connection.has_room(100));
+            let _first = connection.begin(Request::get("http://web/").body(()).unwrap(), true).unwrap();
+            connection.enter();
+            let _request = server.accept().await.unwrap().unwrap(); // by now both know the settings
+            assert!(!connection.has_room(100));
+            connection.leave();
+            assert!(connection.has_room(100));
+        };
+        tokio::task::LocalSet::new().run_until(exchange).await;
     }
 }

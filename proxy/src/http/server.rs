@@ -46,6 +46,12 @@ pub fn header_list_size(limits: &Limits) -> u32 {
     u32::try_from(limits.header_bytes + 32 * limits.headers).unwrap_or(u32::MAX)
 }
 
+/// The window of a whole connection: as many stream windows as it has streams, as far as HTTP/2 can count (RFC 9113
+/// section 6.9.1).
+pub fn connection_window(limits: &Limits, streams: u32) -> u32 {
+    limits.stream_window.saturating_mul(streams).min(i32::MAX as u32)
+}
+
 /// The limits of HTTP/1 connections.
 pub fn h1_config(config: &Config) -> h1::Config {
     h1::Config {
@@ -120,11 +126,11 @@ where
     let metrics = worker.direction(direction);
     metrics.http2.increment(1);
     let limits = &worker.config.limits;
-    let window = limits.stream_window.saturating_mul(if peer { limits.streams } else { limits.inbound_streams });
+    let window = connection_window(limits, if peer { limits.streams } else { limits.inbound_streams });
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(window.min(i32::MAX as u32))
+        .initial_connection_window_size(window)
         .max_concurrent_streams(limits.inbound_streams)
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(header_list_size(limits))
