@@ -109,7 +109,7 @@ impl Reader {
     fn open_records(&mut self, kernel: &mut Kernel, asked: &mut Asked, buf: &mut ReadBuf<'_>) -> bool {
         let before = buf.filled().len();
         while self.end.is_none() {
-            match self.open_record(kernel, asked, buf) {
+            match self.open_record(kernel, asked, buf, before) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(fatal) => {
@@ -122,7 +122,14 @@ impl Reader {
     }
 
     /// Decrypts one record, if it is whole, and if it fits or is the first. Says whether there may be another.
-    fn open_record(&mut self, kernel: &mut Kernel, asked: &mut Asked, buf: &mut ReadBuf<'_>) -> Result<bool, Fatal> {
+    /// `before` is what the caller's buffer held when it was handed to us.
+    fn open_record(
+        &mut self,
+        kernel: &mut Kernel,
+        asked: &mut Asked,
+        buf: &mut ReadBuf<'_>,
+        before: usize,
+    ) -> Result<bool, Fatal> {
         let Some(length) = Opener::whole(self.input.data())? else { return Ok(false) };
         let room = Opener::room(length);
         if room <= buf.remaining() {
@@ -137,7 +144,7 @@ impl Reader {
             }
             return Ok(true);
         }
-        if !buf.filled().is_empty() {
+        if buf.filled().len() > before {
             return Ok(false);
         }
         let (kind, n) = self.opener.open_in_place(&mut self.input.data_mut()[..length])?;

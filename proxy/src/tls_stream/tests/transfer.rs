@@ -139,6 +139,19 @@ async fn an_end_without_close_notify_is_told_each_time() {
 }
 
 #[tokio::test]
+async fn a_buffer_that_already_holds_something_gets_more() {
+    let (mut ours, mut transport, mut peer) = taken_apart(10_000).await;
+    io::Write::write_all(&mut peer.writer(), b"a whole record").unwrap();
+    transport.write_all(&sealed(&mut peer)).await.unwrap();
+    let mut bytes = [0; 7];
+    let mut buf = ReadBuf::new(&mut bytes);
+    buf.put_slice(b"had ");
+    let read = Pin::new(&mut ours).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf);
+    assert!(read.is_ready());
+    assert_eq!(buf.filled(), b"had a w");
+}
+
+#[tokio::test]
 async fn nothing_is_taken_while_something_is_unsent() {
     let (mut ours, mut transport, mut peer) = taken_apart(5000).await;
     let bytes = vec![7; 1 << 20];
