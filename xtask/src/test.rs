@@ -17,6 +17,9 @@ const DENY: &str = "0.20.2";
 /// The folder cargo-deny derives from the address of the RustSec database.
 const ADVISORIES: &str = "target/advisory-dbs/advisory-db-3157b0e258782691";
 
+/// Where h2spec is built to, under `target/tools`; `integration/tests/h2spec.rs` has the same.
+const H2SPEC: &str = "target/tools/h2spec-2.2.1/h2spec";
+
 /// Tests counted from the `test result:` lines of cargo.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count {
@@ -47,6 +50,7 @@ fn run_all(count: &mut Count) -> Result<()> {
     step("lints", || run(cargo(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])))?;
     // All targets at once: binaries for the tests of processes, and every test, with the same features.
     step("build binaries and tests", || run(cargo(["build", "--workspace", "--all-targets"])))?;
+    step("h2spec for the tests of HTTP/2 conformance", || h2spec(count))?;
     step("unit and property tests", || tests(&["--workspace", "--lib", "--bins"], count))?;
     step("tests of real processes on loopback", || tests(&["--workspace", "--test", "*"], count))?;
     step("examples in the documentation", || tests(&["--workspace", "--doc"], count))?;
@@ -92,6 +96,25 @@ impl Count {
             }
         }
     }
+}
+
+/// Builds h2spec, pinned by `xtask/h2spec`, if it is not there yet. Without Go its test is skipped, and counted so.
+fn h2spec(count: &mut Count) -> Result<()> {
+    let tool = root().join(H2SPEC);
+    if tool.is_file() {
+        println!("{H2SPEC} is there already");
+        return Ok(());
+    }
+    if Command::new("go").arg("version").output().is_err() {
+        count.skipped += 1;
+        println!("\n!!! SKIPPED: HTTP/2 conformance. h2spec is built with Go 1.24 or later, and there is no `go`.\n");
+        return Ok(());
+    }
+    println!("building h2spec into {H2SPEC} (half a minute)");
+    let mut build = Command::new("go");
+    build.args(["build", "-mod=readonly", "-trimpath", "-o"]).arg(&tool).arg("github.com/summerwind/h2spec/cmd/h2spec");
+    build.current_dir(root().join("xtask/h2spec"));
+    run(build)
 }
 
 /// `cargo deny check` with a cargo-deny of our own under `target/tools`.
