@@ -1,44 +1,34 @@
 //! The folder of manifests: what changed since the last reading goes into the index. When to read is `watch`'s to say.
 //!
 //! A file that cannot be parsed is refused and its last good objects stay; so is one that became empty, which is what
-//! a file looks like while an editor writes it. Removing the file removes its objects. When the whole folder is gone
-//! everything stays as it was. A half-written file that happens to be valid YAML cannot be told from a whole one: the
-//! short pause after the last event is what makes it unlikely, and writing by rename makes it impossible.
+//! a file looks like while an editor writes it, and which is waited for a little before anything is said. Removing the
+//! file removes its objects, and so does removing them from the file. When the whole folder is gone everything stays as
+//! it was. A half-written file that happens to be valid YAML cannot be told from a whole one: `watch` waits until the
+//! writer closes it, and writing by rename leaves no doubt.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use mesh_resources::{ParseError, object::MAX_FILE_BYTES, parse_manifests};
 
-use crate::{index::Index, metrics::Metrics, problems::Entry};
+use crate::{
+    index::Index,
+    listing::{Listing, Stamp},
+    metrics::Metrics,
+    problems::Entry,
+};
 
-/// A file changed this recently is read again although its times are the same: a clock tick can hide a change.
+/// A file changed this recently is read again although its times are the same: a clock tick can hide a change. One
+/// that was emptied this recently is being written, most likely, and waited for.
 const RECENT: Duration = Duration::from_secs(2);
-/// Most files; beyond it the rest is reported and left out.
-const MAX_FILES: usize = 10_000;
-/// Most bytes of all files.
-const MAX_TOTAL_BYTES: u64 = 256 * 1024 * 1024;
-/// Deepest sub-folder.
-const MAX_DEPTH: usize = 16;
-const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 /// Names the folder itself among the sources of the index; no file has it.
 const FOLDER: &str = "";
-
-/// What of a file tells that it changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
 
 /// A file as it was last read.
 #[derive(Clone, Copy, Debug)]
@@ -53,13 +43,14 @@ pub struct Folder {
     root: PathBuf,
     index: Index,
     seen: BTreeMap<Arc<str>, Seen>,
+    recent: Duration,
     metrics: Arc<Metrics>,
 }
 
 impl Folder {
     /// A folder that feeds an index. Nothing is read yet.
     pub fn new(root: PathBuf, index: Index, metrics: Arc<Metrics>) -> Self {
-        Self { root, index, seen: BTreeMap::new(), metrics }
+        Self { root, index, seen: BTreeMap::new(), recent: RECENT, metrics }
     }
 
     /// Where it is.
@@ -71,37 +62,36 @@ impl Folder {
     pub fn read(&mut self) -> bool {
         self.metrics.folder_reads.increment(1);
         let folder: Arc<str> = FOLDER.into();
-        let mut found = Found::default();
-        match walk(&self.root, &self.root, 0, &mut found) {
-            Ok(()) => {}
+        let listing = match Listing::of(&self.root) {
+            Ok(listing) => listing,
             Err(error) => {
                 let what = format!("{}: {error}; the last good state stays in force", self.root.display());
                 self.index.refuse(&folder, Entry::folder(what, "make the folder readable again"));
                 return self.index.publish();
             }
-        }
-        match found.left_out {
-            Some(what) => self.index.refuse(&folder, Entry::folder(what, "split the folder or remove files")),
-            None => self.index.accept(FOLDER),
-        }
-        let names: BTreeSet<_> = found.files.keys().cloned().collect();
-        for (name, stamp) in found.files {
+        };
+        // What was left out of the listing is not gone for that.
+        let may_be_there = |name: &str| listing.left_out.is_some() && self.root.join(name).try_exists().unwrap_or(true);
+        let is_gone = |name: &&Arc<str>| !listing.files.contains_key(*name) && !may_be_there(name);
+        let gone: Vec<_> = self.seen.keys().filter(is_gone).cloned().collect();
+        for (name, stamp) in listing.files {
             self.read_file(name, stamp);
         }
-        // Files in sub-folders that could not be listed just now are not gone.
-        let hidden = |name: &str| found.unreadable.iter().any(|folder| name.starts_with(folder.as_str()));
-        let gone: Vec<_> = self.seen.keys().filter(|name| !names.contains(*name) && !hidden(name)).cloned().collect();
         for name in gone {
             tracing::info!("{name} was removed, and its objects with it");
             self.seen.remove(&name);
             self.index.delete(&name);
+        }
+        match listing.left_out {
+            Some(what) => self.index.refuse(&folder, Entry::folder(what, "split the folder or remove files")),
+            None => self.index.accept(FOLDER),
         }
         self.index.publish()
     }
 
     fn read_file(&mut self, name: Arc<str>, stamp: Stamp) {
         let seen = self.seen.get(&name).copied();
-        if seen.is_some_and(|seen| seen.stamp == stamp) && !is_recent(stamp) {
+        if seen.is_some_and(|seen| seen.stamp == stamp) && !stamp.is_within(self.recent) {
             return;
         }
         let text = match read_bounded(&self.root.join(&*name)) {
@@ -116,6 +106,11 @@ impl Folder {
                 return;
             }
         };
+        let was_emptied = text.trim().is_empty() && self.index.has_objects(&name);
+        if was_emptied && stamp.is_within(self.recent) {
+            tracing::debug!("{name} is empty just now; it is read again soon");
+            return;
+        }
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         let content = hasher.finish();
@@ -123,7 +118,7 @@ impl Folder {
         if seen.is_some_and(|seen| seen.content == content) {
             return;
         }
-        let result = if text.trim().is_empty() && self.index.has_objects(&name) {
+        let result = if was_emptied {
             Err(broken(&name, "the file has become empty; remove the file to remove its objects".to_owned()))
         } else {
             parse_manifests(&text, &name)
@@ -142,69 +137,12 @@ fn broken(name: &str, message: String) -> ParseError {
     ParseError { file: name.to_owned(), line: 1, column: 1, message }
 }
 
-fn is_recent(stamp: Stamp) -> bool {
-    let seconds = u64::try_from(stamp.modified.0.max(stamp.changed.0)).unwrap_or_default();
-    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    // A time in the future is as uncertain as one just now.
-    at.elapsed().map_or(true, |age| age < RECENT)
-}
-
 /// Reads a file whose length may change meanwhile.
 fn read_bounded(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     std::fs::File::open(path)?.take(limit).read_to_string(&mut text)?;
     Ok(text)
-}
-
-/// The files of a folder.
-#[derive(Debug, Default)]
-struct Found {
-    files: BTreeMap<Arc<str>, Stamp>,
-    bytes: u64,
-    /// Why something was left out.
-    left_out: Option<String>,
-    /// Sub-folders that could not be listed, relative, with a trailing slash.
-    unreadable: Vec<String>,
-}
-
-/// Lists manifests. Hidden names are left out (editors and ConfigMap mounts keep their own there); links to files are
-/// followed, links to folders are not, since they can lead in circles.
-fn walk(root: &Path, folder: &Path, depth: usize, found: &mut Found) -> io::Result<()> {
-    let mut entries = std::fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        let relative = path.strip_prefix(root).unwrap_or(&path).to_str();
-        // A name that is not UTF-8 cannot be reported or watched by name; manifests are never called so.
-        let Some(name) = relative.filter(|_| !entry.file_name().as_encoded_bytes().starts_with(b".")) else { continue };
-        if entry.file_type()?.is_dir() {
-            if depth + 1 >= MAX_DEPTH {
-                found.left_out = Some(format!("{name}: folders deeper than {MAX_DEPTH} are not read"));
-            } else if let Err(error) = walk(root, &path, depth + 1, found) {
-                found.left_out = Some(format!("{name}: {error}; its last good state stays in force"));
-                found.unreadable.push(format!("{name}/"));
-            }
-            continue;
-        }
-        let is_manifest = path.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e));
-        // A dangling link, or a file that vanished meanwhile, is no file.
-        let Some(metadata) = std::fs::metadata(&path).ok().filter(|m| is_manifest && m.is_file()) else { continue };
-        if found.files.len() >= MAX_FILES || found.bytes.saturating_add(metadata.len()) > MAX_TOTAL_BYTES {
-            let mib = MAX_TOTAL_BYTES / 1024 / 1024;
-            found.left_out = Some(format!("more than {MAX_FILES} files or {mib} MiB; {name} and others are not read"));
-            continue;
-        }
-        found.bytes += metadata.len();
-        let stamp = Stamp {
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        };
-        found.files.insert(name.into(), stamp);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -275,6 +213,7 @@ mod tests {
         f.service("a.yaml", "web", 80);
         f.service("b.yaml", "db", 5432);
         f.folder.read();
+        f.folder.recent = Duration::ZERO;
         for bad in ["apiVersion: v1\nkind: [Service\n", "", "  \n", "apiVersion: v1\n", "\u{0}"] {
             f.write("a.yaml", bad);
             f.folder.read();
@@ -294,6 +233,35 @@ mod tests {
         f.service("a.yaml", "web", 81);
         f.folder.read();
         assert!(f.knows("web:81") && f.problems().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_was_emptied_just_now_is_waited_for() {
+        let mut f = Fixture::new();
+        f.service("a.yaml", "web", 80);
+        f.folder.read();
+        f.write("a.yaml", "");
+        f.folder.recent = Duration::from_secs(3600);
+        assert!(!f.folder.read(), "nothing is said yet");
+        f.folder.recent = Duration::ZERO;
+        assert!(f.folder.read());
+        assert!(f.knows("web:80") && f.problems()[0].contains("become empty"), "{:?}", f.problems());
+        f.service("a.yaml", "web", 81);
+        f.folder.read();
+        assert!(f.knows("web:81") && f.problems().is_empty());
+    }
+
+    #[test]
+    fn an_object_taken_out_of_a_file_is_gone() {
+        let mut f = Fixture::new();
+        f.service("a.yaml", "web", 80);
+        let one = std::fs::read_to_string(f.dir.path().join("a.yaml")).unwrap();
+        f.write("a.yaml", &format!("{one}---\n{}", one.replace("web", "db").replace("80", "5432")));
+        f.folder.read();
+        assert!(f.knows("web:80") && f.knows("db:5432"));
+        f.write("a.yaml", &one);
+        f.folder.read();
+        assert!(f.knows("web:80") && !f.knows("db:5432"));
     }
 
     #[test]

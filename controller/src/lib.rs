@@ -1,7 +1,7 @@
 //! The control plane: who is who (certificates), what is where (endpoints) and what applies (policies), for proxies.
 //!
 //! It takes its objects from a folder of manifests. Reading order: [`args`] and [`app`] (startup and shutdown),
-//! [`watch`], [`folder`] and [`index`] (files to snapshots), [`problems`]; [`server`] (TLS and gRPC), then one file a
+//! [`watch`], `listing`, [`folder`] and [`index`] (files to snapshots), [`problems`]; [`server`] (TLS and gRPC), then one file a
 //! service: [`identity`], [`trust`], [`policy`], [`destination`]. It decides nothing itself: what an object means is
 //! `mesh-resources`'.
 
@@ -17,6 +17,7 @@ pub mod folder;
 mod follow;
 pub mod identity;
 pub mod index;
+mod listing;
 pub mod metrics;
 pub mod policy;
 pub mod problems;
