@@ -3,11 +3,17 @@
 //!
 //! It waits as long as the caller says and no longer; what silence means is the caller's to decide.
 
-use std::{io, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use crate::tls;
 
@@ -65,6 +71,43 @@ pub async fn detect<T: AsyncRead + Unpin>(
     };
     // A client that stops in the middle of a word speaks some other protocol, or none: either way, only bytes remain.
     tokio::time::timeout(complete, telling).await.unwrap_or(Ok(Spoken::Opaque))
+}
+
+/// What was said first on a connection whose client was silent, and by whom. Empty: that side closed.
+pub enum First {
+    /// The client.
+    Client(BytesMut),
+    /// The server.
+    Server(Bytes),
+}
+
+/// Waits for the first bytes of either side.
+pub async fn first_words<C, S>(client: &mut C, server: &mut S) -> io::Result<First>
+where
+    C: AsyncRead + Unpin,
+    S: AsyncRead + Unpin,
+{
+    poll_fn(|cx| match poll_words(server, cx)? {
+        Poll::Ready(said) => Poll::Ready(Ok(First::Server(said.freeze()))),
+        Poll::Pending => poll_words(client, cx).map_ok(First::Client),
+    })
+    .await
+}
+
+/// Reads once. The space is the stack's: who waits holds none.
+fn poll_words<T: AsyncRead + Unpin>(io: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<BytesMut>> {
+    let mut space = [0; 16 * 1024];
+    let mut read = ReadBuf::new(&mut space);
+    ready!(Pin::new(io).poll_read(cx, &mut read))?;
+    Poll::Ready(Ok(read.filled().into()))
+}
+
+/// Whether a server that said this before its client said anything does so by its protocol. Not if the client was only
+/// slow: an HTTP/1 server then says that time is up, a TLS server too, and one of HTTP/2 sends its SETTINGS to everyone.
+pub fn speaks_first(said: &[u8]) -> bool {
+    let alert = said.first() == Some(&0x15);
+    let settings = matches!(said, [_, _, _, 0x04, 0, 0, 0, 0, 0, ..]);
+    !(said.is_empty() || alert || settings || said.starts_with(b"HTTP/"))
 }
 
 /// The verdict, or `None` when more bytes are needed.
@@ -161,6 +204,15 @@ mod tests {
             (b"\x16\x09\x01", Some(Spoken::Opaque)),
         ] {
             assert_eq!(classify(bytes), spoken, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn impatience_is_no_greeting() {
+        assert!(speaks_first(b"220 mail.example ESMTP\r\n") && speaks_first(b"SSH-2.0-OpenSSH\r\n"));
+        let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0";
+        for said in [&b""[..], b"HTTP/1.1 408 Request Timeout\r\n", b"\x15\x03\x03\0\x02", settings] {
+            assert!(!speaks_first(said), "{said:?}");
         }
     }
 

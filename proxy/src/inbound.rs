@@ -3,15 +3,15 @@
 //! Our own TLS is ended here; any other belongs to the application and passes as bytes. What a connection is allowed is
 //! decided again for each request (`http::inbound`), so that a changed policy counts at once.
 
-use std::{future::poll_fn, net::SocketAddr, pin::Pin, rc::Rc, task::Poll};
+use std::{net::SocketAddr, rc::Rc};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use mesh_policy::{Identity, Protocol};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
 
 use crate::{
     connect,
-    detect::{Spoken, detect},
+    detect::{First, Spoken, detect, first_words},
     error::{Error, Reason},
     http::{Incoming, inbound::Caller, server},
     io::{Io, Rewind},
@@ -26,18 +26,18 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, app: SocketAddr) -> Res
     let port = worker.port(app);
     let mut read = BytesMut::new();
     let times = &worker.config.times;
-    let wait = if port.server_first.get() { std::time::Duration::ZERO } else { times.detect };
-    let spoken = detect(&mut io, &mut read, wait, times.handshake).await.map_err(gone)?;
+    // Also where the application is known to speak first: a peer's hello must be met by TLS, not by a greeting.
+    let spoken = detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(gone)?;
     let io = Rewind::new(read.freeze(), io);
     if spoken == Spoken::Mesh {
         return Box::pin(peer(worker, io, port)).await;
     }
     let caller = Rc::new(Caller::new(worker.clone(), port.clone(), None));
-    let declared = port.policy(&worker).await.map(|p| p.protocol);
+    let declared = port.policy(&worker).await.map_or(Protocol::Detect, |p| p.protocol);
     match spoken {
         Spoken::Closed => Ok(()),
-        Spoken::Http1 | Spoken::Http2 if !matches!(declared, Ok(Protocol::Opaque)) => http(caller, io, spoken).await,
-        Spoken::Silent => Box::pin(silent(caller, io)).await,
+        Spoken::Http1 | Spoken::Http2 if declared != Protocol::Opaque => http(caller, io, spoken).await,
+        Spoken::Silent => Box::pin(silent(caller, io, declared)).await,
         _ => Box::pin(opaque(&caller, io)).await,
     }
 }
@@ -83,55 +83,44 @@ async fn http<T: Io>(caller: Rc<Caller>, io: T, spoken: Spoken) -> Result<(), Er
     }
 }
 
-/// The client is silent: connect to the application, and let whoever speaks first decide.
-async fn silent<T: Io>(caller: Rc<Caller>, mut io: T) -> Result<(), Error> {
-    admit_bytes(&caller).await?;
-    let mut app = connect::tcp(&caller.worker, caller.port.address).await?;
-    let mut from_app = [0u8; 16 * 1024];
-    let mut read = BytesMut::with_capacity(16 * 1024);
-    let spoke = poll_fn(|cx| {
-        let mut buf = ReadBuf::new(&mut from_app);
-        if let Poll::Ready(result) = Pin::new(&mut app).poll_read(cx, &mut buf) {
-            return Poll::Ready(result.map(|()| Some(buf.filled().len())));
-        }
-        let mut first = [0u8; 16 * 1024];
-        let mut buf = ReadBuf::new(&mut first);
-        Pin::new(&mut io).poll_read(cx, &mut buf).map_ok(|()| {
-            read.extend_from_slice(buf.filled());
-            None
-        })
-    });
-    if let Some(n) = spoke.await.map_err(gone)? {
-        caller.port.server_first.set(n > 0);
-        let app = Rewind::new(Bytes::copy_from_slice(&from_app[..n]), app);
-        return copy(&caller.worker, io, app).await;
-    }
+/// The client is silent: connect to the application, and let whoever speaks first decide. A caller that may not send
+/// bytes gets no such connection; it has its time to show that it is a peer whose hello is late, or speaks HTTP.
+async fn silent<T: Io>(caller: Rc<Caller>, mut io: T, declared: Protocol) -> Result<(), Error> {
     let times = &caller.worker.config.times;
-    let spoken = match read.is_empty() {
-        true => Spoken::Closed,
-        false => detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(gone)?,
-    };
+    let mut read = BytesMut::new();
+    let mut app = None;
+    if caller.admit(true).await.is_ok() {
+        let mut connected = connect_app(&caller).await?;
+        match first_words(&mut io, &mut connected).await.map_err(gone)? {
+            First::Server(said) => return copy(&caller.worker, io, Rewind::new(said, connected)).await,
+            First::Client(said) if said.is_empty() => return copy(&caller.worker, io, connected).await,
+            First::Client(said) => read = said,
+        }
+        app = Some(connected);
+    }
+    let spoken = detect(&mut io, &mut read, times.handshake, times.handshake).await.map_err(gone)?;
     let io = Rewind::new(read.freeze(), io);
-    match spoken {
-        Spoken::Mesh => {
-            drop(app);
-            Box::pin(peer(caller.worker.clone(), io, caller.port.clone())).await
-        }
-        Spoken::Http1 | Spoken::Http2 => {
-            drop(app);
-            http(caller, io, spoken).await
-        }
-        _ => copy(&caller.worker, io, app).await,
+    let speaks_http = matches!(spoken, Spoken::Http1 | Spoken::Http2) && declared != Protocol::Opaque;
+    // What is not for bytes lets the application's connection go: nothing was sent on it.
+    match app.filter(|_| spoken != Spoken::Mesh && !speaks_http) {
+        Some(app) => copy(&caller.worker, io, app).await,
+        None if spoken == Spoken::Mesh => Box::pin(peer(caller.worker.clone(), io, caller.port.clone())).await,
+        None if speaks_http => http(caller, io, spoken).await,
+        None if spoken == Spoken::Closed => Ok(()),
+        None => Box::pin(opaque(&caller, io)).await,
     }
 }
 
 /// Bytes for the application, if the policy lets bytes through.
 async fn opaque<T: Io>(caller: &Caller, io: T) -> Result<(), Error> {
     admit_bytes(caller).await?;
-    let app = connect::tcp(&caller.worker, caller.port.address).await.inspect_err(|error| {
-        caller.worker.inbound.error(error.reason);
-    })?;
+    let app = connect_app(caller).await?;
     copy(&caller.worker, io, app).await
+}
+
+async fn connect_app(caller: &Caller) -> Result<TcpStream, Error> {
+    let connected = connect::tcp(&caller.worker, caller.port.address).await;
+    connected.inspect_err(|error| caller.worker.inbound.error(error.reason))
 }
 
 async fn admit_bytes(caller: &Caller) -> Result<(), Error> {

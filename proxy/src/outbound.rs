@@ -3,18 +3,17 @@
 //! A connection has a target of its own (a redirected address, or a listening port that stands for one), or its requests
 //! name theirs (this proxy as an HTTP proxy).
 
-use std::{cell::RefCell, future::poll_fn, pin::Pin, rc::Rc, time::Instant};
+use std::{cell::RefCell, rc::Rc, time::Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{Method, Response, Version};
 use mesh_policy::{OutboundPolicy, Protocol, Target};
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::{
     balance::Endpoint,
     connect,
-    detect::{Spoken, detect},
+    detect::{First, Spoken, detect, first_words, speaks_first},
     error::{Error, Reason},
     http::{Body, Incoming, Reply, exchange, headers, in_flight::InFlight, server},
     io::{Io, Rewind},
@@ -151,25 +150,17 @@ async fn silent<T: Io>(
     mut io: T,
 ) -> Result<(), Error> {
     let (mut upstream, in_flight) = open(worker, &target, policy).await?;
-    let mut first = [0u8; 16 * 1024];
-    let mut from_server = [0u8; 16 * 1024];
-    let spoke = poll_fn(|cx| {
-        let mut buf = ReadBuf::new(&mut from_server);
-        if let std::task::Poll::Ready(result) = Pin::new(&mut upstream).poll_read(cx, &mut buf) {
-            return std::task::Poll::Ready(result.map(|()| (true, buf.filled().len())));
+    let mut read = match first_words(&mut io, &mut upstream).await.map_err(gone)? {
+        First::Client(said) => said,
+        First::Server(said) => {
+            if speaks_first(&said) {
+                target.server_first.set(true);
+            }
+            return copy(worker, io, Rewind::new(said, upstream), in_flight).await;
         }
-        let mut buf = ReadBuf::new(&mut first);
-        Pin::new(&mut io).poll_read(cx, &mut buf).map_ok(|()| (false, buf.filled().len()))
-    });
-    let (server_first, n) = spoke.await.map_err(gone)?;
-    if server_first {
-        target.server_first.set(n > 0);
-        let upstream = Rewind::new(Bytes::copy_from_slice(&from_server[..n]), upstream);
-        return copy(worker, io, upstream, in_flight).await;
-    }
-    let mut read = BytesMut::from(&first[..n]);
+    };
     let times = &worker.config.times;
-    let spoken = if n == 0 {
+    let spoken = if read.is_empty() {
         Spoken::Opaque
     } else {
         detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(gone)?

@@ -69,8 +69,6 @@ pub struct InboundPort {
     pub address: SocketAddr,
     /// Connections to the application.
     pub pool: Pool,
-    /// The server was seen to speak first.
-    pub server_first: Cell<bool>,
     /// Bound metrics by caller; the last few callers.
     pub series: RefCell<Vec<(Option<Identity>, Rc<crate::metrics::Series>)>>,
     policy: Arc<Snapshot<InboundPolicy>>,
@@ -175,7 +173,6 @@ impl Worker {
             Rc::new(InboundPort {
                 address,
                 pool: Pool::default(),
-                server_first: Cell::new(false),
                 series: RefCell::default(),
                 policy: self.control.inbound(address.port()),
             })
