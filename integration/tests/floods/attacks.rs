@@ -79,33 +79,32 @@ pub fn repeat(count: usize, each: impl Fn(usize) -> Vec<u8>) -> Vec<Vec<u8>> {
     (0..count).map(each).collect()
 }
 
-/// Twenty frames in a write, 4,000 in all: four times what is free.
-pub fn flood(one: &[u8]) -> Vec<Vec<u8>> {
-    repeat(200, |_| one.repeat(20))
-}
-
-pub fn attacks() -> Vec<Attack> {
+/// Every attack. Those that only their number makes one are four times `free` frames long.
+pub fn attacks(free: usize) -> Vec<Attack> {
     use Expect::{Bounded, Calmed, Cut, Refused};
     let (get, post, slow) = (block("GET", "/1k"), block("POST", "/echo"), block("GET", "/delay/5000"));
+    // Twenty frames in a write.
+    let many = free * 4 / 20;
+    let flood = |one: &[u8]| repeat(many, |_| one.repeat(20));
     let reset = |stream| frame(RST_STREAM, 0, stream, &8u32.to_be_bytes());
     let begun = |then: Vec<Vec<u8>>| [vec![frame(HEADERS, 4, 1, &post)], then].concat();
     // The streams of one write are reset in the next: they were accepted and sent on in between.
-    let paced_resets = repeat(400, |step| {
+    let paced_resets = repeat(many * 2, |step| {
         let opened = (0..10).flat_map(|n| frame(HEADERS, 5, nth(step * 10 + n), &slow));
         let ended = (0..10).filter(|_| step > 0).flat_map(|n| reset(nth((step - 1) * 10 + n)));
         ended.chain(opened).collect()
     });
-    let mut bomb = get.clone();
-    literal(&mut bomb, 0x40, "cookie", &"c".repeat(3_900));
     let made_you_reset = |fault: &dyn Fn(u32) -> Vec<u8>| {
         let mut block = block("POST", "/echo");
         literal(&mut block, 0, "content-length", "1");
-        repeat(200, |step| {
+        repeat(many, |step| {
             let pair = |n| [frame(HEADERS, 4, nth(step * 20 + n), &block), fault(nth(step * 20 + n))].concat();
             (0..20).flat_map(pair).collect()
         })
     };
-    // 62 is the newest entry of the table: 16,000 bytes that unfold to 62 MB.
+    let mut bomb = get.clone();
+    literal(&mut bomb, 0x40, "cookie", &"c".repeat(3_900));
+    // 62 is the newest entry of the table: 16 KB that unfold to 47 MB.
     bomb.extend([0x80 | 62; 12_000]);
     let mut crumbs = get.clone();
     crumbs.extend([0x80 | 32; 15_000]); // `cookie` without a value, from the static table
@@ -135,7 +134,7 @@ pub fn attacks() -> Vec<Attack> {
         ("DATA that is all padding", begun(flood(&frame(DATA, 8, 1, &[9, 0, 0, 0, 0, 0, 0, 0, 0, 0]))), Calmed),
         (
             "rapid reset",
-            repeat(200, |s| {
+            repeat(many, |s| {
                 let pair = |n| [frame(HEADERS, 5, nth(s * 20 + n), &slow), reset(nth(s * 20 + n))].concat();
                 (0..20).flat_map(pair).collect()
             }),

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod attacks;
+mod peer;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -22,13 +23,15 @@ use std::{
 use attacks::{Attack, DATA, ENHANCE_YOUR_CALM, Expect, GOAWAY, HEADERS, PING, SETTINGS, attacks, block, frame};
 use http::Request;
 use mesh_integration::harness::{Proxy, eventually, usage};
+use rustls::pki_types::ServerName;
 use support::{Grpc, H1, Mesh, TEST_WAIT, metric};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf},
     net::TcpStream,
     task::JoinHandle,
     time::{interval, timeout},
 };
+use tokio_rustls::TlsConnector;
 
 /// Pause between the writes of an attack: a few hundred of them make an attack, and each is read by itself.
 const PACE: Duration = Duration::from_millis(1);
@@ -51,11 +54,40 @@ struct Fate {
     data: usize,
 }
 
+/// Who attacks.
+enum Attacker {
+    /// Anybody, in plain text.
+    Stranger,
+    /// A workload of the mesh, in the place of its proxy.
+    Peer(TlsConnector),
+}
+
+impl Attacker {
+    async fn connect(&self, to: SocketAddr) -> Box<dyn Stream> {
+        let stream = TcpStream::connect(to).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        match self {
+            Self::Stranger => Box::new(stream),
+            Self::Peer(tls) => Box::new(tls.connect(ServerName::IpAddress(to.ip().into()), stream).await.unwrap()),
+        }
+    }
+
+    /// Frames without purpose that the proxy bears from such a client.
+    fn free(&self) -> usize {
+        match self {
+            Self::Stranger => 1_000,
+            Self::Peer(_) => 10_000,
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// Runs an attack to its end or the connection's.
-async fn attack(to: SocketAddr, writes: &[Vec<u8>]) -> Fate {
-    let stream = TcpStream::connect(to).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let (read, mut write) = stream.into_split();
+async fn attack(from: &Attacker, to: SocketAddr, writes: &[Vec<u8>]) -> Fate {
+    let (read, mut write) = tokio::io::split(from.connect(to).await);
     let ended = Arc::new(AtomicBool::new(false));
     let mut reader = tokio::spawn(listen(read, ended.clone()));
     write.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
@@ -64,7 +96,8 @@ async fn attack(to: SocketAddr, writes: &[Vec<u8>]) -> Fate {
     let mut sent = 0;
     for bytes in writes {
         pace.tick().await;
-        let written = timeout(TEST_WAIT, write.write_all(bytes)).await.expect("the proxy neither reads nor closes");
+        let writing = async { write.write_all(bytes).await.and(write.flush().await) };
+        let written = timeout(TEST_WAIT, writing).await.expect("the proxy neither reads nor closes");
         if written.is_err() || ended.load(Relaxed) {
             break;
         }
@@ -74,7 +107,7 @@ async fn attack(to: SocketAddr, writes: &[Vec<u8>]) -> Fate {
     let fate = match timeout(Duration::from_secs(2), &mut reader).await {
         Ok(fate) => fate.unwrap(),
         Err(_) => {
-            drop(write);
+            let _ = timeout(TEST_WAIT, write.shutdown()).await;
             timeout(TEST_WAIT, reader)
                 .await
                 .expect("the connection ends with its client")
@@ -86,7 +119,7 @@ async fn attack(to: SocketAddr, writes: &[Vec<u8>]) -> Fate {
 }
 
 /// Reads what the proxy says until it closes.
-async fn listen(mut from: tokio::net::tcp::OwnedReadHalf, ended: Arc<AtomicBool>) -> Fate {
+async fn listen(mut from: ReadHalf<Box<dyn Stream>>, ended: Arc<AtomicBool>) -> Fate {
     let mut fate = Fate::default();
     let mut payload = vec![0; 1 << 24];
     loop {
@@ -150,16 +183,16 @@ impl Victim {
     }
 }
 
-/// Every attack, one after the other, on one port of a proxy.
-async fn besiege(to: SocketAddr, proxy: &Proxy, direction: &str) {
+/// Every attack, one after the other, on one port of a proxy, beside requests to `victim`.
+async fn besiege(attacker: Attacker, to: SocketAddr, victim: SocketAddr, proxy: &Proxy, direction: &str) {
     let pid = proxy.process.pid();
     let floods = async || metric(proxy, "mesh_errors_total", &[direction, "error=\"flood\""]).await;
     let before = usage(pid).unwrap().anonymous_kib;
     let mut wrong = Vec::new();
-    for Attack { name, writes, expect } in attacks() {
+    for Attack { name, writes, expect } in attacks(attacker.free()) {
         let counted = floods().await;
-        let victim = Victim::start(to, pid).await;
-        let fate = attack(to, &writes).await;
+        let victim = Victim::start(victim, pid).await;
+        let fate = attack(&attacker, to, &writes).await;
         let most = victim.memory.clone();
         let (served, slowest) = victim.stop().await;
         let (counted, grown) = (floods().await - counted, most.load(Relaxed).saturating_sub(before));
@@ -191,15 +224,24 @@ async fn besiege(to: SocketAddr, proxy: &Proxy, direction: &str) {
 }
 
 #[tokio::test]
-async fn attackers_of_the_port_for_applications_are_cut_and_nobody_else_is_hurt() {
+async fn the_application_cannot_flood() {
     let (_mesh, client, _server) = Mesh::pair().await;
-    besiege(client.entry(), &client.proxy, "outbound").await;
+    besiege(Attacker::Stranger, client.entry(), client.entry(), &client.proxy, "outbound").await;
 }
 
 #[tokio::test]
-async fn attackers_of_the_port_for_peers_are_cut_and_nobody_else_is_hurt() {
+async fn strangers_cannot_flood() {
     let (_mesh, _client, server) = Mesh::pair().await;
-    besiege(SocketAddr::from(([127, 0, 0, 1], server.listen)), &server.proxy, "inbound").await;
+    let inbound = SocketAddr::from(([127, 0, 0, 1], server.listen));
+    besiege(Attacker::Stranger, inbound, inbound, &server.proxy, "inbound").await;
+}
+
+#[tokio::test]
+async fn peers_cannot_flood() {
+    let (mesh, client, server) = Mesh::pair().await;
+    let inbound = SocketAddr::from(([127, 0, 0, 1], server.listen));
+    let attacker = Attacker::Peer(peer::connector(mesh.sandbox.path()));
+    besiege(attacker, inbound, client.entry(), &server.proxy, "inbound").await;
 }
 
 /// A hundred connections of each kind that never come to a request, on both ports.

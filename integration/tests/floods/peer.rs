@@ -1,0 +1,75 @@
+//! An attacker with an identity: mutual TLS as the client Pod's proxy would open it, with a certificate that the test signs
+//! by the controller's own key.
+
+use std::{fs, path::Path, sync::Arc};
+
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs::default_provider},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+};
+use tokio_rustls::TlsConnector;
+
+/// Connects as `shop/client` and speaks the HTTP/2 of proxies. `sandbox` is the folder of the mesh.
+pub fn connector(sandbox: &Path) -> TlsConnector {
+    let read = |name: &str| fs::read_to_string(sandbox.join("state").join(name)).unwrap();
+    let authority = KeyPair::from_pem(&read("ca-key.pem")).unwrap();
+    let authority = Issuer::from_ca_cert_pem(&read("trust-bundle.pem"), authority).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    let identity = "spiffe://cluster.local/ns/shop/sa/client";
+    params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let chain = vec![params.signed_by(&key, &authority).unwrap().der().clone()];
+    let provider = Arc::new(default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+        .with_client_auth_cert(chain, PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+        .unwrap();
+    config.alpn_protocols = vec![b"mesh-h2".to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+/// Looks at no server certificate: an attacker does not care.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
