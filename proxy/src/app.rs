@@ -155,7 +155,8 @@ async fn serve_admin(admin: Arc<Admin>) -> Result<(), StartError> {
     Ok(())
 }
 
-/// One data-plane thread: accepts until the drain begins, then waits for what is open.
+/// One data-plane thread: accepts until the drain begins, then waits for what is open: first for what others asked of
+/// the application, which until then may ask others.
 fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, Role)>) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {
@@ -165,8 +166,7 @@ fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, 
             tokio::task::spawn_local(listen::run(worker.clone(), listener, role));
         }
         worker.drain.cancelled().await;
-        worker.tasks.close();
-        let _ = tokio::time::timeout(worker.config.times.shutdown_grace, worker.tasks.wait()).await;
+        worker.finish().await;
         Ok(())
     })
 }

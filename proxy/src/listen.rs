@@ -23,7 +23,7 @@ use crate::{
     connect,
     error::Error,
     inbound,
-    metrics::DirectionMetrics,
+    metrics::{Direction, DirectionMetrics},
     outbound::{self, Destination},
     worker::Worker,
 };
@@ -44,6 +44,15 @@ pub enum Role {
     Inbound,
     /// A port that stands for an application port.
     InboundFixed(SocketAddr),
+}
+
+impl Role {
+    fn direction(&self) -> Direction {
+        match self {
+            Self::Outbound | Self::OutboundFixed(_) => Direction::Outbound,
+            Self::Inbound | Self::InboundFixed(_) => Direction::Inbound,
+        }
+    }
 }
 
 /// Every address this proxy listens on for traffic, with its role.
@@ -79,15 +88,16 @@ pub async fn run(worker: Rc<Worker>, listener: TcpListener, role: Role) {
         };
         let (accepted, permit) = tokio::select! {
             biased;
-            () = worker.drain.cancelled() => return,
+            () = worker.draining(role.direction()).cancelled() => return,
             accepted = accepted => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
                 let serving = serve(worker.clone(), stream, role.clone(), own_port);
+                let caller = (role.direction() == Direction::Inbound).then(|| worker.callers.token());
                 worker.tasks.spawn_local(async move {
                     serving.await;
-                    drop(permit);
+                    drop((permit, caller));
                 });
             }
             Err(error) => {
@@ -137,7 +147,9 @@ async fn counted(metrics: &DirectionMetrics, serving: impl Future<Output = Resul
 /// Where a redirected connection was going (SO_ORIGINAL_DST); `None` when it was not redirected.
 fn original_destination(stream: &TcpStream, own_port: u16) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);
+    // A listener on [::] takes IPv4 as well, whose original destination is asked for as such.
     let local = stream.local_addr().ok()?;
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     let original = match local.ip() {
         IpAddr::V4(_) => socket.original_dst_v4(),
         IpAddr::V6(_) => socket.original_dst_v6(),

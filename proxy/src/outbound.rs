@@ -3,7 +3,11 @@
 //! A connection has a target of its own (a redirected address, or a listening port that stands for one), or its requests
 //! name theirs (this proxy as an HTTP proxy).
 
-use std::{cell::RefCell, rc::Rc, time::Instant};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use http::{Method, Response, Version};
@@ -39,7 +43,7 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destinatio
     let mut read = BytesMut::new();
     let times = &worker.config.times;
     let Destination::Target(target) = &destination else {
-        let spoken = detect(&mut io, &mut read, times.header, times.header).await.map_err(gone)?;
+        let spoken = begun(&worker, &mut io, &mut read, times.header).await?;
         return http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, None).await;
     };
     let policy = match target.policy(&worker).await {
@@ -55,7 +59,7 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destinatio
         _ if target.server_first.get() => return Box::pin(opaque(&worker, target, &policy, io)).await,
         _ => times.detect,
     };
-    match detect(&mut io, &mut read, wait, times.handshake).await.map_err(gone)? {
+    match begun(&worker, &mut io, &mut read, wait).await? {
         spoken @ (Spoken::Http1 | Spoken::Http2) => {
             http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, None).await
         }
@@ -65,6 +69,20 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destinatio
             Box::pin(opaque(&worker, target, &policy, Rewind::new(read.freeze(), io))).await
         }
     }
+}
+
+/// What the client speaks. One that has said nothing yet is let go when the proxy drains.
+async fn begun<T: Io>(worker: &Worker, io: &mut T, read: &mut BytesMut, wait: Duration) -> Result<Spoken, Error> {
+    let complete = worker.config.times.handshake;
+    tokio::select! {
+        biased;
+        spoken = detect(io, read, wait, complete) => return spoken.map_err(gone),
+        () = worker.draining(Direction::Outbound).cancelled() => {}
+    }
+    if read.is_empty() {
+        return Ok(Spoken::Closed);
+    }
+    detect(io, read, wait, complete).await.map_err(gone)
 }
 
 /// Serves requests; the first of them is answered with `failed` if there is one.

@@ -38,8 +38,12 @@ pub struct Worker {
     pub outbound: DirectionMetrics,
     /// Handles for traffic to the application.
     pub inbound: DirectionMetrics,
-    /// Cancelled when the proxy shuts down: finish what is open, begin nothing.
+    /// Cancelled when the proxy shuts down: finish what callers of the application began, take nothing more from them.
     pub drain: CancellationToken,
+    /// Cancelled after that: until then the application needs others to finish its own work.
+    pub drain_outbound: CancellationToken,
+    /// Open connections to the application, waited for before the outbound side drains.
+    pub callers: TaskTracker,
     /// Open connections, waited for when the proxy shuts down.
     pub tasks: TaskTracker,
     /// The registry, to bind new series.
@@ -101,6 +105,8 @@ impl Worker {
             outbound: DirectionMetrics::new(&metrics, Direction::Outbound),
             inbound: DirectionMetrics::new(&metrics, Direction::Inbound),
             drain,
+            drain_outbound: CancellationToken::new(),
+            callers: TaskTracker::new(),
             tasks: TaskTracker::new(),
             targets: RefCell::default(),
             balancers: RefCell::default(),
@@ -119,6 +125,28 @@ impl Worker {
             Direction::Outbound => &self.outbound,
             Direction::Inbound => &self.inbound,
         }
+    }
+
+    /// Tells connections of one direction to end when they can.
+    pub fn draining(&self, direction: Direction) -> &CancellationToken {
+        match direction {
+            Direction::Outbound => &self.drain_outbound,
+            Direction::Inbound => &self.drain,
+        }
+    }
+
+    /// Waits for what is open to end, each side in its turn, for at most the shutdown grace.
+    pub async fn finish(&self) {
+        let grace = self.config.times.shutdown_grace;
+        self.callers.close();
+        self.tasks.close();
+        let all = async {
+            // Half of the time at most: bytes may flow for as long as their ends like.
+            let _ = tokio::time::timeout(grace / 2, self.callers.wait()).await;
+            self.drain_outbound.cancel();
+            self.tasks.wait().await;
+        };
+        let _ = tokio::time::timeout(grace, all).await;
     }
 
     /// The destination named `name` (`host:port`), remembered.

@@ -111,7 +111,7 @@ where
         h1::server::refusal(reason)
     };
     let config = h1_config(&worker.config);
-    h1::server::serve(io, &config, worker.drain.clone().cancelled_owned(), serve, refused)
+    h1::server::serve(io, &config, worker.draining(direction).clone().cancelled_owned(), serve, refused)
         .await
         .map_err(|error| Error::unknown(Reason::UpstreamReset, error.to_string()))
 }
@@ -145,7 +145,7 @@ where
     let late = |_| Error::unknown(Reason::UpstreamReset, "HTTP/2: no preface in time");
     let mut connection = handshake.await.map_err(late)?.map_err(gone)?;
     let open = Rc::new(Cell::new(0usize));
-    let drain = worker.drain.clone();
+    let drain = worker.draining(direction).clone();
     let mut draining = std::pin::pin!(drain.cancelled());
     let mut idle = tokio::time::interval(worker.config.times.idle);
     idle.tick().await;
