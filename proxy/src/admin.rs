@@ -26,6 +26,10 @@ const MAX_CONNECTIONS: usize = 32;
 /// A log filter; longer ones are no filter.
 const MAX_BODY: usize = 4 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection is asked to end after this, and cut when its last answer is not taken in time: clients that read nothing
+/// must not keep kubelet from `/live`.
+const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+const LAST_ANSWER: Duration = Duration::from_secs(10);
 
 /// What the pages show.
 pub struct Admin {
@@ -72,7 +76,15 @@ impl Admin {
                 });
                 let mut http = hyper::server::conn::http1::Builder::new();
                 http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-                if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+                let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+                let served = match tokio::time::timeout(CONNECTION_LIFE, serving.as_mut()).await {
+                    Ok(served) => served,
+                    Err(_) => {
+                        serving.as_mut().graceful_shutdown();
+                        tokio::time::timeout(LAST_ANSWER, serving).await.unwrap_or(Ok(()))
+                    }
+                };
+                if let Err(error) = served {
                     tracing::debug!("admin connection: {error}");
                 }
                 drop(permit);
