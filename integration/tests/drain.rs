@@ -46,6 +46,32 @@ async fn the_clients_sidecar_finishes_what_it_began() {
 }
 
 #[tokio::test]
+async fn an_application_that_answers_its_last_requests_may_ask_others() {
+    let (mesh, client, mut server) = Mesh::pair().await;
+    mesh.service("stock", None);
+    let _stock = mesh.server("stock", "stock-1", &[]).await;
+    let ask = async || {
+        let answer = H1::connect(server.proxy.outbound)
+            .await?
+            .ask("GET http://stock/1k HTTP/1.1\r\nhost: stock\r\n\r\n")
+            .await?;
+        Ok((answer.head.status == 200).then_some(()))
+    };
+    eventually("the other Service", TEST_WAIT, ask).await.unwrap();
+    let mut connection = H1::connect(client.entry()).await.unwrap();
+    let before = std::fs::metadata(&server.accept_log).unwrap().len();
+    connection.send("GET /delay/1500 HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.unwrap();
+    let there = async || Ok((std::fs::metadata(&server.accept_log)?.len() > before).then_some(()));
+    eventually("the request to arrive", TEST_WAIT, there).await.unwrap();
+    server.proxy.process.signal(Signal::TERM).unwrap();
+    let draining = async || Ok(server.proxy.process.log().contains("draining").then_some(()));
+    eventually("the drain to begin", TEST_WAIT, draining).await.unwrap();
+    assert_eq!(ask().await.unwrap(), Some(()), "while a caller waits for the application, it can call others");
+    assert_eq!(connection.answer(false).await.unwrap().head.status, 200);
+    assert!(server.proxy.process.wait(Duration::from_secs(10)).await.unwrap().success());
+}
+
+#[tokio::test]
 async fn open_streams_are_given_their_time() {
     let (_mesh, client, mut server) = Mesh::pair().await;
     let connection = Grpc::connect(client.entry()).await.unwrap();
