@@ -8,7 +8,7 @@
 //! A backend in another namespace than its route needs a ReferenceGrant there, unless it is a parent of the route:
 //! sending a request on to where it was going anyway exposes nothing.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_policy::{
     Access, Backend, BackendTarget, InboundPolicy, OutboundPolicy, Protocol, Route, RouteKind, RouteTable, Rule,
@@ -19,7 +19,7 @@ use crate::{
     object::ObjectId,
     problem::{Place, Problem, Reason, Report},
     route::{BackendObject, Parent, RouteObject, RuleObject},
-    service::{Service, TargetPort, includes},
+    service::{TargetPort, includes},
     snapshot::{Key, Snapshot},
 };
 
@@ -61,20 +61,17 @@ impl Snapshot {
         let protocol = if includes(&pod.opaque_ports, port) {
             Protocol::Opaque
         } else {
-            let of_pod = |service: &&Service| {
-                self.endpoint_slices.iter().any(|(key, slice)| {
-                    key.namespace == pod.namespace
-                        && slice.service.as_ref() == Some(&service.name)
-                        && slice.endpoints.iter().any(|endpoint| endpoint.pod.as_ref() == Some(&pod.name))
-                })
-            };
+            let first = Key::new(pod.namespace.clone(), "");
+            let slices = self.endpoint_slices.range(first..).take_while(|(key, _)| key.namespace == pod.namespace);
+            let of_pod = slices.filter(|(_, slice)| slice.endpoints.iter().any(|e| e.pod.as_ref() == Some(&pod.name)));
+            let names: BTreeSet<_> = of_pod.filter_map(|(_, slice)| slice.service.clone()).collect();
+            let service = |name| self.services.get(&Key { namespace: pod.namespace.clone(), name });
             let leads_here = |target: &TargetPort| match target {
                 TargetPort::Number(number) => *number == port,
                 TargetPort::Name(name) => pod.ports.get(name) == Some(&port),
             };
-            let services = self.services.values().filter(|service| service.namespace == pod.namespace).filter(of_pod);
-            let mut protocols =
-                services.flat_map(|service| &service.ports).filter(|p| leads_here(&p.target)).map(|p| p.protocol);
+            let ports = names.into_iter().filter_map(service).flat_map(|service| &service.ports);
+            let mut protocols = ports.filter(|port| leads_here(&port.target)).map(|port| port.protocol);
             let first = protocols.next().unwrap_or_default();
             if protocols.all(|protocol| protocol == first) { first } else { Protocol::Detect }
         };
@@ -93,8 +90,7 @@ impl Snapshot {
             problems.extend(report.finish());
             let http = (route.meta.kind == RouteKind::Http).then_some(&route.parents);
             for service in http.into_iter().flatten().flat_map(|parent| self.ports_of(parent)) {
-                let (_, conflicted) = self.attached(&service, &route.meta.namespace);
-                if conflicted.iter().any(|other| other.meta == route.meta) {
+                if !self.group(RouteKind::Grpc, &route.meta.namespace, &service).is_empty() {
                     problems.extend(conflict(route, &service));
                 }
             }
@@ -104,15 +100,10 @@ impl Snapshot {
 
     /// The routes that apply to a Service's port for a client, and the HTTPRoutes that GRPCRoutes displace.
     fn attached(&self, service: &ServiceRef, client_namespace: &str) -> (Vec<&RouteObject>, Vec<&RouteObject>) {
-        let group = |kind: RouteKind, namespace: &str| -> Vec<&RouteObject> {
-            let first = Key::new(namespace, "");
-            let routes = self.routes(kind).range(first..).take_while(|(key, _)| &*key.namespace == namespace);
-            let attaches = |route: &&RouteObject| route.parents.iter().any(|parent| self.covers(parent, service));
-            routes.map(|(_, route)| route).filter(attaches).collect()
-        };
         // For a client in the Service's own namespace both groups are the same.
         for namespace in [client_namespace, &service.namespace] {
-            let (grpc, http) = (group(RouteKind::Grpc, namespace), group(RouteKind::Http, namespace));
+            let (grpc, http) =
+                (self.group(RouteKind::Grpc, namespace, service), self.group(RouteKind::Http, namespace, service));
             match (grpc.is_empty(), http.is_empty()) {
                 (true, true) => {}
                 (true, false) => return (http, Vec::new()),
@@ -120,6 +111,14 @@ impl Snapshot {
             }
         }
         (Vec::new(), Vec::new())
+    }
+
+    /// The routes of one kind and namespace that are attached to a Service's port.
+    fn group(&self, kind: RouteKind, namespace: &str, service: &ServiceRef) -> Vec<&RouteObject> {
+        let first = Key::new(namespace, "");
+        let routes = self.routes(kind).range(first..).take_while(|(key, _)| &*key.namespace == namespace);
+        let attaches = |route: &&RouteObject| route.parents.iter().any(|parent| self.covers(parent, service));
+        routes.map(|(_, route)| route).filter(attaches).collect()
     }
 
     fn covers(&self, parent: &Parent, service: &ServiceRef) -> bool {
