@@ -1,6 +1,6 @@
 //! A stream that follows the index: what a proxy must know now, and again whenever that changed.
 //!
-//! It holds the latest snapshot and nothing else. A proxy that reads slowly gets the newest state next, never a queue.
+//! It holds what it sent last and nothing else. A proxy that reads slowly gets the newest state next, never a queue.
 
 use std::sync::Arc;
 

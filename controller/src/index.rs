@@ -1,7 +1,7 @@
 //! Objects by where they came from, and the snapshot made of all of them.
 //!
 //! The one place that holds the state of the world. A source is a file of a folder; a watch of an API server can stand
-//! behind the same `apply`, `delete` and `reset`. Readers get whole snapshots over a watch channel: one that is slow
+//! behind the same `apply` and `delete`. Readers get whole snapshots over a watch channel: one that is slow
 //! misses those in between and never holds up anyone.
 
 use std::{
@@ -80,13 +80,6 @@ impl Index {
     pub fn delete(&mut self, source: &str) {
         self.changed |= self.objects.remove(source).is_some();
         self.changed |= self.refused.remove(source).is_some();
-    }
-
-    /// Forgets every source.
-    pub fn reset(&mut self) {
-        self.changed |= !self.objects.is_empty() || !self.refused.is_empty();
-        self.objects.clear();
-        self.refused.clear();
     }
 
     /// Whether a source has objects in force.
@@ -191,8 +184,7 @@ mod tests {
         assert!(index.publish());
         assert!(!knows(&rx, "db:5432"));
         assert_eq!(rx.borrow().version, 4);
-        index.reset();
-        assert!(index.publish() && !index.publish());
+        assert!(!index.publish());
     }
 
     #[test]

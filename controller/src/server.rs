@@ -42,8 +42,11 @@ use crate::{
 const MAX_CONNECTIONS: usize = 10_000;
 /// Most streams of one connection. A proxy has one for each target, backend and port in use.
 const MAX_STREAMS: u32 = 4_096;
-/// Longest TLS handshake; a silent peer holds one of [`MAX_CONNECTIONS`] no longer.
+/// Longest TLS handshake, and after it the longest wait for HTTP/2 to begin, after which pings notice who is gone; a
+/// silent peer holds one of [`MAX_CONNECTIONS`] no longer.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// Bytes of the preface of HTTP/2 (RFC 9113, section 3.4).
+const PREFACE_BYTES: usize = 24;
 /// How soon a proxy that vanished is noticed: a ping after this much silence, and an answer within [`PING_LIMIT`].
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// See [`PING_EVERY`].
@@ -165,7 +168,8 @@ async fn handshake(
         ends = Some(Box::pin(tokio::time::sleep(left)));
     }
     let peer = PeerInfo { identity, address };
-    Ok(Connection { tls, peer, ends, _held: Held::new(&metrics.connections), _permit: permit })
+    let preface = Some((PREFACE_BYTES, Box::pin(tokio::time::sleep(HANDSHAKE_LIMIT))));
+    Ok(Connection { tls, peer, ends, preface, _held: Held::new(&metrics.connections), _permit: permit })
 }
 
 /// The one SPIFFE ID of a verified certificate. None, or several, is no identity.
@@ -184,6 +188,8 @@ pub struct Connection {
     tls: TlsStream<TcpStream>,
     peer: PeerInfo,
     ends: Option<Pin<Box<Sleep>>>,
+    /// How many bytes are still to come before HTTP/2 stands, and until when.
+    preface: Option<(usize, Pin<Box<Sleep>>)>,
     _held: Held,
     _permit: OwnedSemaphorePermit,
 }
@@ -198,14 +204,21 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         if let Poll::Ready(done) = Pin::new(&mut self.tls).poll_read(cx, buf) {
+            let read = buf.filled().len() - before;
+            self.preface = self.preface.take().filter(|(left, _)| *left > read).map(|(left, end)| (left - read, end));
             return Poll::Ready(done);
+        }
+        let timed_out = |what| Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)));
+        if self.preface.as_mut().is_some_and(|(_, end)| end.as_mut().poll(cx).is_ready()) {
+            return timed_out("no HTTP/2 after the handshake");
         }
         match &mut self.ends {
             None => Poll::Pending,
             Some(ends) => {
                 ready!(ends.as_mut().poll(cx));
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client certificate has ended")))
+                timed_out("the client certificate has ended")
             }
         }
     }

@@ -32,3 +32,25 @@ pub(crate) fn stream(
         Step::Send(v1::TrustBundle { roots_der: now.iter().map(|root| root.to_vec()).collect() })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use futures_util::{FutureExt, StreamExt};
+
+    #[tokio::test]
+    async fn it_stays_open_and_tells_of_each_change_once() {
+        let root = |byte: u8| CertificateDer::from(vec![byte]);
+        let (sender, receiver) = watch::channel(Arc::new(vec![root(1)]));
+        let metrics = Metrics::new();
+        let mut stream = std::pin::pin!(stream(receiver, CancellationToken::new(), &metrics));
+        assert_eq!(stream.next().await.unwrap().unwrap().roots_der, [[1]]);
+        assert!(stream.next().now_or_never().is_none(), "it waits");
+        sender.send_replace(Arc::new(vec![root(1)]));
+        assert!(stream.next().now_or_never().is_none(), "the same again is no change");
+        sender.send_replace(Arc::new(vec![root(1), root(2)]));
+        assert_eq!(stream.next().await.unwrap().unwrap().roots_der, [[1], [2]]);
+        assert!(stream.next().now_or_never().is_none(), "it waits again");
+    }
+}

@@ -309,3 +309,39 @@ async fn one_compilation_serves_many() {
     };
     tokio::time::timeout(Duration::from_secs(20), closed).await.expect("dropped streams are forgotten");
 }
+
+#[tokio::test]
+async fn a_hundred_proxies_hear_of_one_change_and_their_trust_streams_stay_open() {
+    let f = Fixture::start(&[]).await;
+    let key = f.certify(&f.token("shop.client")).await.unwrap();
+    let mut proxies = Vec::new();
+    for _ in 0..100 {
+        let copy = (key.0.clone(), rcgen::KeyPair::try_from(key.1.serialize_der()).unwrap());
+        let mut client = PolicyClient::new(f.destination(Some(copy)));
+        let mut policies = client.outbound(ask("web:80", "shop/client")).await.unwrap().into_inner();
+        next(&mut policies).await;
+        let mut trust = f.identity_client().trust(v1::TrustRequest {}).await.unwrap().into_inner();
+        next(&mut trust).await;
+        proxies.push((policies, trust));
+    }
+    f.write("route.yaml", &route(3, 4));
+    for (policies, _) in &mut proxies {
+        assert_eq!(weights(next(policies).await)[1].1, 4);
+    }
+    let metrics = f.page("/metrics").await.1;
+    for line in ["connections 200", "streams{kind=\"outbound\"} 100", "streams{kind=\"trust\"} 100"] {
+        assert!(metrics.contains(&format!("mesh_controller_{line}\n")), "{line} in {metrics}");
+    }
+    assert!(metrics.contains("mesh_controller_updates_total{kind=\"trust\"} 100\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn who_says_nothing_after_the_handshake_does_not_keep_the_connection() {
+    use tokio::io::AsyncReadExt;
+    let f = Fixture::start(&[]).await;
+    let mut silent = common::Tls::new(&f.state(), None).connect(f.addresses().identity).await.unwrap();
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(LIMIT, silent.read_to_end(&mut rest)).await.expect("the controller hangs up");
+    // With or without a goodbye of TLS; what came before are the server's own first frames.
+    assert!(end.is_ok() || end.unwrap_err().kind() == std::io::ErrorKind::UnexpectedEof);
+}

@@ -206,13 +206,20 @@ impl Tls {
     }
 }
 
+impl Tls {
+    /// A bare connection.
+    pub async fn connect(&self, address: SocketAddr) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let tcp = TcpStream::connect(address).await?;
+        TlsConnector::from(self.0.clone()).connect(ServerName::IpAddress(address.ip().into()), tcp).await
+    }
+}
+
 /// A lazy channel to a listener that must prove an identity of the control plane.
 pub fn channel(address: SocketAddr, tls: Tls, account: &'static str) -> Channel {
     let connect = move |_: Uri| {
-        let connector = TlsConnector::from(tls.0.clone());
+        let tls = Tls(tls.0.clone());
         async move {
-            let tcp = TcpStream::connect(address).await?;
-            let stream = connector.connect(ServerName::IpAddress(address.ip().into()), tcp).await?;
+            let stream = tls.connect(address).await?;
             let connection = stream.get_ref().1;
             assert_eq!(connection.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
             let group = connection.negotiated_key_exchange_group().unwrap().name();
