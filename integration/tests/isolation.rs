@@ -3,10 +3,19 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use mesh_integration::harness::{raise_file_limit, usage};
-use support::{Client, Grpc, H1, Load, Mesh, Outcome, Server, Shot, TEST_WAIT, get, grpc_message, metric, next, share};
+use mesh_integration::harness::{eventually, raise_file_limit, usage};
+use support::{
+    App, Client, Grpc, H1, Load, Mesh, Outcome, Server, Shot, TEST_WAIT, get, grpc_message, metric, next, share,
+};
+use tokio::time::Instant;
 
 /// No request may wait for another's reader. Loaded machines make single ones late; a wait would be endless.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -106,4 +115,67 @@ async fn a_thousand_open_streams() {
         assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "0");
     }
     assert_eq!(get(client.entry(), "web.shop", "/1k").await.unwrap().head.status, 200);
+}
+
+/// Streams of small messages whose readers stopped: many frames in few bytes.
+#[tokio::test]
+async fn readers_that_stop_within_small_messages() {
+    let sent = Arc::new(AtomicU64::new(0));
+    let counted = sent.clone();
+    let app = App::start(move |stream| {
+        let counted = counted.clone();
+        async move {
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let counted = counted.clone();
+                tokio::spawn(async move {
+                    let endless = request.uri().path() == "/endless";
+                    let Ok(mut stream) = respond.send_response(http::Response::new(()), !endless) else { return };
+                    while endless {
+                        stream.reserve_capacity(20);
+                        match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
+                            Some(Ok(_)) if stream.send_data(grpc_message(&[7; 15]), false).is_ok() => {
+                                counted.fetch_add(1, Ordering::Relaxed);
+                            }
+                            _ => return,
+                        }
+                        // Each message goes out on its own, as from a server that flushes.
+                        tokio::task::yield_now().await;
+                    }
+                });
+            }
+        }
+    });
+    let app = app.await;
+    let (_mesh, client, _server) = Mesh::around(app.address).await;
+    let connection = Grpc::connect(client.entry()).await.unwrap();
+    let request = |path: &str| http::Request::get(format!("http://web.shop{path}")).body(()).unwrap();
+    let mut stopped = Vec::new();
+    for _ in 0..20 {
+        let (response, _) = connection.begin(request("/endless"), true).await.unwrap();
+        stopped.push(tokio::time::timeout(TEST_WAIT, response).await.unwrap().unwrap().into_body());
+    }
+    // Every window on the way is full when the application can send no more.
+    let (mut last, mut since) = (0, Instant::now());
+    let full = async || {
+        let now = sent.load(Ordering::Relaxed);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        Ok((since.elapsed() > Duration::from_secs(1)).then_some(()))
+    };
+    eventually("all windows to be full", Duration::from_secs(60), full).await.unwrap();
+    println!("{} messages were sent to readers that do not read", sent.load(Ordering::Relaxed));
+    for n in 0..200 {
+        let answer = connection.exchange(request("/short"), None).await;
+        assert!(answer.as_ref().is_ok_and(|(a, _)| a.status() == 200), "request {n}: {answer:?}");
+    }
+    for (n, body) in stopped.iter_mut().enumerate() {
+        // More than can have been on the way: the stream goes on.
+        let mut read = 0;
+        while read < 400_000 {
+            let data = next(body).await.unwrap_or_else(|error| panic!("stream {n} after {read} bytes: {error:#}"));
+            read += data.expect("the stream goes on").len();
+        }
+    }
 }

@@ -107,6 +107,13 @@ impl Body {
         }
     }
 
+    /// Called while the reader waits for room: small frames of HTTP/2 are then joined, so that they cost little.
+    pub(super) fn join_waiting(&mut self, cx: &mut Context<'_>) {
+        if let Kind::H2(body) = &mut self.kind {
+            body.join_waiting(cx);
+        }
+    }
+
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.kind {
             Kind::Empty => Poll::Ready(None),

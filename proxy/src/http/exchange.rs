@@ -180,15 +180,15 @@ impl Call<'_> {
     /// The loop of attempts: another endpoint for what was never delivered, once more for a safe method whose
     /// connection ended before the response began.
     async fn attempts(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
-        let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        let safe = headers::is_safe(request.method());
         let (parts, body) = request.into_parts();
         let empty = body.is_end();
         let source = (!empty).then(|| Source::new(body, self.worker.config.limits.stream_window as usize));
         let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
-        let mut repeated = false;
+        let mut failed = None;
         let mut last: Option<Error> = None;
         loop {
-            let Some(endpoint) = self.places.pick(self.worker, &tried) else {
+            let Some(endpoint) = self.pick(&mut tried, failed) else {
                 return Err(last.unwrap_or_else(|| Error::undelivered(Reason::NoEndpoints, self.places.name())));
             };
             let body = match &source {
@@ -212,8 +212,8 @@ impl Call<'_> {
                     }
                     self.worker.outbound.retries_refused.increment(1);
                 }
-                Delivery::Unknown if safe && !repeated => {
-                    repeated = true;
+                Delivery::Unknown if safe && failed.is_none() => {
+                    failed = Some(endpoint.info.address);
                     self.worker.outbound.retries_reset.increment(1);
                 }
                 _ => return Err(error),
@@ -221,6 +221,19 @@ impl Call<'_> {
             tracing::debug!("{}: {error}; trying again", self.places.name());
             last = Some(error);
         }
+    }
+
+    /// The endpoint for the next attempt: none that refused, and the one that failed only if there is no other.
+    fn pick(&self, tried: &mut SmallVec<[SocketAddr; 4]>, failed: Option<SocketAddr>) -> Option<Rc<Endpoint>> {
+        if let Some(failed) = failed {
+            tried.push(failed);
+            let other = self.places.pick(self.worker, tried);
+            tried.pop();
+            if other.is_some() {
+                return other;
+            }
+        }
+        self.places.pick(self.worker, tried)
     }
 
     /// One attempt at one endpoint, within the backend's time limit.

@@ -9,48 +9,109 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason as H2Reason, RecvStream, SendStream};
 use http_body::{Body as _, Frame};
 
 use super::body::{Body, BodyError};
 use crate::error::{Delivery, Error, Reason};
 
+/// Chunks below this are joined with those behind them that are there already.
+const SMALL: usize = 1024;
+/// What is handed on at once of what was joined: one TLS record.
+const JOINED: usize = 16 * 1024;
+
 /// What a peer sends on a stream.
+///
+/// Small DATA frames are joined: `h2` keeps some 300 bytes beside each frame that waits, which no window counts, so that a
+/// reader that stalls within a stream of small messages would cost many times its window, or its connection.
 pub struct RecvBody {
     stream: RecvStream,
     data_done: bool,
+    /// Taken from the stream and not yet handed on; its part of the window is given back only then.
+    joined: Option<Box<Joined>>,
+}
+
+#[derive(Default)]
+struct Joined {
+    small: BytesMut,
+    /// What came behind the small ones.
+    next: Option<Result<Bytes, h2::Error>>,
 }
 
 impl From<RecvStream> for RecvBody {
     fn from(stream: RecvStream) -> Self {
-        Self { stream, data_done: false }
+        Self { stream, data_done: false, joined: None }
     }
 }
 
 impl RecvBody {
     /// Whether nothing more will come.
     pub fn is_end(&self) -> bool {
-        self.stream.is_end_stream()
+        self.joined.is_none() && self.stream.is_end_stream()
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let failed = |error: h2::Error| BodyError(error.to_string());
+        if let Some(taken) = self.take_joined() {
+            return Poll::Ready(Some(taken.map_err(|e| BodyError(e.to_string())).and_then(|data| self.hand_on(data))));
+        }
         while !self.data_done {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) if data.is_empty() => {}
-                Some(Ok(data)) => {
-                    // The reader has room for it: only then may the peer send as much again.
-                    if let Err(error) = self.stream.flow_control().release_capacity(data.len()) {
-                        return Poll::Ready(Some(Err(failed(error))));
-                    }
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                Some(Ok(data)) if data.len() < SMALL => {
+                    let rest = self.join(data, cx);
+                    let data = if rest.is_empty() { self.take_joined().unwrap_or(Ok(rest)) } else { Ok(rest) };
+                    return Poll::Ready(Some(data.map_err(|e| BodyError(e.to_string())).and_then(|d| self.hand_on(d))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(failed(error)))),
+                Some(Ok(data)) => return Poll::Ready(Some(self.hand_on(data))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(BodyError(error.to_string())))),
                 None => self.data_done = true,
             }
         }
-        self.stream.poll_trailers(cx).map(|r| r.map_err(failed).transpose().map(|r| r.map(Frame::trailers)))
+        let trailers = self.stream.poll_trailers(cx).map_err(|error| BodyError(error.to_string()));
+        trailers.map(|r| r.transpose().map(|r| r.map(Frame::trailers)))
+    }
+
+    /// Takes what small frames are there, while their reader waits for room. Bounded by the window, which stays taken.
+    pub(super) fn join_waiting(&mut self, cx: &mut Context<'_>) {
+        self.join(Bytes::new(), cx);
+    }
+
+    /// The reader has room for it: only then may the peer send as much again.
+    fn hand_on(&mut self, data: Bytes) -> Result<Frame<Bytes>, BodyError> {
+        let released = self.stream.flow_control().release_capacity(data.len());
+        released.map(|()| Frame::data(data)).map_err(|error| BodyError(error.to_string()))
+    }
+
+    /// Joins `first` with the small frames that are there. Gives `first` back if there are none.
+    fn join(&mut self, mut first: Bytes, cx: &mut Context<'_>) -> Bytes {
+        while !self.data_done && self.joined.as_ref().is_none_or(|j| j.next.is_none()) {
+            match self.stream.poll_data(cx) {
+                Poll::Pending => break,
+                Poll::Ready(None) => self.data_done = true,
+                Poll::Ready(Some(Ok(data))) if data.len() < SMALL => {
+                    let joined = self.joined.get_or_insert_default();
+                    joined.small.extend_from_slice(&std::mem::take(&mut first));
+                    joined.small.extend_from_slice(&data);
+                }
+                Poll::Ready(Some(other)) => self.joined.get_or_insert_default().next = Some(other),
+            }
+        }
+        first
+    }
+
+    fn take_joined(&mut self) -> Option<Result<Bytes, h2::Error>> {
+        let joined = self.joined.as_mut()?;
+        let taken = if joined.small.is_empty() {
+            joined.next.take()
+        } else {
+            let chunk = joined.small.len().min(JOINED);
+            Some(Ok(joined.small.split_to(chunk).freeze()))
+        };
+        if joined.small.is_empty() && joined.next.is_none() {
+            self.joined = None;
+        }
+        taken
     }
 }
 
@@ -123,6 +184,10 @@ async fn send_data(
         while stream.capacity() == 0 {
             let more = poll_fn(|cx| match stream.poll_capacity(cx) {
                 Poll::Pending if body.is_late(cx) => Poll::Ready(Err(BodyError("the time limit passed".into()))),
+                Poll::Pending => {
+                    body.join_waiting(cx);
+                    Poll::Pending
+                }
                 capacity => capacity.map(Ok),
             });
             let more = more.await.inspect_err(|_| stream.send_reset(H2Reason::CANCEL))?;

@@ -180,6 +180,12 @@ pub fn to_h1_form<B>(request: &mut Request<B>, version: Version) -> Result<(), E
     Ok(())
 }
 
+/// Whether a method may be repeated when it is not known whether the first try was handled: those that only read
+/// (RFC 9110 section 9.2.1).
+pub fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
 /// Whether a request is gRPC: errors then go out as grpc-status. gRPC-Web is not: it has its status in the body.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {

@@ -5,7 +5,7 @@
 
 use std::{rc::Rc, time::Instant};
 
-use http::{Method, Response, Version, header};
+use http::{Response, Version, header};
 use mesh_policy::{ConnectionFacts, Identity, InboundVerdict, decide_inbound};
 
 use super::{
@@ -118,16 +118,19 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
         caller.series.record(reply.response.status(), None, began.elapsed());
         return Ok(reply);
     }
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let again = (safe && request.body().is_end()).then(|| clone_head(&request));
+    // What a peer sent safely is repeated by the peer, which knows other endpoints.
+    let again = (caller.identity.is_none() && headers::is_safe(request.method()) && request.body().is_end())
+        .then(|| clone_head(&request));
     let to = || client::Plain { address, authority: authority.clone() };
     let mut in_flight = InFlight::default();
     let first = client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await;
+    if first.as_ref().is_err_and(|error| error.delivery == Delivery::Unknown) {
+        // Others that are idle are as stale: only a connection of its own tells whether the application is there.
+        caller.port.pool.forget_idle_h1();
+    }
     let answered = match (first, again) {
         (Err(error), Some(request)) if error.delivery == Delivery::Unknown => {
             worker.inbound.retries_reset.increment(1);
-            // A connection of its own tells whether the application is there at all.
-            caller.port.pool.forget_idle_h1();
             tracing::debug!("{address}: {error}; trying again");
             client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await
         }

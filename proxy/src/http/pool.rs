@@ -200,6 +200,7 @@ async fn open<T: Io>(worker: &Worker, stream: T) -> Result<Rc<H2Connection>, Err
     let handshake = h2::client::Builder::new()
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(connection_window(limits, limits.streams))
+        .data_frame_budget(connection_window(limits, limits.streams) as usize)
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(header_list_size(limits))
         .max_send_buffer_size(limits.stream_window as usize)

@@ -79,6 +79,16 @@ fn is_refusal(error: &Error) -> bool {
     error.delivery == Delivery::Never && matches!(error.reason, Reason::Refused | Reason::ConnectFailed)
 }
 
+/// The reset that tells a peer's proxy to try again, where that is better than an answer: REFUSED_STREAM for what was
+/// never delivered, INTERNAL_ERROR for a safe request of which nobody knows (RFC 9113 section 8.7).
+fn reset_of(error: &Error, safe: bool) -> Option<H2Reason> {
+    match error.delivery {
+        Delivery::Never if is_refusal(error) => Some(H2Reason::REFUSED_STREAM),
+        Delivery::Unknown if safe => Some(H2Reason::INTERNAL_ERROR),
+        _ => None,
+    }
+}
+
 /// HTTP/1 from applications and, for upgrades, from peers (`peer`).
 pub async fn http1<T, S>(worker: &Rc<Worker>, direction: Direction, io: T, peer: bool, service: S) -> Result<(), Error>
 where
@@ -126,7 +136,9 @@ where
     let metrics = worker.direction(direction);
     metrics.http2.increment(1);
     let limits = &worker.config.limits;
-    let window = connection_window(limits, if peer { limits.streams } else { limits.inbound_streams });
+    // Only this pod's own application may make the proxy hold more than a peer's proxy may.
+    let own = direction == Direction::Outbound;
+    let window = connection_window(limits, if own { limits.inbound_streams } else { limits.streams });
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(limits.stream_window)
@@ -261,6 +273,7 @@ async fn stream<S>(
     let request = request.map(|body| Body::from(RecvBody::from(body)));
     let grpc = headers::is_grpc(request.headers());
     let head_only = *request.method() == Method::HEAD;
+    let safe = headers::is_safe(request.method());
     let respond = Rc::new(RefCell::new(respond));
     let result = if request.headers().len() > limits.headers {
         Err(Error::undelivered(Reason::HeadersTooLarge, format!("more than {} header fields", limits.headers)))
@@ -275,11 +288,11 @@ async fn stream<S>(
     };
     if let Err(error) = &result
         && peer
-        && is_refusal(error)
+        && let Some(reason) = reset_of(error, safe)
     {
         metrics.error(error.reason);
-        tracing::debug!("refused: {error}");
-        return respond.borrow_mut().send_reset(H2Reason::REFUSED_STREAM);
+        tracing::debug!("reset with {reason}: {error}");
+        return respond.borrow_mut().send_reset(reason);
     }
     let (head, body) = answered(metrics, result, grpc).response.into_parts();
     // Whatever the body is, there is none behind these (RFC 9110 section 6.4.1); our own errors have one.
