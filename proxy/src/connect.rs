@@ -47,16 +47,19 @@ pub async fn mesh(
     if !worker.tls.is_ready() {
         return Err(Error::undelivered(Reason::NoIdentity, "there is no certificate to prove yet"));
     }
+    // One limit for both: a slow accept leaves less for the handshake.
+    let limit = worker.config.times.connect;
+    let late = tokio::time::Instant::now() + limit;
     let tcp = tcp(worker, address).await?;
     let handshake = tls_stream::connect(config.clone(), ServerName::IpAddress(address.ip().into()), tcp);
-    let limit = worker.config.times.connect;
-    let (stream, session) = match tokio::time::timeout(limit, handshake).await {
+    let (stream, session) = match tokio::time::timeout_at(late, handshake).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
             worker.tls_failed(Direction::Outbound, &error);
             return Err(Error::undelivered(Reason::ConnectFailed, format!("{address}: TLS: {error}")));
         }
         Err(_) => {
+            worker.tls_failed(Direction::Outbound, &io::ErrorKind::TimedOut.into());
             let detail = format!("{address}: no TLS handshake within {limit:?}");
             return Err(Error::undelivered(Reason::ConnectFailed, detail));
         }

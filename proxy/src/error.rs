@@ -256,6 +256,11 @@ impl Error {
         Self { reason, delivery: Delivery::Never, detail: detail.into() }
     }
 
+    /// A connection that broke.
+    pub fn connection(error: std::io::Error) -> Self {
+        Self::unknown(Reason::UpstreamReset, format!("connection: {error}"))
+    }
+
     /// Whether it is the endpoint's: another one may do better. What is wrong with the request, or with this proxy, is
     /// wrong everywhere.
     pub fn is_of_the_endpoint(&self) -> bool {

@@ -27,7 +27,7 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, app: SocketAddr) -> Res
     let mut read = BytesMut::new();
     let times = &worker.config.times;
     // Also where the application is known to speak first: a peer's hello must be met by TLS, not by a greeting.
-    let spoken = detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(gone)?;
+    let spoken = detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(Error::connection)?;
     let io = Rewind::new(read.freeze(), io);
     if spoken == Spoken::Mesh {
         return Box::pin(peer(worker, io, port)).await;
@@ -51,7 +51,10 @@ async fn peer<T: Io>(worker: Rc<Worker>, io: T, port: Rc<InboundPort>) -> Result
             worker.tls_failed(Direction::Inbound, &error);
             return Err(Error::unknown(Reason::ConnectFailed, format!("TLS: {error}")));
         }
-        Err(_) => return Err(Error::unknown(Reason::ConnectFailed, "no TLS handshake in time")),
+        Err(_) => {
+            worker.tls_failed(Direction::Inbound, &std::io::ErrorKind::TimedOut.into());
+            return Err(Error::unknown(Reason::ConnectFailed, "no TLS handshake in time"));
+        }
     };
     let identity = identity_of(&session)?;
     worker.tls_finished(Direction::Inbound, &identity, &session);
@@ -91,14 +94,14 @@ async fn silent<T: Io>(caller: Rc<Caller>, mut io: T, declared: Protocol) -> Res
     let mut app = None;
     if caller.admit(true).await.is_ok() {
         let mut connected = connect_app(&caller).await?;
-        match first_words(&mut io, &mut connected).await.map_err(gone)? {
+        match first_words(&mut io, &mut connected).await.map_err(Error::connection)? {
             First::Server(said) => return copy(&caller.worker, io, Rewind::new(said, connected)).await,
             First::Client(said) if said.is_empty() => return copy(&caller.worker, io, connected).await,
             First::Client(said) => read = said,
         }
         app = Some(connected);
     }
-    let spoken = detect(&mut io, &mut read, times.handshake, times.handshake).await.map_err(gone)?;
+    let spoken = detect(&mut io, &mut read, times.handshake, times.handshake).await.map_err(Error::connection)?;
     let io = Rewind::new(read.freeze(), io);
     let speaks_http = matches!(spoken, Spoken::Http1 | Spoken::Http2) && declared != Protocol::Opaque;
     // What is not for bytes lets the application's connection go: nothing was sent on it.
@@ -133,9 +136,5 @@ async fn admit_bytes(caller: &Caller) -> Result<(), Error> {
 async fn copy<T: Io, U: Io>(worker: &Worker, mut io: T, mut app: U) -> Result<(), Error> {
     let metrics = &worker.inbound;
     metrics.opaque.increment(1);
-    tcp::copy(&mut io, &mut app, &metrics.bytes_sent, &metrics.bytes_received).await.map_err(gone)
-}
-
-fn gone(error: std::io::Error) -> Error {
-    Error::unknown(Reason::UpstreamReset, format!("connection: {error}"))
+    tcp::copy(&mut io, &mut app, &metrics.bytes_sent, &metrics.bytes_received).await.map_err(Error::connection)
 }

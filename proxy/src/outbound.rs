@@ -76,13 +76,13 @@ async fn begun<T: Io>(worker: &Worker, io: &mut T, read: &mut BytesMut, wait: Du
     let complete = worker.config.times.handshake;
     tokio::select! {
         biased;
-        spoken = detect(io, read, wait, complete) => return spoken.map_err(gone),
+        spoken = detect(io, read, wait, complete) => return spoken.map_err(Error::connection),
         () = worker.draining(Direction::Outbound).cancelled() => {}
     }
     if read.is_empty() {
         return Ok(Spoken::Closed);
     }
-    detect(io, read, wait, complete).await.map_err(gone)
+    detect(io, read, wait, complete).await.map_err(Error::connection)
 }
 
 /// Serves requests; the first of them is answered with `failed` if there is one.
@@ -148,7 +148,7 @@ async fn request(worker: Rc<Worker>, destination: Destination, incoming: Incomin
 async fn unknown<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destination, error: Error) -> Result<(), Error> {
     let mut read = BytesMut::new();
     let times = &worker.config.times;
-    match detect(&mut io, &mut read, times.detect, times.detect).await.map_err(gone)? {
+    match detect(&mut io, &mut read, times.detect, times.detect).await.map_err(Error::connection)? {
         spoken @ (Spoken::Http1 | Spoken::Http2) => {
             http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, Some(error)).await
         }
@@ -168,7 +168,7 @@ async fn silent<T: Io>(
     mut io: T,
 ) -> Result<(), Error> {
     let (mut upstream, in_flight) = open(worker, &target, policy).await?;
-    let mut read = match first_words(&mut io, &mut upstream).await.map_err(gone)? {
+    let mut read = match first_words(&mut io, &mut upstream).await.map_err(Error::connection)? {
         First::Client(said) => said,
         First::Server(said) => {
             if speaks_first(&said) {
@@ -181,7 +181,7 @@ async fn silent<T: Io>(
     let spoken = if read.is_empty() {
         Spoken::Opaque
     } else {
-        detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(gone)?
+        detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(Error::connection)?
     };
     let io = Rewind::new(read.freeze(), io);
     match spoken {
@@ -209,7 +209,7 @@ async fn copy<T: Io, U: Io>(worker: &Worker, mut io: T, mut upstream: U, in_flig
     metrics.opaque.increment(1);
     let copied = tcp::copy(&mut io, &mut upstream, &metrics.bytes_sent, &metrics.bytes_received).await;
     drop(in_flight);
-    copied.map_err(gone)
+    copied.map_err(Error::connection)
 }
 
 /// Opens a connection for bytes: mutual TLS to a peer, else plain. Another endpoint is tried when one cannot be reached.
@@ -260,8 +260,4 @@ async fn open_one(worker: &Rc<Worker>, endpoint: Rc<Endpoint>) -> Result<(Box<dy
     let now = Instant::now();
     endpoint.observe(now - began, false, now);
     Ok((io, in_flight))
-}
-
-fn gone(error: std::io::Error) -> Error {
-    Error::unknown(Reason::UpstreamReset, format!("connection: {error}"))
 }

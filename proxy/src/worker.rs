@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use mesh_policy::{Identity, InboundPolicy, OutboundPolicy, ServiceRef, Target};
+use mesh_policy::{Identity, InboundPolicy, OutboundPolicy, ServiceRef};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -240,6 +240,7 @@ impl Worker {
             Some(rustls::Error::InvalidMessage(_)) => "garbage",
             Some(rustls::Error::PeerIncompatible(_)) => "incompatible",
             Some(_) => "protocol",
+            None if error.kind() == std::io::ErrorKind::TimedOut => "timeout",
             None => "closed",
         };
         let labels = [("direction", direction.as_str()), ("reason", reason)];
@@ -276,14 +277,6 @@ impl OutboundTarget {
         match &*direct {
             Some(known) if known.info == *endpoint => known.clone(),
             _ => direct.insert(Rc::new(Endpoint::new(endpoint.clone(), worker.decay(), Instant::now()))).clone(),
-        }
-    }
-
-    /// The Service behind, if it is one.
-    pub fn service(policy: &OutboundPolicy) -> Option<&ServiceRef> {
-        match &policy.target {
-            Target::Service(service) => Some(service),
-            Target::Endpoint(_) => None,
         }
     }
 }

@@ -83,16 +83,6 @@ impl Balancer {
         best(&mut endpoints.iter().filter(usable)).or_else(|| best(&mut endpoints.iter().filter(free)))
     }
 
-    /// How many endpoints there are.
-    pub fn len(&self) -> usize {
-        self.endpoints.borrow().len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Takes over a newer set; endpoints that stay keep their connections and estimates.
     fn refresh(&self, now: Instant) {
         let Some(current) = self.source.get() else { return };
