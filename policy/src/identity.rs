@@ -53,7 +53,9 @@ impl Identity {
         let mut parts = path.split('/');
         let shape = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next());
         match shape {
-            (Some("ns"), Some(ns), Some("sa"), Some(sa), None) if is_label(ns) && is_subdomain(sa) => Ok(Self(text.into())),
+            (Some("ns"), Some(ns), Some("sa"), Some(sa), None) if is_label(ns) && is_subdomain(sa) => {
+                Ok(Self(text.into()))
+            }
             _ => Err(IdentityError::Path),
         }
     }

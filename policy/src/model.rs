@@ -143,10 +143,13 @@ pub struct Timeouts {
     pub backend_request: Option<Duration>,
 }
 
+/// Largest weight of a backend (Gateway API, `weight`).
+pub const MAX_WEIGHT: u32 = 1_000_000;
+
 /// One weighted backend of a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
-    /// Share of the requests: weight / sum of weights; 0 sends none.
+    /// Share of the requests: weight / sum of weights; 0 sends none. At most [`MAX_WEIGHT`].
     pub weight: u32,
     /// Where to.
     pub target: BackendTarget,

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use mesh_policy::{
     Filter, HeaderModifier, RequestMatch, RouteKind, RouteMeta, ServiceRef, StringMatch, Timeouts,
+    model::MAX_WEIGHT,
     name::{is_label, is_subdomain},
     route::{HostMatch, HostMatchError, RegexMatch},
 };
@@ -26,9 +27,6 @@ use crate::{
     reference_grant::GATEWAY_GROUP,
     walker::{Invalid, Node},
 };
-
-/// Largest weight of a backend (Gateway API, `weight`).
-const MAX_WEIGHT: u32 = 1_000_000;
 
 /// Most rules of a route, and matches of a rule. The Gateway API allows 16 and 64, and later versions may allow more.
 const MAX_RULES: usize = 256;

@@ -15,6 +15,8 @@ pub use endpoint::EndpointsDelta;
 
 use std::{fmt, sync::Arc};
 
+use mesh_policy::name::is_subdomain;
+
 /// Routes of one target.
 pub const MAX_ROUTES: usize = 1_024;
 /// Rules of one route, and matches of one rule (the Gateway API allows 16 and 64; newer versions may allow more).
@@ -27,10 +29,6 @@ pub const MAX_IDENTITIES: usize = 10_000;
 pub const MAX_ENDPOINTS: usize = 50_000;
 /// Bytes of a path, header or query value and of a reason (the Gateway API allows 4096).
 pub const MAX_VALUE: usize = 8_192;
-/// Bytes of one Kubernetes name (RFC 1123).
-pub const MAX_NAME: usize = 253;
-/// Largest weight of a backend (Gateway API, `weight`).
-pub const MAX_WEIGHT: u32 = 1_000_000;
 /// Longest timeout, seconds: the longest Gateway API duration (GEP-2257), `99999h`.
 pub const MAX_TIMEOUT_SECONDS: i64 = 99_999 * 3_600;
 
@@ -83,10 +81,7 @@ fn list<W, M>(
 
 /// A Kubernetes name (DNS-1123 subdomain, RFC 1123).
 fn name(field: &str, text: &str) -> Result<Arc<str>, ConvertError> {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = text.as_bytes();
-    let edges = bytes.first().is_some_and(|b| plain(*b)) && bytes.last().is_some_and(|b| plain(*b));
-    if edges && text.len() <= MAX_NAME && bytes.iter().all(|b| plain(*b) || matches!(b, b'-' | b'.')) {
+    if is_subdomain(text) {
         Ok(text.into())
     } else {
         Err(ConvertError::new(field, "not a Kubernetes name (a-z 0-9 - . and at most 253)"))

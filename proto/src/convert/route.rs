@@ -5,13 +5,11 @@ use std::time::Duration;
 use mesh_policy::{
     Backend, BackendTarget, Route, RouteKind, RouteMeta, Rule,
     filter::Filter,
-    model::Timeouts,
+    model::{MAX_WEIGHT, Timeouts},
     route::{HeaderMatch, HostMatch, PathMatch, QueryMatch, RegexMatch, RequestMatch, StringMatch},
 };
 
-use super::{
-    ConvertError, MAX_LIST, MAX_RULES, MAX_TIMEOUT_SECONDS, MAX_WEIGHT, filter::header_name, label, list, name, value,
-};
+use super::{ConvertError, MAX_LIST, MAX_RULES, MAX_TIMEOUT_SECONDS, filter::header_name, label, list, name, value};
 use crate::v1::{self, backend, path_match, string_match};
 
 impl TryFrom<v1::Route> for Route {
