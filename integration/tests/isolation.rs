@@ -131,7 +131,10 @@ async fn readers_that_stop_within_small_messages() {
                 tokio::spawn(async move {
                     let endless = request.uri().path() == "/endless";
                     let Ok(mut stream) = respond.send_response(http::Response::new(()), !endless) else { return };
-                    while endless {
+                    if !endless {
+                        return;
+                    }
+                    loop {
                         stream.reserve_capacity(20);
                         match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
                             Some(Ok(_)) if stream.send_data(grpc_message(&[7; 15]), false).is_ok() => {
