@@ -21,6 +21,9 @@ use crate::{
     metrics::Metrics,
 };
 
+/// Most endpoints that come or go in one update: about 1.5 MB, since gRPC readers take 4 MiB at most by default.
+const MAX_PER_UPDATE: usize = 10_000;
+
 /// Serves endpoints from the index.
 #[derive(Clone, Debug)]
 pub struct DestinationService {
@@ -75,13 +78,16 @@ impl destination_server::Destination for DestinationService {
         let mut sent: Option<Arc<Vec<Endpoint>>> = None;
         let stream = follow(index, self.shared.cancel.clone(), &self.shared.metrics.endpoints, move |world| {
             let Some(now) = current(world) else { return Step::End(not_found()) };
-            match delta(sent.as_deref().map(Vec::as_slice), &now, world.version) {
-                None => Step::Same,
-                Some(delta) => {
-                    sent = Some(now);
-                    Step::Send(v1::EndpointsUpdate::from(&delta))
-                }
+            let before = sent.as_deref().map(Vec::as_slice);
+            let Some(mut delta) = delta(before, &now, world.version) else { return Step::Same };
+            let is_part = shorten(&mut delta, MAX_PER_UPDATE);
+            let update = v1::EndpointsUpdate::from(&delta);
+            if is_part {
+                sent = Some(Arc::new(applied(before, delta)));
+                return Step::SendPart(update);
             }
+            sent = Some(now);
+            Step::Send(update)
         });
         Ok(Response::new(Box::pin(stream)))
     }
@@ -102,6 +108,24 @@ fn delta(sent: Option<&[Endpoint]>, now: &[Endpoint], version: u64) -> Option<En
     let add: Vec<_> = new.values().filter(|e| old.get(&e.address) != Some(e)).map(|e| (*e).clone()).collect();
     let remove: Vec<_> = old.keys().filter(|address| !new.contains_key(address)).copied().collect();
     (!add.is_empty() || !remove.is_empty()).then_some(EndpointsDelta { reset: false, add, remove, version })
+}
+
+/// Shortens a delta to so many endpoints; says whether something is left. What comes goes before what leaves, so that a
+/// proxy is never without endpoints in between.
+fn shorten(delta: &mut EndpointsDelta, max: usize) -> bool {
+    let left = (delta.add.len() + delta.remove.len()).saturating_sub(max);
+    delta.add.truncate(max);
+    delta.remove.truncate(max - delta.add.len());
+    left > 0
+}
+
+/// The endpoints after a delta.
+fn applied(before: Option<&[Endpoint]>, delta: EndpointsDelta) -> Vec<Endpoint> {
+    let before = before.unwrap_or_default().iter().map(|endpoint| (endpoint.address, endpoint.clone()));
+    let mut all: BTreeMap<SocketAddr, Endpoint> = before.collect();
+    all.extend(delta.add.into_iter().map(|endpoint| (endpoint.address, endpoint)));
+    delta.remove.iter().for_each(|address| drop(all.remove(address)));
+    all.into_values().collect()
 }
 
 #[cfg(test)]
@@ -128,5 +152,24 @@ mod tests {
         let none = delta(None, &[], 1).unwrap();
         assert!(none.reset && none.add.is_empty());
         assert_eq!(delta(Some(&old), &[], 4).unwrap().remove.len(), 3);
+    }
+
+    #[test]
+    fn a_long_delta_goes_out_in_parts() {
+        let old: Vec<_> = (1..=7).map(|port| at(port, "a")).collect();
+        let new: Vec<_> = (5..=12).map(|port| at(port, "a")).collect();
+        let (mut sent, mut parts): (Option<Vec<Endpoint>>, Vec<(bool, usize, usize)>) = (None, Vec::new());
+        for now in [&old, &new] {
+            while let Some(mut delta) = delta(sent.as_deref(), now, 1) {
+                let is_part = shorten(&mut delta, 3);
+                parts.push((delta.reset, delta.add.len(), delta.remove.len()));
+                assert!(delta.add.len() + delta.remove.len() <= 3);
+                sent = Some(applied(sent.as_deref(), delta));
+                assert_eq!(is_part, sent.as_ref() != Some(now));
+            }
+            assert_eq!(sent.as_ref(), Some(now));
+        }
+        let expected = [(true, 3, 0), (false, 3, 0), (false, 1, 0), (false, 3, 0), (false, 2, 1), (false, 0, 3)];
+        assert_eq!(parts, expected);
     }
 }

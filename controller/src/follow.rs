@@ -16,6 +16,8 @@ use crate::metrics::{Held, StreamMetrics};
 pub(crate) enum Step<T> {
     /// Something new to send.
     Send(T),
+    /// A part of something new; the rest is asked for as soon as this was taken.
+    SendPart(T),
     /// Nothing changed for this stream.
     Same,
     /// The stream ends; the proxy keeps what it has.
@@ -56,6 +58,11 @@ where
             state.looked = true;
             let now = state.watch.borrow_and_update().clone();
             match (state.step)(&now) {
+                Step::SendPart(update) => {
+                    state.looked = false;
+                    state.metrics.updates.increment(1);
+                    return Some((Ok(update), Some(state)));
+                }
                 Step::Send(update) => {
                     state.metrics.updates.increment(1);
                     return Some((Ok(update), Some(state)));
@@ -94,6 +101,19 @@ mod tests {
         tx.send_replace(Arc::new(-1));
         assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::NotFound);
         assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn parts_follow_each_other_without_another_change() {
+        let metrics = crate::metrics::Metrics::new();
+        let (_tx, rx) = watch::channel(Arc::new(3));
+        let mut sent = 0;
+        let stream = follow(rx, CancellationToken::new(), &metrics.outbound, move |wanted: &i32| {
+            sent += 1;
+            if sent < *wanted { Step::SendPart(sent) } else { Step::Send(sent) }
+        });
+        let parts: Vec<_> = stream.take(3).map(Result::unwrap).collect().await;
+        assert_eq!(parts, [1, 2, 3]);
     }
 
     #[tokio::test]
