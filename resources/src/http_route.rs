@@ -6,9 +6,10 @@ use mesh_policy::{
 };
 
 use crate::{
+    filter::decode_header_name,
     object::Object,
     problem::Report,
-    route::{MAX_LIST, RouteObject, decode_header_name, decode_regex, decode_text_match},
+    route::{MAX_LIST, RouteObject, decode_regex, decode_text_match},
     walker::{Invalid, Node},
 };
 

@@ -10,6 +10,7 @@
 pub mod compile;
 mod duration;
 pub mod endpoint_slice;
+mod filter;
 mod grpc_route;
 mod http_route;
 mod lines;

@@ -80,7 +80,7 @@ pub struct Object {
 
 /// A file that cannot be read as manifests.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}:{line}:{column}: {message}; correct the file, its last good content stays in force")]
+#[error("{file}:{line}:{column}: {message}; correct the file")]
 pub struct ParseError {
     /// The file as it was named.
     pub file: String,
