@@ -72,6 +72,11 @@ pub async fn serve(listener: TcpListener, admin: Admin, cancel: CancellationToke
 }
 
 impl Admin {
+    /// The state now; the watch is held no longer than that takes, or the next state would have to wait for a page.
+    fn world(&self) -> Arc<Published> {
+        self.index.borrow().clone()
+    }
+
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if method != Method::GET {
             return page(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is served here\n");
@@ -81,7 +86,7 @@ impl Admin {
             "/ready" if *self.ready.borrow() => page(StatusCode::OK, "text/plain", "ready\n"),
             "/ready" => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready: starting or stopping\n"),
             "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render()),
-            "/problems" => match serde_json::to_string_pretty(&self.index.borrow().problems) {
+            "/problems" => match serde_json::to_string_pretty(&self.world().problems) {
                 Ok(json) => page(StatusCode::OK, "application/json", json + "\n"),
                 Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
             },

@@ -60,7 +60,8 @@ impl destination_server::Destination for DestinationService {
         let service = ServiceRef::try_from(service).map_err(|e| Status::invalid_argument(format!("service.{e}")))?;
         let shared = self.shared.clone();
         let index = shared.index.clone();
-        caller::check_workload(&index.borrow(), &caller, &workload)?;
+        let world = index.borrow().clone();
+        caller::check_workload(&world, &caller, &workload)?;
         let not_found = {
             let service = service.clone();
             move || Status::not_found(format!("{service} is no port of a Service; ask again once it is there"))
@@ -72,7 +73,7 @@ impl destination_server::Destination for DestinationService {
                 Some(world.snapshot.endpoints(service))
             })
         };
-        if current(&index.borrow()).is_none() {
+        if current(&world).is_none() {
             return Err(not_found());
         }
         let mut sent: Option<Arc<Vec<Endpoint>>> = None;
@@ -158,7 +159,8 @@ mod tests {
     fn a_long_delta_goes_out_in_parts() {
         let old: Vec<_> = (1..=7).map(|port| at(port, "a")).collect();
         let new: Vec<_> = (5..=12).map(|port| at(port, "a")).collect();
-        let (mut sent, mut parts): (Option<Vec<Endpoint>>, Vec<(bool, usize, usize)>) = (None, Vec::new());
+        let mut sent: Option<Vec<Endpoint>> = None;
+        let mut parts = Vec::new();
         for now in [&old, &new] {
             while let Some(mut delta) = delta(sent.as_deref(), now, 1) {
                 let is_part = shorten(&mut delta, 3);

@@ -56,7 +56,8 @@ impl policy_server::Policy for PolicyService {
         caller::check_length("target", &target)?;
         let shared = self.shared.clone();
         let index = shared.index.clone();
-        caller::check_workload(&index.borrow(), &caller, &workload)?;
+        let world = index.borrow().clone();
+        caller::check_workload(&world, &caller, &workload)?;
         let key = (target.to_ascii_lowercase(), caller.namespace().to_owned());
         let compile = move |world: &Published| {
             shared.outbound.get(world.version, key.clone(), |(target, namespace)| {
@@ -65,7 +66,7 @@ impl policy_server::Policy for PolicyService {
             })
         };
         // Said at once, as the answer to the call, so that the proxy need not read a stream to learn it.
-        if compile(&index.borrow()).is_none() {
+        if compile(&world).is_none() {
             return Err(not_found(&target));
         }
         let stream = follow(index, self.shared.cancel.clone(), &self.shared.metrics.outbound, {
@@ -83,7 +84,8 @@ impl policy_server::Policy for PolicyService {
             .ok_or_else(|| Status::invalid_argument(format!("port {port} is not from 1 to 65535")))?;
         let shared = self.shared.clone();
         let index = shared.index.clone();
-        caller::check_workload(&index.borrow(), &caller, &workload)?;
+        let world = index.borrow().clone();
+        caller::check_workload(&world, &caller, &workload)?;
         let key = (workload.clone(), port);
         let compile = move |world: &Published| {
             let compile = |(workload, port): &(String, u16)| world.snapshot.compile_inbound(workload, *port);

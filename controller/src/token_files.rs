@@ -52,7 +52,18 @@ impl TokenFiles {
                 _ = look.tick() => {}
             }
             let published = index.borrow_and_update().clone();
-            self.write(&published);
+            // Each file waits for the disk, and the runtime has one thread.
+            let written = tokio::task::spawn_blocking(move || {
+                self.write(&published);
+                self
+            });
+            self = match written.await {
+                Ok(files) => files,
+                Err(error) => {
+                    tracing::error!("writing tokens failed, they are no longer kept: {error}; restart the controller");
+                    return;
+                }
+            };
         }
     }
 
