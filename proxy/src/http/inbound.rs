@@ -118,9 +118,8 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
         caller.series.record(reply.response.status(), None, began.elapsed());
         return Ok(reply);
     }
-    // What a peer sent safely is repeated by the peer, which knows other endpoints.
-    let again = (caller.identity.is_none() && headers::is_safe(request.method()) && request.body().is_end())
-        .then(|| clone_head(&request));
+    // Once more here, for a connection that went stale; if the application itself is gone, a peer's proxy knows others.
+    let again = (headers::is_safe(request.method()) && request.body().is_end()).then(|| clone_head(&request));
     let to = || client::Plain { address, authority: authority.clone() };
     let mut in_flight = InFlight::default();
     let first = client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await;
