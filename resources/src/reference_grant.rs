@@ -50,9 +50,9 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> ReferenceGrant
 fn decode_from(node: &Node<'_>, report: &mut Report<'_>) -> Result<Option<(RouteKind, Arc<str>)>, Invalid> {
     node.only(&["group", "kind", "namespace"], report)?;
     let namespace = node.required_text("namespace", report)?;
-    let kind = match (node.text("group", report)?, node.text("kind", report)?) {
-        (Some(GATEWAY_GROUP), Some("HTTPRoute")) => RouteKind::Http,
-        (Some(GATEWAY_GROUP), Some("GRPCRoute")) => RouteKind::Grpc,
+    let kind = match (group(node, report)?, node.required_text("kind", report)?) {
+        (GATEWAY_GROUP, "HTTPRoute") => RouteKind::Http,
+        (GATEWAY_GROUP, "GRPCRoute") => RouteKind::Grpc,
         _ => return Ok(None),
     };
     Ok(Some((kind, namespace.into())))
@@ -61,7 +61,12 @@ fn decode_from(node: &Node<'_>, report: &mut Report<'_>) -> Result<Option<(Route
 fn decode_to(node: &Node<'_>, report: &mut Report<'_>) -> Result<Option<Option<Arc<str>>>, Invalid> {
     node.only(&["group", "kind", "name"], report)?;
     let name = node.text("name", report)?.filter(|name| !name.is_empty());
-    let is_service =
-        matches!((node.text("group", report)?, node.text("kind", report)?), (None | Some(""), Some("Service")));
+    let is_service = (group(node, report)?, node.required_text("kind", report)?) == ("", "Service");
     Ok(is_service.then(|| name.map(Into::into)))
+}
+
+/// The `group`, which must be there; that of Services is empty.
+fn group<'v>(node: &Node<'v>, report: &mut Report<'_>) -> Result<&'v str, Invalid> {
+    let found = node.text("group", report)?;
+    found.ok_or_else(|| node.invalid("group", "`group` is required".to_owned(), "write it", report))
 }

@@ -35,6 +35,7 @@ const META: &str = "metadata: {name: x, namespace: shop, labels: {kubernetes.io/
 #[test]
 fn what_no_api_server_takes() {
     let slice = |rest: &str| object("EndpointSlice", &format!("{META}\n{rest}"));
+    let grant = |spec: &str| http_route(spec).replace("kind: HTTPRoute\n", "kind: ReferenceGrant\n");
     let pod = |rest: &str| object("Pod", &format!("{META}\n{rest}"));
     for (text, field, what) in [
         (backend("name: a, port: 1, weight: -5"), "weight", "weight is -5; it must be 0 to 1000000"),
@@ -88,6 +89,8 @@ fn what_no_api_server_takes() {
             "endpoints[0].conditions.ready",
             "ready is \"false\"; it must be true or false",
         ),
+        (grant("from: [{kind: HTTPRoute, namespace: a}]"), "from[0].group", "`group` is required"),
+        (grant("to: [{group: ''}]"), "to[0].kind", "`kind` is required"),
         (slice("ports: [{port: 70000}]"), "ports[0].port", "port is 70000"),
         (pod("spec: {serviceAccountName: 7}"), "spec.serviceAccountName", "is 7; it must be a text"),
         (pod("status: {podIP: 10.0.0.1000}"), "status.podIP", "not an IP address"),
