@@ -118,8 +118,10 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
         caller.series.record(reply.response.status(), None, began.elapsed());
         return Ok(reply);
     }
-    // Once more here, for a connection that went stale; if the application itself is gone, a peer's proxy knows others.
-    let again = (headers::is_safe(request.method()) && request.body().is_end()).then(|| clone_head(&request));
+    // A peer's proxy repeats what is safe itself, for it knows other endpoints. Here it is repeated for strangers, and when
+    // the connection was shared: it may have died of what another caller did.
+    let here = caller.identity.is_none() || version == Version::HTTP_2;
+    let again = (here && headers::is_safe(request.method()) && request.body().is_end()).then(|| clone_head(&request));
     let to = || client::Plain { address, authority: authority.clone() };
     let mut in_flight = InFlight::default();
     let first = client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await;
