@@ -4,7 +4,7 @@
 //! [`listen`] (accept, original destination, limits, drain) -> [`outbound`] | [`inbound`] (a connection's life) ->
 //! [`detect`] (TLS, HTTP/1, HTTP/2, bytes) -> [`http::server`] -> [`http::exchange`] | [`http::inbound`] (facts, decision,
 //! filters, attempts, record) -> [`balance`] (pick an endpoint) -> [`tls`] -> [`connect`] (the only place that opens
-//! upstream sockets). Bytes: outbound -> balance -> tls -> connect -> [`tcp`].
+//! upstream sockets) -> [`tls_stream`]. Bytes: outbound -> balance -> tls -> connect -> [`tcp`].
 //!
 //! Beside it: [`control`] keeps snapshots of what the controller says, [`worker`] holds what the connections of a thread
 //! share, [`app`] starts and ends it all.
