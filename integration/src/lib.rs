@@ -4,7 +4,7 @@
 //!   they cost.
 //! - [`origin`] is the test server behind the proxies (`mesh-origin`).
 //! - [`load`] is the load generator in front of them (`mesh-load`).
-//! - [`bench`] measures a Mesh pair beside an Envoy pair and no proxy at all (`mesh-bench`, run by `cargo xtask bench`).
+//! - [`mod@bench`] measures a Mesh pair beside an Envoy pair and no proxy at all (`mesh-bench`, run by `cargo xtask bench`).
 
 pub mod bench;
 pub mod harness;

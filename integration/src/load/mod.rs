@@ -2,9 +2,9 @@
 //!
 //! - Closed loop: `--connections` clients, each sends its next request when the last was answered.
 //! - Open loop (`--rate`): requests are due at fixed times whatever happens, and latency counts from the time a request
-//!   was due, so that a stall is seen by all requests that it delays ([`paced`]).
+//!   was due, so that a stall is seen by all requests that it delays (`paced`).
 //!
-//! One thread does it all, HTTP/1.1 is written and parsed by hand ([`http1`]). It prints one JSON object and gives no
+//! One thread does it all, HTTP/1.1 is written and parsed by hand (`http1`). It prints one JSON object and gives no
 //! verdict.
 
 mod bulk;

@@ -1,7 +1,7 @@
 //! The test server: every kind of answer that a test or benchmark wants from an application.
 //!
-//! One port speaks HTTP/1.1, HTTP/2 with prior knowledge and gRPC ([`http`], [`grpc`]), or, with one of the `--tcp-*`
-//! flags, plain bytes ([`tcp`]). Only for loopback: it trusts its clients and bounds nothing but its own buffers.
+//! One port speaks HTTP/1.1, HTTP/2 with prior knowledge and gRPC (`http`, `grpc`), or, with one of the `--tcp-*`
+//! flags, plain bytes (`tcp`). Only for loopback: it trusts its clients and bounds nothing but its own buffers.
 
 mod body;
 mod grpc;
