@@ -55,9 +55,12 @@ impl Endpoint {
         }
     }
 
-    /// Estimated latency times the requests that would then be in flight.
+    /// Estimated latency times the requests that would then be in flight. A fresh endpoint gets its first request at once.
     pub fn cost(&self, now: Instant) -> f64 {
-        self.latency.get(now) * f64::from(self.in_flight.get() + 1)
+        match self.in_flight.get() {
+            0 if self.latency.is_guess() => 0.0,
+            n => self.latency.get(now) * f64::from(n + 1),
+        }
     }
 
     /// Whether it may be picked: it did not refuse lately.
@@ -148,6 +151,7 @@ mod tests {
     fn what_nobody_waited_for_counts_as_slow() {
         let start = Instant::now();
         let endpoint = std::rc::Rc::new(endpoint(start));
+        endpoint.observe(Duration::from_millis(30), false, start);
         let before = endpoint.cost(start);
         let mut in_flight = crate::http::in_flight::InFlight::on(endpoint.clone());
         in_flight.waits(start.checked_sub(Duration::from_secs(3)).unwrap_or(start));

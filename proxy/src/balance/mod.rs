@@ -100,8 +100,13 @@ impl Balancer {
     }
 }
 
+/// Costs within this factor are equal: noise between equals must not send everything to one of them. Below 2, so that one
+/// request in flight still tells two idle ones apart.
+const EQUAL: f64 = 1.5;
+
+/// The cheaper one; of equals, the first.
 fn cheaper<'e>(a: &'e Rc<Endpoint>, b: &'e Rc<Endpoint>, now: Instant) -> &'e Rc<Endpoint> {
-    if a.cost(now) <= b.cost(now) { a } else { b }
+    if a.cost(now) <= b.cost(now) * EQUAL { a } else { b }
 }
 
 #[cfg(test)]
