@@ -13,12 +13,11 @@ use std::{
     time::Duration,
 };
 
-use mesh_integration::harness::eventually;
+use mesh_integration::harness::{AnyServer, eventually};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    ClientConfig, ServerConfig,
+    pki_types::{PrivateKeyDer, ServerName},
 };
 use support::{App, Grpc, H1, Load, Mesh, Shot, TEST_WAIT, get, grpc_message, metric, metrics, next, relay, share};
 use tokio::{
@@ -194,7 +193,7 @@ async fn certificates_that_do_not_count_are_refused() {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer));
+            .with_custom_certificate_verifier(Arc::new(AnyServer(provider())));
         let mut config = match cert {
             Some((cert, key)) => builder.with_client_auth_cert(vec![cert], key).unwrap(),
             None => builder.with_no_client_auth(),
@@ -242,45 +241,6 @@ fn read_authority(mesh: &Mesh) -> Issuer<'static, KeyPair> {
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}
-
-/// A client that looks at no server certificate.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[tokio::test]

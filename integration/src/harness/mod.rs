@@ -4,6 +4,7 @@
 //! binaries with the environment and flags that a user would give them. Every process dies with its handle. Nothing
 //! here decides whether a test passes.
 
+mod any_server;
 mod manifests;
 mod ports;
 mod process;
@@ -11,6 +12,7 @@ mod sidecar;
 mod usage;
 mod wait;
 
+pub use any_server::AnyServer;
 pub use manifests::{Manifests, Meshed, PortSpec};
 pub use ports::{free_port, free_ports};
 pub use process::{Process, binary};

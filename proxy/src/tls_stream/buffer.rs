@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::record::{MAX_RECORD, OVERHEAD};
 
 /// Plaintext of the largest batch: one read or write system call moves this much. More no longer saves CPU, it only
-/// leaves the second-level cache (64 KiB cost a tenth more CPU, 128 KiB a twentieth).
+/// leaves the second-level cache (64 KiB and 128 KiB each cost about a tenth more CPU).
 pub(super) const BATCH: usize = 256 * 1024;
 /// Room for a key update and an alert behind a full batch.
 const CONTROL_ROOM: usize = 128;
