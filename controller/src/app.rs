@@ -1,59 +1,26 @@
-//! Startup and shutdown, in order, top to bottom.
+//! What every role does at its start and at its end: the log, listeners, servers, signals.
+//!
+//! The order of a role's own start is in its file (`role/`).
 
-use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{future::Future, io, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use mesh_policy::Identity;
-use mesh_proto::v1::{
-    destination_server::DestinationServer, identity_server::IdentityServer, policy_server::PolicyServer,
-};
-use mesh_resources::Options;
-use serde::Serialize;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
-    task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::server::Router;
 use tracing_subscriber::EnvFilter;
 
-use crate::{
-    admin::{self, Admin},
-    args::Args,
-    ca::Authority,
-    destination::DestinationService,
-    files,
-    folder::Folder,
-    identity::IdentityService,
-    index::Index,
-    metrics::Metrics,
-    policy::PolicyService,
-    server,
-    serving::ServingCertificate,
-    token::TokenAuthority,
-    token_files::TokenFiles,
-    trust::Bundle,
-    watch as watch_folder,
-};
+use crate::{metrics::Metrics, server};
 
-/// Namespace of the control plane's identities.
-const NAMESPACE: &str = "mesh-system";
-/// File of the state folder that says where we listen; there once all listeners stand.
-const ADDRESSES: &str = "addresses.json";
 /// Longest wait for open calls at the end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
-
-/// Where the controller listens, as in `addresses.json` of the state folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Addresses {
-    /// Service Identity.
-    pub identity: SocketAddr,
-    /// Services Policy and Destination.
-    pub destination: SocketAddr,
-    /// The admin pages.
-    pub metrics: SocketAddr,
-}
+/// Connections that the system holds while we are busy: a thousand proxies may come back at once.
+const BACKLOG: i32 = 1024;
 
 /// Logs to standard error. Keeps what is there already, for programs that run the controller inside themselves.
 pub fn init_log(filter: &str) -> Result<()> {
@@ -66,163 +33,112 @@ pub fn init_log(filter: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs until SIGTERM or SIGINT.
-pub async fn run(args: Args) -> Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let controller = Controller::start(args).await?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: going down"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: going down"),
-    }
-    controller.stop().await;
-    Ok(())
+/// Listens. `0.0.0.0` is every address of both families where the system has IPv6.
+pub fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener> {
+    let both = SocketAddr::from(([0; 8], address.port()));
+    let is_any = address.is_ipv4() && address.ip().is_unspecified();
+    let bound = match bind(both) {
+        Ok(listener) if is_any => Ok(listener),
+        _ => bind(address),
+    };
+    bound.with_context(|| format!("{flag} {address}; is another controller running?"))
 }
 
-/// A running controller.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    // A restart must not wait for connections of the last run to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// SIGTERM and SIGINT, taken from the moment this is made.
 #[derive(Debug)]
-pub struct Controller {
-    addresses: Addresses,
-    ready: watch::Sender<bool>,
-    cancel: CancellationToken,
-    servers: TaskTracker,
-    /// Streams of bundles last as long as this does.
-    _bundle: watch::Sender<Arc<Bundle>>,
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-impl Controller {
-    /// Starts everything; when this returns, all listeners stand and the folder was read once.
-    pub async fn start(args: Args) -> Result<Self> {
-        let domain: Arc<str> = args.trust_domain.as_str().into();
-        let own = |account: &str| {
-            Identity::new(&domain, NAMESPACE, account).with_context(|| format!("--trust-domain {domain:?}"))
-        };
-        let (identity_name, destination_name) = (own("mesh-identity")?, own("mesh-destination")?);
-        let metrics = Metrics::new();
-        let cancel = CancellationToken::new();
-
-        // 1. The state: keys first, for everything else needs them.
-        files::private_dir(&args.state).with_context(|| format!("--state {}", args.state.display()))?;
-        // Whoever waits for the addresses must not find those of an earlier run.
-        if let Err(error) = std::fs::remove_file(args.state.join(ADDRESSES))
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(error).with_context(|| format!("{}/{ADDRESSES}", args.state.display()));
-        }
-        let authority = Arc::new(Authority::load_or_create(&args.state, &domain, args.leaf_lifetime)?);
-        let tokens = Arc::new(TokenAuthority::load_or_create(&args.state)?);
-        let (bundle_sender, bundle) = watch::channel(Arc::new(vec![authority.root().clone()]));
-
-        // 2. The world, read once before anyone can ask: no proxy is told NOT_FOUND only because we just started.
-        let options = Options { meshed_by_label: true, trust_domain: domain.to_string() };
-        let (index, world) = Index::new(options, metrics.clone());
-        let mut folder = Folder::new(args.manifests.clone(), index, metrics.clone());
-        let folder = tokio::task::spawn_blocking(move || {
-            folder.read();
-            folder
-        });
-        let folder = folder.await?;
-        let mut token_files = TokenFiles::new(&args.state, tokens.clone(), args.token_lifetime)
-            .with_context(|| format!("{}/tokens", args.state.display()))?;
-        token_files.write(&world.borrow());
-
-        // 3. The listeners.
-        let identity_listener = listen(args.identity_listen, "--identity-listen").await?;
-        let destination_listener = listen(args.destination_listen, "--destination-listen").await?;
-        let metrics_listener = listen(args.metrics_listen, "--metrics-listen").await?;
-        let addresses = Addresses {
-            identity: identity_listener.local_addr()?,
-            destination: destination_listener.local_addr()?,
-            metrics: metrics_listener.local_addr()?,
-        };
-        let identity_certificate = ServingCertificate::new(authority.clone(), identity_name)?;
-        let destination_certificate = ServingCertificate::new(authority.clone(), destination_name)?;
-        let identity_tls = server::tls_config(identity_certificate.clone(), None)?;
-        let destination_tls = server::tls_config(destination_certificate.clone(), Some(authority.root()))?;
-
-        // 4. What keeps things current.
-        tokio::spawn(watch_folder::follow(folder, cancel.clone()));
-        tokio::spawn(token_files.run(world.clone(), cancel.clone()));
-        tokio::spawn(identity_certificate.keep_fresh(cancel.clone()));
-        tokio::spawn(destination_certificate.keep_fresh(cancel.clone()));
-
-        // 5. The services.
-        let (ready, is_ready) = watch::channel(false);
-        let servers = TaskTracker::new();
-        let identity = IdentityService {
-            authority,
-            tokens,
-            index: world.clone(),
-            bundle,
-            trust_domain: domain,
-            cancel: cancel.clone(),
-            metrics: metrics.clone(),
-        };
-        let limit = server::MAX_REQUEST_BYTES;
-        let identity = server::grpc().add_service(IdentityServer::new(identity).max_decoding_message_size(limit));
-        serve(&servers, "identity", identity, identity_listener, identity_tls, &metrics, &cancel);
-        let policy = PolicyService::new(world.clone(), cancel.clone(), metrics.clone());
-        let destination = DestinationService::new(world.clone(), cancel.clone(), metrics.clone());
-        let destination = server::grpc()
-            .add_service(PolicyServer::new(policy).max_decoding_message_size(limit))
-            .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));
-        serve(&servers, "destination", destination, destination_listener, destination_tls, &metrics, &cancel);
-        let pages = Admin { index: world, metrics, ready: is_ready };
-        servers.spawn(admin::serve(metrics_listener, pages, cancel.clone()));
-
-        // 6. Only now is it said that we are here.
-        write_addresses(&args.state, &addresses)?;
-        ready.send_replace(true);
-        tracing::info!(
-            "mesh-controller {}: identity on {}, policy and destination on {}, pages on {}, manifests from {}",
-            env!("CARGO_PKG_VERSION"),
-            addresses.identity,
-            addresses.destination,
-            addresses.metrics,
-            args.manifests.display()
-        );
-        Ok(Self { addresses, ready, cancel, servers, _bundle: bundle_sender })
+impl Signals {
+    /// Takes the signals over.
+    pub fn new() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Where it listens.
-    pub fn addresses(&self) -> Addresses {
-        self.addresses
+    /// Waits for one.
+    pub async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM: going down"),
+            _ = self.interrupt.recv() => tracing::info!("SIGINT: going down"),
+        }
+    }
+}
+
+/// What a role serves and keeps up, and its end.
+#[derive(Debug)]
+pub struct Servers {
+    cancel: CancellationToken,
+    ready: watch::Sender<bool>,
+    tasks: TaskTracker,
+}
+
+impl Default for Servers {
+    fn default() -> Self {
+        Self { cancel: CancellationToken::new(), ready: watch::Sender::new(false), tasks: TaskTracker::new() }
+    }
+}
+
+impl Servers {
+    /// Cancelled when the role goes down.
+    pub fn cancel(&self) -> CancellationToken {
+        self.cancel.clone()
+    }
+
+    /// What `/ready` says.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// From now on `/ready` says yes.
+    pub fn set_ready(&self) {
+        self.ready.send_replace(true);
+    }
+
+    /// Runs something that ends by itself soon after [`Self::cancel`].
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Serves gRPC over TLS.
+    pub fn grpc(
+        &self,
+        name: &'static str,
+        router: Router,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        metrics: &Arc<Metrics>,
+    ) {
+        let connections = server::accept(listener, tls, metrics.clone(), self.cancel.clone());
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = router.serve_with_incoming_shutdown(connections, cancel.cancelled_owned()).await {
+                tracing::error!("the {name} server ended: {error}");
+            }
+        });
     }
 
     /// Ends streams without error, takes no more connections and waits a little for open calls.
     pub async fn stop(self) {
         self.ready.send_replace(false);
         self.cancel.cancel();
-        self.servers.close();
-        if tokio::time::timeout(SHUTDOWN_LIMIT, self.servers.wait()).await.is_err() {
+        self.tasks.close();
+        if tokio::time::timeout(SHUTDOWN_LIMIT, self.tasks.wait()).await.is_err() {
             tracing::warn!("some calls did not end within {SHUTDOWN_LIMIT:?}; leaving them");
         }
     }
-}
-
-async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}; is another controller running?"))
-}
-
-fn serve(
-    servers: &TaskTracker,
-    name: &'static str,
-    router: tonic::transport::server::Router,
-    listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
-    metrics: &Arc<Metrics>,
-    cancel: &CancellationToken,
-) -> JoinHandle<()> {
-    let connections = server::accept(listener, tls, metrics.clone(), cancel.clone());
-    let cancel = cancel.clone();
-    servers.spawn(async move {
-        if let Err(error) = router.serve_with_incoming_shutdown(connections, cancel.cancelled_owned()).await {
-            tracing::error!("the {name} server ended: {error}");
-        }
-    })
-}
-
-fn write_addresses(state: &Path, addresses: &Addresses) -> Result<()> {
-    let path = state.join(ADDRESSES);
-    let json = serde_json::to_vec(addresses)?;
-    files::write_atomically(&path, &json, files::PUBLIC).with_context(|| path.display().to_string())
 }

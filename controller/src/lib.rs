@@ -1,8 +1,9 @@
 //! The control plane: who is who (certificates), what is where (endpoints) and what applies (policies), for proxies.
 //!
-//! It takes its objects from a folder of manifests. Reading order: [`args`] and [`app`] (startup and shutdown),
-//! [`watch`], `listing`, [`folder`] and [`index`] (files to snapshots), [`problems`]; [`server`] (TLS and gRPC), then one file a
-//! service: [`identity`], [`trust`], [`policy`], [`destination`]. It decides nothing itself: what an object means is
+//! It takes its objects from a folder of manifests or from an API server. Reading order: [`args`], [`role`] (one file a
+//! role: its startup, top to bottom) and [`app`] (what roles share at start and end); [`watch`], `listing` and [`folder`]
+//! (files), then [`index`] (objects to snapshots) and [`problems`]; [`server`] (TLS and gRPC), then one file
+//! a service: [`identity`], [`trust`], [`policy`], [`destination`]. It decides nothing itself: what an object means is
 //! `mesh-resources`'.
 
 pub mod admin;
@@ -17,10 +18,12 @@ pub mod folder;
 mod follow;
 pub mod identity;
 pub mod index;
+pub mod kube;
 mod listing;
 pub mod metrics;
 pub mod policy;
 pub mod problems;
+pub mod role;
 pub mod server;
 pub mod serving;
 pub mod token;
@@ -30,14 +33,12 @@ pub mod watch;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::Parser;
-
 /// Runs the controller until SIGTERM or SIGINT. Blocks; builds its own runtime of one thread.
 ///
 /// The first argument is the program's name. Exit codes: 0 after a signal, 1 when it could not start or go on, 2 for
 /// wrong arguments.
 pub fn main_from_args(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match args::Args::try_parse_from(args) {
+    let args = match args::Args::from_command_line(args) {
         Ok(args) => args,
         Err(error) => {
             // Where not even this can be printed, the exit code still tells.
@@ -45,7 +46,7 @@ pub fn main_from_args(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    if let Err(error) = app::init_log(&args.log) {
+    if let Err(error) = app::init_log(args.role.log()) {
         eprintln!("mesh-controller: {error:#}");
         return ExitCode::from(2);
     }
@@ -56,7 +57,7 @@ pub fn main_from_args(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(app::run(args)) {
+    match runtime.block_on(role::run(args.role)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

@@ -3,9 +3,11 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use clap::Parser;
 use hyper_util::rt::TokioIo;
-use mesh_controller::{app::Controller, args::Args};
+use mesh_controller::{
+    args::{Args, Role},
+    role::folder::{Addresses, Controller},
+};
 use mesh_proto::v1::{self, identity_client::IdentityClient};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
@@ -105,7 +107,8 @@ impl Fixture {
             args.extend([listen.into(), "127.0.0.1:0".into()]);
         }
         args.extend(self.flags.iter().map(Into::into));
-        self.controller = Some(Controller::start(Args::try_parse_from(args).unwrap()).await.unwrap());
+        let Role::Folder(args) = Args::from_command_line(args).unwrap().role else { panic!("not the folder's") };
+        self.controller = Some(Controller::start(args).await.unwrap());
     }
 
     pub fn write(&self, name: &str, text: &str) {
@@ -123,7 +126,7 @@ impl Fixture {
         std::fs::read_to_string(self.state().join("tokens").join(workload)).unwrap()
     }
 
-    pub fn addresses(&self) -> mesh_controller::app::Addresses {
+    pub fn addresses(&self) -> Addresses {
         self.controller.as_ref().unwrap().addresses()
     }
 

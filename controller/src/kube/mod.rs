@@ -1,0 +1,3 @@
+//! What talks to an API server of Kubernetes.
+
+pub mod lease;
