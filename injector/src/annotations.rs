@@ -1,0 +1,384 @@
+//! What a pod may say of its own sidecar: the annotations `config.meshctl.dev/*`.
+//!
+//! Each is in [`ANNOTATIONS`] with what it is for and what it may say (docs/injection.md is held to it by a test). A
+//! wrong value, or a name that nobody knows, is refused: a setting that is silently not in force is worse than a pod
+//! that does not start.
+
+use serde_json::{Map, Value};
+
+use crate::{
+    config::{
+        Config, LOG_FILTER, MAX_PRE_STOP_SECONDS, MAX_SHUTDOWN_GRACE_SECONDS, MAX_WORKERS, Resources, image, log_filter,
+    },
+    ports::PortList,
+    quantity::Quantity,
+};
+
+/// What every name begins with.
+pub const PREFIX: &str = "config.meshctl.dev/";
+/// Characters of a wrong value that a message repeats.
+const SHOWN: usize = 100;
+
+/// One annotation.
+#[derive(Clone, Copy, Debug)]
+pub struct Annotation {
+    /// Its name behind [`PREFIX`].
+    pub name: &'static str,
+    /// What it may say.
+    pub allowed: &'static str,
+    /// What it does, and where its default comes from.
+    pub purpose: &'static str,
+    apply: fn(&mut Settings, &str) -> Result<(), ()>,
+}
+
+const QUANTITY: &str = "a quantity such as 100m, 0.5 or 64Mi";
+const PORTS: &str = "ports and ranges such as 25,3306,8000-8100 (at most 64)";
+const BOOL: &str = "true or false";
+
+/// Every annotation there is, by name.
+pub const ANNOTATIONS: &[Annotation] = &[
+    Annotation {
+        name: "image",
+        allowed: "an image reference such as registry/mesh-proxy:1.2.3",
+        purpose: "Image of `mesh-proxy` and `mesh-init`, instead of `proxy.image`.",
+        apply: |settings, text| {
+            settings.image = image(text).then(|| text.to_owned()).ok_or(())?;
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "log-level",
+        allowed: LOG_FILTER,
+        purpose: "Log filter of the sidecar, instead of `proxy.logLevel`.",
+        apply: |settings, text| {
+            settings.log_level = log_filter(text).then(|| text.to_owned()).ok_or(())?;
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "native-sidecar",
+        allowed: BOOL,
+        purpose: "The sidecar is an init container that stays (true), or an ordinary container (false), instead of \
+                  `proxy.nativeSidecar`.",
+        apply: |settings, text| {
+            settings.native_sidecar = text.parse().map_err(drop)?;
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "opaque-ports",
+        allowed: PORTS,
+        purpose: "Ports of this pod whose bytes are passed on without looking for a protocol, instead of \
+                  `proxy.opaquePorts`.",
+        apply: |settings, text| {
+            settings.opaque_ports = text.parse().map_err(drop)?;
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "pre-stop-seconds",
+        allowed: "a whole number from 0 to 300",
+        purpose: "Seconds of the `preStop: sleep` given to containers that have no hook, instead of `preStopSeconds`; \
+                  0 gives none.",
+        apply: |settings, text| {
+            settings.pre_stop_seconds = whole(text, 0, MAX_PRE_STOP_SECONDS)?;
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "proxy-cpu-limit",
+        allowed: QUANTITY,
+        purpose: "CPU that the sidecar may use at most.",
+        apply: |settings, text| quantity(&mut settings.resources.limits, "cpu", text),
+    },
+    Annotation {
+        name: "proxy-cpu-request",
+        allowed: QUANTITY,
+        purpose: "CPU that the scheduler keeps free for the sidecar.",
+        apply: |settings, text| quantity(&mut settings.resources.requests, "cpu", text),
+    },
+    Annotation {
+        name: "proxy-memory-limit",
+        allowed: QUANTITY,
+        purpose: "Memory beyond which the sidecar is killed.",
+        apply: |settings, text| quantity(&mut settings.resources.limits, "memory", text),
+    },
+    Annotation {
+        name: "proxy-memory-request",
+        allowed: QUANTITY,
+        purpose: "Memory that the scheduler keeps free for the sidecar.",
+        apply: |settings, text| quantity(&mut settings.resources.requests, "memory", text),
+    },
+    Annotation {
+        name: "proxy-workers",
+        allowed: "a whole number from 1 to 64",
+        purpose: "Data-plane threads of the sidecar, instead of `proxy.workers`.",
+        apply: |settings, text| {
+            settings.workers = whole(text, 1, MAX_WORKERS)?;
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "shutdown-grace",
+        allowed: "seconds or minutes such as 45s or 2m, at most 60m",
+        purpose: "How long open requests may go on after SIGTERM, instead of `proxy.shutdownGraceSeconds`.",
+        apply: |settings, text| {
+            settings.shutdown_grace_seconds = seconds(text)?;
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "skip-inbound-ports",
+        allowed: PORTS,
+        purpose: "Ports of this pod that are not redirected to the sidecar, instead of `proxy.skipInboundPorts`.",
+        apply: |settings, text| {
+            settings.skip_inbound_ports = text.parse().map_err(drop)?;
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "skip-outbound-ports",
+        allowed: PORTS,
+        purpose: "Ports of destinations to which connections are not redirected, instead of `proxy.skipOutboundPorts`.",
+        apply: |settings, text| {
+            settings.skip_outbound_ports = text.parse().map_err(drop)?;
+            Ok(())
+        },
+    },
+];
+
+/// What one pod's sidecar is: the configuration, with what the pod's annotations change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Image of the sidecar and of `mesh-init`.
+    pub image: String,
+    /// Log filter.
+    pub log_level: String,
+    /// Data-plane threads.
+    pub workers: u32,
+    /// Requests and limits of the sidecar.
+    pub resources: Resources,
+    /// Open requests may end this long after SIGTERM.
+    pub shutdown_grace_seconds: u32,
+    /// Whether the sidecar is an init container that stays.
+    pub native_sidecar: bool,
+    /// Ports whose bytes are opaque.
+    pub opaque_ports: PortList,
+    /// Inbound ports that are not redirected.
+    pub skip_inbound_ports: PortList,
+    /// Outbound ports that are not redirected.
+    pub skip_outbound_ports: PortList,
+    /// Seconds of the injected `preStop: sleep`; 0 is none.
+    pub pre_stop_seconds: u32,
+}
+
+/// An annotation that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnnotationError {
+    /// The name is not in [`ANNOTATIONS`].
+    #[error("annotation {name} is not known; the nearest is {nearest}")]
+    Unknown {
+        /// The whole name.
+        name: String,
+        /// The known name that is most like it.
+        nearest: String,
+    },
+    /// The value is not a text.
+    #[error("annotation {name} must be a text: put its value in quotes")]
+    NotText {
+        /// The whole name.
+        name: String,
+    },
+    /// The value is not one of those allowed.
+    #[error("annotation {name} is {value:?}, but must be {allowed}")]
+    Value {
+        /// The whole name.
+        name: String,
+        /// What it says (its beginning).
+        value: String,
+        /// What it may say.
+        allowed: &'static str,
+    },
+    /// Annotation and configuration together request more than they allow.
+    #[error(
+        "{request} {resource} are requested for the sidecar, above its limit of {limit}: set both annotations {PREFIX}proxy-{resource}-request and {PREFIX}proxy-{resource}-limit"
+    )]
+    Contradiction {
+        /// `cpu` or `memory`.
+        resource: String,
+        /// The request.
+        request: Quantity,
+        /// The limit.
+        limit: Quantity,
+    },
+}
+
+impl Settings {
+    /// The configuration with a pod's annotations on top. The first wrong annotation (by name) is the error.
+    pub fn resolve(config: &Config, annotations: Option<&Map<String, Value>>) -> Result<Self, AnnotationError> {
+        let mut settings = Self::new(config);
+        let ours =
+            annotations.into_iter().flatten().filter_map(|(key, value)| Some((key, key.strip_prefix(PREFIX)?, value)));
+        for (key, name, value) in ours {
+            let annotation = ANNOTATIONS.iter().find(|known| known.name == name).ok_or_else(|| unknown(key, name))?;
+            let text = value.as_str().ok_or_else(|| AnnotationError::NotText { name: key.clone() })?;
+            (annotation.apply)(&mut settings, text.trim()).map_err(|()| AnnotationError::Value {
+                name: key.clone(),
+                value: text.chars().take(SHOWN).collect(),
+                allowed: annotation.allowed,
+            })?;
+        }
+        match settings.resources.contradiction() {
+            None => Ok(settings),
+            Some((resource, request, limit)) => Err(AnnotationError::Contradiction {
+                resource: resource.to_owned(),
+                request: request.clone(),
+                limit: limit.clone(),
+            }),
+        }
+    }
+
+    fn new(config: &Config) -> Self {
+        let proxy = config.proxy.clone();
+        Self {
+            image: proxy.image,
+            log_level: proxy.log_level,
+            workers: proxy.workers,
+            resources: proxy.resources,
+            shutdown_grace_seconds: proxy.shutdown_grace_seconds,
+            native_sidecar: proxy.native_sidecar,
+            opaque_ports: proxy.opaque_ports,
+            skip_inbound_ports: proxy.skip_inbound_ports,
+            skip_outbound_ports: proxy.skip_outbound_ports,
+            pre_stop_seconds: config.pre_stop_seconds,
+        }
+    }
+}
+
+fn unknown(key: &str, name: &str) -> AnnotationError {
+    let name: String = name.chars().take(SHOWN).collect();
+    let nearest =
+        ANNOTATIONS.iter().map(|known| known.name).min_by_key(|known| strsim::damerau_levenshtein(known, &name));
+    AnnotationError::Unknown {
+        name: key.chars().take(SHOWN + PREFIX.len()).collect(),
+        nearest: format!("{PREFIX}{}", nearest.unwrap_or_default()),
+    }
+}
+
+fn whole(text: &str, least: u32, most: u32) -> Result<u32, ()> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|number| digits && (least..=most).contains(number)).ok_or(())
+}
+
+fn seconds(text: &str) -> Result<u32, ()> {
+    if let Some(minutes) = text.strip_suffix('m') {
+        return Ok(whole(minutes, 0, MAX_SHUTDOWN_GRACE_SECONDS / 60)? * 60);
+    }
+    whole(text.strip_suffix('s').ok_or(())?, 0, MAX_SHUTDOWN_GRACE_SECONDS)
+}
+
+fn quantity(resources: &mut std::collections::BTreeMap<String, Quantity>, name: &str, text: &str) -> Result<(), ()> {
+    resources.insert(name.to_owned(), Quantity::parse(text).map_err(drop)?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use serde_json::json;
+
+    fn resolve(annotations: Value) -> Result<Settings, AnnotationError> {
+        Settings::resolve(&Config::default(), annotations.as_object())
+    }
+
+    #[test]
+    fn each_annotation_changes_what_it_names() {
+        let settings = resolve(json!({
+            "config.meshctl.dev/image": "example.org/mesh-proxy@sha256:abc",
+            "config.meshctl.dev/log-level": "warn,mesh_proxy=debug",
+            "config.meshctl.dev/native-sidecar": "false",
+            "config.meshctl.dev/opaque-ports": "25,3306-3310",
+            "config.meshctl.dev/pre-stop-seconds": "0",
+            "config.meshctl.dev/proxy-cpu-limit": "1",
+            "config.meshctl.dev/proxy-cpu-request": "100m",
+            "config.meshctl.dev/proxy-memory-limit": "1Gi",
+            "config.meshctl.dev/proxy-memory-request": "64Mi",
+            "config.meshctl.dev/proxy-workers": "2",
+            "config.meshctl.dev/shutdown-grace": "2m",
+            "config.meshctl.dev/skip-inbound-ports": "9090",
+            "config.meshctl.dev/skip-outbound-ports": "",
+            "example.org/other": 7,
+        }))
+        .unwrap();
+        assert_eq!(settings.image, "example.org/mesh-proxy@sha256:abc");
+        assert_eq!(settings.log_level, "warn,mesh_proxy=debug");
+        assert!(!settings.native_sidecar);
+        assert_eq!(settings.opaque_ports.to_string(), "25,3306-3310");
+        assert_eq!((settings.pre_stop_seconds, settings.workers, settings.shutdown_grace_seconds), (0, 2, 120));
+        assert_eq!(settings.resources.limits["cpu"].as_str(), "1");
+        assert_eq!(settings.resources.requests["cpu"].as_str(), "100m");
+        assert_eq!(settings.resources.limits["memory"].as_str(), "1Gi");
+        assert_eq!(settings.resources.requests["memory"].as_str(), "64Mi");
+        assert_eq!(settings.skip_inbound_ports.to_string(), "9090");
+        assert!(settings.skip_outbound_ports.is_empty());
+    }
+
+    #[test]
+    fn every_annotation_refuses_nonsense_with_name_value_and_what_is_allowed() {
+        for annotation in ANNOTATIONS {
+            let name = format!("{PREFIX}{}", annotation.name);
+            let error = resolve(json!({ &name: "%nonsense%" })).unwrap_err().to_string();
+            for part in [&*name, "%nonsense%", annotation.allowed] {
+                assert!(error.contains(part), "{error} says {part}");
+            }
+            assert_eq!(resolve(json!({ &name: true })).unwrap_err(), AnnotationError::NotText { name });
+        }
+    }
+
+    #[test]
+    fn limits_of_values() {
+        for (name, value) in [
+            ("pre-stop-seconds", "301"),
+            ("pre-stop-seconds", "+3"),
+            ("pre-stop-seconds", "3s"),
+            ("proxy-workers", "0"),
+            ("proxy-workers", "65"),
+            ("shutdown-grace", "30"),
+            ("shutdown-grace", "61m"),
+            ("shutdown-grace", "3601s"),
+            ("native-sidecar", "yes"),
+            ("opaque-ports", "http"),
+            ("skip-inbound-ports", "70000"),
+            ("proxy-cpu-request", "-1"),
+        ] {
+            resolve(json!({ format!("{PREFIX}{name}"): value })).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_misspelt_name_is_told_the_nearest() {
+        for (wrong, nearest) in [
+            ("proxy-cpu-requests", "proxy-cpu-request"),
+            ("log-levle", "log-level"),
+            ("skip-inbond-port", "skip-inbound-ports"),
+            ("opaque-port", "opaque-ports"),
+        ] {
+            let error = resolve(json!({ format!("{PREFIX}{wrong}"): "1" })).unwrap_err();
+            let AnnotationError::Unknown { nearest: found, .. } = error else { panic!("{error}") };
+            assert_eq!(found, format!("{PREFIX}{nearest}"));
+        }
+    }
+
+    #[test]
+    fn a_request_above_the_limit_names_both_annotations() {
+        let error = resolve(json!({ "config.meshctl.dev/proxy-memory-request": "2Gi" })).unwrap_err().to_string();
+        assert!(error.contains("2Gi memory are requested") && error.contains("limit of 256Mi"), "{error}");
+        assert!(error.contains("config.meshctl.dev/proxy-memory-limit"), "{error}");
+    }
+
+    #[test]
+    fn names_are_sorted_and_unique() {
+        assert!(ANNOTATIONS.is_sorted_by(|a, b| a.name < b.name));
+    }
+}
