@@ -88,7 +88,7 @@ impl Tls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let state =
             Arc::new(State { key: ArcSwapOption::empty(), roots: ArcSwap::default(), provider: provider.clone() });
-        let client = |alpn: &[u8]| -> Result<Arc<ClientConfig>, TlsError> {
+        let dial = |alpn: &[u8]| -> Result<ClientConfig, TlsError> {
             let mut config = ClientConfig::builder_with_provider(provider.clone())
                 .with_protocol_versions(&[&rustls::version::TLS13])?
                 .dangerous()
@@ -97,6 +97,10 @@ impl Tls {
             config.alpn_protocols = vec![alpn.to_vec()];
             config.enable_sni = false;
             config.resumption = Resumption::disabled();
+            Ok(config)
+        };
+        let peer = |alpn: &[u8]| -> Result<Arc<ClientConfig>, TlsError> {
+            let mut config = dial(alpn)?;
             config.enable_secret_extraction = true; // `tls_stream` takes the traffic keys over
             Ok(Arc::new(config))
         };
@@ -109,10 +113,10 @@ impl Tls {
         server.send_tls13_tickets = 0;
         server.enable_secret_extraction = true;
         Ok(Self {
-            client_h2: client(ALPN_H2)?,
-            client_h1: client(ALPN_H1)?,
-            client_tcp: client(ALPN_TCP)?,
-            client_control: client(b"h2")?,
+            client_h2: peer(ALPN_H2)?,
+            client_h1: peer(ALPN_H1)?,
+            client_tcp: peer(ALPN_TCP)?,
+            client_control: Arc::new(dial(b"h2")?),
             server: Arc::new(server),
             state,
         })

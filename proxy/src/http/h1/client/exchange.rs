@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::BodyError;
 use super::super::body::{Decoder, Step};
-use super::super::buf::{FIRST_BODY_READ, poll_read_large};
+use super::super::buf::{FIRST_BODY_READ, READ_GROWTH, poll_read_large};
 use super::super::recv::{PolledFrame, ResponseSource};
 use super::super::timer::LazyTimer;
 use super::super::writer::{BodyWriter, Pumped, WriteFault};
@@ -140,7 +140,10 @@ where
     R: FnOnce(Connection<IO>),
 {
     pub(super) fn new(conn: Connection<IO>, upload: Upload<B>, decoder: Decoder, reusable: bool, on_reuse: R) -> Self {
-        Self { conn: Some(conn), upload, decoder, reusable, on_reuse: Some(on_reuse), next_read: FIRST_BODY_READ }
+        // The read that brought the head brought little else, or as much as it could.
+        let filled = conn.0.buf.len() >= FIRST_BODY_READ / 2;
+        let next_read = if filled { conn.0.config.read_buffer } else { FIRST_BODY_READ };
+        Self { conn: Some(conn), upload, decoder, reusable, on_reuse: Some(on_reuse), next_read }
     }
 
     /// Behind the body, gives the connection back, or closes it. True then.
@@ -181,7 +184,7 @@ where
                 0 if self.decoder.end_of_stream() => return Poll::Ready(Ok(None)),
                 0 => return Poll::Ready(Err(BodyError::Incomplete)),
                 count if count >= self.next_read => {
-                    self.next_read = (self.next_read * 2).min(inner.config.read_buffer);
+                    self.next_read = (self.next_read * READ_GROWTH).min(inner.config.read_buffer);
                 }
                 _ => {}
             }

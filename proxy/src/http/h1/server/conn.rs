@@ -13,7 +13,7 @@ use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::body::{Decoder, Step};
-use super::super::buf::{FIRST_BODY_READ, WriteBuf, poll_read_large, poll_read_small};
+use super::super::buf::{FIRST_BODY_READ, READ_GROWTH, WriteBuf, poll_read_large, poll_read_small};
 use super::super::encode;
 use super::super::framing::BodyLength;
 use super::super::head::{HeadScanner, RequestHead};
@@ -247,7 +247,7 @@ where
             Poll::Ready(Ok(count)) => {
                 conn.body_timer.clear();
                 if count >= conn.next_read {
-                    conn.next_read = (conn.next_read * 2).min(conn.config.read_buffer);
+                    conn.next_read = (conn.next_read * READ_GROWTH).min(conn.config.read_buffer);
                 }
             }
             Poll::Ready(Err(error)) => {
