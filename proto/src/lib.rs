@@ -1,9 +1,11 @@
 //! The control API between proxies and the controller, and its conversions to and from the model of `mesh-policy`.
 //!
 //! [`v1`] is generated from `proto/mesh/v1/control.proto`, which documents every message; [`convert`] checks what came
-//! over the wire.
+//! over the wire; `names` (a feature of that name) finds the control plane.
 
 pub mod convert;
+#[cfg(feature = "names")]
+pub mod names;
 
 pub use convert::{ConvertError, EndpointsDelta};
 

@@ -3,9 +3,15 @@
 //! Values are read through [`Env`], so that tests never touch the environment of their process. Parsing happens once,
 //! at start: everything behind it works with resolved types.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use mesh_policy::Identity;
+use mesh_proto::names::Address;
 
 /// Where configuration text comes from.
 pub trait Env {
@@ -123,11 +129,11 @@ pub struct Config {
     /// `MESH_WORKLOAD`: `namespace/pod` of this proxy.
     pub workload: String,
     /// `MESH_IDENTITY_ADDR`: `host:port` of the identity service.
-    pub identity_addr: String,
+    pub identity_addr: Address,
     /// `MESH_IDENTITY_NAME`: the identity that it must prove.
     pub identity_name: Identity,
     /// `MESH_DESTINATION_ADDR`: `host:port` of the destination and policy services.
-    pub destination_addr: String,
+    pub destination_addr: Address,
     /// `MESH_DESTINATION_NAME`: the identity that they must prove.
     pub destination_name: Identity,
     /// `MESH_TOKEN_FILE`: ServiceAccount token for our audience, read again for each certificate.
@@ -138,13 +144,16 @@ pub struct Config {
     pub inbound_ports: Vec<InboundPort>,
     /// `MESH_OUTBOUND_PORTS`: explicit outbound ports, without redirection.
     pub outbound_ports: Vec<OutboundPort>,
+    /// `MESH_POD_IPS`: the pod's own addresses. A call that is balanced to one of them is handed to the inbound side.
+    pub pod_ips: Vec<IpAddr>,
     /// `MESH_OUTBOUND_LISTEN`, `127.0.0.1:4640`: redirected outbound connections; others are served as an HTTP proxy.
+    /// With 127.0.0.1 the same port of ::1 is listened on, where IPv6 connections are redirected to.
     pub outbound_listen: SocketAddr,
-    /// `MESH_INBOUND_LISTEN`, `0.0.0.0:4643`: redirected inbound connections.
+    /// `MESH_INBOUND_LISTEN`, `[::]:4643`: redirected inbound connections, IPv4 among them. Without IPv6 it is 0.0.0.0.
     pub inbound_listen: SocketAddr,
     /// `MESH_ADMIN_LISTEN`, `127.0.0.1:4691`: /config and /log-level; loopback only.
     pub admin_listen: SocketAddr,
-    /// `MESH_METRICS_LISTEN`, `0.0.0.0:4692`: /live, /ready and /metrics.
+    /// `MESH_METRICS_LISTEN`, `[::]:4692`: /live, /ready and /metrics, by IPv4 as well.
     pub metrics_listen: SocketAddr,
     /// `MESH_WORKERS`, 1: data-plane threads; each owns its connections, nothing is shared between them.
     pub workers: usize,
@@ -169,6 +178,11 @@ impl Config {
             }),
         };
         let required = |var, why| env.get(var).ok_or(ConfigError::Missing { name: var, why });
+        let address = |var, why| {
+            let value = required(var, why)?;
+            let expected = "host:port, such as mesh-identity.mesh-system.svc.cluster.local:4650 or [fd00::1]:4650";
+            value.parse::<Address>().map_err(|_| ConfigError::Invalid { name: var, value, expected })
+        };
         let admin_listen: SocketAddr = parse(env, "MESH_ADMIN_LISTEN", "127.0.0.1:4691", ADDRESS)?;
         if !admin_listen.ip().is_loopback() {
             let expected = "a loopback address: the admin port changes the proxy and has no authentication";
@@ -176,9 +190,9 @@ impl Config {
         }
         Ok(Self {
             workload: required("MESH_WORKLOAD", "say which pod this proxy serves (namespace/pod)")?,
-            identity_addr: required("MESH_IDENTITY_ADDR", "get a certificate (host:port of mesh-identity)")?,
+            identity_addr: address("MESH_IDENTITY_ADDR", "get a certificate (host:port of mesh-identity)")?,
             identity_name: name("MESH_IDENTITY_NAME", "mesh-identity")?,
-            destination_addr: required("MESH_DESTINATION_ADDR", "find endpoints (host:port of mesh-destination)")?,
+            destination_addr: address("MESH_DESTINATION_ADDR", "find endpoints (host:port of mesh-destination)")?,
             destination_name: name("MESH_DESTINATION_NAME", "mesh-destination")?,
             token_file: required("MESH_TOKEN_FILE", "prove the service account to mesh-identity")?.into(),
             trust_bundle_file: required("MESH_TRUST_BUNDLE_FILE", "verify the controller's certificate")?.into(),
@@ -195,10 +209,11 @@ impl Config {
                     Some(OutboundPort { listen: l.parse().ok()?, authority: r.to_ascii_lowercase() })
                 },
             )?,
+            pod_ips: addresses(env, "MESH_POD_IPS")?,
             outbound_listen: parse(env, "MESH_OUTBOUND_LISTEN", "127.0.0.1:4640", ADDRESS)?,
-            inbound_listen: parse(env, "MESH_INBOUND_LISTEN", "0.0.0.0:4643", ADDRESS)?,
+            inbound_listen: parse(env, "MESH_INBOUND_LISTEN", "[::]:4643", ADDRESS)?,
             admin_listen,
-            metrics_listen: parse(env, "MESH_METRICS_LISTEN", "0.0.0.0:4692", ADDRESS)?,
+            metrics_listen: parse(env, "MESH_METRICS_LISTEN", METRICS_LISTEN, ADDRESS)?,
             workers: at_least_one(env, "MESH_WORKERS", "1")?,
             log: env.get("MESH_LOG").unwrap_or_else(|| "info".into()),
             limits: Limits::from_env(env)?,
@@ -240,13 +255,15 @@ impl Times {
     }
 }
 
-const ADDRESS: &str = "an address with a port, such as 127.0.0.1:4640";
+pub(crate) const ADDRESS: &str = "an address with a port, such as 127.0.0.1:4640";
+/// Where the pages are unless it is said otherwise.
+pub(crate) const METRICS_LISTEN: &str = "[::]:4692";
 
 fn missing(name: &'static str, why: &'static str) -> ConfigError {
     ConfigError::Missing { name, why }
 }
 
-fn parse<T: FromStr>(
+pub(crate) fn parse<T: FromStr>(
     env: &impl Env,
     name: &'static str,
     default: &str,
@@ -281,7 +298,7 @@ fn window(env: &impl Env, name: &'static str, default: &str) -> Result<u32, Conf
 }
 
 /// `1500ms`, `2s`, `10m`: a whole number and a unit.
-fn duration(env: &impl Env, name: &'static str, default: &str) -> Result<Duration, ConfigError> {
+pub(crate) fn duration(env: &impl Env, name: &'static str, default: &str) -> Result<Duration, ConfigError> {
     let value = env.get(name).unwrap_or_else(|| default.to_owned());
     let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let parsed = digits.parse::<u32>().ok().and_then(|n| match &value[digits.len()..] {
@@ -295,6 +312,17 @@ fn duration(env: &impl Env, name: &'static str, default: &str) -> Result<Duratio
         value,
         expected: "a time such as 500ms, 2s or 10m",
     })
+}
+
+/// Most addresses of a pod: two in a dual-stack cluster, and some of other networks.
+const MAX_POD_IPS: usize = 16;
+
+fn addresses(env: &impl Env, name: &'static str) -> Result<Vec<IpAddr>, ConfigError> {
+    const EXPECTED: &str = "a list of at most 16 IP addresses such as 10.1.0.7,fd00::7";
+    let value = env.get(name).unwrap_or_default();
+    let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let all = items.map(|item| item.parse().ok()).collect::<Option<Vec<IpAddr>>>();
+    all.filter(|all| all.len() <= MAX_POD_IPS).ok_or(ConfigError::Invalid { name, value, expected: EXPECTED })
 }
 
 fn pairs<T>(
@@ -357,15 +385,27 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn addresses_of_the_pod_are_read() {
+        let mut env = minimal();
+        env.0.insert("MESH_POD_IPS", "10.1.0.7, fd00::7");
+        let expected: Vec<IpAddr> = vec!["10.1.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
+        assert_eq!(Config::from_env(&env).unwrap().pod_ips, expected);
+        assert!(Config::from_env(&minimal()).unwrap().pod_ips.is_empty());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (name, value) in [
             ("MESH_INBOUND_PORTS", "80"),
             ("MESH_OUTBOUND_PORTS", "80=web"),
             ("MESH_ADMIN_LISTEN", "0.0.0.0:4691"),
+            ("MESH_POD_IPS", "10.1.0.7,web-1"),
             ("MESH_CONNECT_TIMEOUT", "5"),
             ("MESH_MAX_HEADERS", "0"),
             ("MESH_STREAM_WINDOW", "3000000000"),
             ("MESH_IDENTITY_NAME", "mesh-identity"),
+            ("MESH_IDENTITY_ADDR", "mesh-identity.mesh-system.svc"),
+            ("MESH_DESTINATION_ADDR", "::1:4651"),
         ] {
             let mut env = minimal();
             env.0.insert(name, value);

@@ -17,7 +17,7 @@ pub fn config(config: &Config, believed: &Believed, tls: &Tls) -> Value {
             "spiffe_id": leaf.as_ref().and_then(|leaf| leaf_identity(leaf).ok()).map(|id| id.to_string()),
             "not_after": ends,
         },
-        "controller": { "identity": config.identity_addr, "destination": config.destination_addr },
+        "controller": { "identity": config.identity_addr.to_string(), "destination": config.destination_addr.to_string() },
         "listen": {
             "outbound": config.outbound_listen.to_string(),
             "inbound": config.inbound_listen.to_string(),

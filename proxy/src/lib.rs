@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod app;
 pub mod balance;
+pub mod capability;
 mod coalesce;
 pub mod config;
 pub mod connect;

@@ -1,9 +1,10 @@
-//! The gRPC channel to the controller: mutual TLS with a named peer, reconnecting by itself.
+//! The gRPC channel to the controller: mutual TLS with a named peer, found by DNS, reconnecting by itself.
 
 use std::{io, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use mesh_policy::Identity;
+use mesh_proto::names::{Address, Names};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -11,7 +12,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::tls::{Tls, expect_identity};
 
-/// TCP and TLS towards the controller; it is in the same cluster.
+/// DNS, TCP and TLS towards the controller; it is in the same cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A controller that vanished without a word is noticed within this and [`KEEP_ALIVE_TIMEOUT`].
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -20,9 +21,10 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A channel that connects when first used and again whenever it broke.
-pub(super) fn lazy(addr: &str, expected: &Identity, tls: &Arc<Tls>) -> Channel {
-    let (addr, expected, tls): (Arc<str>, _, _) = (addr.into(), expected.clone(), tls.clone());
-    let connector = tower::service_fn(move |_: Uri| connect(addr.clone(), expected.clone(), tls.clone()));
+pub(super) fn lazy(names: &Arc<Names>, addr: &Address, expected: &Identity, tls: &Arc<Tls>) -> Channel {
+    let (names, addr, expected, tls) = (names.clone(), addr.clone(), expected.clone(), tls.clone());
+    let connector =
+        tower::service_fn(move |_: Uri| connect(names.clone(), addr.clone(), expected.clone(), tls.clone()));
     // The authority is for gRPC's headers only: the connector knows whom to dial and whom to expect.
     Endpoint::from_static("http://controller.mesh")
         .http2_keep_alive_interval(KEEP_ALIVE)
@@ -34,12 +36,13 @@ pub(super) fn lazy(addr: &str, expected: &Identity, tls: &Arc<Tls>) -> Channel {
 }
 
 async fn connect(
-    addr: Arc<str>,
+    names: Arc<Names>,
+    addr: Address,
     expected: Identity,
     tls: Arc<Tls>,
 ) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
     let dial = async {
-        let tcp = TcpStream::connect(&*addr).await?;
+        let tcp = names.connect(&addr).await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::IpAddress(tcp.peer_addr()?.ip().into());
         TlsConnector::from(tls.client_control.clone()).connect(name, tcp).await

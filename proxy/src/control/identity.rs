@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use mesh_proto::v1::{CertifyRequest, TrustRequest, identity_client::IdentityClient};
+use mesh_proto::{
+    names::Names,
+    v1::{CertifyRequest, TrustRequest, identity_client::IdentityClient},
+};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use tonic::transport::Channel;
@@ -40,8 +43,8 @@ pub fn load_bundle(path: &Path) -> Result<Roots, String> {
 }
 
 /// Keeps the certificate and the roots current for as long as the process runs.
-pub(super) async fn run(config: Arc<Config>, tls: Arc<Tls>, metrics: ControlMetrics) {
-    let channel = channel::lazy(&config.identity_addr, &config.identity_name, &tls);
+pub(super) async fn run(config: Arc<Config>, names: Arc<Names>, tls: Arc<Tls>, metrics: ControlMetrics) {
+    let channel = channel::lazy(&names, &config.identity_addr, &config.identity_name, &tls);
     tokio::join!(certify(&config, &tls, &metrics, channel.clone()), trust(&config, &tls, &metrics, channel));
 }
 

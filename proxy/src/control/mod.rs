@@ -19,6 +19,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use mesh_policy::{Endpoint, InboundPolicy, OutboundPolicy, ServiceRef};
+use mesh_proto::names::Names;
 use tokio::{runtime::Handle, sync::watch};
 
 pub use identity::load_bundle;
@@ -112,8 +113,9 @@ impl Control {
     /// Starts identity on `runtime` (the control thread's) and prepares the streams.
     pub fn start(runtime: Handle, config: &Arc<Config>, tls: &Arc<Tls>, metrics: ControlMetrics) -> Arc<Self> {
         let _entered = runtime.enter();
-        let channel = channel::lazy(&config.destination_addr, &config.destination_name, tls);
-        runtime.spawn(identity::run(config.clone(), tls.clone(), metrics.clone()));
+        let names = Arc::new(Names::default());
+        let channel = channel::lazy(&names, &config.destination_addr, &config.destination_name, tls);
+        runtime.spawn(identity::run(config.clone(), names, tls.clone(), metrics.clone()));
         Arc::new(Self {
             workload: config.workload.clone(),
             channel,
