@@ -3,6 +3,8 @@
 use std::{io, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
+use mesh_policy::Identity;
+use mesh_proto::names::{Address, Names};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -13,7 +15,7 @@ use crate::{
     tls::{self, State},
 };
 
-/// TCP and TLS; identity is in the same cluster.
+/// DNS, TCP and TLS; identity is in the same cluster.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// An identity that vanished without a word is noticed within this and [`KEEP_ALIVE_LIMIT`].
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -25,8 +27,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// A channel that connects when first used and again whenever it broke.
 pub(crate) fn lazy(config: &Config, state: &Arc<State>) -> Result<Channel, Error> {
     let connector = TlsConnector::from(Arc::new(tls::client(state.clone())?));
-    let config = Arc::new(config.clone());
-    let connect = tower::service_fn(move |_: Uri| connect(config.clone(), connector.clone()));
+    let addr: Address = config.identity_addr.parse().map_err(|error| Error::Refused(format!("identity: {error}")))?;
+    let dialled = Arc::new((Names::default(), addr, config.identity.clone()));
+    let connect = tower::service_fn(move |_: Uri| connect(dialled.clone(), connector.clone()));
     // The authority is for gRPC's headers only: the connector knows whom to dial and whom to expect.
     let endpoint = Endpoint::from_static("http://controller.mesh")
         .http2_keep_alive_interval(KEEP_ALIVE)
@@ -37,10 +40,13 @@ pub(crate) fn lazy(config: &Config, state: &Arc<State>) -> Result<Channel, Error
     Ok(endpoint.connect_with_connector_lazy(connect))
 }
 
-async fn connect(config: Arc<Config>, tls: TlsConnector) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
-    let addr = &config.identity_addr;
+async fn connect(
+    dialled: Arc<(Names, Address, Identity)>,
+    tls: TlsConnector,
+) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    let (names, addr, expected) = &*dialled;
     let dial = async {
-        let tcp = TcpStream::connect(addr.as_str()).await?;
+        let tcp = names.connect(addr).await?;
         tcp.set_nodelay(true)?;
         // The name is not sent and not compared: the identity below is.
         let name = ServerName::IpAddress(tcp.peer_addr()?.ip().into());
@@ -50,9 +56,9 @@ async fn connect(config: Arc<Config>, tls: TlsConnector) -> io::Result<TokioIo<T
     let stream = tokio::time::timeout(CONNECT_LIMIT, dial).await.map_err(timed_out)??;
     let proved = tls::identity_of(stream.get_ref().1.peer_certificates().unwrap_or_default());
     match proved {
-        Ok(identity) if identity == config.identity => Ok(TokioIo::new(stream)),
+        Ok(identity) if identity == *expected => Ok(TokioIo::new(stream)),
         Ok(other) => {
-            let why = format!("{addr} proves {other} where {} is expected", config.identity);
+            let why = format!("{addr} proves {other} where {expected} is expected");
             Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
         }
         Err(error) => Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{addr}: {error}"))),
