@@ -18,8 +18,10 @@ pub mod folder;
 mod follow;
 pub mod identity;
 pub mod index;
+pub mod issuer;
 pub mod kube;
 mod listing;
+pub mod local_ca;
 pub mod metrics;
 pub mod policy;
 pub mod problems;
@@ -29,6 +31,7 @@ pub mod serving;
 pub mod token;
 pub mod token_files;
 pub mod trust;
+pub mod verifier;
 pub mod watch;
 
 use std::{ffi::OsString, process::ExitCode};

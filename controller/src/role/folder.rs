@@ -15,12 +15,12 @@ use crate::{
     admin::{self, Admin},
     app::{Servers, Signals, listen},
     args::FolderArgs,
-    ca::Authority,
     destination::DestinationService,
     files,
     folder::Folder,
     identity::IdentityService,
     index::Index,
+    local_ca,
     metrics::Metrics,
     policy::PolicyService,
     server,
@@ -28,6 +28,7 @@ use crate::{
     token::TokenAuthority,
     token_files::TokenFiles,
     trust::Bundle,
+    verifier::LocalVerifier,
     watch as watch_folder,
 };
 
@@ -85,9 +86,9 @@ impl Controller {
         {
             return Err(error).with_context(|| format!("{}/{ADDRESSES}", args.state.display()));
         }
-        let authority = Arc::new(Authority::load_or_create(&args.state, &domain, args.leaf_lifetime)?);
+        let authority = Arc::new(local_ca::load_or_create(&args.state, &domain, args.leaf_lifetime)?);
         let tokens = Arc::new(TokenAuthority::load_or_create(&args.state)?);
-        let (bundle_sender, bundle) = watch::channel(Arc::new(vec![authority.root().clone()]));
+        let (bundle_sender, bundle) = watch::channel(authority.signer().anchors().clone());
 
         // 2. The world, read once before anyone can ask: no proxy is told NOT_FOUND only because we just started.
         let options = Options { meshed_by_label: true, trust_domain: domain.to_string() };
@@ -114,7 +115,8 @@ impl Controller {
         let identity_certificate = ServingCertificate::new(authority.clone(), identity_name)?;
         let destination_certificate = ServingCertificate::new(authority.clone(), destination_name)?;
         let identity_tls = server::tls_config(identity_certificate.clone(), None)?;
-        let destination_tls = server::tls_config(destination_certificate.clone(), Some(authority.root()))?;
+        let destination_tls =
+            server::tls_config(destination_certificate.clone(), authority.signer().anchors().first())?;
 
         // 4. What keeps things current.
         tokio::spawn(watch_folder::follow(folder, cancel.clone()));
@@ -125,10 +127,8 @@ impl Controller {
         // 5. The services.
         let identity = IdentityService {
             authority,
-            tokens,
-            index: world.clone(),
+            verifier: Arc::new(LocalVerifier { tokens, index: world.clone(), trust_domain: domain }),
             bundle,
-            trust_domain: domain,
             cancel: cancel.clone(),
             metrics: metrics.clone(),
         };

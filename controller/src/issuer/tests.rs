@@ -1,0 +1,270 @@
+//! A small public key infrastructure, and what of it is accepted and refused.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
+    KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize, date_time_ymd,
+};
+
+use super::*;
+
+const NAME: &str = "mesh-system/mesh-issuer";
+
+/// A certificate and its key.
+pub(crate) struct Pair {
+    pub(crate) key: KeyPair,
+    pub(crate) certificate: Certificate,
+    params: CertificateParams,
+}
+
+impl Pair {
+    /// A root.
+    pub(crate) fn root(name: &str) -> Self {
+        Self::root_with(name, |_| {})
+    }
+
+    fn root_with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let (key, mut params) = (KeyPair::generate().unwrap(), authority(name));
+        change(&mut params);
+        Self { certificate: params.self_signed(&key).unwrap(), key, params }
+    }
+
+    /// An authority under this one.
+    pub(crate) fn issue(&self, name: &str) -> Self {
+        self.issue_with(name, KeyPair::generate().unwrap(), |_| {})
+    }
+
+    /// An authority under this one that ends so long after now.
+    pub(crate) fn issue_for(&self, name: &str, life: Duration) -> Self {
+        self.issue_with(name, KeyPair::generate().unwrap(), |params| {
+            params.not_after = (SystemTime::now() + life).into();
+        })
+    }
+
+    fn issue_with(&self, name: &str, key: KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = authority(name);
+        change(&mut params);
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        Self { certificate: params.signed_by(&key, &issuer).unwrap(), key, params }
+    }
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.use_authority_key_identifier_extension = true;
+    params
+}
+
+/// The data of a Secret.
+pub(crate) fn secret(chain: &[&Pair], key: &str, anchors: &[&Pair]) -> BTreeMap<String, Vec<u8>> {
+    let pem = |pairs: &[&Pair]| pairs.iter().map(|pair| pair.certificate.pem()).collect::<String>().into_bytes();
+    [(CERTIFICATE, pem(chain)), (KEY, key.as_bytes().to_vec()), (ANCHORS, pem(anchors))]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+}
+
+pub(crate) fn probe() -> Identity {
+    Identity::new("cluster.local", "mesh-system", "mesh-identity").unwrap()
+}
+
+/// What is accepted, with the certificates that follow a leaf, and its end.
+fn accept(data: &BTreeMap<String, Vec<u8>>) -> (usize, SystemTime) {
+    let accepted = read(NAME, data, &probe()).unwrap_or_else(|error| panic!("{error}"));
+    let key = KeyPair::generate().unwrap();
+    let leaf = accepted.signer.sign(&key, &probe(), None, Duration::from_secs(3600)).unwrap();
+    (leaf.chain.len() - 1, accepted.signer.not_after())
+}
+
+#[test]
+fn issuers_that_are_good() {
+    let root = Pair::root("root");
+    let middle = root.issue("middle");
+    let issuer = middle.issue("issuer");
+    let pem = |pair: &Pair| pair.key.serialize_pem();
+    // A root that signs itself needs nothing after the leaf; others are sent with what leads to the root.
+    assert_eq!(accept(&secret(&[&root], &pem(&root), &[&root])).0, 0);
+    assert_eq!(accept(&secret(&[&middle], &pem(&middle), &[&root])).0, 1);
+    assert_eq!(accept(&secret(&[&issuer, &middle], &pem(&issuer), &[&root])).0, 2);
+    assert_eq!(accept(&secret(&[&issuer, &middle, &root], &pem(&issuer), &[&root])).0, 2);
+    // Old and new anchors overlap while they are exchanged.
+    let next = Pair::root("next");
+    let accepted = read(NAME, &secret(&[&middle], &pem(&middle), &[&root, &next]), &probe()).unwrap();
+    assert_eq!((accepted.signer.anchors().len(), accepted.ended_anchors), (2, 0));
+    // An anchor that has ended is left out.
+    let old = Pair::root_with("old", |params| params.not_after = date_time_ymd(2020, 1, 1));
+    let accepted = read(NAME, &secret(&[&middle], &pem(&middle), &[&old, &root]), &probe()).unwrap();
+    assert_eq!((accepted.signer.anchors().len(), accepted.ended_anchors), (1, 1));
+}
+
+#[test]
+fn leaves_end_with_the_first_of_issuer_intermediates_and_anchor() {
+    let hours = |n: u64| Duration::from_secs(3600 * n);
+    let end = |life| crate::ca::unix_seconds(SystemTime::now() + life);
+    let root = Pair::root_with("root", |params| params.not_after = (SystemTime::now() + hours(2)).into());
+    let issuer = root.issue_for("issuer", hours(3));
+    let (_, ends) = accept(&secret(&[&issuer], &issuer.key.serialize_pem(), &[&root]));
+    assert!((crate::ca::unix_seconds(ends) - end(hours(2))).abs() <= 2, "the anchor's");
+    let root = Pair::root("root");
+    let middle = root.issue_for("middle", hours(1));
+    let issuer = middle.issue_for("issuer", hours(3));
+    let (_, ends) = accept(&secret(&[&issuer, &middle], &issuer.key.serialize_pem(), &[&root]));
+    assert!((crate::ca::unix_seconds(ends) - end(hours(1))).abs() <= 2, "the intermediate's");
+}
+
+/// PEM by hand: base64 in lines of 64.
+fn pem_block(kind: &str, der: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in der.chunks(3) {
+        let bits = three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        for n in 0..4 {
+            let six = (bits >> (18 - 6 * n)) as usize & 63;
+            text.push(if n <= three.len() { ALPHABET[six] as char } else { '=' });
+        }
+    }
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", lines.join("\n"))
+}
+
+fn after<'a>(bytes: &'a [u8], mark: &[u8]) -> &'a [u8] {
+    let at = bytes.windows(mark.len()).position(|window| window == mark).unwrap();
+    &bytes[at + mark.len()..]
+}
+
+#[test]
+fn keys_in_every_form_that_issuers_write() {
+    let root = Pair::root("root");
+    // PKCS #8, of each kind.
+    let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+    let rsa_der = rsa.serialize_der();
+    let kinds =
+        [KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap(), KeyPair::generate_for(&PKCS_ED25519).unwrap(), rsa];
+    let mut issuers = Vec::new();
+    for key in kinds {
+        let pem = key.serialize_pem();
+        let issuer = root.issue_with("issuer", key, |_| {});
+        accept(&secret(&[&issuer], &pem, &[&root]));
+        issuers.push(issuer);
+    }
+    // PKCS #1: what PKCS #8 of an RSA key wraps.
+    let pkcs1 = &after(&rsa_der, &[0x05, 0x00, 0x04, 0x82])[2..];
+    accept(&secret(&[&issuers[2]], &pem_block("RSA PRIVATE KEY", pkcs1), &[&root]));
+    // SEC1 with the curve's name, as Go writes it, and behind the parameters that OpenSSL writes before it.
+    let issuer = root.issue("issuer");
+    let private = &after(&issuer.key.serialize_der(), &[0x02, 0x01, 0x01, 0x04, 0x20])[..32].to_vec();
+    let curve = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+    let mut sec1 = vec![0x30, 0x77, 0x02, 0x01, 0x01, 0x04, 0x20];
+    sec1.extend(private);
+    sec1.extend([0xa0, 0x0a].iter().chain(&curve).chain(&[0xa1, 0x44, 0x03, 0x42, 0x00]));
+    sec1.extend(issuer.key.public_key_raw());
+    let sec1 = pem_block("EC PRIVATE KEY", &sec1);
+    accept(&secret(&[&issuer], &sec1, &[&root]));
+    accept(&secret(&[&issuer], &(pem_block("EC PARAMETERS", &curve) + &sec1), &[&root]));
+}
+
+#[test]
+fn issuers_that_are_broken_are_refused_by_key_and_reason() {
+    let root = Pair::root("root");
+    let issuer = root.issue("issuer");
+    let key = issuer.key.serialize_pem();
+    let good = || secret(&[&issuer], &key, &[&root]);
+    let with = |at: &str, value: &[u8]| {
+        let mut data = good();
+        data.insert(at.to_owned(), value.to_vec());
+        data
+    };
+    let without = |at: &str| {
+        let mut data = good();
+        data.remove(at);
+        data
+    };
+    let under = |parent: &Pair, change: fn(&mut CertificateParams)| {
+        let issuer = parent.issue_with("issuer", KeyPair::generate().unwrap(), change);
+        secret(&[&issuer], &issuer.key.serialize_pem(), &[&root])
+    };
+    accept(&good());
+    let middle = root.issue("middle");
+    let low = middle.issue("low");
+    let old = Pair::root_with("old", |params| params.not_after = date_time_ymd(2020, 1, 1));
+    let leaf = root.issue_with("leaf", KeyPair::generate().unwrap(), |params| params.is_ca = IsCa::ExplicitNoCa);
+    let deep = [&low, &middle, &root, &issuer];
+    let cut = issuer.certificate.pem().replacen("MII", "!!!", 1);
+    let for_clients =
+        |params: &mut CertificateParams| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let elsewhere = |params: &mut CertificateParams| {
+        let permitted_subtrees = vec![GeneralSubtree::DnsName("elsewhere.example".to_owned())];
+        params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
+    };
+    type Row<'a> = (&'a str, BTreeMap<String, Vec<u8>>, &'static str, &'a str);
+    let table: Vec<Row<'_>> = vec![
+        ("no certificate", without(CERTIFICATE), CERTIFICATE, "absent"),
+        ("no key", without(KEY), KEY, "absent"),
+        ("no anchors", without(ANCHORS), ANCHORS, "absent"),
+        ("empty anchors", with(ANCHORS, b""), ANCHORS, "empty"),
+        ("garbage", with(CERTIFICATE, b"garbage"), CERTIFICATE, "no certificate"),
+        ("bytes", with(CERTIFICATE, &[0xff; 100]), CERTIFICATE, "no certificate"),
+        ("broken base64", with(CERTIFICATE, cut.as_bytes()), CERTIFICATE, "PEM"),
+        ("not X.509", with(CERTIFICATE, pem_block("CERTIFICATE", &[0x30, 1, 2]).as_bytes()), CERTIFICATE, "not X.509"),
+        ("a key as certificate", with(CERTIFICATE, key.as_bytes()), CERTIFICATE, "no certificate"),
+        ("a certificate as key", with(KEY, issuer.certificate.pem().as_bytes()), KEY, "no private key"),
+        ("too long", with(ANCHORS, &vec![b'\n'; MAX_BYTES + 1]), ANCHORS, "longer than"),
+        ("garbage as anchors", with(ANCHORS, b"x"), ANCHORS, "no certificate"),
+        ("another's key", with(KEY, root.key.serialize_pem().as_bytes()), KEY, "does not belong"),
+        ("an encrypted key", with(KEY, pem_block("ENCRYPTED PRIVATE KEY", &[1]).as_bytes()), KEY, "encrypted"),
+        ("no key in its envelope", with(KEY, pem_block("PRIVATE KEY", &[1, 2]).as_bytes()), KEY, "kind"),
+        ("wrong order", secret(&[&middle, &low], &low.key.serialize_pem(), &[&root]), KEY, "certificate 2"),
+        (
+            "a server's",
+            secret(&[&leaf], &leaf.key.serialize_pem(), &[&root]),
+            CERTIFICATE,
+            "not a certificate authority",
+        ),
+        (
+            "may not sign",
+            under(&root, |params| params.key_usages = vec![KeyUsagePurpose::DigitalSignature]),
+            CERTIFICATE,
+            "may not sign",
+        ),
+        ("ended", under(&root, |params| params.not_after = date_time_ymd(2021, 1, 1)), CERTIFICATE, "has ended"),
+        (
+            "early",
+            under(&root, |params| params.not_before = date_time_ymd(2400, 1, 1)),
+            CERTIFICATE,
+            "not valid before",
+        ),
+        ("another root's", secret(&[&issuer], &key, &[&Pair::root("root")]), CERTIFICATE, "not believe"),
+        ("no intermediate", secret(&[&low], &low.key.serialize_pem(), &[&root]), CERTIFICATE, "leads to an anchor"),
+        ("too long a chain", secret(&deep, &low.key.serialize_pem(), &[&root]), CERTIFICATE, "4 certificates"),
+        ("an ended anchor", secret(&[&issuer], &key, &[&old]), ANCHORS, "every anchor"),
+        ("a leaf as anchor", secret(&[&issuer], &key, &[&root, &leaf]), ANCHORS, "not a certificate authority"),
+        ("for other names", under(&root, elsewhere), CERTIFICATE, "name constraints"),
+        ("for clients only", under(&root, for_clients), CERTIFICATE, "not believe"),
+    ];
+    for (what, data, key, reason) in table {
+        let error = read(NAME, &data, &probe()).err().unwrap_or_else(|| panic!("{what} was accepted"));
+        assert_eq!(error.key, key, "{what}: {error}");
+        assert!(error.to_string().contains(reason), "{what}: {error}");
+        assert!(error.to_string().starts_with("Secret mesh-system/mesh-issuer, key "), "{error}");
+    }
+}
+
+#[test]
+fn a_path_too_long_for_its_root_is_refused() {
+    let root = Pair::root_with("short", |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
+    let issuer = root.issue("issuer");
+    let refused = read(NAME, &secret(&[&issuer], &issuer.key.serialize_pem(), &[&root]), &probe());
+    // Peers do not look at what an anchor says of itself, so this is fine; an intermediate's word counts.
+    refused.unwrap();
+    let root = Pair::root("root");
+    let middle = root.issue_with("middle", KeyPair::generate().unwrap(), |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    });
+    let issuer = middle.issue("issuer");
+    let refused = read(NAME, &secret(&[&issuer, &middle], &issuer.key.serialize_pem(), &[&root]), &probe());
+    assert!(refused.unwrap_err().to_string().contains("path length"));
+}
