@@ -2,7 +2,7 @@
 //!
 //! Answers need a Content-Length: whoever changes the framing on the way is noticed as an error.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, ops::Range};
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::{
@@ -10,10 +10,14 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::Options;
+use super::{Options, Versions};
 
 /// Where answers are read into: a 64 KiB body and its head in one read.
 const BUFFER: usize = 80 << 10;
+/// What requests that are not only questions carry.
+const BODY: &str = "mesh-load";
+/// Servers that are told apart.
+const MAX_VERSIONS: usize = 64;
 /// Headers of an answer: far more than the test server and any proxy send.
 const MAX_HEADERS: usize = 64;
 
@@ -23,13 +27,21 @@ pub(super) struct Client {
     request: Vec<u8>,
     stream: Option<TcpStream>,
     buffer: Vec<u8>,
+    /// Who answered, and how often.
+    pub(super) versions: Versions,
 }
 
 impl Client {
     pub(super) fn new(options: &Options) -> Self {
         let host = options.host.clone().unwrap_or_else(|| options.target.to_string());
-        let request = format!("GET {} HTTP/1.1\r\nhost: {host}\r\nuser-agent: mesh-load\r\n\r\n", options.path);
-        Self { target: options.target, request: request.into_bytes(), stream: None, buffer: vec![0; BUFFER] }
+        let Options { method, path, .. } = options;
+        let body = match method.as_str() {
+            "GET" | "HEAD" | "OPTIONS" => "\r\n".to_owned(),
+            _ => format!("content-length: {}\r\n\r\n{BODY}", BODY.len()),
+        };
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: mesh-load\r\n{body}");
+        let (request, buffer) = (request.into_bytes(), vec![0; BUFFER]);
+        Self { target: options.target, request, stream: None, buffer, versions: Versions::new() }
     }
 
     pub(super) async fn exchange(&mut self) -> Result<u64> {
@@ -64,15 +76,29 @@ impl Client {
             ensure!(read > 0, "closed before the answer");
             filled += read;
             if let Some(head) = Head::parse(&self.buffer[..filled])? {
+                if let Some(version) = head.version.clone() {
+                    count(&mut self.versions, &self.buffer[version]);
+                }
                 return Ok((filled, head));
             }
         }
     }
 }
 
+/// One more answer of this server.
+fn count(versions: &mut Versions, version: &[u8]) {
+    if let Some((_, count)) = versions.iter_mut().find(|(known, _)| **known == *version) {
+        *count += 1;
+    } else if versions.len() < MAX_VERSIONS {
+        versions.push((version.into(), 1));
+    }
+}
+
 /// What matters of a response head.
 struct Head {
     status: u16,
+    /// Where in the buffer the name of the server is.
+    version: Option<Range<usize>>,
     bytes: usize,
     length: u64,
     close: bool,
@@ -86,17 +112,20 @@ impl Head {
         let httparse::Status::Complete(bytes) = response.parse(raw).context("the answer is not HTTP/1.1")? else {
             return Ok(None);
         };
-        let (mut length, mut close) = (None, false);
+        let (mut length, mut close, mut version) = (None, false, None);
         for header in response.headers.iter() {
             if header.name.eq_ignore_ascii_case("content-length") {
                 length = str::from_utf8(header.value).ok().and_then(|v| v.trim().parse().ok());
             } else if header.name.eq_ignore_ascii_case("connection") {
                 close = header.value.eq_ignore_ascii_case(b"close");
+            } else if header.name.eq_ignore_ascii_case("x-version") {
+                let at = header.value.as_ptr().addr() - raw.as_ptr().addr();
+                version = Some(at..at + header.value.len());
             }
         }
         let status = response.code.unwrap_or_default();
         let Some(length) = length else { bail!("status {status} without a Content-Length") };
-        Ok(Some(Self { status, bytes, length, close }))
+        Ok(Some(Self { status, version, bytes, length, close }))
     }
 }
 

@@ -15,7 +15,15 @@ mod idle;
 mod paced;
 mod tally;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, ToSocketAddrs},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -28,6 +36,8 @@ use tally::Tally;
 
 /// How long answers may come in after the time is over, before the run is given up.
 const GRACE: Duration = Duration::from_secs(15);
+/// Answers by the name of the server that gave them: a handful, so a search from the front is the quickest.
+type Versions = Vec<(Box<[u8]>, u64)>;
 /// How long a client waits before it connects again after an error, so that a dead server is not hammered.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
 
@@ -53,12 +63,18 @@ pub struct Options {
     /// What to send.
     #[arg(value_enum)]
     pub mode: Mode,
-    /// Where to.
-    #[arg(long)]
+    /// Where to: an address, or a name that is resolved once.
+    #[arg(long, value_parser = resolve)]
     pub target: SocketAddr,
+    /// Exit with 1 if any request failed.
+    #[arg(long)]
+    pub strict: bool,
     /// Host header or authority; the target's address if it is not given.
     #[arg(long)]
     pub host: Option<String>,
+    /// Method of HTTP/1.1 requests; all but GET, HEAD and OPTIONS have a small body.
+    #[arg(long, default_value = "GET")]
+    pub method: String,
     /// Path of HTTP/1.1 requests.
     #[arg(long, default_value = "/1k")]
     pub path: String,
@@ -68,12 +84,19 @@ pub struct Options {
     /// How long, in seconds.
     #[arg(long, default_value_t = 8.0)]
     pub seconds: f64,
+    /// A closed loop ends after this many requests, if its time is not over before.
+    #[arg(long, conflicts_with = "rate")]
+    pub count: Option<u64>,
     /// Requests per second of an open loop; a closed loop without it.
     #[arg(long)]
     pub rate: Option<f64>,
     /// Payload of a gRPC message, in bytes.
     #[arg(long, default_value_t = 1024)]
     pub payload: usize,
+}
+
+fn resolve(target: &str) -> Result<SocketAddr> {
+    target.to_socket_addrs()?.next().with_context(|| format!("{target} has no address"))
 }
 
 /// What came of it. Latencies are microseconds; in an open loop they count from the time a request was due.
@@ -85,6 +108,12 @@ pub struct Report {
     pub errors: u64,
     /// What the last error said.
     pub last_error: Option<String>,
+    /// How often each error was met; at most 16 different ones are told apart.
+    #[serde(default)]
+    pub errors_by: BTreeMap<String, u64>,
+    /// HTTP/1.1 answers by their header `x-version`, which the test server sends.
+    #[serde(default)]
+    pub versions: BTreeMap<String, u64>,
     /// How long it took, in seconds.
     pub seconds: f64,
     /// Answered requests per second.
@@ -129,12 +158,15 @@ async fn closed(options: &Options) -> Result<Report> {
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(options.seconds);
     let mut clients = JoinSet::new();
+    let begun = Arc::new(AtomicU64::new(0));
+    let count = options.count.unwrap_or(u64::MAX);
     for _ in 0..options.connections {
         let mut client = Client::new(options)?;
+        let begun = begun.clone();
         clients.spawn(async move {
             let mut tally = Tally::default();
             let mut now = Instant::now();
-            while now < end {
+            while now < end && begun.fetch_add(1, Ordering::Relaxed) < count {
                 let sent = now;
                 let result = client.exchange().await;
                 now = Instant::now();
@@ -144,6 +176,7 @@ async fn closed(options: &Options) -> Result<Report> {
                     now = Instant::now();
                 }
             }
+            tally.versions(client.versions());
             tally
         });
     }
@@ -173,6 +206,14 @@ impl Client {
             Self::Http1(client) => client.exchange().await,
             Self::Grpc(client) => client.exchange().await,
             Self::Connect(client) => client.exchange().await,
+        }
+    }
+
+    /// Who answered, and how often.
+    fn versions(self) -> Versions {
+        match self {
+            Self::Http1(client) => client.versions,
+            Self::Grpc(_) | Self::Connect(_) => Versions::new(),
         }
     }
 }

@@ -38,6 +38,7 @@ pub(super) async fn run(options: &Options, rate: f64) -> Result<Report> {
                 let result = client.exchange().await;
                 tally.record(&result, at.elapsed());
             }
+            tally.versions(client.versions());
             tally
         });
     }

@@ -1,22 +1,27 @@
 //! Counting answers and latencies.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
 
-use super::Report;
+use super::{Report, Versions};
 
 /// Latencies are kept to three significant digits: finer than any run repeats.
 const DIGITS: u8 = 3;
 /// The longest latency that is told apart, one minute in microseconds.
 const LONGEST_US: u64 = 60_000_000;
 
+/// Errors that one client tells apart.
+const MAX_ERRORS: usize = 16;
+
 /// What one client has seen.
 pub(super) struct Tally {
     latency_us: Option<Histogram<u64>>,
     errors: u64,
     last_error: Option<String>,
+    errors_by: BTreeMap<String, u64>,
+    versions: BTreeMap<String, u64>,
     bytes: u64,
 }
 
@@ -24,7 +29,14 @@ impl Default for Tally {
     fn default() -> Self {
         // The bounds are constants that the histogram accepts; without one, nothing would be counted.
         let latency_us = Histogram::new_with_bounds(1, LONGEST_US, DIGITS).ok();
-        Self { latency_us, errors: 0, last_error: None, bytes: 0 }
+        Self {
+            latency_us,
+            errors: 0,
+            last_error: None,
+            errors_by: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            bytes: 0,
+        }
     }
 }
 
@@ -46,7 +58,17 @@ impl Tally {
     /// Counts a request that was not answered.
     pub(super) fn error(&mut self, message: String) {
         self.errors += 1;
+        if self.errors_by.len() < MAX_ERRORS || self.errors_by.contains_key(&message) {
+            *self.errors_by.entry(message.clone()).or_default() += 1;
+        }
         self.last_error = Some(message);
+    }
+
+    /// Adds who answered.
+    pub(super) fn versions(&mut self, versions: Versions) {
+        for (name, count) in versions {
+            *self.versions.entry(String::from_utf8_lossy(&name).into_owned()).or_default() += count;
+        }
     }
 
     /// Sums what all clients have seen.
@@ -60,6 +82,11 @@ impl Tally {
             sum.errors += tally.errors;
             sum.bytes += tally.bytes;
             sum.last_error = tally.last_error.or(sum.last_error);
+            for (all, one) in [(&mut sum.errors_by, tally.errors_by), (&mut sum.versions, tally.versions)] {
+                for (name, count) in one {
+                    *all.entry(name).or_default() += count;
+                }
+            }
         }
         sum
     }
@@ -79,6 +106,8 @@ impl Tally {
             p999_us: quantile(0.999),
             max_us: self.latency_us.as_ref().map_or(0, Histogram::max),
             last_error: self.last_error,
+            errors_by: self.errors_by,
+            versions: self.versions,
         }
     }
 }

@@ -11,14 +11,17 @@ mod tcp;
 pub(crate) use grpc::message as grpc_message;
 pub use http::accepted;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
+    server::{conn::auto, graceful::GracefulShutdown},
 };
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    signal::unix::{SignalKind, signal},
+};
 
 /// Connections that may wait to be accepted: a benchmark opens thousands at once.
 const BACKLOG: u32 = 4096;
@@ -42,6 +45,10 @@ pub struct Options {
     /// Milliseconds to wait before every answer.
     #[arg(long, default_value_t = 0)]
     pub delay_ms: u64,
+    /// On SIGTERM: `exit` ends at once, whatever is open; `drain` takes no more connections, finishes what is open and
+    /// ends then.
+    #[arg(long, value_enum, default_value_t = OnTerm::Exit)]
+    pub on_term: OnTerm,
     /// No HTTP: bytes come back.
     #[arg(long, group = "tcp")]
     pub tcp_echo: bool,
@@ -54,6 +61,15 @@ pub struct Options {
     /// No HTTP: this many bytes are sent, then the connection ends.
     #[arg(long, group = "tcp")]
     pub tcp_source: Option<u64>,
+}
+
+/// What the server does on SIGTERM.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTerm {
+    /// Ends at once.
+    Exit,
+    /// Finishes what is open first.
+    Drain,
 }
 
 impl Options {
@@ -77,21 +93,36 @@ impl Options {
 pub async fn serve(options: Options) -> Result<()> {
     let listener = listen(options.listen)?;
     println!("listening on {}", listener.local_addr()?);
+    // As the first process of a container it would not hear SIGTERM otherwise.
+    let mut term = signal(SignalKind::terminate())?;
+    let open = GracefulShutdown::new();
+    tokio::select! {
+        served = accept_all(&listener, &options, &open) => match served? {},
+        _ = term.recv() => {}
+    }
+    if options.on_term == OnTerm::Drain {
+        drop(listener);
+        open.shutdown().await;
+    }
+    Ok(())
+}
+
+/// Serves every connection until SIGTERM, and then those that are open.
+async fn accept_all(listener: &TcpListener, options: &Options, open: &GracefulShutdown) -> Result<Infallible> {
     if let Some(mode) = options.tcp() {
         loop {
-            let stream = accept(&listener).await?;
+            let stream = accept(listener).await?;
             tokio::spawn(tcp::serve(stream, mode.clone()));
         }
     }
-    let app = Arc::new(http::App::new(&options)?);
+    let app = Arc::new(http::App::new(options)?);
     loop {
-        let stream = TokioIo::new(accept(&listener).await?);
+        let stream = TokioIo::new(accept(listener).await?);
         let app = Arc::clone(&app);
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(move |request| http::answer(Arc::clone(&app), request));
-            // The client's way of closing is its own business.
-            let _ = connection().serve_connection_with_upgrades(stream, service).await;
-        });
+        let service = hyper::service::service_fn(move |request| http::answer(Arc::clone(&app), request));
+        let served = open.watch(connection().serve_connection_with_upgrades(stream, service).into_owned());
+        // The client's way of closing is its own business.
+        tokio::spawn(async move { served.await.unwrap_or_default() });
     }
 }
 

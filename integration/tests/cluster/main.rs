@@ -1,0 +1,16 @@
+//! The mesh on a real Kubernetes, as its users see it: real kubelet, real webhook, real redirection.
+//!
+//! `cargo xtask test` boots the cluster, loads the images, installs Mesh with the README's own commands
+//! (`quickstart`), and then runs these. They need the feature `cluster`, so that nothing else runs them by mistake.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod apps;
+mod kube;
+
+mod commands;
+mod odd_traffic;
+mod outage;
+mod probes;
+mod rollout;
+mod seed;
+mod startup;

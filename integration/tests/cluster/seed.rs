@@ -1,0 +1,159 @@
+//! The first thing that people do with a mesh: two versions, 90/10, everything mutually authenticated.
+
+use std::{
+    io::Read,
+    process::{Command, Stdio},
+};
+
+use crate::{
+    apps::{App, service},
+    kube::{Namespace, apply, cluster_ip, exec, get, kubectl, load, pod, rolled_out, text, wait},
+};
+
+const NAMESPACE: &str = "seed";
+/// Bytes of the requests that a listener on the wire would look for.
+const SECRETS: [&[u8]; 2] = [b"/1k?secret=in-the-clear", b"mesh-load"];
+
+#[test]
+fn nine_to_one_with_mutual_tls_and_nothing_in_the_clear() {
+    let namespace = Namespace::new(NAMESPACE, true);
+    let apps: String = ["web-v1", "web-v2", "client"].iter().map(|name| App::new(name).manifest(NAMESPACE)).collect();
+    let services = [("web", "app: web-v1"), ("web-v1", "app: web-v1"), ("web-v2", "app: web-v2")];
+    let services: String = services.iter().map(|(name, selector)| service(NAMESPACE, name, selector)).collect();
+    apply(&format!("{apps}{services}{ROUTE}"));
+    rolled_out(NAMESPACE, &["deployment/web-v1", "deployment/web-v2", "deployment/client"]);
+
+    let client = pod(NAMESPACE, "app=client");
+    let target = format!("{}:80", cluster_ip(NAMESPACE, "web"));
+    // The route is in force when v2 is seen.
+    wait("the route in force", || {
+        let report = load(NAMESPACE, &client, &["http1", "--target", &target, "--host", "web", "--count", "100"]);
+        report.versions.contains_key("web-v2").then_some(())
+    });
+    let before = Meshed::of(NAMESPACE, &client, "outbound", "client");
+    let mut capture = Capture::start();
+    let path = "/1k?secret=in-the-clear";
+    let args = ["http1", "--target", &target, "--host", "web", "--path", path, "--count", "5000", "--seconds", "60"];
+    let report = load(NAMESPACE, &client, &args);
+    let seen = capture.stop();
+    assert_eq!((report.requests, report.errors), (5000, 0), "{:?}", report.errors_by);
+    let share = report.versions["web-v2"] as f64 / 5000.0;
+    println!("v2's share of 5000: {:.2} %; p50 {} us, p99 {} us", share * 100.0, report.p50_us, report.p99_us);
+    assert!((0.083..=0.117).contains(&share), "v2 got {share}");
+
+    // By both proxies' own counting: all of it mutual TLS, between these service accounts.
+    let after = Meshed::of(NAMESPACE, &client, "outbound", "client");
+    for app in ["web-v1", "web-v2"] {
+        let requests = report.versions[app] as f64;
+        let sent = after.to(app) - before.to(app);
+        let received = Meshed::of(NAMESPACE, &pod(NAMESPACE, &format!("app={app}")), "inbound", "client").to(app);
+        assert!(
+            sent == requests && received >= requests,
+            "{app} answered {requests}: {sent} sent, {received} received"
+        );
+    }
+    assert!(seen.len() > 1 << 20, "the capture saw {} bytes only", seen.len());
+    for secret in SECRETS {
+        assert!(!contains(&seen, secret), "{:?} is on the wire", String::from_utf8_lossy(secret));
+    }
+    drop(namespace);
+}
+
+const ROUTE: &str = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: seed}
+spec:
+  parentRefs: [{group: '', kind: Service, name: web, port: 80}]
+  rules:
+  - backendRefs:
+    - {name: web-v1, port: 80, weight: 90}
+    - {name: web-v2, port: 80, weight: 10}
+";
+
+/// What a proxy says of itself.
+pub fn metrics(namespace: &str, pod: &str) -> String {
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:4692/proxy/metrics");
+    kubectl(&["get", "--raw", &path])
+}
+
+fn value(line: &str) -> f64 {
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or_default()
+}
+
+/// Requests over mutual TLS from one service account, by the service account that they went to.
+struct Meshed(Vec<(String, f64)>);
+
+impl Meshed {
+    fn of(namespace: &str, pod: &str, direction: &str, from: &str) -> Self {
+        let (direction, from) = (format!("direction=\"{direction}\""), format!("/sa/{from}\""));
+        let metrics = metrics(namespace, pod);
+        let lines = metrics.lines().filter(|line| {
+            let source = line.split("src_identity=").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default();
+            line.starts_with("mesh_requests_total{")
+                && line.contains(&direction)
+                && line.contains("tls=\"mutual\"")
+                && source.ends_with(&from)
+        });
+        Self(lines.map(|line| (line.to_owned(), value(line))).collect())
+    }
+
+    fn to(&self, account: &str) -> f64 {
+        let identity = format!("dst_identity=\"spiffe://cluster.local/ns/{NAMESPACE}/sa/{account}\"");
+        self.0.iter().filter(|(line, _)| line.contains(&identity)).map(|(_, count)| count).sum()
+    }
+}
+
+/// Every byte on the pods' bridge, by tcpdump.
+struct Capture(std::process::Child);
+
+impl Capture {
+    fn start() -> Self {
+        let mut tcpdump = Command::new("tcpdump");
+        tcpdump.args(["-i", "any", "-U", "-s", "0", "-B", "32768", "-w", "-", "net", "10.88.0.0/16"]);
+        let mut child = tcpdump.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tcpdump is installed");
+        // It says so when it listens.
+        let mut said = [0; 64];
+        let read = child.stderr.as_mut().unwrap().read(&mut said).expect("tcpdump speaks");
+        assert!(read > 0, "tcpdump ended");
+        Self(child)
+    }
+
+    fn stop(&mut self) -> Vec<u8> {
+        let mut stdout = self.0.stdout.take().expect("not stopped before");
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            stdout.read_to_end(&mut all).map(|_| all)
+        });
+        let id = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(id, rustix::process::Signal::INT).expect("tcpdump runs");
+        let all = reader.join().unwrap().expect("tcpdump's output");
+        self.0.wait().expect("tcpdump ends");
+        all
+    }
+}
+
+fn contains(all: &[u8], part: &[u8]) -> bool {
+    all.windows(part.len()).any(|window| window == part)
+}
+
+#[test]
+fn whoever_is_not_in_the_mesh_is_served_and_can_be_called() {
+    let (meshed, plain) = (Namespace::new("permissive", true), Namespace::new("permissive-plain", false));
+    for namespace in [&meshed.0, &plain.0] {
+        apply(&format!("{}{}", App::new("web").manifest(namespace), service(namespace, "web", "app: web")));
+    }
+    for (from, to) in [(&meshed.0, &plain.0), (&plain.0, &meshed.0)] {
+        rolled_out(from, &["deployment/web"]);
+        rolled_out(to, &["deployment/web"]);
+        let target = format!("{}:80", cluster_ip(to, "web"));
+        let report = load(from, &pod(from, "app=web"), &["http1", "--target", &target, "--count", "50"]);
+        assert_eq!((report.requests, report.errors), (50, 0), "{from} to {to}: {:?}", report.errors_by);
+    }
+    let injected = get(&meshed.0, &["pods", "-l", "app=web"]);
+    assert_eq!(text(&injected, "/items/0/spec/initContainers/1/name"), "mesh-proxy");
+    let untouched = get(&plain.0, &["pods", "-l", "app=web"]);
+    assert!(untouched.pointer("/items/0/spec/initContainers").is_none());
+    // The application's own process is as it was.
+    assert!(exec(&meshed.0, &pod(&meshed.0, "app=web"), &["/mesh-origin", "--help"]).contains("mesh-origin"));
+}
