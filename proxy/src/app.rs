@@ -1,6 +1,7 @@
 //! Start and end of the process, top to bottom: configuration, trust, control thread, workers, drain.
 
 use std::{
+    ffi::OsString,
     io,
     net::SocketAddr,
     process::ExitCode,
@@ -22,6 +23,9 @@ use crate::{
     admin::{self, Admin, Pages},
     config::{Config, ConfigError, ProcessEnv},
     control::{Control, load_bundle},
+    gate,
+    handover::Handover,
+    init,
     listen::{self, Role},
     metrics::{ControlMetrics, Metrics},
     tls::Tls,
@@ -29,7 +33,7 @@ use crate::{
 };
 
 /// The configuration is wrong; the same as command lines use for wrong usage.
-const EXIT_USAGE: u8 = 2;
+pub const EXIT_USAGE: u8 = 2;
 /// After the drain, what is still open is closed; nothing may hold up the end of the process for longer.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -56,6 +60,23 @@ pub enum StartError {
     /// A thread or a runtime cannot be made.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
+}
+
+/// Runs `mesh-proxy` with its arguments, those after its own name: none is the sidecar, `init` redirects a pod's
+/// connections and exits, `await` blocks until the sidecar is ready. Everything else comes from the environment.
+pub fn main_from_args(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    match args.iter().map(|arg| arg.to_str()).collect::<Vec<_>>()[..] {
+        [] => main_from_env(),
+        [Some("init")] => init::main_from_env(),
+        [Some("await")] => gate::main_from_env(),
+        _ => {
+            eprintln!(
+                "mesh-proxy: unknown arguments {args:?}; it takes none, or init, or await (MESH_* variables say the rest)"
+            );
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
 }
 
 /// Runs the proxy as its environment says, until SIGTERM or SIGINT. Blocks.
@@ -104,13 +125,14 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     // Workers get their listeners before any is started: a port that is taken is an error, not half a proxy.
     let addresses = listen::addresses(&config);
     let own: Vec<SocketAddr> = addresses.iter().map(|(address, _)| *address).collect();
+    let handover = Arc::new(Handover::default());
     let mut workers: Vec<JoinHandle<()>> = Vec::new();
     for n in 0..config.workers {
         let listeners = open(&addresses, config.workers > 1)?;
         let (config, tls, control, metrics) = (config.clone(), tls.clone(), control.clone(), metrics.clone());
-        let (own, drain) = (own.clone(), drain.clone());
+        let (own, handover, drain) = (own.clone(), handover.clone(), drain.clone());
         let work = move || {
-            let worker = move || Worker::new(config, tls, control, metrics, own, drain);
+            let worker = move || Worker::new(config, tls, control, metrics, own, handover, drain);
             if let Err(error) = work(worker, listeners) {
                 tracing::error!("worker {n}: {error}");
             }

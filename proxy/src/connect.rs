@@ -2,12 +2,17 @@
 //!
 //! Whatever fails here was never delivered.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use mesh_policy::Identity;
 use rustls::{ClientConfig, ProtocolVersion, pki_types::ServerName};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{
     error::{Error, Reason},
@@ -19,15 +24,31 @@ use crate::{
 
 /// A peer that vanished without a word is given up after this: probes begin, and unacknowledged data is abandoned.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Outside the mesh a server may be far away: some lost packets must not fail a connection that would have stood without
+/// a proxy.
+const EXTERNAL: Duration = Duration::from_secs(15);
 
 /// Opens a TCP connection within the connect timeout.
 pub async fn tcp(worker: &Worker, address: SocketAddr) -> Result<TcpStream, Error> {
+    within(worker, address, worker.config.times.connect, TcpStream::connect(address)).await
+}
+
+/// Opens a TCP connection to somebody outside the mesh, who may be far away.
+pub async fn external(worker: &Worker, address: SocketAddr) -> Result<TcpStream, Error> {
+    within(worker, address, EXTERNAL, TcpStream::connect(address)).await
+}
+
+async fn within(
+    worker: &Worker,
+    address: SocketAddr,
+    limit: Duration,
+    connecting: impl Future<Output = io::Result<TcpStream>>,
+) -> Result<TcpStream, Error> {
     if worker.is_own(address) {
         return Err(Error::undelivered(Reason::Loop, format!("{address} is this proxy itself")));
     }
     let failed = |error: io::Error| Error::undelivered(Reason::ConnectFailed, format!("{address}: {error}"));
-    let limit = worker.config.times.connect;
-    let stream = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+    let stream = match tokio::time::timeout(limit, connecting).await {
         Ok(connected) => connected.map_err(failed)?,
         Err(_) => {
             return Err(Error::undelivered(Reason::ConnectFailed, format!("{address}: no answer within {limit:?}")));
@@ -50,7 +71,11 @@ pub async fn mesh(
     // One limit for both: a slow accept leaves less for the handshake.
     let limit = worker.config.times.connect;
     let late = tokio::time::Instant::now() + limit;
-    let tcp = tcp(worker, address).await?;
+    let tcp = if worker.is_this_pod(address.ip()) {
+        Box::pin(within(worker, address, limit, own_inbound(worker, address))).await?
+    } else {
+        tcp(worker, address).await?
+    };
     let handshake = tls_stream::connect(config.clone(), ServerName::IpAddress(address.ip().into()), tcp);
     let (stream, session) = match tokio::time::timeout_at(late, handshake).await {
         Ok(Ok(opened)) => opened,
@@ -76,6 +101,22 @@ pub async fn mesh(
         ));
     }
     worker.tls_finished(Direction::Outbound, identity, &session);
+    Ok(stream)
+}
+
+/// A connection to our own inbound side, which is told that it goes to `address`.
+async fn own_inbound(worker: &Worker, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    let announced = worker.handover.announce(socket.local_addr()?, address);
+    let announced =
+        announced.ok_or_else(|| io::Error::other("too many calls of this pod to itself are on their way"))?;
+    let inbound = match worker.config.inbound_listen {
+        any if any.ip().is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, any.port())),
+        one => one,
+    };
+    let stream = socket.connect(inbound).await?;
+    announced.made();
     Ok(stream)
 }
 

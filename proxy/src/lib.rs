@@ -7,7 +7,7 @@
 //! upstream sockets) -> [`tls_stream`]. Bytes: outbound -> balance -> tls -> connect -> [`tcp`].
 //!
 //! Beside it: [`control`] keeps snapshots of what the controller says, [`worker`] holds what the connections of a thread
-//! share, [`app`] starts and ends it all.
+//! share, [`app`] starts and ends it all. `init` redirects a pod's connections here, `gate` waits until it is ready.
 //!
 //! It never sees Kubernetes: `kube` and `k8s-openapi` are not among its dependencies.
 
@@ -22,8 +22,11 @@ pub mod control;
 pub mod detect;
 mod dump;
 pub mod error;
+mod gate;
+mod handover;
 pub mod http;
 pub mod inbound;
+mod init;
 pub mod io;
 pub mod listen;
 pub mod metrics;
@@ -34,4 +37,4 @@ pub mod tls;
 pub mod tls_stream;
 pub mod worker;
 
-pub use app::main_from_env;
+pub use app::{main_from_args, main_from_env};

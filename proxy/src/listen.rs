@@ -6,7 +6,8 @@
 use std::{
     future::Future,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -32,6 +33,8 @@ use crate::{
 const BACKLOG: i32 = 4096;
 /// When accepting fails (no file descriptors left), trying again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// `EAFNOSUPPORT`: the kernel has no IPv6.
+const NO_SUCH_FAMILY: i32 = 97;
 
 /// What a listener is for.
 #[derive(Clone, Debug)]
@@ -59,15 +62,29 @@ impl Role {
 pub fn addresses(config: &Config) -> Vec<(SocketAddr, Role)> {
     let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut all = vec![(config.outbound_listen, Role::Outbound), (config.inbound_listen, Role::Inbound)];
+    // IPv4 connections are redirected to 127.0.0.1, IPv6 ones to ::1.
+    let twin = SocketAddr::from((Ipv6Addr::LOCALHOST, config.outbound_listen.port()));
+    if config.outbound_listen.ip() == Ipv4Addr::LOCALHOST && bind(SocketAddr::new(twin.ip(), 0), false).is_ok() {
+        all.push((twin, Role::Outbound));
+    }
     all.extend(config.outbound_ports.iter().map(|p| (local(p.listen), Role::OutboundFixed(p.authority.clone()))));
     all.extend(config.inbound_ports.iter().map(|p| (local(p.listen), Role::InboundFixed(local(p.app)))));
     all
 }
 
-/// Opens one listener. `shared`: several workers open the same address. Otherwise an address that another process
-/// listens on is an error.
+/// Opens one listener; one on [::] takes IPv4 as well, and only that where there is no IPv6. `shared`: several workers
+/// open the same address. Otherwise an address that another process listens on is an error.
 pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let all = address.ip() == Ipv6Addr::UNSPECIFIED;
+    let socket = match Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)) {
+        Err(error) if all && error.raw_os_error() == Some(NO_SUCH_FAMILY) => {
+            return bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())), shared);
+        }
+        socket => socket?,
+    };
+    if all {
+        socket.set_only_v6(false)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
@@ -79,7 +96,6 @@ pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
 /// Accepts until the proxy drains.
 pub async fn run(worker: Rc<Worker>, listener: TcpListener, role: Role) {
     let permits = Arc::new(Semaphore::new(worker.config.limits.connections));
-    let own_port = listener.local_addr().map_or(0, |a| a.port());
     loop {
         let accepted = async {
             // The permit comes first: beyond the limit, connections wait in the kernel's queue.
@@ -92,8 +108,8 @@ pub async fn run(worker: Rc<Worker>, listener: TcpListener, role: Role) {
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let serving = serve(worker.clone(), stream, role.clone(), own_port);
+            Ok((stream, from)) => {
+                let serving = serve(worker.clone(), stream, from, role.clone());
                 let caller = (role.direction() == Direction::Inbound).then(|| worker.callers.token());
                 worker.tasks.spawn_local(async move {
                     serving.await;
@@ -108,26 +124,29 @@ pub async fn run(worker: Rc<Worker>, listener: TcpListener, role: Role) {
     }
 }
 
-async fn serve(worker: Rc<Worker>, stream: TcpStream, role: Role, own_port: u16) {
+async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr, role: Role) {
     if let Err(error) = connect::tune(&stream) {
         return tracing::debug!("an accepted connection is gone already: {error}");
     }
     match role {
-        Role::Outbound => {
-            let destination = match original_destination(&stream, own_port) {
-                Some(address) => Destination::Target(worker.target(&address.to_string())),
-                None => Destination::Authority,
-            };
-            counted(&worker.outbound, Box::pin(outbound::serve(worker.clone(), stream, destination))).await;
-        }
+        Role::Outbound => match original_destination(&stream) {
+            Some(address) => {
+                counted(&worker.outbound, Box::pin(outbound::redirected(worker.clone(), stream, address))).await;
+            }
+            None => {
+                let serving = outbound::serve(worker.clone(), stream, Destination::Authority);
+                counted(&worker.outbound, Box::pin(serving)).await;
+            }
+        },
         Role::OutboundFixed(authority) => {
             let destination = Destination::Target(worker.target(&authority));
             counted(&worker.outbound, Box::pin(outbound::serve(worker.clone(), stream, destination))).await;
         }
-        Role::Inbound => match original_destination(&stream, own_port) {
+        // Not redirected: from our own outbound side, or from somebody who has no business here.
+        Role::Inbound => match original_destination(&stream).or_else(|| worker.handover.take(from)) {
             Some(address) => counted(&worker.inbound, Box::pin(inbound::serve(worker.clone(), stream, address))).await,
             None => {
-                tracing::info!("refused a connection to the inbound port itself: it is for redirected traffic only")
+                tracing::info!("refused a connection from {from} to the inbound port itself: it is for redirected ones")
             }
         },
         Role::InboundFixed(app) => {
@@ -145,16 +164,16 @@ async fn counted(metrics: &DirectionMetrics, serving: impl Future<Output = Resul
 }
 
 /// Where a redirected connection was going (SO_ORIGINAL_DST); `None` when it was not redirected.
-fn original_destination(stream: &TcpStream, own_port: u16) -> Option<SocketAddr> {
+pub fn original_destination<S: AsFd>(stream: &S) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);
     // A listener on [::] takes IPv4 as well, whose original destination is asked for as such.
-    let local = stream.local_addr().ok()?;
-    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
-    let original = match local.ip() {
+    let local = socket.local_addr().ok()?.as_socket()?;
+    let (ip, port) = (local.ip().to_canonical(), local.port());
+    let original = match ip {
         IpAddr::V4(_) => socket.original_dst_v4(),
         IpAddr::V6(_) => socket.original_dst_v6(),
     };
-    original.ok()?.as_socket().filter(|address| *address != local && address.port() != own_port)
+    original.ok()?.as_socket().filter(|address| (address.ip(), address.port()) != (ip, port))
 }
 
 #[cfg(test)]
@@ -169,8 +188,9 @@ mod tests {
     /// Thousands of connections are idle at once: what each holds while it waits is kept small.
     #[test]
     fn an_idle_connection_is_small() {
-        let all = size(|(w, s, r, p): (Rc<Worker>, TcpStream, Role, u16)| serve(w, s, r, p));
-        let out = size(|(w, s, d): (Rc<Worker>, TcpStream, Destination)| outbound::serve(w, s, d));
+        let all = size(|(w, s, f, r): (Rc<Worker>, TcpStream, SocketAddr, Role)| serve(w, s, f, r));
+        let out = size(|(w, s, d): (Rc<Worker>, TcpStream, Destination)| outbound::serve(w, s, d))
+            .max(size(|(w, s, a): (Rc<Worker>, TcpStream, SocketAddr)| outbound::redirected(w, s, a)));
         let inb = size(|(w, s, d): (Rc<Worker>, TcpStream, SocketAddr)| inbound::serve(w, s, d));
         assert!(all <= 512 && out <= 1024 && inb <= 1024, "a connection takes {all} + {out} or {inb} bytes");
     }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    mesh_proxy::main_from_env()
+    mesh_proxy::main_from_args(std::env::args_os().skip(1))
 }

@@ -5,7 +5,9 @@
 
 use std::{
     cell::RefCell,
+    net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -40,33 +42,64 @@ pub enum Destination {
 
 /// Serves one connection to its end.
 pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destination) -> Result<(), Error> {
+    if let Destination::Target(target) = destination {
+        let policy = target.policy(&worker).await;
+        return to_target(worker, io, target, policy).await;
+    }
     let mut read = BytesMut::new();
+    let spoken = begun(&worker, &mut io, &mut read, worker.config.times.header).await?;
+    http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, None).await
+}
+
+/// Serves a redirected connection to its end. An address that the controller does not know is outside the mesh: what goes
+/// there passes as it is.
+pub async fn redirected<T: Io>(worker: Rc<Worker>, io: T, original: SocketAddr) -> Result<(), Error> {
+    let target = worker.target(&original.to_string());
+    match target.policy(&worker).await {
+        Err(error) if error.reason == Reason::UnknownTarget => Box::pin(external(worker, io, original)).await,
+        policy => to_target(worker, io, target, policy).await,
+    }
+}
+
+async fn external<T: Io>(worker: Rc<Worker>, io: T, original: SocketAddr) -> Result<(), Error> {
+    let connected = connect::external(&worker, original).await;
+    let upstream = connected.inspect_err(|error| worker.outbound.error(error.reason))?;
+    copy(&worker, io, upstream, InFlight::default()).await
+}
+
+async fn to_target<T: Io>(
+    worker: Rc<Worker>,
+    mut io: T,
+    target: Rc<OutboundTarget>,
+    policy: Result<Arc<OutboundPolicy>, Error>,
+) -> Result<(), Error> {
     let times = &worker.config.times;
-    let Destination::Target(target) = &destination else {
-        let spoken = begun(&worker, &mut io, &mut read, times.header).await?;
-        return http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, None).await;
-    };
-    let policy = match target.policy(&worker).await {
+    let mut read = BytesMut::new();
+    let policy = match policy {
         Ok(policy) => policy,
         // Whoever speaks HTTP is told why; for bytes there is nothing to say but goodbye.
-        Err(error) => return Box::pin(unknown(worker, io, destination.clone(), error)).await,
+        Err(error) => {
+            let destination = Destination::Target(target);
+            return Box::pin(unknown(worker.clone(), io, destination, error)).await;
+        }
     };
     if policy.protocol == Protocol::Opaque {
-        return Box::pin(opaque(&worker, target, &policy, io)).await;
+        return Box::pin(opaque(&worker, &target, &policy, io)).await;
     }
     let wait = match policy.protocol {
         Protocol::Http1 | Protocol::Http2 => times.header,
-        _ if target.server_first.get() => return Box::pin(opaque(&worker, target, &policy, io)).await,
+        _ if target.server_first.get() => return Box::pin(opaque(&worker, &target, &policy, io)).await,
         _ => times.detect,
     };
     match begun(&worker, &mut io, &mut read, wait).await? {
         spoken @ (Spoken::Http1 | Spoken::Http2) => {
+            let destination = Destination::Target(target);
             http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, None).await
         }
         Spoken::Closed => Ok(()),
-        Spoken::Silent => Box::pin(silent(&worker, target.clone(), &policy, io)).await,
+        Spoken::Silent => Box::pin(silent(&worker, target, &policy, io)).await,
         Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
-            Box::pin(opaque(&worker, target, &policy, Rewind::new(read.freeze(), io))).await
+            Box::pin(opaque(&worker, &target, &policy, Rewind::new(read.freeze(), io))).await
         }
     }
 }

@@ -4,10 +4,10 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use mesh_policy::{Identity, InboundPolicy, OutboundPolicy, ServiceRef};
@@ -19,12 +19,19 @@ use crate::{
     connect::version_name,
     control::{Control, Phase, Snapshot},
     error::{Error, Reason},
+    handover::Handover,
     http::pool::Pool,
     metrics::{Direction, DirectionMetrics, Metrics},
     random::Random,
     tls::Tls,
     tls_stream::Session,
 };
+
+/// Ports of the application that are remembered. Only where it listens are connections redirected, but a kernel that
+/// cannot see that redirects all, and somebody may try them all.
+const MAX_PORTS: usize = 1_024;
+/// How long a destination that was outside the mesh waits for the controller to say so again. Without an answer it still is.
+const SAID_AGAIN: Duration = Duration::from_millis(100);
 
 /// What connections of one worker share.
 pub struct Worker {
@@ -46,6 +53,8 @@ pub struct Worker {
     pub callers: TaskTracker,
     /// Open connections, waited for when the proxy shuts down.
     pub tasks: TaskTracker,
+    /// Calls of the application to its own pod, on their way to the inbound side.
+    pub handover: Arc<Handover>,
     /// The registry, to bind new series.
     pub metrics: Arc<Metrics>,
     control: Arc<Control>,
@@ -65,6 +74,9 @@ pub struct OutboundTarget {
     /// The server was seen to speak first; new connections do not wait for the client.
     pub server_first: Cell<bool>,
     used: Cell<Instant>,
+    /// An address that was nothing known when it was asked for last: for this one it is asked again.
+    external: bool,
+    asked: Instant,
 }
 
 /// A port of this pod's application.
@@ -76,6 +88,7 @@ pub struct InboundPort {
     /// Bound metrics by caller; the last few callers.
     pub series: RefCell<Vec<(Option<Identity>, Rc<crate::metrics::Series>)>>,
     policy: Arc<Snapshot<InboundPolicy>>,
+    used: Cell<Instant>,
 }
 
 impl AsRef<Pool> for InboundPort {
@@ -98,6 +111,7 @@ impl Worker {
         control: Arc<Control>,
         metrics: Arc<Metrics>,
         own: Vec<SocketAddr>,
+        handover: Arc<Handover>,
         drain: CancellationToken,
     ) -> Self {
         Self {
@@ -115,6 +129,7 @@ impl Worker {
             tls,
             metrics,
             control,
+            handover,
             own,
         }
     }
@@ -152,18 +167,23 @@ impl Worker {
     /// The destination named `name` (`host:port`), remembered.
     pub fn target(&self, name: &str) -> Rc<OutboundTarget> {
         let mut targets = self.targets.borrow_mut();
-        if let Some(target) = targets.get(name).filter(|t| !t.policy.is_not_found()) {
+        let known = targets.get(name);
+        if let Some(target) = known.filter(|t| !t.policy.is_not_found()) {
             target.used.set(Instant::now());
             return target.clone();
         }
+        let external = known.is_some() && name.parse::<SocketAddr>().is_ok();
         forget_beyond(&mut targets, self.config.limits.targets, |t| t.used.get());
         let canonical = canonical(name);
+        let now = Instant::now();
         let target = Rc::new(OutboundTarget {
             policy: self.control.outbound(&canonical),
             name: canonical.into(),
             direct: RefCell::default(),
             server_first: Cell::new(false),
-            used: Cell::new(Instant::now()),
+            used: Cell::new(now),
+            external,
+            asked: now,
         });
         targets.insert(name.into(), target.clone());
         target
@@ -195,25 +215,36 @@ impl Worker {
         balancer
     }
 
-    /// A port of the application, remembered; a pod has few addresses, so there are few.
+    /// A port of the application, remembered.
     pub fn port(&self, address: SocketAddr) -> Rc<InboundPort> {
-        let make = || {
-            Rc::new(InboundPort {
-                address,
-                pool: Pool::default(),
-                series: RefCell::default(),
-                policy: self.control.inbound(address.port()),
-            })
-        };
-        self.ports.borrow_mut().entry(address).or_insert_with(make).clone()
+        let mut ports = self.ports.borrow_mut();
+        if let Some(port) = ports.get(&address) {
+            port.used.set(Instant::now());
+            return port.clone();
+        }
+        forget_beyond(&mut ports, MAX_PORTS, |port| port.used.get());
+        let port = Rc::new(InboundPort {
+            address,
+            pool: Pool::default(),
+            series: RefCell::default(),
+            policy: self.control.inbound(address.port()),
+            used: Cell::new(Instant::now()),
+        });
+        ports.insert(address, port.clone());
+        port
     }
 
     /// Whether an address is one of the proxy's own listeners: dialling it would loop.
     pub fn is_own(&self, address: SocketAddr) -> bool {
+        let local = || address.ip().is_loopback() || self.is_this_pod(address.ip());
         self.own.iter().any(|own| {
-            own.port() == address.port()
-                && (own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback())
+            own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified() && local())
         })
+    }
+
+    /// Whether an address is this pod's.
+    pub fn is_this_pod(&self, ip: IpAddr) -> bool {
+        self.config.pod_ips.contains(&ip)
     }
 
     /// Counts a finished handshake. `peer` is the identity it proved.
@@ -259,10 +290,16 @@ impl OutboundTarget {
         if let Some(policy) = self.policy.get() {
             return Ok(policy);
         }
-        let limit = worker.config.times.discovery;
+        let limit = match self.external {
+            true => SAID_AGAIN.saturating_sub(self.asked.elapsed()),
+            false => worker.config.times.discovery,
+        };
         self.policy.wait(limit).await.map_err(|phase| match phase {
             Phase::Absent | Phase::NotFound => {
                 Error::undelivered(Reason::UnknownTarget, format!("the controller knows no {}", self.name))
+            }
+            Phase::Pending if self.external => {
+                Error::undelivered(Reason::UnknownTarget, format!("the controller knew no {}", self.name))
             }
             _ => Error::undelivered(
                 Reason::DiscoveryUnavailable,
