@@ -2,6 +2,7 @@
 //! needs more, it installs under `target/` and says so.
 
 mod bench;
+mod images;
 mod step;
 mod test;
 mod tidy;
@@ -18,6 +19,8 @@ enum Task {
     Test,
     /// Measure a Mesh pair beside an Envoy pair; writes docs/performance.md.
     Bench(bench::Options),
+    /// Build the container images into target/images, without a container engine.
+    Images(images::Options),
 }
 
 fn main() -> ExitCode {
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
         // It has said all itself: its closing line is the last.
         Task::Test => return if test::test() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
         Task::Bench(options) => bench::run_bench(&options),
+        Task::Images(options) => images::run_images(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,79 @@
+//! A static, stripped release binary, reproducible from machine to machine as far as the tool chain is the same.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::step::{cargo, root, run};
+
+/// Cargo's folder for images: other flags than usual must not make the usual one build everything anew.
+const FOLDER: &str = "target/images-build";
+
+/// What is built for: this machine's architecture.
+pub struct Target {
+    /// As rustc names it.
+    pub triple: &'static str,
+    /// As images name it.
+    pub architecture: &'static str,
+}
+
+/// The target of this machine.
+pub fn target() -> Result<Target> {
+    ensure!(env::consts::OS == "linux", "images hold Linux binaries: run this on Linux, or build `Dockerfile`");
+    match env::consts::ARCH {
+        "x86_64" => Ok(Target { triple: "x86_64-unknown-linux-gnu", architecture: "amd64" }),
+        "aarch64" => Ok(Target { triple: "aarch64-unknown-linux-gnu", architecture: "arm64" }),
+        other => bail!("images are built on x86_64 and aarch64, and this is {other}"),
+    }
+}
+
+/// Builds a package's binaries, by themselves: with others in the same run cargo would unify features, and a binary
+/// would hold what its list does not name. Gives the stripped copies.
+pub fn build(package: &str, binaries: &[&str], target: &Target) -> Result<Vec<PathBuf>> {
+    let mut build = cargo(["build", "--release", "--locked", "--package", package, "--target", target.triple]);
+    build.args(["--target-dir", FOLDER]).args(binaries.iter().flat_map(|name| ["--bin", name]));
+    let [rust, c] = flags()?;
+    // With a target named, these are for what is linked into the binary, not for build scripts and macros.
+    build.env("CARGO_ENCODED_RUSTFLAGS", rust).env("CFLAGS", &c).env("CXXFLAGS", &c);
+    run(build).context("a static binary needs the C library as libc.a (Debian: libc6-dev) and a C compiler")?;
+    let release = root().join(FOLDER).join(target.triple).join("release");
+    binaries.iter().map(|name| strip(&release, name)).collect()
+}
+
+/// Flags of rustc and of the C compiler. Paths of this machine stay out of the binaries.
+fn flags() -> Result<[String; 2]> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let home = home.context("neither CARGO_HOME nor HOME is set")?;
+    let maps = [(home.display().to_string(), "/cargo"), (root().display().to_string(), "/mesh")];
+    let mut rust = vec!["-Ctarget-feature=+crt-static".to_owned(), "-Clink-arg=-Wl,--build-id=sha1".to_owned()];
+    rust.extend(maps.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")));
+    let c: Vec<String> = maps.iter().map(|(from, to)| format!("-ffile-prefix-map={from}={to}")).collect();
+    Ok([rust.join("\u{1f}"), c.join(" ")])
+}
+
+/// A copy without symbols and debug information, which stay in the file beside it: the build ID tells which belong
+/// together.
+fn strip(release: &Path, name: &str) -> Result<PathBuf> {
+    let folder = release.join("stripped");
+    fs::create_dir_all(&folder)?;
+    let stripped = folder.join(name);
+    let mut strip = Command::new("strip");
+    strip.args(["--strip-all", "--enable-deterministic-archives", "-o"]).arg(&stripped).arg(release.join(name));
+    run(strip).context("`strip` is of the package that has the linker (Debian: binutils)")?;
+    Ok(stripped)
+}
+
+/// The commit that is built, with `-dirty` where files differ from it; `None` outside of a repository.
+pub fn revision() -> Option<String> {
+    let git = |args: &[&str]| {
+        let said = Command::new("git").args(args).current_dir(root()).output().ok()?;
+        said.status.success().then(|| String::from_utf8_lossy(&said.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "HEAD"])?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    Some(if changed.is_empty() { commit } else { format!("{commit}-dirty") })
+}
