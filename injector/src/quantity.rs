@@ -47,15 +47,15 @@ impl<'de> Deserialize<'de> for Quantity {
         /// YAML writes `cpu: 1` as a number.
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Text {
+        enum Written {
             Text(String),
             Whole(u64),
             Fraction(f64),
         }
-        let text = match Text::deserialize(deserializer)? {
-            Text::Text(text) => text,
-            Text::Whole(number) => number.to_string(),
-            Text::Fraction(number) => number.to_string(),
+        let text = match Written::deserialize(deserializer)? {
+            Written::Text(text) => text,
+            Written::Whole(number) => number.to_string(),
+            Written::Fraction(number) => number.to_string(),
         };
         Self::parse(&text).map_err(serde::de::Error::custom)
     }

@@ -1,0 +1,181 @@
+//! Injection of manifests: any object that holds a template of pods, in the two manners of `meshctl inject`.
+//!
+//! [`Manner::Label`] opts the pods in and leaves the rest to the webhook; [`Manner::Manual`] writes everything into the
+//! template, for clusters or pipelines without the webhook. [`uninject_document`] takes either out again. Objects are
+//! known by their shape, not their kind: whatever has `spec.template.spec.containers` is served, custom resources
+//! too. It reads and writes no files.
+
+use serde_json::{Map, Value};
+
+use crate::{
+    config::Config,
+    patch::{self, NamespaceFacts, Outcome},
+    pod::INJECT_LABEL,
+    refusal::Refusal,
+    skip::Skip,
+};
+
+mod uninject;
+
+pub use uninject::uninject_document;
+
+/// Lists in lists beyond this are no manifest.
+const MAX_DEPTH: usize = 4;
+
+/// How a manifest is injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// The label `meshctl.dev/inject: enabled` is put on pods (or a Namespace); the webhook does the rest.
+    Label,
+    /// Everything that the webhook would add is written into the template.
+    Manual,
+}
+
+/// What became of one object of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Its kind, or a dash.
+    pub kind: String,
+    /// Its namespace, if the manifest names one.
+    pub namespace: Option<String>,
+    /// Its name (or `generateName`), or a dash.
+    pub name: String,
+    /// What was done.
+    pub change: Change,
+}
+
+/// What was done to an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was changed.
+    Changed,
+    /// It holds no pods.
+    NoPods,
+    /// It is as it should be already.
+    Same,
+    /// Its pods are left alone.
+    Skipped(Skip),
+    /// Its pods cannot be injected; the object is as it was.
+    Refused(Refusal),
+}
+
+/// Injects the pods of a document: an object, or a List of objects. Returns it with a report for each object.
+///
+/// `namespace` is that of objects which name none.
+pub fn inject_document(document: &Value, manner: Manner, namespace: &str, config: &Config) -> (Value, Vec<Report>) {
+    let mut document = document.clone();
+    let mut reports = Vec::new();
+    each_object(&mut document, 0, &mut reports, &mut |object, object_namespace| match manner {
+        Manner::Label => label(object, object_namespace.unwrap_or(namespace), config),
+        Manner::Manual => manual(object, object_namespace.unwrap_or(namespace), config),
+    });
+    (document, reports)
+}
+
+/// Where an object keeps what becomes pods: the steps to the value with `metadata` and `spec`.
+fn template_path(object: &Value) -> Option<&'static [&'static str]> {
+    let holds = |path: &[&str]| {
+        let template = path.iter().try_fold(object, |at, step| at.get(step));
+        template.and_then(|template| template.get("spec")?.get("containers")).is_some()
+    };
+    if object.get("kind").and_then(Value::as_str) == Some("Pod") {
+        return Some(&[]);
+    }
+    [&["spec", "template"][..], &["spec", "jobTemplate", "spec", "template"]].into_iter().find(|path| holds(path))
+}
+
+fn template_mut<'a>(object: &'a mut Value, path: &[&str]) -> Option<&'a mut Value> {
+    path.iter().try_fold(object, |at, step| at.get_mut(step))
+}
+
+/// Calls a function for each object that is no list, and notes what it did.
+fn each_object(
+    document: &mut Value,
+    depth: usize,
+    reports: &mut Vec<Report>,
+    change: &mut impl FnMut(&mut Value, Option<&str>) -> Change,
+) {
+    let text = |of: Option<&Value>| of.and_then(Value::as_str).map(str::to_owned);
+    let kind = text(document.get("kind")).unwrap_or_else(|| "-".into());
+    if kind.ends_with("List")
+        && depth < MAX_DEPTH
+        && let Some(Value::Array(items)) = document.get_mut("items")
+    {
+        return items.iter_mut().for_each(|item| each_object(item, depth + 1, reports, change));
+    }
+    let metadata = document.get("metadata");
+    let namespace = text(metadata.and_then(|metadata| metadata.get("namespace")));
+    let name = metadata.and_then(|metadata| metadata.get("name").or_else(|| metadata.get("generateName")));
+    let name = text(name).unwrap_or_else(|| "-".into());
+    let change = change(document, namespace.as_deref());
+    reports.push(Report { kind, namespace, name, change });
+}
+
+fn label(object: &mut Value, namespace: &str, config: &Config) -> Change {
+    let target = if is_namespace(object) {
+        let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        if name == "kube-system" || name == config.control_plane_namespace {
+            return Change::Skipped(Skip::Namespace(name.to_owned()));
+        }
+        object
+    } else {
+        let Some(template) = template_path(object).and_then(|path| template_mut(object, path)) else {
+            return Change::NoPods;
+        };
+        // What the webhook would refuse or leave alone is told now, not when pods do not start.
+        match patch::inject(template, &NamespaceFacts { name: namespace.to_owned() }, config) {
+            Err(refusal) => return Change::Refused(refusal),
+            Ok(Outcome::Skipped { reason: Skip::AlreadyInjected }) => return Change::Same,
+            Ok(Outcome::Skipped { reason }) => return Change::Skipped(reason),
+            Ok(Outcome::Injected { .. }) => template,
+        }
+    };
+    opt_in(target)
+}
+
+fn manual(object: &mut Value, namespace: &str, config: &Config) -> Change {
+    let Some(template) = template_path(object).and_then(|path| template_mut(object, path)) else {
+        return Change::NoPods;
+    };
+    // Whatever an earlier run (of any version, with any configuration) wrote is made anew.
+    let mut made = template.clone();
+    if uninject::has_record(&made) {
+        uninject::template(&mut made);
+    }
+    match patch::inject(&made, &NamespaceFacts { name: namespace.to_owned() }, config) {
+        Err(refusal) => return Change::Refused(refusal),
+        Ok(Outcome::Skipped { reason }) => return Change::Skipped(reason),
+        Ok(Outcome::Injected { pod, .. }) => made = pod,
+    }
+    // The webhook must know these pods, and their namespace needs the trust bundle.
+    opt_in(&mut made);
+    if *template == made {
+        return Change::Same;
+    }
+    *template = made;
+    Change::Changed
+}
+
+fn is_namespace(object: &Value) -> bool {
+    object.get("kind").and_then(Value::as_str) == Some("Namespace")
+        && object.get("apiVersion").and_then(Value::as_str) == Some("v1")
+}
+
+/// Puts the label on an object or template.
+fn opt_in(target: &mut Value) -> Change {
+    let labels = target.as_object_mut().and_then(|target| member(target, "metadata")).and_then(|m| member(m, "labels"));
+    match labels.map(|labels| labels.insert(INJECT_LABEL.to_owned(), "enabled".into())) {
+        None => Change::Refused(Refusal::malformed("metadata.labels", "is no object")),
+        Some(Some(before)) if before == "enabled" => Change::Same,
+        Some(_) => Change::Changed,
+    }
+}
+
+/// A member that is an object, made if it is absent or null; `None` if it is something else.
+fn member<'a>(of: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut Map<String, Value>> {
+    let value = of.entry(name).or_insert(Value::Null);
+    if value.is_null() {
+        *value = Value::Object(Map::new());
+    }
+    value.as_object_mut()
+}
