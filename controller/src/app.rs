@@ -37,10 +37,7 @@ pub fn init_log(filter: &str) -> Result<()> {
 pub fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener> {
     let both = SocketAddr::from(([0; 8], address.port()));
     let is_any = address.is_ipv4() && address.ip().is_unspecified();
-    let bound = match bind(both) {
-        Ok(listener) if is_any => Ok(listener),
-        _ => bind(address),
-    };
+    let bound = if is_any { bind(both).or_else(|_| bind(address)) } else { bind(address) };
     bound.with_context(|| format!("{flag} {address}; is another controller running?"))
 }
 
