@@ -1,19 +1,25 @@
 //! The commands, one file each. A new one is a file here, a variant of [`Command`] and an arm of [`Command::run`].
 
+pub mod check;
 pub mod completion;
 pub mod demo;
 pub mod run;
 pub mod version;
 
-use std::process::ExitCode;
+use std::{future::Future, process::ExitCode};
 
+use anyhow::Context;
 use clap::Subcommand;
+
+use crate::globals::Globals;
 
 /// Every command of `meshctl`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Try the mesh on this machine: two versions of a service, a client, real sidecars, mutual TLS
     Demo(demo::Args),
+    /// Check a cluster: before an installation, after it, and its sidecars
+    Check(check::Args),
     /// Print the version
     Version(version::Args),
     /// Print a completion script for a shell
@@ -26,12 +32,19 @@ pub enum Command {
 impl Command {
     /// Runs the command. The code is 0 when all was well and 1 when the command itself has said what was not; an error
     /// is printed by the caller.
-    pub fn run(self) -> anyhow::Result<ExitCode> {
+    pub fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         match self {
             Self::Demo(args) => demo::run(args),
+            Self::Check(args) => check::run(&args, globals),
             Self::Version(args) => version::run(&args),
             Self::Completion(args) => completion::run(&args),
             Self::Run(args) => run::run(args),
         }
     }
+}
+
+/// Runs what speaks to a cluster; commands that do not never start a runtime for it.
+fn block_on<T>(doing: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("the asynchronous runtime could not be started")?.block_on(doing)
 }

@@ -19,33 +19,13 @@ use serde::Serialize;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::topology::{NAMESPACE, Topology};
+use crate::metrics::{Sample, parse};
 
 /// Time limit of a page of a process on this machine.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes of a page that are read.
 const MAX_PAGE: usize = 4 * 1024 * 1024;
-
-/// One sample of the text format of Prometheus.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sample {
-    /// The metric's name.
-    pub name: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Its value.
-    pub value: f64,
-}
-
-impl Sample {
-    fn label(&self, name: &str) -> &str {
-        self.labels.get(name).map_or("", String::as_str)
-    }
-
-    fn key(&self) -> (&str, &BTreeMap<String, String>) {
-        (&self.name, &self.labels)
-    }
-}
 
 /// Gets a page of a process. Errors unless the answer is 200; the body is then part of the error.
 pub async fn page(address: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
@@ -67,50 +47,6 @@ pub async fn page(address: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
 /// Gets and parses the metrics of a process.
 pub async fn samples(address: SocketAddr) -> anyhow::Result<Vec<Sample>> {
     Ok(parse(&String::from_utf8_lossy(&page(address, "/metrics").await?)))
-}
-
-/// Reads the text format of Prometheus. What it does not understand it skips: a newer proxy may say more.
-pub fn parse(text: &str) -> Vec<Sample> {
-    text.lines().filter(|l| !l.starts_with('#')).filter_map(sample).collect()
-}
-
-fn sample(line: &str) -> Option<Sample> {
-    let name_end = line.find(['{', ' '])?;
-    let (name, mut rest) = line.split_at(name_end);
-    let mut labels = BTreeMap::new();
-    if let Some(inside) = rest.strip_prefix('{') {
-        rest = inside;
-        loop {
-            rest = rest.trim_start_matches([',', ' ']);
-            if let Some(after) = rest.strip_prefix('}') {
-                rest = after;
-                break;
-            }
-            let (label, after) = rest.split_once("=\"")?;
-            let (value, after) = quoted(after)?;
-            labels.insert(label.to_owned(), value);
-            rest = after;
-        }
-    }
-    let value = rest.split_whitespace().next()?.parse().ok()?;
-    Some(Sample { name: name.to_owned(), labels, value })
-}
-
-/// The text up to the closing quote, without escapes, and what follows the quote.
-fn quoted(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '"' => return Some((value, &text[at + 1..])),
-            '\\' => match chars.next()?.1 {
-                'n' => value.push('\n'),
-                other => value.push(other),
-            },
-            c => value.push(c),
-        }
-    }
-    None
 }
 
 /// The metrics of all sidecars at one moment.
@@ -227,18 +163,6 @@ fn joined(names: BTreeSet<String>) -> String {
 mod tests {
     use super::*;
     use crate::cmd::demo::ports::Ports;
-
-    #[test]
-    fn the_text_format_is_read() {
-        let samples = parse(concat!(
-            "# HELP mesh_requests_total Requests.\n# TYPE mesh_requests_total counter\n",
-            "mesh_requests_total{direction=\"outbound\",route=\"a\\\"b\\\\c\\n\",} 12 1700000000\n",
-            "up 1\nmesh_certificates_total{} 3.5e1\n\nbroken{a=\"b 1\nnovalue{a=\"b\"}\n",
-        ));
-        assert_eq!(samples.len(), 3);
-        assert_eq!(samples[0].label("route"), "a\"b\\c\n");
-        assert_eq!((samples[0].value, samples[1].name.as_str(), samples[2].value), (12.0, "up", 35.0));
-    }
 
     fn scrape(client: &str, servers: &[(&str, &str)]) -> Scrape {
         Scrape { client: parse(client), servers: servers.iter().map(|(p, t)| ((*p).to_owned(), parse(t))).collect() }

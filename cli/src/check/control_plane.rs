@@ -1,0 +1,291 @@
+//! The control plane: its namespace, its Deployments, its Services, its leaders, what it may do, its version.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Check, Context, Finding, Outcome, When, context::INJECT, names, page};
+use crate::{
+    clock,
+    kube::{CONTROL_NAMESPACE, ClusterError, core, value},
+};
+
+const AREA: &str = "Control plane";
+const INSTALLED: &[When] = &[When::Installed];
+/// Deployment, Service and ServiceAccount of each part.
+pub(super) const PARTS: [&str; 3] = ["mesh-identity", "mesh-destination", "mesh-injector"];
+/// A leader renews its Lease every few seconds; one that is a minute over is of a leader that is gone.
+const LEASE_GRACE: i64 = 60;
+
+pub(super) static CHECKS: &[Check] = &[
+    Check {
+        id: "control-plane-namespace",
+        area: AREA,
+        what: "the namespace mesh-system is as it was made",
+        why: "its labels keep the injector away from the control plane, and its pods within Pod Security \"restricted\"",
+        mend: "kubectl label --overwrite namespace mesh-system meshctl.dev/inject=disabled pod-security.kubernetes.io/enforce=restricted",
+        page: page!("control-plane-namespace"),
+        when: &[When::Installed, When::Proxy],
+        after: &["kubernetes-api"],
+        run: |context| Box::pin(namespace(context)),
+    },
+    Check {
+        id: "control-plane-pods",
+        area: AREA,
+        what: "every part of the control plane is ready",
+        why: "without identity no pod gets a certificate, without destination none learns of changes, without the injector none gets a sidecar",
+        mend: "kubectl -n mesh-system get deployments,pods",
+        page: page!("control-plane-pods"),
+        when: INSTALLED,
+        after: &["control-plane-namespace"],
+        run: |context| Box::pin(pods(context)),
+    },
+    Check {
+        id: "control-plane-services",
+        area: AREA,
+        what: "every Service of the control plane has endpoints",
+        why: "sidecars and the API server reach the control plane by these Services",
+        mend: "kubectl -n mesh-system get services,endpointslices",
+        page: page!("control-plane-services"),
+        when: INSTALLED,
+        after: &["control-plane-pods"],
+        run: |context| Box::pin(services(context)),
+    },
+    Check {
+        id: "control-plane-leader",
+        area: AREA,
+        what: "the control plane has one leader",
+        why: "the leader of identity hands the trust bundle to namespaces and to the webhook",
+        mend: "kubectl -n mesh-system get leases",
+        page: page!("control-plane-leader"),
+        when: INSTALLED,
+        after: &["control-plane-pods"],
+        run: |context| Box::pin(leader(context)),
+    },
+    Check {
+        id: "control-plane-permissions",
+        area: AREA,
+        what: "the control plane may do what it does",
+        why: "a control plane without its ClusterRoles runs, and knows of no Service and no token",
+        mend: "meshctl upgrade | kubectl apply -f -",
+        page: page!("control-plane-permissions"),
+        when: INSTALLED,
+        after: &["control-plane-namespace"],
+        run: |context| Box::pin(permissions(context)),
+    },
+    Check {
+        id: "control-plane-version",
+        area: AREA,
+        what: "meshctl and the control plane are of one version",
+        why: "what one version writes, another may not understand",
+        mend: "meshctl upgrade | kubectl apply -f -",
+        page: page!("control-plane-version"),
+        when: &[When::Installed, When::Proxy],
+        after: &["control-plane-namespace"],
+        run: |context| Box::pin(version(context)),
+    },
+];
+
+async fn namespace(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let Some(found) = context.cluster.find(&format!("/api/v1/namespaces/{CONTROL_NAMESPACE}")).await? else {
+        return Ok(Outcome::Fail(Finding::mend(
+            format!("there is no namespace {CONTROL_NAMESPACE}: Mesh is not installed here"),
+            "meshctl install | kubectl apply -f -",
+        )));
+    };
+    if value::text(&found, "/status/phase") == "Terminating" {
+        return Ok(Outcome::fail(format!("the namespace {CONTROL_NAMESPACE} is being deleted")));
+    }
+    let mut wrong = Vec::new();
+    for (label, wanted) in [(INJECT, "disabled"), ("pod-security.kubernetes.io/enforce", "restricted")] {
+        let has = value::label(&found, label);
+        if has != wanted {
+            wrong.push(format!("the label {label} is {has:?} instead of {wanted:?}"));
+        }
+    }
+    Ok(match wrong.as_slice() {
+        [] => Outcome::pass(format!("the namespace {CONTROL_NAMESPACE} has its labels")),
+        wrong => Outcome::warn(names(wrong)),
+    })
+}
+
+async fn pods(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let mut ready = Vec::new();
+    let mut waiting = Vec::new();
+    for part in PARTS {
+        let Some(found) = context.object("apps", "v1", CONTROL_NAMESPACE, "deployments", part).await? else {
+            return Ok(Outcome::Fail(Finding::mend(
+                format!("there is no Deployment {CONTROL_NAMESPACE}/{part}: the installation is not whole"),
+                "meshctl upgrade | kubectl apply -f -",
+            )));
+        };
+        let wanted = found.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+        let available = value::number(&found, "/status/availableReplicas");
+        let updated = value::number(&found, "/status/updatedReplicas");
+        let is_current =
+            value::number(&found, "/status/observedGeneration") >= value::number(&found, "/metadata/generation");
+        if wanted == 0 {
+            return Ok(Outcome::Fail(Finding::mend(
+                format!("the Deployment {CONTROL_NAMESPACE}/{part} is scaled to 0"),
+                format!("kubectl -n {CONTROL_NAMESPACE} scale deployment {part} --replicas=1"),
+            )));
+        }
+        if available < wanted || updated < wanted || !is_current {
+            waiting.push(format!("{part} has {available} of {wanted} pods ready"));
+        } else {
+            ready.push(format!("{part} ({wanted})"));
+        }
+    }
+    if waiting.is_empty() {
+        return Ok(Outcome::pass(format!("ready: {}", ready.join(", "))));
+    }
+    let pods = context.cluster.list(&core(CONTROL_NAMESPACE, "pods"), "").await?;
+    let trouble: Vec<_> = pods.iter().filter_map(trouble).collect();
+    let mut said = names(&waiting);
+    if !trouble.is_empty() {
+        said.push_str(&format!(": {}", names(&trouble)));
+    }
+    Ok(Outcome::NotYet(said.into()))
+}
+
+/// What keeps a pod from being ready, in the words of the kubelet or the scheduler.
+pub(super) fn trouble(pod: &Value) -> Option<String> {
+    if !super::context::is_alive(pod) || value::condition(pod, "Ready") == "True" {
+        return None;
+    }
+    let name = value::name(pod);
+    let lists = ["/status/initContainerStatuses", "/status/containerStatuses"];
+    for status in lists.iter().flat_map(|list| value::items(pod, list)) {
+        let container = value::text(status, "/name");
+        let (reason, message) =
+            (value::text(status, "/state/waiting/reason"), value::text(status, "/state/waiting/message"));
+        let exit = value::number(status, "/lastState/terminated/exitCode");
+        match reason {
+            "" | "PodInitializing" | "ContainerCreating" => {}
+            "CrashLoopBackOff" => {
+                let why = value::text(status, "/lastState/terminated/message").trim();
+                let why = if why.is_empty() {
+                    format!("see kubectl -n {} logs {name} -c {container} --previous", value::namespace(pod))
+                } else {
+                    why.to_owned()
+                };
+                return Some(format!("{name}: {container} ends with code {exit} again and again ({why})"));
+            }
+            reason => return Some(format!("{name}: {container}: {reason} {message}").trim_end().to_owned()),
+        }
+        let code = value::number(status, "/state/terminated/exitCode");
+        if code != 0 {
+            let why = value::text(status, "/state/terminated/message").trim().to_owned();
+            return Some(format!("{name}: {container} ended with code {code} {why}").trim_end().to_owned());
+        }
+    }
+    let conditions = value::items(pod, "/status/conditions");
+    let unscheduled = conditions.iter().find(|condition| {
+        value::text(condition, "/type") == "PodScheduled" && value::text(condition, "/status") == "False"
+    });
+    match unscheduled {
+        Some(condition) => Some(format!("{name} has no node: {}", value::text(condition, "/message"))),
+        None => Some(format!("{name} is not ready yet")),
+    }
+}
+
+async fn services(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let slices = context
+        .cluster
+        .list(&format!("/apis/discovery.k8s.io/v1/namespaces/{CONTROL_NAMESPACE}/endpointslices"), "")
+        .await?;
+    let is_ready = |endpoint: &Value| endpoint.pointer("/conditions/ready").and_then(Value::as_bool) != Some(false);
+    let mut wrong = Vec::new();
+    for part in PARTS {
+        if context.object("", "v1", CONTROL_NAMESPACE, "services", part).await?.is_none() {
+            return Ok(Outcome::Fail(Finding::mend(
+                format!("there is no Service {CONTROL_NAMESPACE}/{part}: the installation is not whole"),
+                "meshctl upgrade | kubectl apply -f -",
+            )));
+        }
+        let own = slices.iter().filter(|slice| value::label(slice, "kubernetes.io/service-name") == part);
+        if !own.flat_map(|slice| value::items(slice, "/endpoints")).any(is_ready) {
+            wrong.push(format!("the Service {part} has no ready endpoint"));
+        }
+    }
+    Ok(match wrong.as_slice() {
+        [] => Outcome::pass("every Service of the control plane has ready endpoints"),
+        wrong => Outcome::not_yet(names(wrong)),
+    })
+}
+
+async fn leader(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let lease = context.object("coordination.k8s.io", "v1", CONTROL_NAMESPACE, "leases", "mesh-identity").await?;
+    let Some(lease) = lease else {
+        return Ok(Outcome::not_yet(format!("there is no Lease {CONTROL_NAMESPACE}/mesh-identity: nobody leads")));
+    };
+    let holder = value::text(&lease, "/spec/holderIdentity");
+    if holder.is_empty() {
+        return Ok(Outcome::not_yet("nobody holds the Lease mesh-identity"));
+    }
+    let lasts = value::number(&lease, "/spec/leaseDurationSeconds");
+    let renewed = clock::parse(value::text(&lease, "/spec/renewTime")).unwrap_or_default();
+    let over = clock::now() - renewed - lasts;
+    Ok(if over > LEASE_GRACE {
+        Outcome::not_yet(format!("{holder} led until {} ago, and nobody has taken over", clock::span(over)))
+    } else {
+        Outcome::pass(format!("{holder} leads"))
+    })
+}
+
+/// Who must be allowed what: account, verb, group, resource, whether in the namespace of the control plane.
+const NEEDED: [(&str, &str, &str, &str, bool); 8] = [
+    ("mesh-identity", "create", "authentication.k8s.io", "tokenreviews", false),
+    ("mesh-identity", "list", "", "namespaces", false),
+    ("mesh-identity", "create", "", "configmaps", false),
+    ("mesh-destination", "list", "", "services", false),
+    ("mesh-destination", "list", "", "pods", false),
+    ("mesh-destination", "list", "discovery.k8s.io", "endpointslices", false),
+    ("mesh-destination", "list", "gateway.networking.k8s.io", "httproutes", false),
+    ("mesh-injector", "create", "", "events", false),
+];
+
+async fn permissions(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    const PATH: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let mut lacking = Vec::new();
+    for (account, verb, group, resource, inside) in NEEDED {
+        let namespace = if inside { CONTROL_NAMESPACE } else { "" };
+        let asked = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+            "spec": {
+                "user": format!("system:serviceaccount:{CONTROL_NAMESPACE}:{account}"),
+                "groups": ["system:serviceaccounts", format!("system:serviceaccounts:{CONTROL_NAMESPACE}"), "system:authenticated"],
+                "resourceAttributes": { "verb": verb, "group": group, "resource": resource, "namespace": namespace },
+            },
+        });
+        let answer = context.cluster.post(PATH, &asked).await?;
+        if !value::flag(&answer, "/status/allowed") {
+            lacking.push(format!("the ServiceAccount {account} may not {verb} {resource}"));
+        }
+    }
+    Ok(match lacking.as_slice() {
+        [] => Outcome::pass("the ServiceAccounts of the control plane have their permissions"),
+        lacking => Outcome::fail(names(lacking)),
+    })
+}
+
+async fn version(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let mut found = Vec::new();
+    for part in PARTS {
+        if let Some(deployment) = context.object("apps", "v1", CONTROL_NAMESPACE, "deployments", part).await? {
+            found.push((part, value::label(&deployment, "app.kubernetes.io/version").to_owned()));
+        }
+    }
+    let other: Vec<_> = found
+        .iter()
+        .filter(|(_, version)| *version != context.version)
+        .map(|(part, version)| {
+            format!("{part} is {}", if version.is_empty() { "of an unknown version" } else { version })
+        })
+        .collect();
+    Ok(match (found.is_empty(), other.as_slice()) {
+        (true, _) => Outcome::skip("there is no control plane"),
+        (false, []) => Outcome::pass(format!("meshctl and the control plane are {}", context.version)),
+        (false, other) => Outcome::warn(format!("meshctl is {}, {}", context.version, names(other))),
+    })
+}

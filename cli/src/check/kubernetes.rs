@@ -1,0 +1,314 @@
+//! The cluster itself: does it answer, is it new enough, may this user do what is needed, are clocks and nodes right.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+use http::Method;
+use serde_json::json;
+
+use super::{Check, Context, Finding, Outcome, When, count, names, page};
+use crate::{
+    clock,
+    kube::{CONTROL_NAMESPACE, ClusterError, value},
+};
+
+const AREA: &str = "Kubernetes";
+const ALWAYS: &[When] = &[When::Pre, When::Installed, When::Proxy];
+/// The oldest Kubernetes that the manifests of an installation are meant for.
+const OLDEST: (u64, u64) = (1, 27);
+/// From this kubelet on, init containers with `restartPolicy: Always` work without a feature gate.
+const NATIVE_SIDECARS: (u64, u64) = (1, 29);
+/// nf_tables redirects IPv4 and IPv6 in one table from this kernel on.
+const KERNEL: (u64, u64) = (5, 2);
+/// Certificates are dated back by this: a clock that is further behind refuses fresh ones.
+const SKEW_LIMIT: i64 = 300;
+/// What a clock may be off without a word; the header `Date` has whole seconds, and requests take time.
+const SKEW_UNSEEN: i64 = 5;
+/// Nodes renew their Lease every 10 s; one that is a minute old is of a node that is gone, or behind.
+const LEASE_LATE: i64 = 60;
+/// Reviews of permissions asked for at a time.
+const REVIEWS_AT_ONCE: usize = 8;
+
+pub(super) static CHECKS: &[Check] = &[
+    Check {
+        id: "kubernetes-api",
+        area: AREA,
+        what: "the API server answers and is new enough",
+        why: "everything else is asked of it, and the manifests of Mesh need Kubernetes 1.27 or later",
+        mend: "kubectl cluster-info",
+        page: page!("kubernetes-api"),
+        when: ALWAYS,
+        after: &[],
+        run: |context| Box::pin(api(context)),
+    },
+    Check {
+        id: "kubernetes-permissions",
+        area: AREA,
+        what: "this user may install",
+        why: "an installation that stops half-way leaves a cluster with a part of Mesh",
+        mend: "kubectl auth can-i --list",
+        page: page!("kubernetes-permissions"),
+        when: &[When::Pre],
+        after: &["kubernetes-api"],
+        run: |context| Box::pin(install_permissions(context)),
+    },
+    Check {
+        id: "kubernetes-check-permissions",
+        area: AREA,
+        what: "this user may look at what is checked",
+        why: "checks that may not look are skipped, and say nothing",
+        mend: "kubectl auth can-i --list",
+        page: page!("kubernetes-check-permissions"),
+        when: &[When::Installed, When::Proxy],
+        after: &["kubernetes-api"],
+        run: |context| Box::pin(check_permissions(context)),
+    },
+    Check {
+        id: "kubernetes-clock",
+        area: AREA,
+        what: "the clocks agree",
+        why: "a certificate is valid between two times; a machine whose clock is off refuses good ones, or serves bad ones",
+        mend: "timedatectl status",
+        page: page!("kubernetes-clock"),
+        when: ALWAYS,
+        after: &["kubernetes-api"],
+        run: |context| Box::pin(clocks(context)),
+    },
+    Check {
+        id: "kubernetes-sidecars",
+        area: AREA,
+        what: "every node runs native sidecars",
+        why: "a native sidecar starts before the application and ends after it; without it Jobs do not end by themselves",
+        mend: "meshctl install --set proxy.nativeSidecar=false | kubectl apply -f -",
+        page: page!("kubernetes-sidecars"),
+        when: &[When::Pre, When::Installed],
+        after: &["kubernetes-api"],
+        run: |context| Box::pin(sidecars(context)),
+    },
+    Check {
+        id: "kubernetes-kernel",
+        area: AREA,
+        what: "every node's kernel can redirect traffic",
+        why: "the sidecar gets a pod's traffic by nf_tables rules, which the node's kernel must know",
+        mend: "kubectl get nodes -o wide",
+        page: page!("kubernetes-kernel"),
+        when: &[When::Pre, When::Installed],
+        after: &["kubernetes-api"],
+        run: |context| Box::pin(kernel(context)),
+    },
+    Check {
+        id: "kubernetes-no-mesh",
+        area: AREA,
+        what: "there is no Mesh yet",
+        why: "an installation over another one replaces its trust anchor, and its workloads no longer trust each other",
+        mend: "meshctl upgrade | kubectl apply -f -",
+        page: page!("kubernetes-no-mesh"),
+        when: &[When::Pre],
+        after: &["kubernetes-api"],
+        run: |context| Box::pin(no_mesh(context)),
+    },
+];
+
+async fn api(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let version = context.cluster.get("/version").await?;
+    let found = value::text(&version, "/gitVersion");
+    let server = context.cluster.server();
+    Ok(match numbers(found) {
+        None => Outcome::fail(format!("{server} says its version is {found:?}, which is none of Kubernetes")),
+        Some(version) if version < OLDEST => Outcome::Fail(Finding::mend(
+            format!("{server} is Kubernetes {found}, older than {}.{}", OLDEST.0, OLDEST.1),
+            "upgrade the cluster, or choose another with --context",
+        )),
+        Some(_) => Outcome::pass(format!("Kubernetes {found} answers at {server}")),
+    })
+}
+
+/// Verb, group, resource, whether in the namespace of the control plane.
+type Permission = (&'static str, &'static str, &'static str, bool);
+
+const INSTALL: &[Permission] = &[
+    ("create", "", "namespaces", false),
+    ("create", "rbac.authorization.k8s.io", "clusterroles", false),
+    ("create", "rbac.authorization.k8s.io", "clusterrolebindings", false),
+    ("create", "admissionregistration.k8s.io", "mutatingwebhookconfigurations", false),
+    ("create", "rbac.authorization.k8s.io", "roles", true),
+    ("create", "rbac.authorization.k8s.io", "rolebindings", true),
+    ("create", "", "serviceaccounts", true),
+    ("create", "", "services", true),
+    ("create", "", "configmaps", true),
+    ("create", "", "secrets", true),
+    ("create", "apps", "deployments", true),
+    ("create", "policy", "poddisruptionbudgets", true),
+];
+
+const CHECK: &[Permission] = &[
+    ("list", "", "nodes", false),
+    ("list", "", "namespaces", false),
+    ("list", "", "pods", false),
+    ("get", "apiextensions.k8s.io", "customresourcedefinitions", false),
+    ("get", "admissionregistration.k8s.io", "mutatingwebhookconfigurations", false),
+    ("get", "apps", "deployments", true),
+    ("get", "", "configmaps", true),
+    ("get", "coordination.k8s.io", "leases", true),
+    ("create", "", "pods/portforward", true),
+];
+
+async fn install_permissions(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let lacking = lacking(&context, INSTALL).await?;
+    Ok(match lacking.as_slice() {
+        [] => Outcome::pass(format!("this user may make what an installation consists of ({} kinds)", INSTALL.len())),
+        lacking => Outcome::fail(format!("this user may not {}", names(lacking))),
+    })
+}
+
+async fn check_permissions(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let lacking = lacking(&context, CHECK).await?;
+    Ok(match lacking.as_slice() {
+        [] => Outcome::pass("this user may look at everything that is checked"),
+        lacking => Outcome::warn(format!("this user may not {}", names(lacking))),
+    })
+}
+
+/// Which of the permissions this user has not, as `create secrets in mesh-system`.
+async fn lacking(context: &Context, wanted: &[Permission]) -> Result<Vec<String>, ClusterError> {
+    const PATH: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let review = |(verb, group, resource, inside): Permission| async move {
+        let namespace = if inside { CONTROL_NAMESPACE } else { "" };
+        let (resource_only, sub) = resource.split_once('/').unwrap_or((resource, ""));
+        let asked = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": { "resourceAttributes": {
+                "verb": verb, "group": group, "resource": resource_only, "subresource": sub, "namespace": namespace,
+            } },
+        });
+        let answer = context.cluster.post(PATH, &asked).await?;
+        let place = if inside { format!(" in {CONTROL_NAMESPACE}") } else { String::new() };
+        Ok((!value::flag(&answer, "/status/allowed")).then(|| format!("{verb} {resource}{place}")))
+    };
+    let reviews: Vec<Result<Option<String>, ClusterError>> =
+        stream::iter(wanted.iter().copied().map(review)).buffered(REVIEWS_AT_ONCE).collect().await;
+    reviews.into_iter().filter_map(Result::transpose).collect()
+}
+
+async fn clocks(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    // Asked for before the time is read: what is in it can then only be older, unless a clock is ahead.
+    let leases = match context.cluster.list(path, "").await {
+        Ok(leases) => leases,
+        Err(ClusterError::Forbidden { .. } | ClusterError::NotFound { .. }) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let answer = context.cluster.exchange(Method::GET, "/version", None).await?;
+    let here = clock::now();
+    let Some(there) = answer.date.as_deref().and_then(clock::parse_http) else {
+        return Ok(Outcome::skip("the API server does not say what time it is"));
+    };
+    let off = here - there;
+    let said = format!(
+        "this machine's clock is {} s {} the API server's",
+        off.abs(),
+        if off > 0 { "ahead of" } else { "behind" }
+    );
+    if off.abs() >= SKEW_LIMIT {
+        return Ok(Outcome::fail(said));
+    }
+    let mut wrong = Vec::new();
+    for lease in &leases {
+        let Some(renewed) = clock::parse(value::text(lease, "/spec/renewTime")) else { continue };
+        let node = value::name(lease);
+        match renewed - there {
+            ahead if ahead > SKEW_UNSEEN => wrong.push(format!("node {node} is {ahead} s ahead of the API server")),
+            behind if behind < -LEASE_LATE => {
+                wrong.push(format!("node {node} was last heard of {} s ago by its own clock", -behind));
+            }
+            _ => {}
+        }
+    }
+    if !wrong.is_empty() {
+        return Ok(Outcome::warn(names(&wrong)));
+    }
+    Ok(match off.abs() {
+        0..=SKEW_UNSEEN => Outcome::pass(format!(
+            "the clocks of the API server, of {} and of this machine agree",
+            count(leases.len(), "node")
+        )),
+        _ => Outcome::warn(said),
+    })
+}
+
+async fn sidecars(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let nodes = context.nodes().await?;
+    let kubelet = |node| value::text(node, "/status/nodeInfo/kubeletVersion");
+    let old: Vec<_> =
+        nodes.iter().filter(|node| numbers(kubelet(node)).is_none_or(|found| found < NATIVE_SIDECARS)).collect();
+    let told: Vec<_> = old.iter().map(|node| format!("{} has kubelet {}", value::name(node), kubelet(node))).collect();
+    Ok(match told.as_slice() {
+        [] => Outcome::pass(format!("{} can run native sidecars", count(nodes.len(), "node"))),
+        told => Outcome::warn(format!(
+            "kubelets before {}.{} cannot: {}",
+            NATIVE_SIDECARS.0,
+            NATIVE_SIDECARS.1,
+            names(told)
+        )),
+    })
+}
+
+async fn kernel(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let nodes = context.nodes().await?;
+    let mut wrong = Vec::new();
+    for node in nodes.iter() {
+        let info = |field: &str| value::text(node, &format!("/status/nodeInfo/{field}"));
+        let (system, machine, kernel) = (info("operatingSystem"), info("architecture"), info("kernelVersion"));
+        if system != "linux" {
+            wrong.push(format!("{} runs {system}", value::name(node)));
+        } else if !matches!(machine, "amd64" | "arm64") {
+            wrong.push(format!("{} is {machine}, for which there is no image", value::name(node)));
+        } else if numbers(kernel).is_none_or(|found| found < KERNEL) {
+            wrong.push(format!("{} has kernel {kernel}, before {}.{}", value::name(node), KERNEL.0, KERNEL.1));
+        }
+    }
+    Ok(match wrong.as_slice() {
+        [] => Outcome::pass(format!("{} with a kernel that has nf_tables redirection", count(nodes.len(), "node"))),
+        wrong => Outcome::warn(format!("pods on these nodes cannot be in the mesh: {}", names(wrong))),
+    })
+}
+
+async fn no_mesh(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let webhook = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/mesh-injector";
+    let namespace = context.cluster.find(&format!("/api/v1/namespaces/{CONTROL_NAMESPACE}")).await?;
+    let webhook = context.cluster.find(webhook).await?;
+    let deployments = match &namespace {
+        Some(_) => {
+            context.cluster.list(&format!("/apis/apps/v1/namespaces/{CONTROL_NAMESPACE}/deployments"), "").await?
+        }
+        None => Vec::new(),
+    };
+    if namespace.as_ref().is_some_and(|namespace| value::text(namespace, "/status/phase") == "Terminating") {
+        return Ok(Outcome::not_yet(format!("the namespace {CONTROL_NAMESPACE} is being deleted")));
+    }
+    let mesh = deployments.iter().filter(|deployment| value::name(deployment).starts_with("mesh-")).count();
+    Ok(match (mesh, webhook.is_some()) {
+        (0, false) => Outcome::pass("there is no Mesh here yet"),
+        (0, true) => Outcome::Fail(Finding::mend(
+            "the webhook configuration mesh-injector is there without a control plane: pods of labelled namespaces are refused",
+            "meshctl uninstall | kubectl delete --ignore-not-found -f -",
+        )),
+        (some, _) => {
+            let version = deployments
+                .iter()
+                .map(|found| value::label(found, "app.kubernetes.io/version"))
+                .find(|v| !v.is_empty());
+            Outcome::warn(format!(
+                "Mesh {} is installed in {CONTROL_NAMESPACE} ({})",
+                version.unwrap_or("of an unknown version"),
+                count(some, "Deployment")
+            ))
+        }
+    })
+}
+
+/// Major and minor of `v1.34.4-eks-1`, `6.18.0-generic`.
+pub(super) fn numbers(version: &str) -> Option<(u64, u64)> {
+    let mut parts = version.trim_start_matches('v').split(['.', '-', '+']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}

@@ -1,0 +1,172 @@
+//! The checks of `meshctl check`: a registry. A check is one function, what it makes sure of, why that matters, how to
+//! mend it, and a page of `docs/checks/`. To add one, write it in the file of its area and list it in [`ALL`].
+//!
+//! Checks only look: nothing in a cluster is changed by them (a pod is created as a dry run, which stores nothing).
+
+mod context;
+mod control_plane;
+mod data_plane;
+mod gateway_api;
+mod identity;
+mod kubernetes;
+pub mod report;
+pub mod run;
+#[cfg(test)]
+mod tests;
+mod webhook;
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use serde::Serialize;
+
+pub use context::Context;
+
+use crate::kube::ClusterError;
+
+/// When a check makes sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Before an installation.
+    Pre,
+    /// After it.
+    Installed,
+    /// For pods that are in the mesh.
+    Proxy,
+}
+
+/// A check.
+pub struct Check {
+    /// Its name, and that of its page.
+    pub id: &'static str,
+    /// The heading it stands under.
+    pub area: &'static str,
+    /// What is made sure of, as a statement that is true when it passes.
+    pub what: &'static str,
+    /// Why it matters.
+    pub why: &'static str,
+    /// A command that mends it, or shows what is to be mended.
+    pub mend: &'static str,
+    /// Its page, for `--explain`.
+    pub page: &'static str,
+    /// When it is run.
+    pub when: &'static [When],
+    /// Checks that must pass before this one can say anything. They stand earlier in [`ALL`].
+    pub after: &'static [&'static str],
+    /// The check itself.
+    pub run: Run,
+}
+
+/// A check at work. All of them share one thread.
+pub type Running = Pin<Box<dyn Future<Output = Result<Outcome, ClusterError>>>>;
+/// Starts a check.
+pub type Run = fn(Arc<Context>) -> Running;
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is well; what was seen.
+    Pass(String),
+    /// Something to know; the mesh works.
+    Warn(Finding),
+    /// Not well yet, as happens while things come up: asked again until the wait is over.
+    NotYet(Finding),
+    /// Not well, and waiting does not help.
+    Fail(Finding),
+    /// It could not be found out, or there is nothing to look at; why.
+    Skip(String),
+}
+
+/// What is not well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was seen; names the object.
+    pub said: String,
+    /// What mends it, where that is more exact than the check's own.
+    pub mend: Option<String>,
+}
+
+impl From<String> for Finding {
+    fn from(said: String) -> Self {
+        Self { said, mend: None }
+    }
+}
+
+impl Finding {
+    fn mend(said: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { said: said.into(), mend: Some(mend.into()) }
+    }
+}
+
+impl Outcome {
+    fn pass(said: impl Into<String>) -> Self {
+        Self::Pass(said.into())
+    }
+
+    fn warn(said: impl Into<String>) -> Self {
+        Self::Warn(said.into().into())
+    }
+
+    fn fail(said: impl Into<String>) -> Self {
+        Self::Fail(said.into().into())
+    }
+
+    fn not_yet(said: impl Into<String>) -> Self {
+        Self::NotYet(said.into().into())
+    }
+
+    fn skip(said: impl Into<String>) -> Self {
+        Self::Skip(said.into())
+    }
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// All is well.
+    Ok,
+    /// Something to know.
+    Warning,
+    /// Not well.
+    Failed,
+    /// Not found out.
+    Skipped,
+}
+
+/// Every check, in the order in which they are told.
+pub static ALL: &[&[Check]] = &[
+    kubernetes::CHECKS,
+    gateway_api::CHECKS,
+    control_plane::CHECKS,
+    identity::CHECKS,
+    webhook::CHECKS,
+    data_plane::CHECKS,
+];
+
+/// Every check.
+pub fn all() -> impl Iterator<Item = &'static Check> {
+    ALL.iter().flat_map(|area| area.iter())
+}
+
+/// The text of a check's page, as compiled in: a check without one does not compile.
+macro_rules! page {
+    ($id:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/checks/", $id, ".md"))
+    };
+}
+use page;
+
+/// Names in a sentence: the first few, and how many more.
+fn names<T: AsRef<str>>(all: &[T]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<_> = all.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    match all.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// `1 pod`, `2 pods`.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}

@@ -1,0 +1,129 @@
+//! Runs checks: many at a time, those that need others after them, those that are not well yet again.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+
+use super::{Check, Context, Finding, Outcome, Status};
+use crate::kube::ClusterError;
+
+/// Checks at work at a time: an API server has better to do.
+const AT_ONCE: usize = 8;
+/// Pause before a check that is not well yet is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// How a check ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Which one.
+    pub check: &'static Check,
+    /// How.
+    pub status: Status,
+    /// What was seen.
+    pub said: String,
+    /// What mends it; empty when nothing is to be mended.
+    pub mend: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl std::fmt::Debug for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.id)
+    }
+}
+
+/// What happens, for whoever tells it.
+pub enum Event<'e> {
+    /// A check is not well yet and is asked again.
+    Waiting(&'static Check, &'e str),
+    /// A check has ended. They end in any order, and are told in that of the registry.
+    Ended(&'e Report),
+}
+
+/// Runs `checks`, waiting at most `wait` for what is coming up. Reports come in the order of `checks`.
+pub async fn run(
+    checks: &[&'static Check],
+    context: Arc<Context>,
+    wait: Duration,
+    mut tell: impl FnMut(Event<'_>),
+) -> Vec<Report> {
+    let deadline = Instant::now() + wait;
+    let mut waiting: Vec<&'static Check> = checks.to_vec();
+    let mut done: BTreeMap<&'static str, Report> = BTreeMap::new();
+    let mut running = FuturesUnordered::new();
+    let mut told = 0;
+    loop {
+        waiting.retain(|check| {
+            let needs = || check.after.iter().filter(|id| checks.iter().any(|check| check.id == **id));
+            let bad =
+                needs().find(|id| done.get(**id).is_some_and(|r| !matches!(r.status, Status::Ok | Status::Warning)));
+            if let Some(bad) = bad {
+                let said = format!("it needs {bad}, which did not pass");
+                let report = Report { check, status: Status::Skipped, said, mend: String::new(), took: Duration::ZERO };
+                done.insert(check.id, report);
+                return false;
+            }
+            if running.len() >= AT_ONCE || needs().any(|id| !done.contains_key(id)) {
+                return true;
+            }
+            running.push(attempt(check, context.clone(), Duration::ZERO));
+            false
+        });
+        // A skipped check may be what another waits for.
+        while let Some(report) = checks.get(told).and_then(|check| done.get(check.id)) {
+            tell(Event::Ended(report));
+            told += 1;
+        }
+        let Some((check, outcome, begun)) = running.next().await else {
+            if waiting.is_empty() {
+                break;
+            }
+            continue;
+        };
+        if let Outcome::NotYet(finding) = &outcome
+            && Instant::now() < deadline
+        {
+            tell(Event::Waiting(check, &finding.said));
+            running.push(attempt(check, context.clone(), AGAIN));
+            continue;
+        }
+        done.insert(check.id, report(check, outcome, begun.elapsed(), wait));
+    }
+    checks.iter().filter_map(|check| done.remove(check.id)).collect()
+}
+
+async fn attempt(check: &'static Check, context: Arc<Context>, pause: Duration) -> (&'static Check, Outcome, Instant) {
+    tokio::time::sleep(pause).await;
+    let begun = Instant::now();
+    let outcome = match (check.run)(context).await {
+        Ok(outcome) => outcome,
+        Err(error @ ClusterError::Forbidden { .. }) => Outcome::Skip(error.to_string()),
+        // A pod that is being replaced; the next one will answer.
+        Err(error @ ClusterError::Forward { .. }) => Outcome::NotYet(error.to_string().into()),
+        Err(error) => Outcome::Fail(error.to_string().into()),
+    };
+    (check, outcome, begun)
+}
+
+fn report(check: &'static Check, outcome: Outcome, took: Duration, wait: Duration) -> Report {
+    let mend = |finding: &Finding| finding.mend.clone().unwrap_or_else(|| check.mend.to_owned());
+    let (status, said, mend) = match outcome {
+        Outcome::Pass(said) => (Status::Ok, said, String::new()),
+        Outcome::Skip(said) => (Status::Skipped, said, String::new()),
+        Outcome::Warn(finding) => (Status::Warning, finding.said.clone(), mend(&finding)),
+        Outcome::Fail(finding) => (Status::Failed, finding.said.clone(), mend(&finding)),
+        Outcome::NotYet(finding) => {
+            let said = match wait.as_secs() {
+                0 => finding.said.clone(),
+                seconds => format!("{}, still after {seconds} s", finding.said),
+            };
+            (Status::Failed, said, mend(&finding))
+        }
+    };
+    Report { check, status, said, mend, took }
+}

@@ -1,0 +1,298 @@
+//! Every check over a cluster in which just that is wrong which it looks for.
+
+use serde_json::{Value, json};
+
+use super::{
+    one,
+    well::{
+        self, AUTHORITY, Authority, CRDS, LEASES, REVIEW, REVIEW_OTHERS, WEBHOOK, base64, cluster, control_pod, crd,
+        date, deployment, dns, empty, meshed_pod, metrics, namespace, node, spiffe, stamp,
+    },
+};
+use crate::{
+    check::Status::{self, Failed, Skipped, Warning},
+    kube::mock::Mock,
+};
+
+/// Runs a check and compares how it ends, and that it says these words and how to mend it.
+async fn expect(mock: Mock, id: &str, status: Status, words: &[&str]) {
+    let report = one(mock, id).await;
+    assert_eq!(report.status, status, "{id}: {}", report.said);
+    for word in words {
+        assert!(report.said.contains(word), "{id} does not say {word:?}: {}", report.said);
+    }
+    assert_eq!(report.mend.is_empty(), status == Skipped, "{id}: {}", report.mend);
+}
+
+/// An API server that allows everything but what has these words in it.
+fn forbids(words: &'static [&'static str]) -> impl Fn(&str, Value) -> (u16, Value) {
+    move |_, mut review| {
+        let text = review.to_string();
+        review["status"] = json!({ "allowed": !words.iter().any(|word| text.contains(word)) });
+        (201, review)
+    }
+}
+
+#[tokio::test]
+async fn kubernetes() {
+    let id = "kubernetes-api";
+    expect(cluster().object("/version", json!({ "gitVersion": "v1.26.9" })), id, Failed, &["v1.26.9", "1.27"]).await;
+    expect(cluster().object("/version", json!({ "gitVersion": "" })), id, Failed, &["none of Kubernetes"]).await;
+    expect(cluster().refuses("/version", 401, "Unauthorized"), id, Failed, &["log in anew"]).await;
+    expect(cluster().refuses("/version", 403, "no"), id, Skipped, &["ask for that permission"]).await;
+
+    let mock = Mock::default().post(REVIEW, forbids(&["\"secrets\""]));
+    expect(mock, "kubernetes-permissions", Failed, &["may not create secrets in mesh-system"]).await;
+    let mock = Mock::default().post(REVIEW, forbids(&["portforward", "\"nodes\""]));
+    let words = ["list nodes", "create pods/portforward in mesh-system"];
+    expect(mock, "kubernetes-check-permissions", Warning, &words).await;
+
+    let id = "kubernetes-clock";
+    expect(cluster().date(&date(-400)), id, Failed, &["ahead of the API server's"]).await;
+    expect(cluster().date(&date(30)), id, Warning, &["behind the API server's"]).await;
+    expect(cluster().date("soon"), id, Skipped, &["does not say what time it is"]).await;
+    let lease = |from_now| vec![json!({ "metadata": { "name": "b" }, "spec": { "renewTime": stamp(from_now) } })];
+    expect(cluster().list(LEASES, lease(30)), id, Warning, &["node b is", "ahead"]).await;
+    expect(cluster().list(LEASES, lease(-300)), id, Warning, &["node b was last heard of"]).await;
+
+    let nodes = |node| cluster().list("/api/v1/nodes", vec![node]);
+    expect(nodes(node("old", "v1.28.2", "6.1.0")), "kubernetes-sidecars", Warning, &["old has kubelet v1.28.2"]).await;
+    let id = "kubernetes-kernel";
+    expect(nodes(node("old", "v1.34.0", "4.19.0-1")), id, Warning, &["old has kernel 4.19.0-1"]).await;
+    let mut windows = node("win", "v1.34.0", "10.0.20348");
+    windows["status"]["nodeInfo"]["operatingSystem"] = "windows".into();
+    expect(nodes(windows), id, Warning, &["win runs windows"]).await;
+
+    let id = "kubernetes-no-mesh";
+    let installed =
+        cluster().list("/apis/apps/v1/namespaces/mesh-system/deployments", vec![deployment("mesh-identity", 1, 1)]);
+    expect(installed, id, Warning, &["Mesh", env!("CARGO_PKG_VERSION"), "is installed"]).await;
+    expect(empty().object(WEBHOOK, well::webhook("")), id, Failed, &["without a control plane"]).await;
+}
+
+#[tokio::test]
+async fn gateway_api() {
+    let routes = format!("{CRDS}/httproutes.gateway.networking.k8s.io");
+    let id = "gateway-api-present";
+    expect(cluster().refuses(&routes, 404, "not found"), id, Warning, &["no HTTPRoute"]).await;
+    let mut old = crd("httproutes.gateway.networking.k8s.io", "v1");
+    old["metadata"]["annotations"]["gateway.networking.k8s.io/bundle-version"] = "v1.0.0".into();
+    expect(cluster().object(&routes, old), id, Warning, &["v1.0.0", "older than 1.1"]).await;
+
+    let id = "gateway-api-served";
+    let beta = crd("httproutes.gateway.networking.k8s.io", "v1beta1");
+    expect(cluster().object(&routes, beta), id, Failed, &["httproutes is not served in version v1"]).await;
+    let mut pending = crd("x.policy.meshctl.dev", "v1");
+    pending["status"]["conditions"][0]["status"] = "False".into();
+    expect(cluster().list(CRDS, vec![pending]), id, Failed, &["x.policy.meshctl.dev is not established"]).await;
+    let none = Mock::default().list(CRDS, vec![]);
+    expect(none, id, Skipped, &["there are none"]).await;
+}
+
+#[tokio::test]
+async fn control_plane() {
+    let path = "/api/v1/namespaces/mesh-system";
+    let id = "control-plane-namespace";
+    expect(cluster().refuses(path, 404, "not found"), id, Failed, &["Mesh is not installed here"]).await;
+    expect(cluster().object(path, namespace("mesh-system", json!({}))), id, Warning, &["meshctl.dev/inject is \"\""])
+        .await;
+    let going = json!({ "status": { "phase": "Terminating" } });
+    expect(cluster().object(path, going), id, Failed, &["is being deleted"]).await;
+
+    let id = "control-plane-pods";
+    let of = |part: &str| format!("/apis/apps/v1/namespaces/mesh-system/deployments/{part}");
+    expect(cluster().refuses(&of("mesh-injector"), 404, "x"), id, Failed, &["mesh-injector", "not whole"]).await;
+    expect(cluster().object(&of("mesh-identity"), deployment("mesh-identity", 0, 0)), id, Failed, &["scaled to 0"])
+        .await;
+    let pulling = json!({ "metadata": { "name": "p" }, "status": { "phase": "Pending", "containerStatuses": [
+        { "name": "identity", "state": { "waiting": { "reason": "ErrImagePull", "message": "no such image" } } }] } });
+    let waiting = cluster()
+        .object(&of("mesh-identity"), deployment("mesh-identity", 2, 1))
+        .list("/api/v1/namespaces/mesh-system/pods", vec![pulling]);
+    expect(waiting, id, Failed, &["mesh-identity has 1 of 2 pods ready", "p: identity: ErrImagePull no such image"])
+        .await;
+
+    let id = "control-plane-services";
+    expect(
+        cluster().refuses("/api/v1/namespaces/mesh-system/services/mesh-identity", 404, "x"),
+        id,
+        Failed,
+        &["no Service"],
+    )
+    .await;
+    let none = cluster().list("/apis/discovery.k8s.io/v1/namespaces/mesh-system/endpointslices", vec![]);
+    expect(none, id, Failed, &["mesh-identity has no ready endpoint"]).await;
+
+    let id = "control-plane-leader";
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases/mesh-identity";
+    expect(cluster().refuses(lease, 404, "x"), id, Failed, &["nobody leads"]).await;
+    expect(cluster().object(lease, json!({ "spec": {} })), id, Failed, &["nobody holds"]).await;
+    let over = json!({ "spec": { "holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": stamp(-600) } });
+    expect(cluster().object(lease, over), id, Failed, &["a led until 9 min 45 s ago"]).await;
+
+    let mock = Mock::default().post(REVIEW_OTHERS, forbids(&["tokenreviews"]));
+    expect(mock, "control-plane-permissions", Failed, &["mesh-identity may not create tokenreviews"]).await;
+
+    let mut other = deployment("mesh-injector", 1, 1);
+    other["metadata"]["labels"]["app.kubernetes.io/version"] = "0.0.9".into();
+    expect(
+        cluster().object(&of("mesh-injector"), other),
+        "control-plane-version",
+        Warning,
+        &["mesh-injector is 0.0.9"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn identity() {
+    let path = "/api/v1/namespaces/mesh-system/configmaps/mesh-trust-bundle";
+    let bundle = |pem: &str| cluster().object(path, json!({ "data": { "ca-bundle.pem": pem } }));
+    let id = "identity-anchors";
+    expect(cluster().refuses(path, 404, "x"), id, Failed, &["no ConfigMap mesh-system/mesh-trust-bundle"]).await;
+    expect(bundle("garbage"), id, Failed, &["no PEM certificate"]).await;
+    let ended = Authority::new(-86_400, -3_600);
+    expect(bundle(&ended.issuer), id, Failed, &["CN=issuer ended 1 h"]).await;
+    let soon = Authority::new(-300 * 86_400, 10 * 86_400);
+    expect(bundle(&soon.issuer), id, Warning, &["CN=issuer ends in "]).await;
+
+    let path = "/api/v1/namespaces/mesh-system/secrets/mesh-issuer";
+    let secret = |cert: &str, key: &str| {
+        cluster().object(path, json!({ "data": { "tls.crt": base64(cert), "tls.key": base64(key) } }))
+    };
+    let id = "identity-issuer";
+    expect(cluster().refuses(path, 404, "x"), id, Failed, &["no Secret mesh-system/mesh-issuer"]).await;
+    expect(cluster().refuses(path, 403, "x"), id, Skipped, &["as it should be"]).await;
+    expect(secret("garbage", &AUTHORITY.issuer_key), id, Failed, &["tls.crt: there is no PEM"]).await;
+    expect(secret(&AUTHORITY.issuer, "garbage"), id, Failed, &["tls.key"]).await;
+    expect(secret(&ended.issuer, &ended.issuer_key), id, Failed, &["CN=issuer ended"]).await;
+    let stranger = Authority::new(-60, 400 * 86_400);
+    expect(secret(&stranger.issuer, &stranger.issuer_key), id, Failed, &["is not trusted"]).await;
+    // A certificate and the key of another: what it signs does not verify.
+    expect(secret(&AUTHORITY.issuer, &stranger.issuer_key), id, Failed, &["is not trusted"]).await;
+    let closing = secret(&soon.issuer, &soon.issuer_key).object(
+        "/api/v1/namespaces/mesh-system/configmaps/mesh-trust-bundle",
+        json!({ "data": { "ca-bundle.pem": soon.root } }),
+    );
+    expect(closing, id, Warning, &["CN=issuer ends in "]).await;
+
+    let id = "identity-bundles";
+    let path = "/api/v1/namespaces/shop/configmaps/mesh-trust-bundle";
+    expect(cluster().refuses(path, 404, "x"), id, Failed, &["the namespace shop has none"]).await;
+    expect(cluster().object(path, json!({ "data": {} })), id, Failed, &["shop has another one"]).await;
+    expect(cluster().list("/api/v1/namespaces", vec![]), id, Skipped, &["no namespace is labelled"]).await;
+
+    let id = "identity-serves";
+    let serves = |config| cluster().tls("mesh-system/mesh-identity-1", 4650, config);
+    expect(serves(stranger.server(&[spiffe("mesh-identity")])), id, Failed, &["does not lead to a trust anchor"]).await;
+    expect(serves(AUTHORITY.server(&[spiffe("default")])), id, Failed, &["sa/default", "not spiffe://"]).await;
+    expect(
+        cluster().page("mesh-system/mesh-identity-1", 1, "/", "").list_of(
+            "/api/v1/namespaces/mesh-system/pods",
+            "identity",
+            vec![],
+        ),
+        id,
+        Failed,
+        &["no pod of mesh-identity is ready"],
+    )
+    .await;
+    let other =
+        cluster().list_of("/api/v1/namespaces/mesh-system/pods", "identity", vec![control_pod("mesh-identity-x")]);
+    expect(other, id, Failed, &["port 4650", "connection refused"]).await;
+}
+
+#[tokio::test]
+async fn webhook() {
+    let id = "webhook-configuration";
+    let with = |at: &str, value: Value| {
+        let mut webhook = well::webhook(&AUTHORITY.root);
+        *webhook.pointer_mut(at).unwrap() = value;
+        cluster().object(WEBHOOK, webhook)
+    };
+    expect(cluster().refuses(WEBHOOK, 404, "x"), id, Failed, &["no MutatingWebhookConfiguration"]).await;
+    expect(with("/webhooks", json!([])), id, Failed, &["has no webhook"]).await;
+    expect(with("/webhooks/0/namespaceSelector", json!({})), id, Failed, &["every pod of the cluster"]).await;
+    expect(with("/webhooks/0/timeoutSeconds", json!(30)), id, Failed, &["may take 30 s"]).await;
+    expect(with("/webhooks/0/clientConfig/service/name", json!("x")), id, Failed, &["does not lead to the Service"])
+        .await;
+    expect(with("/webhooks/0/clientConfig/caBundle", base64("garbage")), id, Failed, &["the caBundle of"]).await;
+
+    let id = "webhook-serves";
+    let serves = |config| cluster().tls("mesh-system/mesh-injector-1", 4653, config);
+    let name = "mesh-injector.mesh-system.svc";
+    let stranger = Authority::new(-60, 400 * 86_400);
+    expect(serves(stranger.server(&[dns(name)])), id, Failed, &["does not lead to a trust anchor"]).await;
+    expect(serves(AUTHORITY.server(&[dns("other.svc")])), id, Failed, &["not for the name mesh-injector"]).await;
+
+    let system = namespace("kube-system", json!({ "meshctl.dev/inject": "enabled" }));
+    let mock = cluster().list("/api/v1/namespaces", vec![system]);
+    expect(mock, "webhook-namespaces", Warning, &["the label of kube-system has no effect"]).await;
+
+    let id = "webhook-called";
+    let answers =
+        |status, value: Value| cluster().post("/api/v1/namespaces/shop/pods", move |_, _| (status, value.clone()));
+    expect(answers(201, json!({ "spec": { "containers": [] } })), id, Failed, &["shop came back without a sidecar"])
+        .await;
+    let down = json!({ "message": "failed calling webhook \"namespaces.inject.meshctl.dev\": connection refused" });
+    expect(answers(500, down), id, Failed, &["could not have a pod of shop injected", "connection refused"]).await;
+    expect(
+        answers(403, json!({ "message": "pods is forbidden: user cannot create" })),
+        id,
+        Skipped,
+        &["may not create"],
+    )
+    .await;
+    let quota = json!({ "message": "exceeded quota: pods" });
+    expect(answers(403, quota), id, Skipped, &["another reason", "exceeded quota"]).await;
+    expect(cluster().list("/api/v1/namespaces", vec![]), id, Skipped, &["no namespace is labelled"]).await;
+}
+
+#[tokio::test]
+async fn data_plane() {
+    let pod = |change: &dyn Fn(&mut Value)| {
+        let mut pod = meshed_pod();
+        change(&mut pod);
+        cluster().list("/api/v1/pods", vec![pod])
+    };
+    let id = "proxy-redirection";
+    let failed = json!({ "exitCode": 1, "message": "nf_tables is not there" });
+    let mock = pod(&|pod| {
+        pod["status"]["initContainerStatuses"][0]["state"] = json!({ "waiting": {}, "terminated": failed.clone() })
+    });
+    expect(mock, id, Failed, &["mesh-init of shop/web-5d-1 ended with code 1 nf_tables is not there"]).await;
+    expect(cluster().list("/api/v1/pods", vec![]), id, Skipped, &["no pod here has a sidecar"]).await;
+
+    let mock = pod(&|pod| {
+        pod["status"]["conditions"] = json!([]);
+        pod["status"]["initContainerStatuses"][1] = json!({ "name": "mesh-proxy", "ready": false, "state": { "waiting": { "reason": "CrashLoopBackOff" } },
+                "lastState": { "terminated": { "exitCode": 1, "message": "no token" } } });
+    });
+    expect(mock, "proxy-ready", Failed, &["1 of 1 sidecar not ready", "ends with code 1 again and again (no token)"])
+        .await;
+
+    let page = |text: &str| cluster().page("shop/web-5d-1", 4692, "/metrics", text);
+    let id = "proxy-certificates";
+    expect(page(&metrics(-60, 0)), id, Failed, &["that of shop/web-5d-1 ended 1 min"]).await;
+    expect(page("up 1\n"), id, Failed, &["shop/web-5d-1 has none"]).await;
+    expect(page(&metrics(600, 0)), id, Warning, &["was not renewed"]).await;
+
+    let id = "proxy-policy";
+    expect(page(&metrics(86_400, 300)), id, Failed, &["shop/web-5d-1 has not heard from it for 5 min"]).await;
+    let refused = metrics(86_400, 0).replace("rejected_total 0", "rejected_total 2");
+    expect(page(&refused), id, Warning, &["refused 2 updates"]).await;
+
+    let id = "proxy-version";
+    let mock = pod(&|pod| pod["metadata"]["labels"]["meshctl.dev/proxy-version"] = "0.0.9".into());
+    expect(mock, id, Warning, &["shop/web-5d-1 has 0.0.9"]).await;
+
+    let id = "proxy-missing";
+    let mock = pod(&|pod| pod["spec"]["initContainers"] = json!([]));
+    let report = one(mock, id).await;
+    assert_eq!((report.status, report.mend.as_str()), (Warning, "kubectl -n shop rollout restart deployment web"));
+    let mock = pod(&|pod| {
+        pod["spec"]["initContainers"] = json!([]);
+        pod["metadata"]["labels"]["meshctl.dev/inject"] = "disabled".into();
+    });
+    assert_eq!(one(mock, id).await.status, Status::Ok);
+}

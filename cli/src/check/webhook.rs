@@ -1,0 +1,239 @@
+//! The webhook: its configuration, its certificate, and whether the API server really calls it.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+
+use super::{
+    Check, Context, Finding, Outcome, When,
+    context::{INJECT, PROXY},
+    count, identity, names, page,
+};
+use crate::{
+    certificate::{self, Certificate},
+    kube::{CONTROL_NAMESPACE, ClusterError, core, value},
+};
+
+const AREA: &str = "Injection";
+const NAME: &str = "mesh-injector";
+/// The container port of the injector, behind port 443 of its Service.
+const PORT: u16 = 4653;
+/// Namespaces in which the webhook is tried; the configuration is the same for all of them.
+const TRIED: usize = 20;
+const TRIED_AT_ONCE: usize = 4;
+/// A webhook that takes longer than this holds up every pod of a labelled namespace.
+const LONGEST_TIMEOUT: i64 = 10;
+
+pub(super) static CHECKS: &[Check] = &[
+    Check {
+        id: "webhook-configuration",
+        area: AREA,
+        what: "the webhook is configured, and only for what is labelled",
+        why: "without it no pod gets a sidecar; with too wide a reach an injector that is away holds up the whole cluster",
+        mend: "meshctl upgrade | kubectl apply -f -",
+        page: page!("webhook-configuration"),
+        when: &[When::Installed],
+        after: &["control-plane-namespace"],
+        run: |context| Box::pin(configuration(context)),
+    },
+    Check {
+        id: "webhook-serves",
+        area: AREA,
+        what: "the injector serves a certificate that the API server accepts",
+        why: "an API server that does not trust the injector refuses pods of labelled namespaces, or lets them in without a sidecar",
+        mend: "kubectl -n mesh-system rollout restart deployment mesh-injector",
+        page: page!("webhook-serves"),
+        when: &[When::Installed],
+        after: &["webhook-configuration", "control-plane-pods"],
+        run: |context| Box::pin(serves(context)),
+    },
+    Check {
+        id: "webhook-namespaces",
+        area: AREA,
+        what: "no namespace of the system is labelled for injection",
+        why: "such a label has no effect: pods of kube-system and mesh-system never get a sidecar, for the mesh needs them to start",
+        mend: "kubectl label namespace kube-system meshctl.dev/inject-",
+        page: page!("webhook-namespaces"),
+        when: &[When::Installed],
+        after: &["kubernetes-api"],
+        run: |context| Box::pin(namespaces(context)),
+    },
+    Check {
+        id: "webhook-called",
+        area: AREA,
+        what: "a new pod of a labelled namespace gets a sidecar",
+        why: "a webhook that is not called leaves pods without encryption, in silence",
+        mend: "kubectl -n mesh-system logs deployment/mesh-injector",
+        page: page!("webhook-called"),
+        when: &[When::Installed],
+        after: &["webhook-serves"],
+        run: |context| Box::pin(called(context)),
+    },
+];
+
+async fn read(context: &Context) -> Result<Option<Value>, ClusterError> {
+    let path = format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{NAME}");
+    context.cluster.find(&path).await
+}
+
+async fn configuration(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let Some(found) = read(&context).await? else {
+        return Ok(Outcome::fail(format!("there is no MutatingWebhookConfiguration {NAME}")));
+    };
+    let webhooks = value::items(&found, "/webhooks");
+    if webhooks.is_empty() {
+        return Ok(Outcome::fail(format!("the MutatingWebhookConfiguration {NAME} has no webhook")));
+    }
+    let mut wrong = Vec::new();
+    for webhook in webhooks {
+        let name = value::text(webhook, "/name");
+        let timeout = value::number(webhook, "/timeoutSeconds");
+        if value::text(webhook, "/clientConfig/service/name") != NAME {
+            wrong.push(format!("{name} does not lead to the Service {CONTROL_NAMESPACE}/{NAME}"));
+        }
+        if timeout > LONGEST_TIMEOUT {
+            wrong.push(format!("{name} may take {timeout} s"));
+        }
+        let selectors = ["/namespaceSelector", "/objectSelector"].map(|at| webhook.pointer(at).is_some_and(is_narrow));
+        if !selectors.contains(&true) {
+            wrong.push(format!("{name} is for every pod of the cluster"));
+        }
+    }
+    if !wrong.is_empty() {
+        return Ok(Outcome::fail(names(&wrong)));
+    }
+    if let Err(why) = authority(webhooks) {
+        return Ok(Outcome::not_yet(why));
+    }
+    let policy = value::text(&webhooks[0], "/failurePolicy");
+    let means = match policy {
+        "Ignore" => "pods start without a sidecar while the injector is away",
+        _ => "pods of labelled namespaces wait while the injector is away",
+    };
+    Ok(Outcome::pass(format!("{}; failure policy {policy}: {means}", count(webhooks.len(), "webhook"))))
+}
+
+/// Whether a selector leaves anything out.
+fn is_narrow(selector: &Value) -> bool {
+    !value::items(selector, "/matchExpressions").is_empty()
+        || selector.get("matchLabels").and_then(Value::as_object).is_some_and(|labels| !labels.is_empty())
+}
+
+/// The anchors that the API server has for the webhooks.
+fn authority(webhooks: &[Value]) -> Result<Vec<Certificate>, String> {
+    let mut all = Vec::new();
+    for webhook in webhooks {
+        let name = value::text(webhook, "/name");
+        let encoded = webhook.pointer("/clientConfig/caBundle").cloned().unwrap_or_default();
+        let bytes = serde_json::from_value::<k8s_openapi::ByteString>(encoded);
+        let bytes = bytes.map_err(|_| format!("{name} has no caBundle that can be read"))?;
+        let found = Certificate::decode_pem(&bytes.0).map_err(|why| format!("the caBundle of {name}: {why}"))?;
+        if all.is_empty() {
+            all = found;
+        }
+    }
+    Ok(all)
+}
+
+async fn serves(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let Some(pod) = identity::ready_pod(&context, NAME).await? else {
+        return Ok(Outcome::not_yet(format!("no pod of {NAME} is ready")));
+    };
+    let found = read(&context).await?.unwrap_or_default();
+    let anchors = match authority(value::items(&found, "/webhooks")) {
+        Ok(anchors) => anchors,
+        Err(why) => return Ok(Outcome::not_yet(why)),
+    };
+    let host = format!("{NAME}.{CONTROL_NAMESPACE}.svc");
+    let named = host.clone();
+    let handshake = |stream| certificate::served(stream, named, Vec::new());
+    let chain = context.cluster.forward(CONTROL_NAMESPACE, value::name(&pod), PORT, handshake).await?;
+    Ok(match certificate::verify(&chain, &anchors, Some(&host)) {
+        Ok(()) => Outcome::pass(format!("the injector serves {host} with a certificate that the API server accepts")),
+        Err(why) => Outcome::not_yet(format!("the certificate of {}: {why}", value::name(&pod))),
+    })
+}
+
+async fn namespaces(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let namespaces = context.namespaces().await?;
+    let system = |namespace: &&Value| {
+        matches!(value::name(namespace), "kube-system" | CONTROL_NAMESPACE)
+            && value::label(namespace, INJECT) == "enabled"
+    };
+    let labelled: Vec<_> = namespaces.iter().filter(system).map(value::name).collect();
+    Ok(match labelled.first() {
+        None => Outcome::pass("neither kube-system nor mesh-system is labelled for injection"),
+        Some(first) => Outcome::Warn(Finding::mend(
+            format!("the label of {} has no effect", labelled.join(" and ")),
+            format!("kubectl label namespace {first} {INJECT}-"),
+        )),
+    })
+}
+
+async fn called(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let labelled: Vec<_> = context
+        .labelled()
+        .await?
+        .into_iter()
+        .filter(|n| !matches!(n.as_str(), "kube-system" | CONTROL_NAMESPACE))
+        .collect();
+    if labelled.is_empty() {
+        return Ok(Outcome::skip(format!(
+            "no namespace is labelled {INJECT}=enabled yet; kubectl label namespace NAME {INJECT}=enabled"
+        )));
+    }
+    let tries = labelled.iter().take(TRIED).map(|namespace| {
+        let context = context.clone();
+        async move { (namespace, dry_run(&context, namespace).await) }
+    });
+    let tried: Vec<(&String, Result<Outcome, ClusterError>)> =
+        stream::iter(tries).buffered(TRIED_AT_ONCE).collect().await;
+    let mut injected = 0;
+    let mut skipped = Vec::new();
+    for (namespace, outcome) in tried {
+        match outcome? {
+            Outcome::Pass(_) => injected += 1,
+            Outcome::Skip(why) => skipped.push(format!("{namespace}: {why}")),
+            other => return Ok(other),
+        }
+    }
+    Ok(match (injected, skipped.as_slice()) {
+        (0, skipped) => Outcome::skip(names(skipped)),
+        (some, []) => Outcome::pass(format!("a new pod gets a sidecar in {}", count(some, "labelled namespace"))),
+        (some, skipped) => Outcome::pass(format!(
+            "a new pod gets a sidecar in {}; not tried in {}",
+            count(some, "labelled namespace"),
+            names(skipped)
+        )),
+    })
+}
+
+/// Creates a pod without storing it, and looks at what came back. It is one that Pod Security "restricted" accepts.
+async fn dry_run(context: &Context, namespace: &str) -> Result<Outcome, ClusterError> {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "generateName": "mesh-check-" },
+        "spec": {
+            "securityContext": { "runAsNonRoot": true, "runAsUser": 65534, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [{
+                "name": "check", "image": "mesh-check",
+                "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
+                "resources": { "requests": { "cpu": "1m", "memory": "1Mi" }, "limits": { "cpu": "1m", "memory": "1Mi" } },
+            }],
+        },
+    });
+    let answer = context.cluster.post(&format!("{}?dryRun=All", core(namespace, "pods")), &pod).await;
+    Ok(match answer {
+        Ok(pod) if value::container(&pod, PROXY).is_some() => Outcome::pass(""),
+        Ok(_) => Outcome::not_yet(format!("a new pod of the namespace {namespace} came back without a sidecar")),
+        Err(ClusterError::Forbidden { message }) if message.contains("cannot create") => {
+            Outcome::skip("this user may not create pods")
+        }
+        // A webhook of ours that cannot be reached, or that refuses; the API server names it.
+        Err(error) if error.to_string().contains("inject.meshctl.dev") => {
+            Outcome::not_yet(format!("the API server could not have a pod of {namespace} injected: {error}"))
+        }
+        Err(error) => Outcome::skip(format!("a new pod is refused for another reason: {error}")),
+    })
+}

@@ -1,0 +1,120 @@
+//! Ports of pods, through the API server and the kubelet: for pages of proxies and the TLS of the control plane.
+//!
+//! A port-forward needs only the permission `create pods/portforward`, and works on every network: the connection
+//! begins inside the pod.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use ::kube::Api;
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Cluster, ClusterError, causes};
+
+/// Opening a forwarded port and one exchange over it.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The kubelet's reason comes on a channel of its own, about when the port's stream ends.
+const REASON_TIMEOUT: Duration = Duration::from_secs(1);
+/// A page of a proxy: 10,000 series of metrics are about 10 MiB.
+const MAX_PAGE: usize = 32 * 1024 * 1024;
+
+/// What a forwarded port is read and written through.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Who opens ports.
+#[derive(Clone)]
+pub(super) enum Forwarding {
+    /// The API server.
+    Api,
+    /// A test.
+    #[cfg(test)]
+    Mock(std::sync::Arc<super::mock::Ports>),
+}
+
+/// A page of a pod.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The text.
+    pub text: String,
+}
+
+type Reason = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
+
+impl Cluster {
+    /// Opens a port of a pod and has one exchange over it.
+    pub async fn forward<T, F>(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        exchange: impl FnOnce(Box<dyn Stream>) -> F,
+    ) -> Result<T, ClusterError>
+    where
+        F: Future<Output = Result<T, String>>,
+    {
+        let failed = |why| ClusterError::Forward { pod: format!("{namespace}/{pod}"), port, why };
+        let silent = |_| failed(format!("no answer within {} s", FORWARD_TIMEOUT.as_secs()));
+        let opening = tokio::time::timeout(FORWARD_TIMEOUT, self.open(namespace, pod, port));
+        let (stream, reason) = opening.await.map_err(silent)??;
+        if self.verbose {
+            crate::output::note(&format!("port-forward to {namespace}/{pod}:{port}"));
+        }
+        match tokio::time::timeout(FORWARD_TIMEOUT, exchange(stream)).await.map_err(silent)? {
+            Ok(done) => Ok(done),
+            Err(why) => {
+                let said = tokio::time::timeout(REASON_TIMEOUT, reason).await.ok().flatten();
+                Err(failed(said.unwrap_or(why)))
+            }
+        }
+    }
+
+    /// `GET` of a page of a pod, such as `/metrics` of its proxy.
+    pub async fn page(&self, namespace: &str, pod: &str, port: u16, path: &str) -> Result<Page, ClusterError> {
+        self.forward(namespace, pod, port, |stream| get(stream, path.to_owned())).await
+    }
+
+    async fn open(&self, namespace: &str, pod: &str, port: u16) -> Result<(Box<dyn Stream>, Reason), ClusterError> {
+        let failed = |why: String| ClusterError::Forward { pod: format!("{namespace}/{pod}"), port, why };
+        match &self.forwarding {
+            Forwarding::Api => {
+                let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+                let mut forwarder = pods.portforward(pod, &[port]).await.map_err(|error| match error {
+                    ::kube::Error::Api(status) => failed(status.message.clone()),
+                    other => failed(causes(&other)),
+                })?;
+                let (stream, reason) = (forwarder.take_stream(port), forwarder.take_error(port));
+                let stream = stream.ok_or_else(|| failed("the API server opened no stream".to_owned()))?;
+                let reason = async move { reason?.await };
+                Ok((Box::new(stream), Box::pin(reason)))
+            }
+            #[cfg(test)]
+            Forwarding::Mock(ports) => {
+                let stream = ports.open(namespace, pod, port).map_err(failed)?;
+                Ok((stream, Box::pin(std::future::ready(None))))
+            }
+        }
+    }
+}
+
+async fn get(stream: Box<dyn Stream>, path: String) -> Result<Page, String> {
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| causes(&error))?;
+    // Ends with its stream, when the sender is dropped.
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(Method::GET)
+        .uri(path)
+        .header(header::HOST, "localhost")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    let (head, body) = sender.send_request(request).await.map_err(|error| causes(&error))?.into_parts();
+    let body = Limited::new(body, MAX_PAGE).collect().await.map_err(|error| error.to_string())?.to_bytes();
+    Ok(Page { status: head.status, text: String::from_utf8_lossy(&body).into_owned() })
+}
