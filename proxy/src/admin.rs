@@ -1,4 +1,4 @@
-//! The two small servers beside the data plane: `/config` and `/log-level` on loopback; `/live`, `/ready` and `/metrics`
+//! The two small servers beside the data plane: `/config`, `/certificate` and `/log-level` on loopback; `/live`, `/ready` and `/metrics`
 //! on the pod's address, read-only.
 //!
 //! They run on the control thread: a scrape costs no request its turn.
@@ -101,6 +101,7 @@ impl Admin {
             }
             (Pages::ReadOnly, &Method::GET, "/metrics") => text(StatusCode::OK, self.metrics.render()),
             (Pages::Local, &Method::GET, "/config") => json(dump::config(&self.config, &self.believed(), &self.tls)),
+            (Pages::Local, &Method::GET, "/certificate") => self.certificate(),
             (Pages::Local, &Method::GET, "/log-level") => self.log_level(),
             (Pages::Local, &Method::PUT, "/log-level") => self.set_log_level(request.into_body()).await,
             (_, _, path) => text(StatusCode::NOT_FOUND, format!("no such page: {path}\n")),
@@ -109,6 +110,15 @@ impl Admin {
 
     fn believed(&self) -> Believed {
         self.control.believed()
+    }
+
+    /// What is proved to peers: the leaf and what leads from it to a root, each as DER, one after the other.
+    fn certificate(&self) -> Response<Full<Bytes>> {
+        let chain = self.tls.chain();
+        if chain.is_empty() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "no certificate yet; see the log and mesh-identity\n");
+        }
+        page(StatusCode::OK, "application/octet-stream", chain.iter().flat_map(|c| c.iter().copied()).collect())
     }
 
     fn log_level(&self) -> Response<Full<Bytes>> {

@@ -40,6 +40,10 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("mesh_control_updates_total", "Updates from the controller that were put in force."),
     ("mesh_control_rejected_total", "Updates from the controller that were refused; the last good one stayed."),
     ("mesh_control_streams_broken_total", "Control streams that ended and were asked for again."),
+    (
+        "mesh_control_disconnected_since_seconds",
+        "Since when a control stream cannot be had, seconds since 1970; 0 while all can.",
+    ),
     ("mesh_certificates_total", "Certificates obtained."),
     ("mesh_certificate_failures_total", "Attempts to obtain a certificate that failed."),
     ("mesh_certificate_expiry_seconds", "When the certificate in force ends, seconds since 1970."),
@@ -248,6 +252,8 @@ pub struct ControlMetrics {
     pub rejected: Counter,
     /// Streams that broke.
     pub stream_broken: Counter,
+    /// Since when a stream cannot be had.
+    pub disconnected_since: Gauge,
     /// Certificates obtained.
     pub certificates: Counter,
     /// Attempts that failed.
@@ -263,6 +269,7 @@ impl ControlMetrics {
             updates: metrics.counter("mesh_control_updates_total", &[]),
             rejected: metrics.counter("mesh_control_rejected_total", &[]),
             stream_broken: metrics.counter("mesh_control_streams_broken_total", &[]),
+            disconnected_since: metrics.gauge("mesh_control_disconnected_since_seconds", &[]),
             certificates: metrics.counter("mesh_certificates_total", &[]),
             certificate_failures: metrics.counter("mesh_certificate_failures_total", &[]),
             certificate_ends: metrics.gauge("mesh_certificate_expiry_seconds", &[]),

@@ -142,6 +142,11 @@ impl Tls {
         self.state.key.load().as_ref().and_then(|key| key.cert.first().cloned())
     }
 
+    /// The leaf that is proved now, and the certificates that lead from it to a root.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.state.key.load().as_ref().map(|key| key.cert.clone()).unwrap_or_default()
+    }
+
     /// Loads a private key into the provider.
     pub fn certified_key(
         &self,

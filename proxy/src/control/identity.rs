@@ -147,6 +147,6 @@ fn describe(status: &tonic::Status) -> String {
     if inner.contains(status.message()) { inner } else { format!("{}: {inner}", status.message()) }
 }
 
-fn unix_seconds() -> f64 {
+pub(super) fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }

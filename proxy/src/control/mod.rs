@@ -18,6 +18,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use metrics::Gauge;
 use mesh_policy::{Endpoint, InboundPolicy, OutboundPolicy, ServiceRef};
 use mesh_proto::names::Names;
 use tokio::{runtime::Handle, sync::watch};
@@ -104,6 +105,7 @@ pub struct Control {
     workload: String,
     channel: tonic::transport::Channel,
     metrics: ControlMetrics,
+    away: Away,
     outbound: Table<String, OutboundPolicy>,
     inbound: Table<u16, InboundPolicy>,
     endpoints: Table<ServiceRef, EndpointSet>,
@@ -119,6 +121,7 @@ impl Control {
         Arc::new(Self {
             workload: config.workload.clone(),
             channel,
+            away: Away::new(metrics.disconnected_since.clone()),
             metrics,
             outbound: Table::default(),
             inbound: Table::default(),
@@ -171,6 +174,43 @@ impl Control {
     }
 }
 
+/// How many streams cannot be had now, and since when there is one: how stale what is believed may be.
+#[derive(Debug)]
+struct Away {
+    streams: Mutex<usize>,
+    since: Gauge,
+}
+
+impl Away {
+    fn new(since: Gauge) -> Self {
+        since.set(0.0);
+        Self { streams: Mutex::default(), since }
+    }
+
+    /// Counts one stream as away for as long as the result lives.
+    fn one(&self) -> OneAway<'_> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if *streams == 0 {
+            self.since.set(identity::unix_seconds());
+        }
+        *streams += 1;
+        OneAway(self)
+    }
+}
+
+/// A stream that cannot be had.
+struct OneAway<'a>(&'a Away);
+
+impl Drop for OneAway<'_> {
+    fn drop(&mut self) {
+        let mut streams = self.0.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        *streams -= 1;
+        if *streams == 0 {
+            self.0.since.set(0.0);
+        }
+    }
+}
+
 /// A copy of everything believed, for people.
 #[derive(Debug)]
 pub struct Believed {
@@ -193,6 +233,27 @@ fn values<K: Clone + Ord, T>(table: &Table<K, T>) -> Vec<(K, Option<Arc<T>>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_stream_that_is_away_says_since_when() {
+        let metrics = crate::metrics::Metrics::default();
+        let name = "mesh_control_disconnected_since_seconds";
+        let away = Away::new(metrics.gauge(name, &[]));
+        let since = || -> f64 {
+            let text = metrics.render();
+            let line = text.lines().find_map(|line| line.strip_prefix(name).map(str::trim));
+            line.and_then(|number| number.parse().ok()).unwrap_or(f64::NAN)
+        };
+        assert_eq!(since(), 0.0);
+        let first = away.one();
+        let begun = since();
+        assert!(begun > 1e9, "{begun}");
+        let second = away.one();
+        drop(first);
+        assert_eq!(since(), begun, "one is still away");
+        drop(second);
+        assert_eq!(since(), 0.0);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_absent_is_told_at_once_and_may_come_yet() {

@@ -105,11 +105,23 @@ async fn follow<M, T, F>(
 {
     let random = Random::default();
     let mut backoff = BACKOFF_FIRST;
+    let mut away = None;
     while snapshot.strong_count() > 0 {
         let asked = Instant::now();
         let ended = match ask(control).await {
-            Ok(stream) => read(control, snapshot, what, kind, stream.into_inner(), &mut apply).await,
-            Err(status) => status,
+            Ok(stream) => {
+                away = None;
+                read(control, snapshot, what, kind, stream.into_inner(), &mut apply).await
+            }
+            Err(status) => {
+                // That there is no such thing is an answer, too.
+                match status.code() {
+                    Code::NotFound => away = None,
+                    _ if away.is_none() => away = Some(control.away.one()),
+                    _ => {}
+                }
+                status
+            }
         };
         if asked.elapsed() > STEADY {
             backoff = BACKOFF_FIRST;
