@@ -18,9 +18,9 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use metrics::Gauge;
 use mesh_policy::{Endpoint, InboundPolicy, OutboundPolicy, ServiceRef};
 use mesh_proto::names::Names;
+use metrics::Gauge;
 use tokio::{runtime::Handle, sync::watch};
 
 pub use identity::load_bundle;
