@@ -16,6 +16,6 @@ pub use any_server::AnyServer;
 pub use manifests::{Manifests, Meshed, PortSpec};
 pub use ports::{free_port, free_ports};
 pub use process::{Process, binary};
-pub use sidecar::{Controller, Origin, Proxy, ProxyConfig, Sandbox};
+pub use sidecar::{Addresses, Controller, Origin, Proxy, ProxyConfig, Sandbox};
 pub use usage::{Usage, raise_file_limit, usage};
 pub use wait::{Answer, eventually, http_get, ready};
