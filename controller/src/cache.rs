@@ -41,8 +41,8 @@ impl<K: Eq + Hash, V: PartialEq> Cache<K, V> {
             (new, _) => new.map(Arc::new),
         };
         if entries.len() >= MAX_ENTRIES && !entries.contains_key(&key) {
-            // What no stream asked for since the last change has no follower any more.
-            entries.retain(|_, (at, _)| *at == version);
+            // What no stream holds has no follower any more.
+            entries.retain(|_, (at, value)| *at == version || value.as_ref().is_some_and(|v| Arc::strong_count(v) > 1));
         }
         if entries.len() < MAX_ENTRIES || entries.contains_key(&key) {
             entries.insert(key, (version, value.clone()));

@@ -8,7 +8,7 @@ use mesh_proto::{
     EndpointsDelta,
     v1::{self, destination_server},
 };
-use mesh_resources::Key;
+use mesh_resources::{Key, Locality};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -19,6 +19,7 @@ use crate::{
     follow::{Step, follow},
     index::Published,
     metrics::Metrics,
+    topics::{Topic, Topics},
 };
 
 /// Most endpoints that come or go in one update: about 1.5 MB, since gRPC readers take 4 MiB at most by default.
@@ -33,16 +34,23 @@ pub struct DestinationService {
 #[derive(Debug)]
 struct Shared {
     index: watch::Receiver<Arc<Published>>,
+    topics: Topics,
     cancel: CancellationToken,
     metrics: Arc<Metrics>,
-    endpoints: Cache<ServiceRef, Vec<Endpoint>>,
+    /// By Service port, and by the caller's place where that matters.
+    endpoints: Cache<(ServiceRef, Locality), Vec<Endpoint>>,
 }
 
 impl DestinationService {
     /// Streams end when `cancel` is cancelled.
-    pub fn new(index: watch::Receiver<Arc<Published>>, cancel: CancellationToken, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        index: watch::Receiver<Arc<Published>>,
+        topics: Topics,
+        cancel: CancellationToken,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let endpoints = Cache::new(metrics.compilations.clone());
-        Self { shared: Arc::new(Shared { index, cancel, metrics, endpoints }) }
+        Self { shared: Arc::new(Shared { index, topics, cancel, metrics, endpoints }) }
     }
 }
 
@@ -59,26 +67,30 @@ impl destination_server::Destination for DestinationService {
         let service = service.ok_or_else(|| Status::invalid_argument("service: absent"))?;
         let service = ServiceRef::try_from(service).map_err(|e| Status::invalid_argument(format!("service.{e}")))?;
         let shared = self.shared.clone();
-        let index = shared.index.clone();
-        let world = index.borrow().clone();
+        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let world = shared.index.borrow().clone();
         caller::check_workload(&world, &caller, &workload)?;
+        let changes = shared.topics.follow(Topic::Service(key.clone()));
         let not_found = {
             let service = service.clone();
             move || Status::not_found(format!("{service} is no port of a Service; ask again once it is there"))
         };
         let current = move |world: &Published| {
-            shared.endpoints.get(world.version, service.clone(), |service| {
-                let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+            let depends = world.snapshot.depends_on_locality(&service);
+            let place = if depends { world.snapshot.locality(&workload) } else { Locality::default() };
+            shared.endpoints.get(world.version, (service.clone(), place), |(service, place)| {
                 world.snapshot.services.get(&key)?.port(service.port)?;
-                Some(world.snapshot.endpoints(service))
+                Some(world.snapshot.endpoints_for(service, place))
             })
         };
         if current(&world).is_none() {
             return Err(not_found());
         }
         let mut sent: Option<Arc<Vec<Endpoint>>> = None;
-        let stream = follow(index, self.shared.cancel.clone(), &self.shared.metrics.endpoints, move |world| {
-            let Some(now) = current(world) else { return Step::End(not_found()) };
+        let index = self.shared.index.clone();
+        let stream = follow(changes, self.shared.cancel.clone(), &self.shared.metrics.endpoints, move || {
+            let world = index.borrow().clone();
+            let Some(now) = current(&world) else { return Step::End(not_found()) };
             let before = sent.as_deref().map(Vec::as_slice);
             let Some(mut delta) = delta(before, &now, world.version) else { return Step::Same };
             let is_part = shorten(&mut delta, MAX_PER_UPDATE);

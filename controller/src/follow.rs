@@ -1,8 +1,6 @@
-//! A stream that follows the index: what a proxy must know now, and again whenever that changed.
+//! A stream that follows a topic: what a proxy must know now, and again whenever that changed.
 //!
 //! It holds what it sent last and nothing else. A proxy that reads slowly gets the newest state next, never a queue.
-
-use std::sync::Arc;
 
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
@@ -24,9 +22,9 @@ pub(crate) enum Step<T> {
     End(Status),
 }
 
-/// Follows a watch. Ends with `cancel`, without an error: a shutdown is no fault of the proxy's.
+/// Looks now and after each change. Ends with `cancel`, without an error: a shutdown is no fault of the proxy's.
 pub(crate) fn follow<W, T, F>(
-    watch: watch::Receiver<Arc<W>>,
+    watch: watch::Receiver<W>,
     cancel: CancellationToken,
     metrics: &StreamMetrics,
     step: F,
@@ -34,10 +32,10 @@ pub(crate) fn follow<W, T, F>(
 where
     W: Send + Sync + 'static,
     T: Send + 'static,
-    F: FnMut(&W) -> Step<T> + Send + 'static,
+    F: FnMut() -> Step<T> + Send + 'static,
 {
     struct State<W, F> {
-        watch: watch::Receiver<Arc<W>>,
+        watch: watch::Receiver<W>,
         cancel: CancellationToken,
         step: F,
         looked: bool,
@@ -56,8 +54,9 @@ where
                 }
             }
             state.looked = true;
-            let now = state.watch.borrow_and_update().clone();
-            match (state.step)(&now) {
+            // What changes while it looks is looked at again.
+            state.watch.mark_unchanged();
+            match (state.step)() {
                 Step::SendPart(update) => {
                     state.looked = false;
                     state.metrics.updates.increment(1);
@@ -83,22 +82,24 @@ mod tests {
     #[tokio::test]
     async fn only_the_newest_and_only_changes() {
         let metrics = crate::metrics::Metrics::new();
-        let (tx, rx) = watch::channel(Arc::new(1));
+        let (tx, rx) = watch::channel(1);
         let cancel = CancellationToken::new();
         let mut last = 0;
-        let stream = follow(rx, cancel.clone(), &metrics.outbound, move |now: &i32| {
-            if *now < 0 {
+        let state = rx.clone();
+        let stream = follow(rx, cancel.clone(), &metrics.outbound, move || {
+            let now = *state.borrow();
+            if now < 0 {
                 return Step::End(Status::not_found("gone"));
             }
-            if std::mem::replace(&mut last, *now) == *now { Step::Same } else { Step::Send(*now) }
+            if std::mem::replace(&mut last, now) == now { Step::Same } else { Step::Send(now) }
         });
         let mut stream = std::pin::pin!(stream);
         assert_eq!(stream.next().await.unwrap().unwrap(), 1);
         for n in [1, 2, 3, 4] {
-            tx.send_replace(Arc::new(n));
+            tx.send_replace(n);
         }
         assert_eq!(stream.next().await.unwrap().unwrap(), 4, "a slow reader skips what is old");
-        tx.send_replace(Arc::new(-1));
+        tx.send_replace(-1);
         assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::NotFound);
         assert!(stream.next().await.is_none());
     }
@@ -106,11 +107,11 @@ mod tests {
     #[tokio::test]
     async fn parts_follow_each_other_without_another_change() {
         let metrics = crate::metrics::Metrics::new();
-        let (_tx, rx) = watch::channel(Arc::new(3));
+        let (_tx, rx) = watch::channel(());
         let mut sent = 0;
-        let stream = follow(rx, CancellationToken::new(), &metrics.outbound, move |wanted: &i32| {
+        let stream = follow(rx, CancellationToken::new(), &metrics.outbound, move || {
             sent += 1;
-            if sent < *wanted { Step::SendPart(sent) } else { Step::Send(sent) }
+            if sent < 3 { Step::SendPart(sent) } else { Step::Send(sent) }
         });
         let parts: Vec<_> = stream.take(3).map(Result::unwrap).collect().await;
         assert_eq!(parts, [1, 2, 3]);
@@ -119,9 +120,9 @@ mod tests {
     #[tokio::test]
     async fn a_shutdown_ends_it_without_error() {
         let metrics = crate::metrics::Metrics::new();
-        let (_tx, rx) = watch::channel(Arc::new(1));
+        let (_tx, rx) = watch::channel(());
         let cancel = CancellationToken::new();
-        let stream = follow(rx, cancel.clone(), &metrics.outbound, |n: &i32| Step::Send(*n));
+        let stream = follow(rx, cancel.clone(), &metrics.outbound, || Step::Send(1));
         let mut stream = std::pin::pin!(stream);
         assert!(stream.next().await.is_some());
         cancel.cancel();

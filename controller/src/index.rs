@@ -1,20 +1,22 @@
 //! Objects by where they came from, and the snapshot made of all of them.
 //!
-//! The one place that holds the state of the world. A source is a file of a folder; a watch of an API server can stand
-//! behind the same `apply` and `delete`. Readers get whole snapshots over a watch channel: one that is slow
-//! misses those in between and never holds up anyone.
+//! The one place that holds the state of the world. Objects come from files of a folder, which may contradict each
+//! other, or from the watches of an API server, which cannot. Only what changed is decoded. Readers get whole snapshots,
+//! which share what did not change, over a watch channel; streams are told of what concerns them (`topics`). One
+//! that is slow misses states in between and never holds up anyone.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
-use mesh_resources::{Class, Object, ObjectId, Options, Snapshot};
+use mesh_resources::{Class, Key, Object, ObjectId, Options, Snapshot, is_used};
 use tokio::sync::watch;
 
 use crate::{
     metrics::Metrics,
     problems::{self, Entry},
+    topics::Topics,
 };
 
 /// One state of the world.
@@ -34,14 +36,23 @@ type Name = (ObjectId, String);
 /// The state that snapshots are made of.
 #[derive(Debug)]
 pub struct Index {
-    options: Options,
-    objects: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
+    snapshot: Snapshot,
+    /// Objects of a folder by file, in the order of the file.
+    sources: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
+    /// The same by name: one place each, unless several files define it.
+    defined: HashMap<Name, BTreeMap<(Arc<str>, usize), Arc<Object>>>,
+    /// Names whose definition changed since the last snapshot.
+    changed: BTreeSet<Name>,
     /// The versions in force of those objects that have no problem of [`Class::Schema`].
     good: HashMap<Name, Arc<Object>>,
-    /// Problems of whole sources, such as files that cannot be read.
+    /// What is refused of an object.
+    refused_objects: BTreeMap<Name, Vec<Entry>>,
+    /// Problems of whole sources, such as files that cannot be read or kinds that cannot be watched.
     refused: BTreeMap<Arc<str>, Entry>,
-    changed: bool,
+    /// Whether the problems must be looked for again.
+    new_problems: bool,
     publish: watch::Sender<Arc<Published>>,
+    topics: Topics,
     metrics: Arc<Metrics>,
 }
 
@@ -49,17 +60,57 @@ impl Index {
     /// An empty index, and where its snapshots appear.
     pub fn new(options: Options, metrics: Arc<Metrics>) -> (Self, watch::Receiver<Arc<Published>>) {
         let (publish, receiver) = watch::channel(Arc::default());
-        let (objects, good, refused) = (BTreeMap::new(), HashMap::new(), BTreeMap::new());
-        (Self { options, objects, good, refused, changed: false, publish, metrics }, receiver)
+        let index = Self {
+            snapshot: Snapshot::new(options),
+            sources: BTreeMap::new(),
+            defined: HashMap::new(),
+            changed: BTreeSet::new(),
+            good: HashMap::new(),
+            refused_objects: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            new_problems: false,
+            publish,
+            topics: Topics::default(),
+            metrics,
+        };
+        (index, receiver)
     }
 
-    /// Puts a source's objects in force in place of those it had.
+    /// Where word of its changes is given.
+    pub fn topics(&self) -> Topics {
+        self.topics.clone()
+    }
+
+    /// Puts an object of an API server in force, which has checked it. It is decoded and not kept.
+    pub fn put(&mut self, object: &Object) {
+        let problems = self.snapshot.apply(object);
+        self.new_problems |= !problems.is_empty();
+    }
+
+    /// Forgets an object of an API server.
+    pub fn remove(&mut self, kind: &str, key: &Key) {
+        self.new_problems |= !self.snapshot.delete(kind, &key.namespace, &key.name).is_empty();
+    }
+
+    /// Forgets every object of a kind but these.
+    pub fn retain(&mut self, kind: &str, kept: &HashSet<Key>) {
+        for key in self.snapshot.keys_of(kind).into_iter().filter(|key| !kept.contains(key)) {
+            self.remove(kind, &key);
+        }
+    }
+
+    /// Puts a file's objects in force in place of those it had.
     pub fn apply(&mut self, source: &Arc<str>, objects: Vec<Object>) {
-        self.changed |= self.refused.remove(source).is_some();
+        self.accept(source);
         let objects: Vec<_> = objects.into_iter().map(Arc::new).collect();
-        if self.objects.get(source) != Some(&objects) {
-            self.objects.insert(source.clone(), objects);
-            self.changed = true;
+        if self.sources.get(source) != Some(&objects) {
+            self.forget(source);
+            for (at, object) in objects.iter().enumerate() {
+                let name = name_of(object);
+                self.defined.entry(name.clone()).or_default().insert((source.clone(), at), object.clone());
+                self.changed.insert(name);
+            }
+            self.sources.insert(source.clone(), objects);
         }
     }
 
@@ -67,78 +118,124 @@ impl Index {
     pub fn refuse(&mut self, source: &Arc<str>, why: Entry) {
         if self.refused.get(source) != Some(&why) {
             self.refused.insert(source.clone(), why);
-            self.changed = true;
+            self.new_problems = true;
         }
     }
 
     /// Takes back a [`Self::refuse`] without new objects.
     pub fn accept(&mut self, source: &str) {
-        self.changed |= self.refused.remove(source).is_some();
+        self.new_problems |= self.refused.remove(source).is_some();
     }
 
-    /// Forgets a source and its objects.
+    /// Forgets a file and its objects.
     pub fn delete(&mut self, source: &str) {
-        self.changed |= self.objects.remove(source).is_some();
-        self.changed |= self.refused.remove(source).is_some();
+        self.forget(source);
+        self.accept(source);
     }
 
-    /// Whether a source has objects in force.
+    /// Whether a file has objects in force.
     pub fn has_objects(&self, source: &str) -> bool {
-        self.objects.get(source).is_some_and(|objects| !objects.is_empty())
+        self.sources.get(source).is_some_and(|objects| !objects.is_empty())
     }
 
-    /// Makes and publishes a snapshot if something changed since the last one. Says whether it did.
+    /// Publishes what changed since the last time, with its problems. Says whether anything did.
     pub fn publish(&mut self) -> bool {
-        if !std::mem::take(&mut self.changed) {
+        self.flush(true)
+    }
+
+    /// Publishes what changed since the last time, and leaves problems for a [`Self::publish`] later: looking for them
+    /// goes through every route. Says whether anything changed.
+    pub fn publish_state(&mut self) -> bool {
+        self.flush(false)
+    }
+
+    fn flush(&mut self, with_problems: bool) -> bool {
+        for name in std::mem::take(&mut self.changed) {
+            self.settle(name);
+        }
+        let touched = self.snapshot.take_touched();
+        self.new_problems |= touched.everything;
+        let before = self.publish.borrow().clone();
+        let mut problems = None;
+        if with_problems && std::mem::take(&mut self.new_problems) {
+            problems = Some(self.problems()).filter(|now| *now != before.problems);
+        }
+        if touched.is_empty() && problems.is_none() {
             return false;
         }
-        let (snapshot, refused) = self.build();
-        let mut problems: Vec<Entry> = self.refused.values().cloned().chain(refused).collect();
-        problems.extend(snapshot.problems().iter().map(Entry::from));
-        problems.sort();
-        problems.dedup();
-        let before = self.publish.borrow().clone();
-        problems::log_changes(&before.problems, &problems);
+        if let Some(problems) = &problems {
+            problems::log_changes(&before.problems, problems);
+            self.metrics.problems.set(problems.len() as f64);
+        }
         let version = before.version + 1;
-        self.metrics.problems.set(problems.len() as f64);
         self.metrics.snapshot_version.set(version as f64);
-        self.metrics.objects.set(self.objects.values().map(Vec::len).sum::<usize>() as f64);
-        self.publish.send_replace(Arc::new(Published { version, snapshot, problems }));
+        self.metrics.objects.set(self.snapshot.len() as f64);
+        let problems = problems.unwrap_or_else(|| before.problems.clone());
+        self.publish.send_replace(Arc::new(Published { version, snapshot: self.snapshot.clone(), problems }));
+        // Only now: whoever is told looks at once.
+        self.topics.tell(&touched);
         true
     }
 
-    /// Decodes everything, and gives what is refused of it.
+    fn problems(&self) -> Vec<Entry> {
+        let mut problems: Vec<Entry> = self.refused.values().cloned().collect();
+        problems.extend(self.refused_objects.values().flatten().cloned());
+        problems.extend(self.snapshot.problems().iter().map(Entry::from));
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+
+    fn forget(&mut self, source: &str) {
+        let Some((source, objects)) = self.sources.remove_entry(source) else { return };
+        for (at, object) in objects.iter().enumerate() {
+            let name = name_of(object);
+            if let Some(places) = self.defined.get_mut(&name) {
+                places.remove(&(source.clone(), at));
+                if places.is_empty() {
+                    self.defined.remove(&name);
+                }
+            }
+            self.changed.insert(name);
+        }
+    }
+
+    /// Decodes what a name stands for now.
     ///
     /// Of two objects of one name, the one in the first source by name counts, whatever came first in time. One that no
     /// API server would take leaves its earlier version in force, as a refused write does on a cluster; without an
     /// earlier version it is taken in as far as it is understood.
-    fn build(&mut self) -> (Snapshot, Vec<Entry>) {
-        let mut snapshot = Snapshot::new(self.options.clone());
-        let mut seen: HashMap<Name, &Object> = HashMap::new();
-        let mut good = HashMap::new();
-        let mut refused = Vec::new();
-        for object in self.objects.values().flatten() {
-            let name = (object.id(), object.group().to_owned());
-            if let Some(kept) = seen.get(&name) {
-                refused.push(Entry::duplicate(kept, object));
-                continue;
+    fn settle(&mut self, name: Name) {
+        self.new_problems = true;
+        self.refused_objects.remove(&name);
+        let mut places = self.defined.get(&name).into_iter().flat_map(BTreeMap::values);
+        let Some(object) = places.next() else {
+            self.good.remove(&name);
+            let (id, group) = &name;
+            if is_used(group, &id.kind) {
+                self.snapshot.delete(&id.kind, &id.namespace, &id.name);
             }
-            seen.insert(name.clone(), object);
-            let problems = snapshot.apply(object);
-            let is_good = problems.iter().all(|problem| problem.class != Class::Schema);
-            match self.good.get(&name).filter(|_| !is_good) {
-                Some(earlier) => {
-                    snapshot.apply(earlier);
-                    refused.extend(problems.iter().filter(|p| p.class == Class::Schema).map(Entry::refused));
-                    good.insert(name, earlier.clone());
-                }
-                None if is_good => drop(good.insert(name, object.clone())),
-                None => {}
+            return;
+        };
+        let mut refused: Vec<_> = places.map(|other| Entry::duplicate(object, other)).collect();
+        let problems = self.snapshot.apply(object);
+        let is_good = problems.iter().all(|problem| problem.class != Class::Schema);
+        match self.good.get(&name).filter(|_| !is_good) {
+            Some(earlier) => {
+                self.snapshot.apply(earlier);
+                refused.extend(problems.iter().filter(|p| p.class == Class::Schema).map(Entry::refused));
             }
+            None if is_good => drop(self.good.insert(name.clone(), object.clone())),
+            None => {}
         }
-        self.good = good;
-        (snapshot, refused)
+        if !refused.is_empty() {
+            self.refused_objects.insert(name, refused);
+        }
     }
+}
+
+fn name_of(object: &Object) -> Name {
+    (object.id(), object.group().to_owned())
 }
 
 #[cfg(test)]

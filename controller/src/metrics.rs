@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 /// The metrics. Labels come from fixed sets only.
 pub struct Metrics {
     handle: PrometheusHandle,
+    recorder: PrometheusRecorder,
     /// Version of the snapshot in force.
     pub snapshot_version: Gauge,
     /// Objects in force.
@@ -22,6 +23,22 @@ pub struct Metrics {
     pub certificates_issued: Counter,
     /// Requests for certificates refused.
     pub certificates_refused: Counter,
+    /// When the issuer ends.
+    pub issuer_ends: Gauge,
+    /// Whether what the issuer's Secret holds is refused.
+    pub issuer_refused: Gauge,
+    /// Issuers that were put in force.
+    pub issuers: Counter,
+    /// Namespaces whose trust bundle is as it should be, as the leader knows.
+    pub trust_bundles: Gauge,
+    /// Trust bundles written.
+    pub trust_bundles_written: Counter,
+    /// Trust bundles that could not be written.
+    pub trust_bundles_failed: Counter,
+    /// Whether this replica is the leader.
+    pub leading: Gauge,
+    /// When our own certificate ends.
+    pub certificate_ends: Gauge,
     /// TLS handshakes that failed.
     pub handshakes_failed: Counter,
     /// Open connections.
@@ -45,6 +62,26 @@ pub struct StreamMetrics {
     pub updates: Counter,
 }
 
+/// The metrics of the watch of one kind of object.
+#[derive(Clone)]
+pub struct WatchMetrics {
+    last_seen: Gauge,
+    /// Whether it is followed now.
+    pub up: Gauge,
+    /// Lists from scratch.
+    pub lists: Counter,
+    /// Failed requests.
+    pub failures: Counter,
+}
+
+impl WatchMetrics {
+    /// The API server was heard of.
+    pub fn seen(&self) {
+        let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+        self.last_seen.set(now.map_or(0.0, |now| now.as_secs_f64()));
+    }
+}
+
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
 impl Metrics {
@@ -60,6 +97,10 @@ impl Metrics {
             let help = "Requests for workload certificates, by outcome.";
             counter(r, "mesh_controller_certificates_total", help, Some(("outcome", outcome)))
         };
+        let bundles = |outcome| {
+            let help = "Writes of the ConfigMap mesh-trust-bundle, by outcome.";
+            counter(r, "mesh_controller_trust_bundle_writes_total", help, Some(("outcome", outcome)))
+        };
         Arc::new(Self {
             snapshot_version: gauge(r, "mesh_controller_snapshot_version", "Version of the state in force.", None),
             objects: gauge(r, "mesh_controller_objects", "Objects in force.", None),
@@ -73,6 +114,34 @@ impl Metrics {
             ),
             certificates_issued: certificates("issued"),
             certificates_refused: certificates("refused"),
+            issuer_ends: gauge(
+                r,
+                "mesh_controller_issuer_expiry_seconds",
+                "When the issuer in force ends, seconds since 1970.",
+                None,
+            ),
+            issuer_refused: gauge(
+                r,
+                "mesh_controller_issuer_refused",
+                "1 while what the issuer's Secret holds is refused or cannot be read.",
+                None,
+            ),
+            issuers: counter(r, "mesh_controller_issuers_total", "Issuers put in force.", None),
+            trust_bundles: gauge(
+                r,
+                "mesh_controller_trust_bundles",
+                "Namespaces whose ConfigMap mesh-trust-bundle is current; on the leader.",
+                None,
+            ),
+            trust_bundles_written: bundles("written"),
+            trust_bundles_failed: bundles("failed"),
+            leading: gauge(r, "mesh_controller_leading", "1 on the replica that holds the role's Lease.", None),
+            certificate_ends: gauge(
+                r,
+                "mesh_controller_certificate_expiry_seconds",
+                "When our own certificate ends, seconds since 1970; 0 before there is one.",
+                None,
+            ),
             handshakes_failed: counter(
                 r,
                 "mesh_controller_handshakes_failed_total",
@@ -85,7 +154,21 @@ impl Metrics {
             endpoints: streams("endpoints"),
             trust: streams("trust"),
             handle: recorder.handle(),
+            recorder,
         })
+    }
+
+    /// Registers the metrics of the watch of one kind of object.
+    pub fn watch(&self, kind: &'static str) -> WatchMetrics {
+        let (r, label) = (&self.recorder, Some(("kind", kind)));
+        let seen = "When a watch last heard from the API server, seconds since 1970; bookmarks come once a minute.";
+        let up = "Whether a kind of object is followed now.";
+        WatchMetrics {
+            last_seen: gauge(r, "mesh_controller_watch_seen_timestamp_seconds", seen, label),
+            up: gauge(r, "mesh_controller_watch_up", up, label),
+            lists: counter(r, "mesh_controller_watch_lists_total", "Times that a kind was listed from scratch.", label),
+            failures: counter(r, "mesh_controller_watch_failures_total", "Failed lists and watches.", label),
+        }
     }
 
     /// The text that Prometheus reads.

@@ -5,6 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use futures_util::Stream;
 use mesh_policy::{InboundPolicy, OutboundPolicy};
 use mesh_proto::v1::{self, policy_server};
+use mesh_resources::{Depends, Key};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -15,6 +16,7 @@ use crate::{
     follow::{Step, follow},
     index::Published,
     metrics::Metrics,
+    topics::{Topic, Topics},
 };
 
 /// Serves policies from the index.
@@ -26,6 +28,7 @@ pub struct PolicyService {
 #[derive(Debug)]
 struct Shared {
     index: watch::Receiver<Arc<Published>>,
+    topics: Topics,
     cancel: CancellationToken,
     metrics: Arc<Metrics>,
     /// By target as asked for and namespace of the client.
@@ -36,10 +39,15 @@ struct Shared {
 
 impl PolicyService {
     /// Streams end when `cancel` is cancelled.
-    pub fn new(index: watch::Receiver<Arc<Published>>, cancel: CancellationToken, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        index: watch::Receiver<Arc<Published>>,
+        topics: Topics,
+        cancel: CancellationToken,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let outbound = Cache::new(metrics.compilations.clone());
         let inbound = Cache::new(metrics.compilations.clone());
-        Self { shared: Arc::new(Shared { index, cancel, metrics, outbound, inbound }) }
+        Self { shared: Arc::new(Shared { index, topics, cancel, metrics, outbound, inbound }) }
     }
 }
 
@@ -55,10 +63,15 @@ impl policy_server::Policy for PolicyService {
         let v1::OutboundRequest { target, workload } = request.into_inner();
         caller::check_length("target", &target)?;
         let shared = self.shared.clone();
-        let index = shared.index.clone();
-        let world = index.borrow().clone();
+        let world = shared.index.borrow().clone();
         caller::check_workload(&world, &caller, &workload)?;
         let key = (target.to_ascii_lowercase(), caller.namespace().to_owned());
+        let topic = match world.snapshot.depends(&key.0, &key.1) {
+            Depends::Policies => Topic::Policies,
+            Depends::Address(ip) => Topic::Address(ip),
+            Depends::Service(service) => Topic::Service(service),
+        };
+        let changes = shared.topics.follow(topic);
         let compile = move |world: &Published| {
             shared.outbound.get(world.version, key.clone(), |(target, namespace)| {
                 let target = world.snapshot.resolve(target, namespace)?;
@@ -69,9 +82,8 @@ impl policy_server::Policy for PolicyService {
         if compile(&world).is_none() {
             return Err(not_found(&target));
         }
-        let stream = follow(index, self.shared.cancel.clone(), &self.shared.metrics.outbound, {
-            step(compile, move || not_found(&target))
-        });
+        let step = step(self.shared.index.clone(), compile, move || not_found(&target));
+        let stream = follow(changes, self.shared.cancel.clone(), &self.shared.metrics.outbound, step);
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -83,16 +95,18 @@ impl policy_server::Policy for PolicyService {
             .filter(|port| *port != 0)
             .ok_or_else(|| Status::invalid_argument(format!("port {port} is not from 1 to 65535")))?;
         let shared = self.shared.clone();
-        let index = shared.index.clone();
-        let world = index.borrow().clone();
+        let world = shared.index.borrow().clone();
         caller::check_workload(&world, &caller, &workload)?;
+        let (namespace, name) = workload.split_once('/').unwrap_or_default();
+        let changes = shared.topics.follow(Topic::Pod(Key::new(namespace, name)));
         let key = (workload.clone(), port);
         let compile = move |world: &Published| {
             let compile = |(workload, port): &(String, u16)| world.snapshot.compile_inbound(workload, *port);
             shared.inbound.get(world.version, key.clone(), compile)
         };
         let gone = move || Status::not_found(format!("the pod {workload} is gone; its last policy stays in force"));
-        let stream = follow(index, self.shared.cancel.clone(), &self.shared.metrics.inbound, step(compile, gone));
+        let step = step(self.shared.index.clone(), compile, gone);
+        let stream = follow(changes, self.shared.cancel.clone(), &self.shared.metrics.inbound, step);
         Ok(Response::new(Box::pin(stream)))
     }
 }
@@ -105,16 +119,18 @@ fn not_found(target: &str) -> Status {
 
 /// Sends what really changed.
 fn step<M, W>(
+    index: watch::Receiver<Arc<Published>>,
     compile: impl Fn(&Published) -> Option<Arc<M>> + Send + 'static,
     gone: impl Fn() -> Status + Send + 'static,
-) -> impl FnMut(&Published) -> Step<W> + Send + 'static
+) -> impl FnMut() -> Step<W> + Send + 'static
 where
     M: PartialEq + Send + Sync + 'static,
     W: for<'m> From<&'m M>,
 {
     let mut last: Option<Arc<M>> = None;
-    move |world| {
-        let Some(now) = compile(world) else { return Step::End(gone()) };
+    move || {
+        let world = index.borrow().clone();
+        let Some(now) = compile(&world) else { return Step::End(gone()) };
         let same = last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &now) || last == &now);
         if same {
             return Step::Same;

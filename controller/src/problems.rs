@@ -26,7 +26,7 @@ pub struct Entry {
     /// The field, if it is about one.
     pub field: Option<String>,
     /// A word for programs: a Gateway API condition reason, or `BrokenFile`, `Refused`, `Duplicate`,
-    /// `Folder`.
+    /// `Folder`, `Denied`, `NotServed`, `Away`.
     pub reason: String,
     /// What is wrong, and what follows from it.
     pub what: String,
@@ -60,17 +60,13 @@ impl Entry {
 
     /// Something about the folder as a whole.
     pub fn folder(what: String, fix: &str) -> Self {
-        Self {
-            severity: Severity::Error,
-            file: None,
-            line: None,
-            column: None,
-            object: None,
-            field: None,
-            reason: "Folder".to_owned(),
-            what,
-            fix: fix.to_owned(),
-        }
+        Self::source(Severity::Error, "Folder", what, fix.to_owned())
+    }
+
+    /// Something about where objects come from, rather than about one of them.
+    pub fn source(severity: Severity, reason: &str, what: String, fix: String) -> Self {
+        let (file, line, column, object, field) = (None, None, None, None, None);
+        Self { severity, file, line, column, object, field, reason: reason.to_owned(), what, fix }
     }
 
     /// An object that two places define.

@@ -23,9 +23,10 @@ pub(crate) fn stream(
     cancel: CancellationToken,
     metrics: &Metrics,
 ) -> impl Stream<Item = Result<v1::TrustBundle, Status>> + Send + use<> {
-    let mut sent: Option<Bundle> = None;
-    follow(bundle, cancel, &metrics.trust, move |now: &Bundle| {
-        if sent.as_ref() == Some(now) {
+    let mut sent: Option<Arc<Bundle>> = None;
+    follow(bundle.clone(), cancel, &metrics.trust, move || {
+        let now = bundle.borrow().clone();
+        if sent.as_ref() == Some(&now) {
             return Step::Same;
         }
         sent = Some(now.clone());

@@ -61,10 +61,9 @@ impl Snapshot {
         let protocol = if includes(&pod.opaque_ports, port) {
             Protocol::Opaque
         } else {
-            let first = Key::new(pod.namespace.clone(), "");
-            let slices = self.endpoint_slices.range(first..).take_while(|(key, _)| key.namespace == pod.namespace);
-            let of_pod = slices.filter(|(_, slice)| slice.endpoints.iter().any(|e| e.pod.as_ref() == Some(&pod.name)));
-            let names: BTreeSet<_> = of_pod.filter_map(|(_, slice)| slice.service.clone()).collect();
+            let key = Key { namespace: pod.namespace.clone(), name: pod.name.clone() };
+            let of_pod = self.links.slices_by_pod.linked(&key).iter().filter_map(|key| self.endpoint_slices.get(key));
+            let names: BTreeSet<_> = of_pod.filter_map(|slice| slice.service.clone()).collect();
             let service = |name| self.services.get(&Key { namespace: pod.namespace.clone(), name });
             let leads_here = |target: &TargetPort| match target {
                 TargetPort::Number(number) => *number == port,
@@ -115,10 +114,10 @@ impl Snapshot {
 
     /// The routes of one kind and namespace that are attached to a Service's port.
     fn group(&self, kind: RouteKind, namespace: &str, service: &ServiceRef) -> Vec<&RouteObject> {
-        let first = Key::new(namespace, "");
-        let routes = self.routes(kind).range(first..).take_while(|(key, _)| &*key.namespace == namespace);
+        let parent = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let routes = self.links.routes(kind, &parent).iter().filter(|key| &*key.namespace == namespace);
         let attaches = |route: &&RouteObject| route.parents.iter().any(|parent| self.covers(parent, service));
-        routes.map(|(_, route)| route).filter(attaches).collect()
+        routes.filter_map(|key| self.routes(kind).get(key)).filter(attaches).collect()
     }
 
     fn covers(&self, parent: &Parent, service: &ServiceRef) -> bool {
@@ -130,7 +129,9 @@ impl Snapshot {
     /// The Service's ports that a parent reference is about.
     fn ports_of(&self, parent: &Parent) -> Vec<ServiceRef> {
         let key = Key { namespace: parent.namespace.clone(), name: parent.name.clone() };
-        let Some(service) = self.services.get(&key).filter(|service| !service.external_name) else { return Vec::new() };
+        let Some(service) = self.services.get(&key).filter(|service| service.external_name.is_none()) else {
+            return Vec::new();
+        };
         let wanted = service.ports.iter().filter(|port| {
             parent.port.is_none_or(|number| number == port.port)
                 && parent.section.as_ref().is_none_or(|section| *section == port.name)
@@ -200,7 +201,8 @@ impl Snapshot {
     fn refuse(&self, route: &RouteObject, service: &ServiceRef) -> Option<(Reason, String, &'static str)> {
         let is_parent = route.parents.iter().any(|p| p.namespace == service.namespace && p.name == service.name);
         let first = Key::new(service.namespace.clone(), "");
-        let mut grants = self.reference_grants.range(first..).take_while(|(key, _)| key.namespace == service.namespace);
+        let mut grants =
+            self.reference_grants.range_from(&first).take_while(|(key, _)| key.namespace == service.namespace);
         let (kind, namespace) = (route.meta.kind, &route.meta.namespace);
         if *namespace != service.namespace
             && !is_parent
@@ -219,7 +221,7 @@ impl Snapshot {
                 let why = format!("there is no Service {}/{}", service.namespace, service.name);
                 Some((Reason::BackendNotFound, why, "create the Service, or correct the name"))
             }
-            Some(found) if found.external_name => {
+            Some(found) if found.external_name.is_some() => {
                 let why = format!("Service {}/{} is an ExternalName", service.namespace, service.name);
                 Some((Reason::InvalidKind, why, "refer to a Service with endpoints"))
             }
@@ -237,15 +239,13 @@ impl Snapshot {
         if self.pod(&endpoint.workload).is_some_and(|pod| includes(&pod.opaque_ports, endpoint.address.port())) {
             return Protocol::Opaque;
         }
-        let mut protocols =
-            self.endpoint_slices.iter().filter(|(_, slice)| slice.at(endpoint.address).is_some()).filter_map(
-                |(key, slice)| {
-                    let service =
-                        self.services.get(&Key { namespace: key.namespace.clone(), name: slice.service.clone()? })?;
-                    let (name, _) = slice.ports.iter().find(|(_, number)| *number == endpoint.address.port())?;
-                    Some(service.ports.iter().find(|port| port.name == *name)?.protocol)
-                },
-            );
+        let slices = self.links.slices_by_ip.linked(&endpoint.address.ip()).iter();
+        let mut protocols = slices.filter_map(|key| {
+            let slice = self.endpoint_slices.get(key).filter(|slice| slice.at(endpoint.address).is_some())?;
+            let service = self.services.get(&Key { namespace: key.namespace.clone(), name: slice.service.clone()? })?;
+            let (name, _) = slice.ports.iter().find(|(_, number)| *number == endpoint.address.port())?;
+            Some(service.ports.iter().find(|port| port.name == *name)?.protocol)
+        });
         let first = protocols.next().unwrap_or_default();
         if protocols.all(|protocol| protocol == first) { first } else { Protocol::Detect }
     }

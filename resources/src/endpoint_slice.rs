@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use mesh_policy::name::is_subdomain;
+use mesh_policy::name::{is_label, is_subdomain};
 
 use crate::{
     object::Object,
@@ -43,6 +43,14 @@ pub struct SliceEndpoint {
     pub pod: Option<Arc<str>>,
     /// Topology zone.
     pub zone: Option<Arc<str>>,
+    /// Name of its node.
+    pub node: Option<Arc<str>>,
+    /// Its own name below that of the Service, as the pods of a StatefulSet have.
+    pub hostname: Option<Arc<str>>,
+    /// Zones whose clients should prefer it (`hints.forZones`).
+    pub for_zones: Vec<Arc<str>>,
+    /// Nodes whose clients should prefer it (`hints.forNodes`).
+    pub for_nodes: Vec<Arc<str>>,
 }
 
 impl EndpointSlice {
@@ -115,5 +123,23 @@ fn decode_endpoint(node: &Node<'_>, report: &mut Report<'_>) -> Result<SliceEndp
         }
         zone => zone.map(Into::into),
     };
-    Ok(SliceEndpoint { address, ready, serving, terminating, pod, zone })
+    let hints = node.object("hints", report)?;
+    Ok(SliceEndpoint {
+        address,
+        ready,
+        serving,
+        terminating,
+        pod,
+        zone,
+        node: node.text("nodeName", report)?.map(Into::into),
+        hostname: node.name("hostname", is_label, report)?.map(Into::into),
+        for_zones: decode_hints(hints.as_ref(), "forZones", report)?,
+        for_nodes: decode_hints(hints.as_ref(), "forNodes", report)?,
+    })
+}
+
+fn decode_hints(hints: Option<&Node<'_>>, list: &str, report: &mut Report<'_>) -> Result<Vec<Arc<str>>, Invalid> {
+    let Some(hints) = hints else { return Ok(Vec::new()) };
+    let items = hints.items(list, report)?;
+    items.iter().map(|item| item.required_text("name", report).map(Into::into)).collect()
 }

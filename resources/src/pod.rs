@@ -26,6 +26,8 @@ pub struct Pod {
     pub name: Arc<str>,
     /// Its own addresses: none while it has none, when it is over, and when it shares those of its node.
     pub ips: Vec<IpAddr>,
+    /// Name of its node, once it has one.
+    pub node: Option<Arc<str>>,
     /// Its service account, `default` if the manifest names none.
     pub service_account: Arc<str>,
     /// The identity that its proxy proves; `None` when it is not meshed.
@@ -70,6 +72,7 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
             Some(status) if !is_over && !host_network => addresses(status, report),
             _ => Vec::new(),
         },
+        node: spec.as_ref().and_then(|spec| spec.text("nodeName", report).ok()?).map(Into::into),
         service_account: account.into(),
         identity: None,
         ports: BTreeMap::new(),
@@ -90,7 +93,8 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
     } else {
         containers.iter().any(|container| container.text("name", report) == Ok(Some(PROXY_CONTAINER)))
     };
-    if is_meshed && service_account.is_ok() {
+    // Nothing redirects the traffic of a node, so no proxy stands before a pod that shares its node's addresses.
+    if is_meshed && !host_network && service_account.is_ok() {
         match Identity::new(&options.trust_domain, &object.namespace, account) {
             Ok(identity) => pod.identity = Some(identity),
             Err(why) => {

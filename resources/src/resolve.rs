@@ -1,102 +1,189 @@
-//! What a name or an address stands for, and where the endpoints of a Service are.
+//! What a name or an address stands for.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use mesh_policy::{Endpoint, ServiceRef, Target};
 
 use crate::{
     endpoint_slice::SliceEndpoint,
+    pod::Pod,
     snapshot::{Key, Snapshot},
 };
 
-/// Domain of the cluster's DNS names.
-pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Most ExternalNames followed, one to the next.
+const MAX_ALIASES: usize = 4;
 
 impl Snapshot {
     /// What `host:port` stands for to a client in a namespace; `None` when it is nothing known here.
     ///
-    /// Names are `web` (in the client's namespace), `web.ns`, `web.ns.svc` and `web.ns.svc.cluster.local`, without regard
-    /// to case, a trailing dot allowed. Addresses are those of Services, then those of EndpointSlices with the port, then
-    /// those of pods if no other pod has the same one.
+    /// Names are those that the cluster's DNS knows, in its order of search, without regard to case, a trailing dot
+    /// allowed: a Service is `web` (in the client's namespace), `web.ns`, `web.ns.svc` and `web.ns.svc.cluster.local`; a
+    /// pod with a name of its own below a Service, as those of a StatefulSet, has that in front: `web-0.web`. An
+    /// ExternalName is what it names. Addresses are those of Services, then those of endpoints and pods.
     pub fn resolve(&self, target: &str, client_namespace: &str) -> Option<Target> {
         if let Ok(address) = target.parse::<SocketAddr>() {
             return self.resolve_address(address);
         }
         let (host, port) = target.rsplit_once(':')?;
         let port: u16 = port.parse().ok().filter(|port| *port > 0)?;
-        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        let host = host.strip_suffix(CLUSTER_DOMAIN).and_then(|h| h.strip_suffix('.')).unwrap_or(&host);
-        let labels: Vec<&str> = host.split('.').collect();
-        let key = match labels.as_slice() {
-            [name] => Key::new(client_namespace, *name),
-            [name, namespace] | [name, namespace, "svc"] => Key::new(*namespace, *name),
-            _ => return None,
-        };
-        self.service_target(&key, port)
+        let mut host = host.to_ascii_lowercase();
+        for _ in 0..=MAX_ALIASES {
+            match self.resolve_name(&host, port, client_namespace)? {
+                Name::Is(target) => return Some(target),
+                Name::Alias(other) => host = self.in_cluster(&other)?,
+            }
+        }
+        None
+    }
+
+    /// What a target's answer depends on, beside Services, routes and grants. Says it also of targets that are not known.
+    pub fn depends(&self, target: &str, client_namespace: &str) -> Depends {
+        if let Ok(address) = target.parse::<SocketAddr>() {
+            return Depends::Address(address.ip());
+        }
+        let mut host = target.rsplit_once(':').map_or(target, |(host, _)| host).to_ascii_lowercase();
+        for _ in 0..=MAX_ALIASES {
+            let service = match self.labels(&host).as_slice() {
+                [_, second] if self.services.get(&Key::new(client_namespace, *second)).is_some() => {
+                    return Depends::Service(Key::new(client_namespace, *second));
+                }
+                [_, name, namespace] | [_, name, namespace, "svc"] if *namespace != "svc" => {
+                    return Depends::Service(Key::new(*namespace, *name));
+                }
+                [name] => Key::new(client_namespace, *name),
+                [name, namespace] | [name, namespace, "svc"] => Key::new(*namespace, *name),
+                _ => return Depends::Policies,
+            };
+            let alias = self.services.get(&service).and_then(|found| self.in_cluster(found.external_name.as_ref()?));
+            let Some(alias) = alias else { return Depends::Policies };
+            host = alias;
+        }
+        Depends::Policies
+    }
+
+    /// The labels of a name, without the cluster's domain.
+    fn labels<'h>(&self, host: &'h str) -> Vec<&'h str> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let local = host.strip_suffix(self.options.cluster_domain.as_str()).and_then(|h| h.strip_suffix('.'));
+        local.unwrap_or(host).split('.').collect()
+    }
+
+    /// A full name of the cluster's domain; an alias of anything else is none of the mesh's.
+    fn in_cluster(&self, alias: &str) -> Option<String> {
+        let alias = alias.to_ascii_lowercase();
+        let full = alias.strip_suffix('.').unwrap_or(&alias);
+        let is_local =
+            full.strip_suffix(self.options.cluster_domain.as_str()).is_some_and(|rest| rest.ends_with(".svc."));
+        is_local.then(|| full.to_owned())
+    }
+
+    fn resolve_name(&self, host: &str, port: u16, client_namespace: &str) -> Option<Name> {
+        match self.labels(host).as_slice() {
+            [name] => self.service_name(&Key::new(client_namespace, *name), port),
+            // Search goes through the client's own namespace first.
+            [first, second] => {
+                let pod = || self.pod_name(first, &Key::new(client_namespace, *second), port);
+                pod().or_else(|| self.service_name(&Key::new(*second, *first), port))
+            }
+            [name, namespace, "svc"] => self.service_name(&Key::new(*namespace, *name), port),
+            [pod, name, namespace] | [pod, name, namespace, "svc"] => {
+                self.pod_name(pod, &Key::new(*namespace, *name), port)
+            }
+            _ => None,
+        }
+    }
+
+    fn service_name(&self, key: &Key, port: u16) -> Option<Name> {
+        match &self.services.get(key)?.external_name {
+            Some(name) => Some(Name::Alias(name.to_string())),
+            None => self.service_target(key, port).map(Name::Is),
+        }
+    }
+
+    /// The pod that has a name of its own below a Service's. The port is that of the pod: nothing translates it.
+    fn pod_name(&self, hostname: &str, service: &Key, port: u16) -> Option<Name> {
+        let found = self.services.get(service)?;
+        let slices =
+            self.links.slices_by_service.linked(service).iter().filter_map(|key| self.endpoint_slices.get(key));
+        let named = slices.flat_map(|slice| &slice.endpoints).filter(|e| e.hostname.as_deref() == Some(hostname));
+        // As DNS does, which lists the ready ones.
+        let endpoint = named
+            .filter(|endpoint| endpoint.ready)
+            .min_by_key(|endpoint| (endpoint.address.is_ipv6() != found.prefers_v6, endpoint.address))?;
+        let address = SocketAddr::new(endpoint.address, port);
+        Some(Name::Is(Target::Endpoint(self.endpoint(&service.namespace, endpoint, address))))
     }
 
     fn resolve_address(&self, address: SocketAddr) -> Option<Target> {
-        let by_ip = self.services.iter().find(|(_, service)| service.cluster_ips.contains(&address.ip()));
-        if let Some((key, _)) = by_ip {
+        let services = self.links.services_by_ip.linked(&address.ip());
+        if !services.is_empty() {
+            let has_port =
+                |key: &&Key| self.services.get(key).is_some_and(|found| found.port(address.port()).is_some());
+            let mut found = services.iter().filter(has_port);
+            // Where two claim the same address and port, neither is it.
+            let (key, None) = (found.next()?, found.next()) else { return None };
             return self.service_target(key, address.port());
         }
-        let in_slice = self.endpoint_slices.iter().find_map(|(key, slice)| Some((key, slice.at(address)?)));
-        if let Some((key, endpoint)) = in_slice {
-            return Some(Target::Endpoint(self.endpoint(&key.namespace, endpoint, address)));
+        self.resolve_endpoint(address).map(Target::Endpoint)
+    }
+
+    /// The endpoint or pod at an address. Slices lag behind pods: where a pod has the address and the slice's has not, the
+    /// slice is out of date. An address that several pods have, such as that of their node, says nothing of a pod.
+    fn resolve_endpoint(&self, address: SocketAddr) -> Option<Endpoint> {
+        let pods = self.links.pods_by_ip.linked(&address.ip());
+        let pod = match pods {
+            [only] => self.pods.get(only),
+            _ => None,
+        };
+        let slices = self.links.slices_by_ip.linked(&address.ip());
+        let mut listed = slices.iter().filter_map(|key| Some((key, self.endpoint_slices.get(key)?.at(address)?)));
+        let is_current = |(key, endpoint): &(&Key, &SliceEndpoint)| {
+            let named = endpoint.pod.as_ref().map(|name| Key { namespace: key.namespace.clone(), name: name.clone() });
+            let claimed = named.and_then(|name| self.pods.get(&name));
+            pod.is_none()
+                || claimed.is_some_and(|claimed| claimed.ips.is_empty() || claimed.ips.contains(&address.ip()))
+        };
+        if let Some((key, endpoint)) = listed.find(is_current) {
+            return Some(self.endpoint(&key.namespace, endpoint, address));
         }
-        let mut pods = self.pods.values().filter(|pod| pod.ips.contains(&address.ip()));
-        let (pod, None) = (pods.next()?, pods.next()) else { return None };
-        Some(Target::Endpoint(Endpoint {
+        pod.map(|pod| self.pod_endpoint(pod, address))
+    }
+
+    fn pod_endpoint(&self, pod: &Pod, address: SocketAddr) -> Endpoint {
+        let of_slice = || {
+            let slices = self.links.slices_by_ip.linked(&address.ip()).iter();
+            let endpoints = slices.filter_map(|key| self.endpoint_slices.get(key)).flat_map(|slice| &slice.endpoints);
+            endpoints.into_iter().find(|e| e.address == address.ip() && e.pod.as_ref() == Some(&pod.name))?.zone.clone()
+        };
+        let of_node = pod.node.as_ref().and_then(|node| self.nodes.get(node)?.zone.clone());
+        Endpoint {
             address,
             identity: pod.identity.clone(),
-            zone: self.zone_of(address.ip()),
+            zone: of_node.or_else(of_slice),
             workload: pod.workload().into(),
-        }))
+        }
     }
 
     fn service_target(&self, key: &Key, port: u16) -> Option<Target> {
-        let service = self.services.get(key).filter(|service| !service.external_name)?;
+        let service = self.services.get(key).filter(|service| service.external_name.is_none())?;
         service.port(port)?;
         Some(Target::Service(ServiceRef { namespace: key.namespace.clone(), name: key.name.clone(), port }))
     }
+}
 
-    /// The endpoints of a Service's port, sorted by address, each once.
-    ///
-    /// Those that are ready; if there are none, those that still serve while they terminate (KEP-1669, as kube-proxy
-    /// does). Each has the identity of its pod if that is meshed.
-    pub fn endpoints(&self, service: &ServiceRef) -> Vec<Endpoint> {
-        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
-        let Some(port) = self.services.get(&key).and_then(|found| found.port(service.port)) else { return Vec::new() };
-        let (mut ready, mut draining) = (BTreeMap::new(), BTreeMap::new());
-        let first = Key::new(service.namespace.clone(), "");
-        let in_namespace = self.endpoint_slices.range(first..).take_while(|(k, _)| k.namespace == service.namespace);
-        for (_, slice) in in_namespace.filter(|(_, slice)| slice.service.as_ref() == Some(&service.name)) {
-            for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
-                for endpoint in &slice.endpoints {
-                    let address = SocketAddr::new(endpoint.address, *number);
-                    if endpoint.ready {
-                        ready.insert(address, endpoint);
-                    } else if endpoint.serving && endpoint.terminating {
-                        draining.insert(address, endpoint);
-                    }
-                }
-            }
-        }
-        let chosen = if ready.is_empty() { draining } else { ready };
-        chosen.into_iter().map(|(address, endpoint)| self.endpoint(&service.namespace, endpoint, address)).collect()
-    }
+/// See [`Snapshot::depends`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Depends {
+    /// Nothing else.
+    Policies,
+    /// What is at an address.
+    Address(IpAddr),
+    /// The endpoints of a Service.
+    Service(Key),
+}
 
-    fn endpoint(&self, namespace: &str, endpoint: &SliceEndpoint, address: SocketAddr) -> Endpoint {
-        let pod = endpoint.pod.as_ref().map(|name| Key::new(namespace, name.clone()));
-        let workload = pod.as_ref().map_or(String::new(), |key| format!("{}/{}", key.namespace, key.name));
-        let identity = pod.and_then(|key| self.pods.get(&key)?.identity.clone());
-        Endpoint { address, identity, zone: endpoint.zone.clone(), workload: workload.into() }
-    }
-
-    fn zone_of(&self, ip: IpAddr) -> Option<std::sync::Arc<str>> {
-        self.endpoint_slices.values().flat_map(|slice| &slice.endpoints).find(|e| e.address == ip)?.zone.clone()
-    }
+/// What a name turned out to be.
+enum Name {
+    Is(Target),
+    Alias(String),
 }

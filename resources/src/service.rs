@@ -25,10 +25,28 @@ pub struct Service {
     pub name: Arc<str>,
     /// Its cluster addresses; none for a headless one.
     pub cluster_ips: Vec<IpAddr>,
-    /// Whether it is only another name (`type: ExternalName`), which is neither parent nor backend (GEP-1426).
-    pub external_name: bool,
+    /// The other name that it is (`type: ExternalName`); then it is neither parent nor backend (GEP-1426).
+    pub external_name: Option<Arc<str>>,
+    /// Whether only endpoints on the caller's node serve (`internalTrafficPolicy: Local`).
+    pub local_only: bool,
+    /// Which endpoints are preferred (`trafficDistribution`).
+    pub distribution: Distribution,
+    /// The family of its endpoints where its pods have addresses of both: that of its first cluster address.
+    pub prefers_v6: bool,
     /// Its TCP ports.
     pub ports: Vec<ServicePort>,
+}
+
+/// `trafficDistribution` of a [`Service`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Distribution {
+    /// Every endpoint alike.
+    #[default]
+    Any,
+    /// Those in the caller's zone first (`PreferSameZone`, once called `PreferClose`).
+    SameZone,
+    /// Those on the caller's node first, then those in its zone (`PreferSameNode`).
+    SameNode,
 }
 
 /// A port of a [`Service`].
@@ -67,12 +85,24 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
         namespace: object.namespace.as_str().into(),
         name: object.name.as_str().into(),
         cluster_ips: Vec::new(),
-        external_name: false,
+        external_name: None,
+        local_only: false,
+        distribution: Distribution::Any,
+        prefers_v6: false,
         ports: Vec::new(),
     };
     let opaque = opaque_ports(&root, report);
     let Ok(Some(spec)) = root.object("spec", report) else { return service };
-    service.external_name = matches!(spec.text("type", report), Ok(Some("ExternalName")));
+    if matches!(spec.text("type", report), Ok(Some("ExternalName"))) {
+        service.external_name = Some(spec.text("externalName", report).ok().flatten().unwrap_or_default().into());
+    }
+    service.local_only = matches!(spec.text("internalTrafficPolicy", report), Ok(Some("Local")));
+    service.distribution = match spec.text("trafficDistribution", report) {
+        Ok(Some("PreferClose" | "PreferSameZone")) => Distribution::SameZone,
+        Ok(Some("PreferSameNode")) => Distribution::SameNode,
+        // A newer preference is only that: every endpoint serves.
+        _ => Distribution::Any,
+    };
     let single = spec.text("clusterIP", report).ok().flatten();
     let several = spec.items("clusterIPs", report).unwrap_or_default();
     for text in single.into_iter().chain(several.iter().filter_map(|ip| ip.value.as_str())) {
@@ -92,6 +122,10 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
             }
         }
     }
+    let families = spec.items("ipFamilies", report).unwrap_or_default();
+    let family = families.first().and_then(|family| family.value.as_str());
+    service.prefers_v6 =
+        family.map_or(service.cluster_ips.first().is_some_and(IpAddr::is_ipv6), |family| family == "IPv6");
     for node in spec.items("ports", report).unwrap_or_default() {
         if let Some(port) = decode_port(&node, &opaque, report) {
             service.ports.push(port);

@@ -1,21 +1,25 @@
 //! All objects that matter, decoded, and kept up one object at a time.
 //!
-//! It holds no references between objects: those are followed when something is asked (`compile`, `resolve`), so the
-//! order in which objects arrive never matters.
+//! It holds no pointers between objects: those are followed by name when something is asked (`compile`, `resolve`), so the
+//! order in which objects arrive never matters. `links` says where to look. A copy is cheap and shares what does not
+//! change.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use mesh_policy::RouteKind;
 
 use crate::{
     endpoint_slice::{self, EndpointSlice},
     grpc_route, http_route,
+    links::{self, Links, Touched},
+    node::{self, Namespace, Node},
     object::{Object, ObjectId},
     pod::{self, Pod},
     problem::{Problem, Report},
     reference_grant::{self, GATEWAY_GROUP, ReferenceGrant},
     route::RouteObject,
     service::{self, Service},
+    shared_map::SharedMap,
 };
 
 /// Namespace and name.
@@ -42,19 +46,25 @@ pub struct Options {
     pub meshed_by_label: bool,
     /// Trust domain of the identities.
     pub trust_domain: String,
+    /// Domain of the cluster's DNS names.
+    pub cluster_domain: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { meshed_by_label: false, trust_domain: "cluster.local".to_owned() }
+        Self {
+            meshed_by_label: false,
+            trust_domain: "cluster.local".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+        }
     }
 }
 
 /// Whether the mesh has a use for objects of this kind.
-pub(crate) fn is_used(group: &str, kind: &str) -> bool {
+pub fn is_used(group: &str, kind: &str) -> bool {
     matches!(
         (group, kind),
-        ("", "Service" | "Pod")
+        ("", "Service" | "Pod" | "Node" | "Namespace")
             | ("discovery.k8s.io", "EndpointSlice")
             | (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute" | "ReferenceGrant")
     )
@@ -64,20 +74,26 @@ pub(crate) fn is_used(group: &str, kind: &str) -> bool {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// Services.
-    pub services: BTreeMap<Key, Service>,
+    pub services: SharedMap<Key, Service>,
     /// EndpointSlices.
-    pub endpoint_slices: BTreeMap<Key, EndpointSlice>,
+    pub endpoint_slices: SharedMap<Key, EndpointSlice>,
     /// Pods.
-    pub pods: BTreeMap<Key, Pod>,
+    pub pods: SharedMap<Key, Pod>,
+    /// Nodes, by name.
+    pub nodes: SharedMap<Arc<str>, Node>,
+    /// Namespaces, by name.
+    pub namespaces: SharedMap<Arc<str>, Namespace>,
     /// HTTPRoutes.
-    pub http_routes: BTreeMap<Key, RouteObject>,
+    pub http_routes: SharedMap<Key, RouteObject>,
     /// GRPCRoutes.
-    pub grpc_routes: BTreeMap<Key, RouteObject>,
+    pub grpc_routes: SharedMap<Key, RouteObject>,
     /// ReferenceGrants.
-    pub reference_grants: BTreeMap<Key, ReferenceGrant>,
-    options: Options,
+    pub reference_grants: SharedMap<Key, ReferenceGrant>,
+    pub(crate) options: Options,
+    pub(crate) links: Links,
     /// What was wrong with each object when it was decoded.
-    problems: BTreeMap<ObjectId, Vec<Problem>>,
+    problems: SharedMap<ObjectId, Vec<Problem>>,
+    touched: Touched,
 }
 
 impl Snapshot {
@@ -104,23 +120,21 @@ impl Snapshot {
         let mut report = Report::of(object);
         let key = Key::new(object.namespace.as_str(), object.name.as_str());
         match (object.group(), object.kind.as_str()) {
-            ("", "Service") => {
-                self.services.insert(key, service::decode(object, &mut report));
-            }
-            ("", "Pod") => {
-                self.pods.insert(key, pod::decode(object, &self.options, &mut report));
-            }
+            ("", "Service") => self.set_service(key, Some(service::decode(object, &mut report))),
+            ("", "Pod") => self.set_pod(key, Some(pod::decode(object, &self.options, &mut report))),
+            ("", "Node") => self.set_node(&key.name, Some(node::decode_node(object, &mut report))),
+            ("", "Namespace") => self.set_namespace(&key.name, Some(node::decode_namespace(object))),
             ("discovery.k8s.io", "EndpointSlice") => {
-                self.endpoint_slices.insert(key, endpoint_slice::decode(object, &mut report));
+                self.set_slice(key, Some(endpoint_slice::decode(object, &mut report)));
             }
             (GATEWAY_GROUP, "HTTPRoute") => {
-                self.http_routes.insert(key, http_route::decode(object, &mut report));
+                self.set_route(RouteKind::Http, key, Some(http_route::decode(object, &mut report)));
             }
             (GATEWAY_GROUP, "GRPCRoute") => {
-                self.grpc_routes.insert(key, grpc_route::decode(object, &mut report));
+                self.set_route(RouteKind::Grpc, key, Some(grpc_route::decode(object, &mut report)));
             }
             (GATEWAY_GROUP, "ReferenceGrant") => {
-                self.reference_grants.insert(key, reference_grant::decode(object, &mut report));
+                self.set_grant(key, Some(reference_grant::decode(object, &mut report)));
             }
             _ => return Vec::new(),
         }
@@ -137,16 +151,23 @@ impl Snapshot {
     pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) -> Vec<Problem> {
         let key = Key::new(namespace, name);
         match kind {
-            "Service" => drop(self.services.remove(&key)),
-            "Pod" => drop(self.pods.remove(&key)),
-            "EndpointSlice" => drop(self.endpoint_slices.remove(&key)),
-            "HTTPRoute" => drop(self.http_routes.remove(&key)),
-            "GRPCRoute" => drop(self.grpc_routes.remove(&key)),
-            "ReferenceGrant" => drop(self.reference_grants.remove(&key)),
+            "Service" => self.set_service(key, None),
+            "Pod" => self.set_pod(key, None),
+            "Node" => self.set_node(&key.name, None),
+            "Namespace" => self.set_namespace(&key.name, None),
+            "EndpointSlice" => self.set_slice(key, None),
+            "HTTPRoute" => self.set_route(RouteKind::Http, key, None),
+            "GRPCRoute" => self.set_route(RouteKind::Grpc, key, None),
+            "ReferenceGrant" => self.set_grant(key, None),
             _ => return Vec::new(),
         }
         let id = ObjectId { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
-        self.problems.remove(&id).unwrap_or_default()
+        self.problems.remove(&id).map_or(Vec::new(), Arc::unwrap_or_clone)
+    }
+
+    /// What changed since this was last asked.
+    pub fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
     }
 
     /// Everything that is wrong now: with each object by itself, and with the references of every route. Sorted by
@@ -165,11 +186,115 @@ impl Snapshot {
         self.pods.get(&Key::new(namespace, name))
     }
 
+    /// What there is of a kind. Objects without a namespace are in `default`, as everywhere here.
+    pub fn keys_of(&self, kind: &str) -> Vec<Key> {
+        let unplaced = |name: &Arc<str>| Key::new("default", name.clone());
+        match kind {
+            "Service" => self.services.keys().cloned().collect(),
+            "Pod" => self.pods.keys().cloned().collect(),
+            "Node" => self.nodes.keys().map(unplaced).collect(),
+            "Namespace" => self.namespaces.keys().map(unplaced).collect(),
+            "EndpointSlice" => self.endpoint_slices.keys().cloned().collect(),
+            "HTTPRoute" => self.http_routes.keys().cloned().collect(),
+            "GRPCRoute" => self.grpc_routes.keys().cloned().collect(),
+            "ReferenceGrant" => self.reference_grants.keys().cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        let namespaced = self.services.len() + self.endpoint_slices.len() + self.pods.len();
+        let routes = self.http_routes.len() + self.grpc_routes.len() + self.reference_grants.len();
+        namespaced + routes + self.nodes.len() + self.namespaces.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The routes of a kind.
-    pub(crate) fn routes(&self, kind: RouteKind) -> &BTreeMap<Key, RouteObject> {
+    pub(crate) fn routes(&self, kind: RouteKind) -> &SharedMap<Key, RouteObject> {
         match kind {
             RouteKind::Http => &self.http_routes,
             RouteKind::Grpc => &self.grpc_routes,
         }
+    }
+
+    fn set_service(&mut self, key: Key, new: Option<Service>) {
+        let old = self.services.get(&key);
+        if old == new.as_ref() {
+            return;
+        }
+        self.links.service(&key, old, new.as_ref());
+        self.touched.everything = true;
+        self.touched.services.insert(key.clone());
+        put(&mut self.services, key, new);
+    }
+
+    fn set_pod(&mut self, key: Key, new: Option<Pod>) {
+        let old = self.pods.get(&key);
+        if old == new.as_ref() {
+            return;
+        }
+        self.links.pod(&key, old, new.as_ref());
+        self.touched.addresses.extend(old.into_iter().chain(new.as_ref()).flat_map(|pod| pod.ips.iter().copied()));
+        for slice in self.links.slices_by_pod.linked(&key) {
+            let found = self.endpoint_slices.get(slice);
+            let service = found.and_then(|found| found.service.clone());
+            self.touched.services.extend(service.map(|name| Key { namespace: slice.namespace.clone(), name }));
+            // By address it may be asked for although it has none of its own.
+            let endpoints = found.into_iter().flat_map(|found| &found.endpoints);
+            let of_pod = endpoints.filter(|e| e.pod.as_ref() == Some(&key.name));
+            self.touched.addresses.extend(of_pod.map(|e| e.address));
+        }
+        self.touched.pods.insert(key.clone());
+        put(&mut self.pods, key, new);
+    }
+
+    fn set_slice(&mut self, key: Key, new: Option<EndpointSlice>) {
+        let old = self.endpoint_slices.get(&key);
+        if old == new.as_ref() {
+            return;
+        }
+        self.links.slice(&key, old, new.as_ref());
+        links::touch_slice(&mut self.touched, &key, old, new.as_ref());
+        put(&mut self.endpoint_slices, key, new);
+    }
+
+    fn set_node(&mut self, name: &Arc<str>, new: Option<Node>) {
+        let zone = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
+        self.touched.everything |= zone(self.nodes.get(name)) != zone(new.as_ref());
+        put(&mut self.nodes, name.clone(), new);
+    }
+
+    fn set_namespace(&mut self, name: &Arc<str>, new: Option<Namespace>) {
+        put(&mut self.namespaces, name.clone(), new);
+    }
+
+    fn set_route(&mut self, kind: RouteKind, key: Key, new: Option<RouteObject>) {
+        let map = match kind {
+            RouteKind::Http => &mut self.http_routes,
+            RouteKind::Grpc => &mut self.grpc_routes,
+        };
+        if map.get(&key) == new.as_ref() {
+            return;
+        }
+        self.links.route(kind, &key, map.get(&key), new.as_ref());
+        self.touched.everything = true;
+        put(map, key, new);
+    }
+
+    fn set_grant(&mut self, key: Key, new: Option<ReferenceGrant>) {
+        self.touched.everything |= self.reference_grants.get(&key) != new.as_ref();
+        put(&mut self.reference_grants, key, new);
+    }
+}
+
+fn put<K: Ord + Clone, V>(map: &mut SharedMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => drop(map.remove(&key)),
     }
 }

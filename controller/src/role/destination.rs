@@ -1,10 +1,121 @@
 //! `mesh-controller destination`: policies and endpoints, from the watches of an API server.
+//!
+//! Any number of replicas serve alike: each watches everything, and a proxy that loses one asks another for all it needs.
 
-use anyhow::{Result, bail};
+use std::time::SystemTime;
 
-use crate::args::DestinationArgs;
+use anyhow::{Context, Result};
+use kube::Client;
+use mesh_credentials::{Config, Credentials};
+use mesh_policy::Identity;
+use mesh_proto::v1::{destination_server::DestinationServer, policy_server::PolicyServer};
+use mesh_resources::Options;
+
+use crate::{
+    admin::{self, Admin},
+    app::{Servers, Signals, listen},
+    args::DestinationArgs,
+    destination::DestinationService,
+    index::Index,
+    kube::world::World,
+    metrics::Metrics,
+    policy::PolicyService,
+    server,
+};
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(_args: DestinationArgs) -> Result<()> {
-    bail!("the role destination is not built into this version; use the folder role, or a later version")
+pub async fn run(args: DestinationArgs) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let servers = Servers::default();
+    let ended = tokio::select! {
+        () = signals.wait() => Ok(()),
+        failed = start(&args, &servers) => match failed {
+            Ok(()) => {
+                signals.wait().await;
+                Ok(())
+            }
+            failed => failed,
+        },
+    };
+    servers.stop().await;
+    ended
+}
+
+/// Starts everything; when this returns, proxies are served.
+async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
+    let domain = args.common.trust_domain.as_str();
+    let cancel = servers.cancel();
+    let metrics = Metrics::new();
+
+    // 1. What we need from outside: an API server, a token and the trust bundle.
+    let client = Client::try_default().await.context(
+        "no API server is known; run in a pod with a ServiceAccount, or set KUBECONFIG to a file that names one",
+    )?;
+    let config = Config {
+        identity_addr: args.identity.identity_addr.parse().context("--identity-addr")?,
+        identity: Identity::new(domain, &args.common.namespace, "mesh-identity")
+            .context("--trust-domain and --namespace")?,
+        token_file: args.identity.token_file.clone(),
+        trust_bundle_file: args.identity.trust_bundle_file.clone(),
+    };
+    let credentials = Credentials::new(&config)?;
+
+    // 2. The pages, so that it can be seen what is waited for.
+    let options = Options {
+        meshed_by_label: false,
+        trust_domain: domain.to_owned(),
+        cluster_domain: args.cluster_domain.trim_end_matches('.').to_ascii_lowercase(),
+    };
+    let (index, state) = Index::new(options, metrics.clone());
+    let topics = index.topics();
+    let pages = Admin { index: state.clone(), metrics: metrics.clone(), ready: servers.ready() };
+    let metrics_listener = listen(args.common.metrics_listen, "--metrics-listen")?;
+    servers.spawn(admin::serve(metrics_listener, pages, cancel.clone()));
+
+    // 3. The world and the certificate, at the same time. No proxy is told NOT_FOUND only because we just started, and
+    //    none is told that a server is not meshed before its pod was seen.
+    let (world, mut synced) = World::new(index, &metrics);
+    servers.spawn(world.run(client, cancel.clone()));
+    servers.spawn(credentials.clone().run(config, cancel.clone()));
+    tracing::info!("reading the cluster's objects, and asking {} for a certificate", args.identity.identity_addr);
+    tokio::try_join!(
+        async { synced.wait_for(|synced| *synced).await.map(drop).context("the watches ended") },
+        async {
+            credentials.ready().await;
+            Ok(())
+        },
+    )?;
+    let mut not_after = credentials.not_after();
+    let ends = metrics.certificate_ends.clone();
+    let going_down = cancel.clone();
+    servers.spawn(async move {
+        while !going_down.is_cancelled() {
+            let end = not_after.borrow_and_update().and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
+            ends.set(end.map_or(0.0, |end| end.as_secs_f64()));
+            if !matches!(going_down.run_until_cancelled(not_after.changed()).await, Some(Ok(()))) {
+                return;
+            }
+        }
+    });
+
+    // 4. The services.
+    let limit = server::MAX_REQUEST_BYTES;
+    let policy = PolicyService::new(state.clone(), topics.clone(), cancel.clone(), metrics.clone());
+    let destination = DestinationService::new(state.clone(), topics, cancel, metrics.clone());
+    let router = server::grpc()
+        .add_service(PolicyServer::new(policy).max_decoding_message_size(limit))
+        .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));
+    let tls = credentials.server_for_mesh(&[b"h2"])?;
+    let listener = listen(args.listen, "--listen")?;
+    let address = listener.local_addr()?;
+    servers.grpc("destination", router, listener, tls, &metrics);
+
+    // 5. Only now is it said that we are here.
+    servers.set_ready();
+    let objects = state.borrow().snapshot.len();
+    tracing::info!(
+        "mesh-controller {} destination: policy and destination on {address}, {objects} objects known",
+        env!("CARGO_PKG_VERSION")
+    );
+    Ok(())
 }

@@ -91,8 +91,9 @@ impl Controller {
         let (bundle_sender, bundle) = watch::channel(authority.signer().anchors().clone());
 
         // 2. The world, read once before anyone can ask: no proxy is told NOT_FOUND only because we just started.
-        let options = Options { meshed_by_label: true, trust_domain: domain.to_string() };
+        let options = Options { meshed_by_label: true, trust_domain: domain.to_string(), ..Options::default() };
         let (index, world) = Index::new(options, metrics.clone());
+        let topics = index.topics();
         let mut folder = Folder::new(args.manifests.clone(), index, metrics.clone());
         let folder = tokio::task::spawn_blocking(move || {
             folder.read();
@@ -135,8 +136,8 @@ impl Controller {
         let limit = server::MAX_REQUEST_BYTES;
         let identity = server::grpc().add_service(IdentityServer::new(identity).max_decoding_message_size(limit));
         servers.grpc("identity", identity, identity_listener, identity_tls, &metrics);
-        let policy = PolicyService::new(world.clone(), cancel.clone(), metrics.clone());
-        let destination = DestinationService::new(world.clone(), cancel.clone(), metrics.clone());
+        let policy = PolicyService::new(world.clone(), topics.clone(), cancel.clone(), metrics.clone());
+        let destination = DestinationService::new(world.clone(), topics, cancel.clone(), metrics.clone());
         let destination = server::grpc()
             .add_service(PolicyServer::new(policy).max_decoding_message_size(limit))
             .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));

@@ -1,0 +1,66 @@
+//! The kinds that destination watches.
+
+/// One kind.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    /// API group; empty for the core.
+    pub(crate) group: &'static str,
+    /// Its version.
+    pub(crate) version: Version,
+    /// As in `HTTPRoute`.
+    pub(crate) kind: &'static str,
+    /// As in a path.
+    pub(crate) plural: &'static str,
+    /// How much of it is read.
+    pub(crate) parts: Parts,
+    /// Whether nothing can be answered without it. What may not be read and is not needed is done without.
+    pub(crate) is_needed: bool,
+}
+
+/// The version of a group to read.
+#[derive(Debug)]
+pub(crate) enum Version {
+    /// Every API server that we support has this one.
+    Fixed(&'static str),
+    /// The best of those that the API server serves now, for CRDs that others install.
+    Served,
+}
+
+/// How much of an object is read.
+#[derive(Debug)]
+pub(crate) enum Parts {
+    /// All of it.
+    Whole,
+    /// What the mesh reads of a Pod.
+    Pod,
+    /// Name and labels.
+    Labels,
+}
+
+const fn core(kind: &'static str, plural: &'static str, parts: Parts, is_needed: bool) -> Kind {
+    Kind { group: "", version: Version::Fixed("v1"), kind, plural, parts, is_needed }
+}
+
+const fn gateway(kind: &'static str, plural: &'static str) -> Kind {
+    let (group, version) = ("gateway.networking.k8s.io", Version::Served);
+    Kind { group, version, kind, plural, parts: Parts::Whole, is_needed: false }
+}
+
+/// Every kind.
+pub(crate) static KINDS: [Kind; 8] = [
+    core("Service", "services", Parts::Whole, true),
+    Kind {
+        group: "discovery.k8s.io",
+        version: Version::Fixed("v1"),
+        kind: "EndpointSlice",
+        plural: "endpointslices",
+        parts: Parts::Whole,
+        is_needed: true,
+    },
+    core("Pod", "pods", Parts::Pod, true),
+    core("Node", "nodes", Parts::Labels, false),
+    core("Namespace", "namespaces", Parts::Labels, false),
+    gateway("HTTPRoute", "httproutes"),
+    gateway("GRPCRoute", "grpcroutes"),
+    gateway("ReferenceGrant", "referencegrants"),
+];

@@ -1,0 +1,321 @@
+//! One kind of object, listed and watched for as long as the process runs.
+//!
+//! A list is one reset: what is not in it is gone, everything else stays in force meanwhile. While the API server is away
+//! nothing changes; afterwards the watch goes on where it was, or begins with a list when that is too long ago (410).
+//! A kind whose CRD is not there is waited for. A kind that may not be read is told and tried again.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use ::kube::{
+    Client, Error,
+    api::{ListParams, WatchEvent, WatchParams},
+    core::{ListMeta, Request},
+};
+use futures_util::StreamExt;
+use mesh_resources::{Key, Object};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+
+use super::{
+    kinds::{Kind, Version},
+    lean::{Lean, Trim},
+};
+use crate::metrics::WatchMetrics;
+
+/// Objects of one page of a list: some hundred KiB.
+const PAGE: u32 = 250;
+/// Longest wait for a page.
+const LIST_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for a watch to begin.
+const WATCH_LIMIT: Duration = Duration::from_secs(30);
+/// How long the API server keeps a watch before it ends it and we begin the next, in seconds.
+const WATCH_SECONDS: u32 = 290;
+/// A watch that is silent for longer is dead: bookmarks come about once a minute.
+const SILENCE: Duration = Duration::from_secs(150);
+/// Waits after failures: doubled from the first to the last, with jitter. The last is short enough that a cluster is
+/// followed again within five seconds after its API server is back.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// See [`BACKOFF_FIRST`].
+const BACKOFF_LAST: Duration = Duration::from_secs(3);
+/// A watch that lasted this long was a good one: the waits begin anew.
+const STEADY: Duration = Duration::from_secs(5);
+/// How often it is asked whether a kind that was not there has come.
+const DISCOVER_EVERY: Duration = Duration::from_secs(10);
+
+/// What a watch tells.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// An object is there, or changed.
+    Put(Box<Object>),
+    /// An object is gone.
+    Gone(Key),
+    /// A list has ended: of this kind there is nothing but these.
+    Listed(HashSet<Key>),
+    /// The API server does not serve the kind.
+    Absent,
+    /// The kind cannot be read now, and why.
+    Trouble(Trouble),
+    /// It can (again): changes are followed from now on.
+    Following,
+}
+
+/// Why a kind cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// Permission is missing.
+    Denied(String),
+    /// The API server is away, or answers with errors.
+    Away(String),
+}
+
+/// One watch.
+pub(crate) struct Watch {
+    pub(crate) client: Client,
+    pub(crate) kind: &'static Kind,
+    pub(crate) events: mpsc::Sender<(&'static Kind, Event)>,
+    pub(crate) metrics: WatchMetrics,
+}
+
+/// Why a watch ended.
+enum End {
+    /// As it should; it goes on from the last version.
+    Over,
+    /// The version is too old, or the server knows it not: everything is listed anew.
+    Expired,
+    /// The kind is no longer served.
+    Absent,
+    /// It failed.
+    Failed(Trouble),
+    /// Nobody listens any more.
+    Closed,
+}
+
+#[derive(Deserialize)]
+struct Page<T> {
+    #[serde(default)]
+    metadata: ListMeta,
+    items: Option<Vec<T>>,
+}
+
+impl Watch {
+    /// Runs until nobody listens.
+    pub(crate) async fn run<T: Trim>(self) {
+        let mut backoff = BACKOFF_FIRST;
+        let mut version: Option<String> = None;
+        let mut path: Option<(String, String)> = None;
+        loop {
+            let begun = Instant::now();
+            let end = match (&path, version.take()) {
+                (None, _) => match self.discover().await {
+                    Ok(found) => {
+                        path = Some(found);
+                        continue;
+                    }
+                    Err(end) => end,
+                },
+                (Some((path, api)), None) => match self.list::<T>(path, api).await {
+                    Ok(at) => {
+                        version = Some(at);
+                        backoff = BACKOFF_FIRST;
+                        continue;
+                    }
+                    Err(end) => end,
+                },
+                (Some((path, api)), Some(mut at)) => {
+                    let end = self.follow::<T>(path, api, &mut at).await;
+                    version = Some(at);
+                    end
+                }
+            };
+            if begun.elapsed() > STEADY {
+                backoff = BACKOFF_FIRST;
+            }
+            let wait = match end {
+                End::Closed => return,
+                End::Over if begun.elapsed() > STEADY => Duration::ZERO,
+                End::Over => backoff,
+                End::Expired => {
+                    version = None;
+                    backoff
+                }
+                End::Absent => {
+                    (path, version) = (None, None);
+                    if !self.tell(Event::Absent).await {
+                        return;
+                    }
+                    DISCOVER_EVERY
+                }
+                End::Failed(trouble) => {
+                    self.metrics.failures.increment(1);
+                    if !self.tell(Event::Trouble(trouble)).await {
+                        return;
+                    }
+                    backoff
+                }
+            };
+            sleep(jitter(wait)).await;
+            backoff = (backoff * 2).min(BACKOFF_LAST);
+        }
+    }
+
+    /// Path and `apiVersion` of the kind.
+    async fn discover(&self) -> Result<(String, String), End> {
+        let (group, plural) = (self.kind.group, self.kind.plural);
+        let version = match self.kind.version {
+            Version::Fixed(version) if group.is_empty() => {
+                return Ok((format!("/api/{version}/{plural}"), version.to_owned()));
+            }
+            Version::Fixed(version) => version.to_owned(),
+            Version::Served => {
+                let asked = timeout(LIST_LIMIT, ::kube::discovery::group(&self.client, group)).await;
+                let served = match asked {
+                    Ok(Ok(served)) => served,
+                    Ok(Err(Error::Discovery(_))) => return Err(End::Absent),
+                    Ok(Err(error)) => return Err(self.end_of(error)),
+                    Err(_) => return Err(away("no answer about the API group".to_owned())),
+                };
+                served.recommended_kind(self.kind.kind).ok_or(End::Absent)?.0.version
+            }
+        };
+        Ok((format!("/apis/{group}/{version}/{plural}"), format!("{group}/{version}")))
+    }
+
+    /// Lists everything; gives the version that a watch begins with.
+    async fn list<T: Trim>(&self, path: &str, api: &str) -> Result<String, End> {
+        let mut params = ListParams::default().limit(PAGE);
+        let mut seen = HashSet::new();
+        loop {
+            let request = Request::new(path).list(&params).map_err(|e| self.end_of(Error::BuildRequest(e)))?;
+            let page = timeout(LIST_LIMIT, self.client.request::<Page<Lean<T>>>(request)).await;
+            let page = page.map_err(|_| away("no answer to a list".to_owned()))?.map_err(|e| self.end_of(e))?;
+            for Lean(value, ..) in page.items.unwrap_or_default() {
+                let Some(object) = self.object(value, api) else { continue };
+                seen.insert(Key::new(object.namespace.as_str(), object.name.as_str()));
+                if !self.tell(Event::Put(Box::new(object))).await {
+                    return Err(End::Closed);
+                }
+            }
+            let continued = page.metadata.continue_.filter(|token| !token.is_empty());
+            if let Some(token) = continued {
+                params.continue_token = Some(token);
+                continue;
+            }
+            self.metrics.seen();
+            self.metrics.lists.increment(1);
+            let version = page.metadata.resource_version.unwrap_or_default();
+            return if self.tell(Event::Listed(seen)).await { Ok(version) } else { Err(End::Closed) };
+        }
+    }
+
+    /// Follows changes from a version on, which it moves along.
+    async fn follow<T: Trim>(&self, path: &str, api: &str, version: &mut String) -> End {
+        let params = WatchParams::default().timeout(WATCH_SECONDS);
+        let request = match Request::new(path).watch(&params, version) {
+            Ok(request) => request,
+            Err(error) => return self.end_of(Error::BuildRequest(error)),
+        };
+        let stream = match timeout(WATCH_LIMIT, self.client.request_events::<Lean<T>>(request)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return self.end_of(error),
+            Err(_) => return away("no answer to a watch".to_owned()),
+        };
+        let mut stream = std::pin::pin!(stream);
+        self.metrics.seen();
+        if !self.tell(Event::Following).await {
+            return End::Closed;
+        }
+        loop {
+            let event = match timeout(SILENCE, stream.next()).await {
+                Ok(Some(Ok(event))) => event,
+                Ok(Some(Err(error))) => return self.end_of(error),
+                Ok(None) => return End::Over,
+                Err(_) => return away(format!("the watch was silent for {SILENCE:?}")),
+            };
+            self.metrics.seen();
+            let told = match event {
+                WatchEvent::Added(Lean(value, ..)) | WatchEvent::Modified(Lean(value, ..)) => {
+                    version_of(&value, version);
+                    match self.object(value, api) {
+                        Some(object) => self.tell(Event::Put(Box::new(object))).await,
+                        None => true,
+                    }
+                }
+                WatchEvent::Deleted(Lean(value, ..)) => {
+                    version_of(&value, version);
+                    match self.object(value, api) {
+                        Some(gone) => self.tell(Event::Gone(Key::new(gone.namespace, gone.name))).await,
+                        None => true,
+                    }
+                }
+                WatchEvent::Bookmark(mark) => {
+                    *version = mark.metadata.resource_version;
+                    true
+                }
+                WatchEvent::Error(status) => return self.end_of(Error::Api(status)),
+            };
+            if !told {
+                return End::Closed;
+            }
+        }
+    }
+
+    /// The object of a value; items of a list do not say their kind.
+    fn object(&self, mut value: Value, api: &str) -> Option<Object> {
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("apiVersion".to_owned(), api.into());
+            fields.insert("kind".to_owned(), self.kind.kind.into());
+        }
+        // An API server has checked names and times, so this is for what pretends to be one.
+        Object::from_value(value, None).map_err(|why| tracing::warn!("a {}: {why}", self.kind.kind)).ok()
+    }
+
+    fn end_of(&self, error: Error) -> End {
+        match error {
+            Error::Api(status) => match status.code {
+                // 504 is "too large resource version": a server that was restored from a backup.
+                410 => End::Expired,
+                504 if status.message.contains("resource version") => End::Expired,
+                404 if matches!(self.kind.version, Version::Served) => End::Absent,
+                401 | 403 => End::Failed(Trouble::Denied(status.message.clone())),
+                _ => away(status.message.clone()),
+            },
+            error => {
+                let mut cause: &dyn std::error::Error = &error;
+                while let Some(inner) = cause.source() {
+                    cause = inner;
+                }
+                away(cause.to_string())
+            }
+        }
+    }
+
+    /// Passes an event on; whether someone took it.
+    async fn tell(&self, event: Event) -> bool {
+        self.events.send((self.kind, event)).await.is_ok()
+    }
+}
+
+fn away(why: String) -> End {
+    End::Failed(Trouble::Away(why))
+}
+
+fn version_of(value: &Value, version: &mut String) {
+    if let Some(text) = value.pointer("/metadata/resourceVersion").and_then(Value::as_str) {
+        text.clone_into(version);
+    }
+}
+
+/// Half to one and a half of a time, so that replicas do not ask in step.
+fn jitter(time: Duration) -> Duration {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    // Each RandomState has keys of its own.
+    let chance = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
+    time.mul_f64(0.5 + chance)
+}

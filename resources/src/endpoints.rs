@@ -1,0 +1,150 @@
+//! The endpoints of a Service's port for a caller: what kube-proxy would choose on the caller's node.
+//!
+//! Those that are ready; if there are none, those that still serve while they terminate (KEP-1669). Among the ready ones
+//! `internalTrafficPolicy`, the hints of EndpointSlices and `trafficDistribution` choose by the caller's place.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use mesh_policy::{Endpoint, ServiceRef};
+
+use crate::{
+    endpoint_slice::SliceEndpoint,
+    service::{Distribution, Service, ServicePort},
+    snapshot::{Key, Snapshot},
+};
+
+/// Where a caller runs, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// Its node.
+    pub node: Option<Arc<str>>,
+    /// The zone of its node.
+    pub zone: Option<Arc<str>>,
+}
+
+type Chosen<'s> = Vec<(SocketAddr, &'s SliceEndpoint)>;
+
+impl Snapshot {
+    /// Where a pod runs.
+    pub fn locality(&self, workload: &str) -> Locality {
+        let node = self.pod(workload).and_then(|pod| pod.node.clone());
+        let zone = node.as_ref().and_then(|node| self.nodes.get(node)?.zone.clone());
+        Locality { node, zone }
+    }
+
+    /// Whether the endpoints of a Service depend on where the caller runs.
+    pub fn depends_on_locality(&self, service: &ServiceRef) -> bool {
+        let Some((key, found, _)) = self.service_port(service) else { return false };
+        let has_hint = |slice: &Key| {
+            let endpoints = self.endpoint_slices.get(slice).into_iter().flat_map(|slice| &slice.endpoints);
+            endpoints.into_iter().any(|e| !e.for_zones.is_empty() || !e.for_nodes.is_empty())
+        };
+        found.local_only
+            || found.distribution != Distribution::Any
+            || self.links.slices_by_service.linked(&key).iter().any(has_hint)
+    }
+
+    /// The endpoints of a Service's port for a caller whose place is not known.
+    pub fn endpoints(&self, service: &ServiceRef) -> Vec<Endpoint> {
+        self.endpoints_for(service, &Locality::default())
+    }
+
+    /// The endpoints of a Service's port for a caller, sorted by address, each once. Each has the identity of its pod if
+    /// that is meshed.
+    pub fn endpoints_for(&self, service: &ServiceRef, caller: &Locality) -> Vec<Endpoint> {
+        let Some((key, found, port)) = self.service_port(service) else { return Vec::new() };
+        let all = self.candidates(&key, port);
+        let of = |is_wanted: fn(&SliceEndpoint) -> bool| -> Chosen<'_> {
+            let wanted = all.iter().filter(|(_, endpoint)| is_wanted(endpoint));
+            one_family(found, wanted.map(|(address, endpoint)| (*address, *endpoint)).collect())
+        };
+        let (ready, draining) = (of(|e| e.ready), of(|e| !e.ready && e.serving && e.terminating));
+        let chosen = match caller.node.as_ref().filter(|_| found.local_only) {
+            Some(node) => {
+                let is_here = |endpoint: &SliceEndpoint| endpoint.node.as_ref() == Some(node);
+                let ready = only(&ready, is_here);
+                if ready.is_empty() { only(&draining, is_here) } else { ready }
+            }
+            // Whoever drains is chosen for want of others, wherever it is.
+            None if ready.is_empty() => draining,
+            None => near(found.distribution, ready, caller),
+        };
+        chosen.into_iter().map(|(address, endpoint)| self.endpoint(&service.namespace, endpoint, address)).collect()
+    }
+
+    /// One endpoint of a slice in a namespace.
+    pub(crate) fn endpoint(&self, namespace: &Arc<str>, endpoint: &SliceEndpoint, address: SocketAddr) -> Endpoint {
+        let pod = endpoint.pod.as_ref().map(|name| Key { namespace: namespace.clone(), name: name.clone() });
+        let workload = pod.as_ref().map_or(String::new(), |key| format!("{}/{}", key.namespace, key.name));
+        let identity = pod.and_then(|key| self.pods.get(&key)?.identity.clone());
+        let zone = endpoint.zone.clone().or_else(|| self.nodes.get(endpoint.node.as_ref()?)?.zone.clone());
+        Endpoint { address, identity, zone, workload: workload.into() }
+    }
+
+    fn service_port(&self, service: &ServiceRef) -> Option<(Key, &Service, &ServicePort)> {
+        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let found = self.services.get(&key)?;
+        let port = found.port(service.port)?;
+        Some((key, found, port))
+    }
+
+    /// Every endpoint of a Service's port. One that two slices list, as they do while it moves from one to the other, is
+    /// ready if either says so.
+    fn candidates(&self, service: &Key, port: &ServicePort) -> BTreeMap<SocketAddr, &SliceEndpoint> {
+        let mut all = BTreeMap::new();
+        let slices = self.links.slices_by_service.linked(service);
+        for slice in slices.iter().filter_map(|key| self.endpoint_slices.get(key)) {
+            for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
+                for endpoint in &slice.endpoints {
+                    match all.entry(SocketAddr::new(endpoint.address, *number)) {
+                        Entry::Vacant(free) => drop(free.insert(endpoint)),
+                        Entry::Occupied(mut taken) if !taken.get().ready && endpoint.ready => {
+                            taken.insert(endpoint);
+                        }
+                        Entry::Occupied(_) => {}
+                    }
+                }
+            }
+        }
+        all
+    }
+}
+
+fn only<'s>(list: &Chosen<'s>, is_wanted: impl Fn(&SliceEndpoint) -> bool) -> Chosen<'s> {
+    list.iter().filter(|(_, endpoint)| is_wanted(endpoint)).copied().collect()
+}
+
+/// Endpoints of one family, where pods have addresses of both: each pod counts once. The Service's own family if there
+/// are endpoints of it.
+fn one_family<'s>(service: &Service, list: Chosen<'s>) -> Chosen<'s> {
+    let preferred = only(&list, |endpoint| endpoint.address.is_ipv6() == service.prefers_v6);
+    if preferred.is_empty() { list } else { preferred }
+}
+
+/// The ready endpoints that a caller should use. Hints count when every endpoint has one and one of them is for the
+/// caller; otherwise they are ignored, as kube-proxy does. Where nothing sets hints, as in a folder of manifests, the
+/// places of the endpoints stand for them.
+fn near<'s>(distribution: Distribution, ready: Chosen<'s>, caller: &Locality) -> Chosen<'s> {
+    let is_hinted = ready.iter().any(|(_, e)| !e.for_zones.is_empty() || !e.for_nodes.is_empty());
+    let nodes = |e: &SliceEndpoint| match is_hinted {
+        true => e.for_nodes.clone(),
+        false if distribution == Distribution::SameNode => e.node.iter().cloned().collect(),
+        false => Vec::new(),
+    };
+    let zones = |e: &SliceEndpoint| match is_hinted {
+        true => e.for_zones.clone(),
+        false if distribution != Distribution::Any => e.zone.iter().cloned().collect(),
+        false => Vec::new(),
+    };
+    let hinted = |place: &Option<Arc<str>>, hints: &dyn Fn(&SliceEndpoint) -> Vec<Arc<str>>| {
+        let place = place.as_ref()?;
+        let all_have_one = ready.iter().all(|(_, endpoint)| !hints(endpoint).is_empty());
+        let here = only(&ready, |endpoint| hints(endpoint).contains(place));
+        (all_have_one && !here.is_empty()).then_some(here)
+    };
+    hinted(&caller.node, &nodes).or_else(|| hinted(&caller.zone, &zones)).unwrap_or(ready)
+}

@@ -1,0 +1,143 @@
+//! Which objects lead to which: what a question would otherwise search all objects for.
+//!
+//! Kept up with each object that comes, changes or goes. What a change touches is noted on the way, so that only those
+//! are asked again whom it concerns.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use mesh_policy::RouteKind;
+
+use crate::{
+    endpoint_slice::{EndpointSlice, SliceEndpoint},
+    pod::Pod,
+    route::RouteObject,
+    service::Service,
+    shared_map::SharedMap,
+    snapshot::Key,
+};
+
+/// What changed since it was last asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Something that any policy may depend on: a Service, a route, a grant, a Node's zone.
+    pub everything: bool,
+    /// Services whose endpoints may be others.
+    pub services: BTreeSet<Key>,
+    /// Addresses that may stand for something else.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Pods whose own policy may be another.
+    pub pods: BTreeSet<Key>,
+}
+
+impl Touched {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// From what is known to what it leads to. Values are in order, so an answer never depends on who came first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Links {
+    pub(crate) services_by_ip: SharedMap<IpAddr, Vec<Key>>,
+    pub(crate) pods_by_ip: SharedMap<IpAddr, Vec<Key>>,
+    pub(crate) slices_by_ip: SharedMap<IpAddr, Vec<Key>>,
+    /// Slices of a Service.
+    pub(crate) slices_by_service: SharedMap<Key, Vec<Key>>,
+    /// Slices with an endpoint of a Pod.
+    pub(crate) slices_by_pod: SharedMap<Key, Vec<Key>>,
+    /// HTTPRoutes attached to a Service.
+    http_by_parent: SharedMap<Key, Vec<Key>>,
+    /// GRPCRoutes attached to a Service.
+    grpc_by_parent: SharedMap<Key, Vec<Key>>,
+}
+
+impl Links {
+    pub(crate) fn service(&mut self, key: &Key, old: Option<&Service>, new: Option<&Service>) {
+        let ips = |service: Option<&Service>| service.map_or(Vec::new(), |service| service.cluster_ips.clone());
+        relink(&mut self.services_by_ip, key, ips(old), ips(new));
+    }
+
+    pub(crate) fn pod(&mut self, key: &Key, old: Option<&Pod>, new: Option<&Pod>) {
+        let ips = |pod: Option<&Pod>| pod.map_or(Vec::new(), |pod| pod.ips.clone());
+        relink(&mut self.pods_by_ip, key, ips(old), ips(new));
+    }
+
+    pub(crate) fn slice(&mut self, key: &Key, old: Option<&EndpointSlice>, new: Option<&EndpointSlice>) {
+        let ips =
+            |slice: Option<&EndpointSlice>| slice.into_iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
+        let pods = |slice: Option<&EndpointSlice>| {
+            slice
+                .into_iter()
+                .flat_map(|s| &s.endpoints)
+                .filter_map(|e| e.pod.as_ref())
+                .map(|pod| beside(key, pod))
+                .collect()
+        };
+        relink(&mut self.slices_by_ip, key, ips(old), ips(new));
+        relink(&mut self.slices_by_pod, key, pods(old), pods(new));
+        relink(&mut self.slices_by_service, key, service_of(key, old), service_of(key, new));
+    }
+
+    pub(crate) fn route(&mut self, kind: RouteKind, key: &Key, old: Option<&RouteObject>, new: Option<&RouteObject>) {
+        let parents = |route: Option<&RouteObject>| {
+            let parents = route.into_iter().flat_map(|route| &route.parents);
+            parents.map(|p| Key { namespace: p.namespace.clone(), name: p.name.clone() }).collect()
+        };
+        let map = match kind {
+            RouteKind::Http => &mut self.http_by_parent,
+            RouteKind::Grpc => &mut self.grpc_by_parent,
+        };
+        relink(map, key, parents(old), parents(new));
+    }
+
+    /// The routes of a kind attached to a Service.
+    pub(crate) fn routes(&self, kind: RouteKind, service: &Key) -> &[Key] {
+        match kind {
+            RouteKind::Http => self.http_by_parent.linked(service),
+            RouteKind::Grpc => self.grpc_by_parent.linked(service),
+        }
+    }
+}
+
+/// Notes what a change of a slice touches.
+pub(crate) fn touch_slice(touched: &mut Touched, key: &Key, old: Option<&EndpointSlice>, new: Option<&EndpointSlice>) {
+    touched.services.extend(service_of(key, old).into_iter().chain(service_of(key, new)));
+    let is_renamed = old.map(|s| (&s.service, &s.ports)) != new.map(|s| (&s.service, &s.ports));
+    // By address, since endpoints come and go anywhere in a slice.
+    let all = |slice: Option<&EndpointSlice>| {
+        let mut all: Vec<SliceEndpoint> = slice.map_or(Vec::new(), |slice| slice.endpoints.clone());
+        all.sort_by(|a, b| (a.address, &a.pod).cmp(&(b.address, &b.pod)));
+        all
+    };
+    let (before, after) = (all(old), all(new));
+    let is_in = |list: &[SliceEndpoint], e: &SliceEndpoint| {
+        list.binary_search_by(|other| (other.address, &other.pod).cmp(&(e.address, &e.pod)))
+            .is_ok_and(|at| &list[at] == e)
+    };
+    let gone = before.iter().filter(|e| is_renamed || !is_in(&after, e));
+    let come = after.iter().filter(|e| is_renamed || !is_in(&before, e));
+    for endpoint in gone.chain(come) {
+        touched.addresses.insert(endpoint.address);
+        touched.pods.extend(endpoint.pod.as_ref().map(|pod| beside(key, pod)));
+    }
+}
+
+fn service_of(key: &Key, slice: Option<&EndpointSlice>) -> Vec<Key> {
+    slice.and_then(|slice| slice.service.as_ref()).map(|name| beside(key, name)).into_iter().collect()
+}
+
+fn beside(key: &Key, name: &Arc<str>) -> Key {
+    Key { namespace: key.namespace.clone(), name: name.clone() }
+}
+
+fn relink<K: Ord + Clone>(map: &mut SharedMap<K, Vec<Key>>, key: &Key, mut old: Vec<K>, mut new: Vec<K>) {
+    old.sort();
+    new.sort();
+    for gone in old.iter().filter(|k| new.binary_search(k).is_err()) {
+        map.unlink(gone, key);
+    }
+    for come in new.iter().filter(|k| old.binary_search(k).is_err()) {
+        map.link(come, key.clone());
+    }
+}
