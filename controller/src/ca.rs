@@ -55,6 +55,7 @@ pub struct Signer {
     intermediates: Vec<CertificateDer<'static>>,
     anchors: Arc<Vec<CertificateDer<'static>>>,
     not_after: SystemTime,
+    life: Duration,
 }
 
 impl fmt::Debug for Signer {
@@ -74,7 +75,8 @@ impl Signer {
         not_after: SystemTime,
     ) -> Result<Self, CaError> {
         let issuer = Issuer::from_ca_cert_der(certificate, key)?;
-        Ok(Self { issuer, intermediates, anchors: Arc::new(anchors), not_after })
+        let life = life(certificate).unwrap_or_default();
+        Ok(Self { issuer, intermediates, anchors: Arc::new(anchors), not_after, life })
     }
 
     /// The same, with another end.
@@ -90,6 +92,11 @@ impl Signer {
     /// When the first certificate between a leaf and its anchor ends, the anchor included.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// From the beginning of its certificate to its end.
+    pub fn life(&self) -> Duration {
+        self.life
     }
 
     /// Whether its end has come.
@@ -213,6 +220,13 @@ pub(crate) fn not_after(der: &[u8]) -> Result<SystemTime, String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(der).map_err(|e| e.to_string())?;
     let seconds = u64::try_from(parsed.validity().not_after.timestamp()).map_err(|_| "ended before 1970")?;
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+/// How long a certificate lasts in all.
+fn life(der: &[u8]) -> Option<Duration> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
+    let validity = parsed.validity();
+    u64::try_from(validity.not_after.timestamp() - validity.not_before.timestamp()).ok().map(Duration::from_secs)
 }
 
 #[cfg(test)]

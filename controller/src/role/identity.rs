@@ -1,10 +1,175 @@
 //! `mesh-controller identity`: issues certificates and keeps the trust bundle current.
+//!
+//! Several replicas serve; the one that holds the Lease also writes the bundle into namespaces and into the webhook.
 
-use anyhow::{Result, bail};
+use std::{net::SocketAddr, sync::Arc};
 
-use crate::args::IdentityArgs;
+use anyhow::{Context, Result};
+use kube::Client;
+use mesh_policy::Identity;
+use mesh_proto::v1::identity_server::IdentityServer;
+use tokio::sync::watch;
+
+use crate::{
+    admin::{self, Admin},
+    app::{Servers, Signals, listen},
+    args::IdentityArgs,
+    ca::Authority,
+    identity::IdentityService,
+    index::Published,
+    kube::{
+        issuer_secret::{IssuerSecret, Options},
+        lead,
+        lease::Election,
+        replica_name,
+        token_review::KubeVerifier,
+        trust_writer::TrustWriter,
+        webhook::WebhookCa,
+    },
+    metrics::Metrics,
+    server,
+    serving::ServingCertificate,
+    trust::Bundle,
+};
+
+/// Name of our ServiceAccount and of the Lease.
+const NAME: &str = "mesh-identity";
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(_args: IdentityArgs) -> Result<()> {
-    bail!("the role identity is not built into this version; use the folder role, or a later version")
+pub async fn run(args: IdentityArgs) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let no_server = "no API server is known; run in a pod with a ServiceAccount, or name one by KUBECONFIG";
+    let client = Client::try_default().await.context(no_server)?;
+    let role = Role::start(args, client)?;
+    // 1. Pages, and an issuer. 2. Certificates.
+    let serving = tokio::select! {
+        () = signals.wait() => None,
+        serving = role.serve() => Some(serving?),
+    };
+    if serving.is_some() {
+        signals.wait().await;
+    }
+    role.stop().await;
+    Ok(())
+}
+
+/// A running role.
+struct Role {
+    args: IdentityArgs,
+    client: Client,
+    identity: Identity,
+    metrics: Arc<Metrics>,
+    problems: watch::Sender<Arc<Published>>,
+    /// Whether we serve, with an issuer that has not ended.
+    ready: watch::Sender<bool>,
+    servers: Servers,
+    /// Where the pages are.
+    pages: SocketAddr,
+}
+
+impl Role {
+    /// Serves the pages, which say what is waited for.
+    fn start(args: IdentityArgs, client: Client) -> Result<Self> {
+        let common = &args.common;
+        let identity = Identity::new(&common.trust_domain, &common.namespace, NAME)
+            .with_context(|| format!("--trust-domain {:?} --namespace {:?}", common.trust_domain, common.namespace))?;
+        let (metrics, servers) = (Metrics::new(), Servers::default());
+        let (problems, ready) = (watch::Sender::new(Arc::default()), watch::Sender::new(false));
+        let listener = listen(common.metrics_listen, "--metrics-listen")?;
+        let pages = listener.local_addr()?;
+        let admin = Admin { index: problems.subscribe(), metrics: metrics.clone(), ready: ready.subscribe() };
+        servers.spawn(admin::serve(listener, admin, servers.cancel()));
+        Ok(Self { args, client, identity, metrics, problems, ready, servers, pages })
+    }
+
+    /// Waits for an issuer, then serves; says where.
+    async fn serve(&self) -> Result<SocketAddr> {
+        let (args, namespace) = (&self.args, &self.args.common.namespace);
+
+        // 1. The issuer, for everything else needs it.
+        let options = Options {
+            namespace: namespace.clone(),
+            secret: args.issuer_secret.clone(),
+            is_external: args.external_issuer,
+            leaf_lifetime: args.leaf_lifetime,
+            probe: self.identity.clone(),
+        };
+        let mut issuer = IssuerSecret::new(self.client.clone(), options, self.metrics.clone(), self.problems.clone());
+        let authority = Arc::new(issuer.first().await);
+        let (bundle, _) = watch::channel(authority.signer().anchors().clone());
+
+        // 2. Our own certificate is of the same issuer.
+        let certificate = ServingCertificate::new(authority.clone(), self.identity.clone())?;
+        let tls = server::tls_config(certificate.clone(), None)?;
+        self.until_the_end(certificate.keep_fresh(self.servers.cancel()));
+
+        // 3. Whoever leads writes.
+        self.elect(&bundle);
+
+        // 4. The service.
+        let listener = listen(args.listen, "--listen")?;
+        let address = listener.local_addr()?;
+        let service = self.service(authority.clone(), &bundle);
+        let router = server::grpc()
+            .add_service(IdentityServer::new(service).max_decoding_message_size(server::MAX_REQUEST_BYTES));
+        self.servers.grpc("identity", router, listener, tls, &self.metrics);
+
+        // 5. From now on we are ready, for as long as the issuer is good.
+        self.until_the_end(issuer.follow(authority, bundle, self.ready.clone()));
+        tracing::info!(
+            "mesh-controller {}: {} issues certificates on {address}, pages on {}",
+            env!("CARGO_PKG_VERSION"),
+            self.identity,
+            self.pages
+        );
+        Ok(address)
+    }
+
+    fn service(&self, authority: Arc<Authority>, bundle: &watch::Sender<Arc<Bundle>>) -> IdentityService {
+        let (common, client) = (&self.args.common, self.client.clone());
+        IdentityService {
+            authority,
+            verifier: Arc::new(KubeVerifier::new(client, &common.namespace, common.trust_domain.as_str().into())),
+            bundle: bundle.subscribe(),
+            cancel: self.servers.cancel(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    fn elect(&self, bundle: &watch::Sender<Arc<Bundle>>) {
+        let namespace = &self.args.common.namespace;
+        let (election, mut leading) = Election::new(self.client.clone(), namespace, NAME, &replica_name());
+        let writer = TrustWriter {
+            client: self.client.clone(),
+            namespace: namespace.clone(),
+            bundle: bundle.subscribe(),
+            metrics: self.metrics.clone(),
+        };
+        let webhook =
+            WebhookCa { client: self.client.clone(), name: self.args.webhook.clone(), bundle: bundle.subscribe() };
+        // It gives the Lease back at the end.
+        self.servers.spawn(election.run(self.servers.cancel()));
+        let metrics = self.metrics.clone();
+        self.until_the_end(async move {
+            lead(&mut leading, || async {
+                let _leading = crate::metrics::Held::new(&metrics.leading);
+                tokio::join!(writer.clone().run(), webhook.clone().run())
+            })
+            .await;
+        });
+    }
+
+    /// Runs something that never ends by itself.
+    fn until_the_end(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.servers.cancel();
+        self.servers.spawn(async move {
+            cancel.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Not ready any more; streams end without error, and the Lease is given back.
+    async fn stop(self) {
+        self.ready.send_replace(false);
+        self.servers.stop().await;
+    }
 }

@@ -1,0 +1,266 @@
+//! Which namespaces need the trust bundle, which have it, and so what is to be written or removed. Pure.
+//!
+//! A namespace needs it when it is labelled for injection, when it holds an injected pod, or when it is our own. Nothing
+//! is decided before everything was listed once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use kube::runtime::watcher::Event;
+
+/// How long a bundle that no one needs any more is kept: a Job that comes back every few minutes finds it there.
+const KEEP_UNUSED: Duration = Duration::from_secs(600);
+/// Waits after a write that failed: doubled from the first to the last.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// See [`RETRY_FIRST`].
+const RETRY_LAST: Duration = Duration::from_secs(30);
+
+/// Namespace and name; the first is empty for what is in none.
+pub type Place = (Box<str>, Box<str>);
+
+/// Objects as a watcher tells of them, by namespace and name, with what is remembered of each.
+#[derive(Debug)]
+pub struct Mirror<V> {
+    objects: BTreeMap<Place, V>,
+    /// While everything is listed anew.
+    listing: Option<BTreeMap<Place, V>>,
+    is_complete: bool,
+}
+
+impl<V> Default for Mirror<V> {
+    fn default() -> Self {
+        Self { objects: BTreeMap::new(), listing: None, is_complete: false }
+    }
+}
+
+impl<V> Mirror<V> {
+    /// Takes an event; `read` says where an object is and what is remembered of it.
+    pub fn take<K>(&mut self, event: Event<K>, read: impl Fn(&K) -> (Place, V)) {
+        match event {
+            Event::Apply(object) => {
+                let (key, value) = read(&object);
+                self.objects.insert(key, value);
+            }
+            Event::Delete(object) => drop(self.objects.remove(&read(&object).0)),
+            Event::Init => self.listing = Some(BTreeMap::new()),
+            Event::InitApply(object) => {
+                let (key, value) = read(&object);
+                self.listing.get_or_insert_default().insert(key, value);
+            }
+            Event::InitDone => {
+                self.objects = self.listing.take().unwrap_or_default();
+                self.is_complete = true;
+            }
+        }
+    }
+}
+
+/// What is remembered of a bundle in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// It holds the anchors in force.
+    pub is_current: bool,
+    /// It was made here, so that it may be removed.
+    pub is_ours: bool,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Todo {
+    /// Namespaces to write it into.
+    pub write: Vec<Box<str>>,
+    /// Namespaces to remove it from.
+    pub remove: Vec<Box<str>>,
+}
+
+/// The state; times are since any one moment.
+#[derive(Debug)]
+pub struct Plan {
+    /// The control plane's own namespace.
+    own: Box<str>,
+    /// Namespaces that are labelled for injection.
+    pub namespaces: Mirror<()>,
+    /// Injected pods.
+    pub pods: Mirror<()>,
+    /// Bundles that are there.
+    pub bundles: Mirror<Seen>,
+    /// Since when a bundle is not needed.
+    unused: BTreeMap<Box<str>, Duration>,
+    /// Failed writes: when to try again, and how long was waited.
+    failed: BTreeMap<Box<str>, (Duration, Duration)>,
+}
+
+impl Plan {
+    /// A state that knows nothing yet.
+    pub fn new(own: &str) -> Self {
+        Self {
+            own: own.into(),
+            namespaces: Mirror::default(),
+            pods: Mirror::default(),
+            bundles: Mirror::default(),
+            unused: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// Other anchors are in force: every bundle has to be written anew.
+    pub fn outdate(&mut self) {
+        self.bundles.objects.values_mut().for_each(|seen| seen.is_current = false);
+        self.failed.clear();
+    }
+
+    /// What to do now.
+    pub fn todo(&mut self, now: Duration) -> Todo {
+        let mut todo = Todo::default();
+        if !(self.namespaces.is_complete && self.pods.is_complete && self.bundles.is_complete) {
+            return todo;
+        }
+        let namespaces = self.namespaces.objects.keys().map(|(_, name)| name);
+        let needed: BTreeSet<&Box<str>> =
+            namespaces.chain(self.pods.objects.keys().map(|(namespace, _)| namespace)).chain([&self.own]).collect();
+        let current: BTreeSet<&Box<str>> = self
+            .bundles
+            .objects
+            .iter()
+            .filter(|(_, seen)| seen.is_current)
+            .map(|((namespace, _), _)| namespace)
+            .collect();
+        self.failed.retain(|namespace, _| needed.contains(namespace) && !current.contains(namespace));
+        let is_due = |namespace: &str| self.failed.get(namespace).is_none_or(|(at, _)| *at <= now);
+        todo.write = needed.difference(&current).filter(|n| is_due(n)).map(|n| (*n).clone()).collect();
+        let ours = self.bundles.objects.iter().filter(|(_, seen)| seen.is_ours).map(|((namespace, _), _)| namespace);
+        let unused: BTreeSet<&Box<str>> = ours.filter(|namespace| !needed.contains(namespace)).collect();
+        self.unused.retain(|namespace, _| unused.contains(namespace));
+        for namespace in unused {
+            let since = *self.unused.entry(namespace.clone()).or_insert(now);
+            if now.saturating_sub(since) >= KEEP_UNUSED {
+                todo.remove.push(namespace.clone());
+            }
+        }
+        todo
+    }
+
+    /// A write went through.
+    pub fn written(&mut self, namespace: &str, name: &str, seen: Seen) {
+        self.failed.remove(namespace);
+        self.bundles.objects.insert((namespace.into(), name.into()), seen);
+    }
+
+    /// A write failed; says how long until it is tried again, and whether it is the first failure.
+    pub fn failed(&mut self, namespace: &str, now: Duration) -> (Duration, bool) {
+        let before = self.failed.get(namespace).map(|(_, waited)| *waited);
+        let wait = before.map_or(RETRY_FIRST, |waited| (waited * 2).min(RETRY_LAST));
+        self.failed.insert(namespace.into(), (now + wait, wait));
+        (wait, before.is_none())
+    }
+
+    /// How many bundles are as they should be.
+    pub fn current(&self) -> usize {
+        self.bundles.objects.values().filter(|seen| seen.is_current).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    type Named = (&'static str, &'static str);
+
+    fn plan(namespaces: &[&'static str], pods: &[Named], bundles: &[(&'static str, Seen)]) -> Plan {
+        let mut plan = Plan::new("mesh-system");
+        fill(&mut plan.namespaces, &namespaces.iter().map(|name| (("", *name), ())).collect::<Vec<_>>());
+        fill(&mut plan.pods, &pods.iter().map(|pod| (*pod, ())).collect::<Vec<_>>());
+        fill(&mut plan.bundles, &bundles.iter().map(|(n, seen)| ((*n, "b"), *seen)).collect::<Vec<_>>());
+        plan
+    }
+
+    fn fill<V: Copy>(mirror: &mut Mirror<V>, objects: &[(Named, V)]) {
+        let read = |(key, value): &(Named, V)| ((key.0.into(), key.1.into()), *value);
+        mirror.take(Event::Init, read);
+        objects.iter().for_each(|object| mirror.take(Event::InitApply(*object), read));
+        mirror.take(Event::InitDone, read);
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn written(todo: &Todo) -> Vec<&str> {
+        todo.write.iter().map(|n| &**n).collect()
+    }
+
+    const GOOD: Seen = Seen { is_current: true, is_ours: true };
+    const EDITED: Seen = Seen { is_current: false, is_ours: true };
+    const FOREIGN: Seen = Seen { is_current: false, is_ours: false };
+
+    #[test]
+    fn labelled_namespaces_those_with_injected_pods_and_our_own() {
+        let mut plan =
+            plan(&["shop", "bank"], &[("jobs", "j-1"), ("jobs", "j-2")], &[("bank", GOOD), ("jobs", EDITED)]);
+        assert_eq!(written(&plan.todo(at(0))), ["jobs", "mesh-system", "shop"]);
+        for namespace in ["jobs", "mesh-system", "shop"] {
+            plan.written(namespace, "b", GOOD);
+        }
+        assert_eq!(plan.todo(at(0)), Todo::default());
+        assert_eq!(plan.current(), 4);
+        plan.outdate();
+        assert_eq!(written(&plan.todo(at(0))), ["bank", "jobs", "mesh-system", "shop"]);
+    }
+
+    #[test]
+    fn nothing_is_done_before_everything_was_listed() {
+        let mut plan = Plan::new("mesh-system");
+        fill(&mut plan.namespaces, &[(("", "shop"), ())]);
+        fill(&mut plan.bundles, &[(("old", "b"), GOOD)]);
+        assert_eq!(plan.todo(at(10_000)), Todo::default());
+        fill(&mut plan.pods, &[]);
+        assert_eq!(written(&plan.todo(at(10_000))), ["mesh-system", "shop"]);
+        // While it is listed anew, what was known stays.
+        plan.namespaces.take(Event::<Named>::Init, |_| unreachable!());
+        assert_eq!(written(&plan.todo(at(10_000))), ["mesh-system", "shop"]);
+    }
+
+    #[test]
+    fn what_is_edited_or_deleted_is_written_again() {
+        let mut plan = plan(&["shop"], &[], &[("shop", GOOD), ("mesh-system", GOOD)]);
+        assert_eq!(plan.todo(at(0)), Todo::default());
+        let read = |seen: &Seen| (("shop".into(), "b".into()), *seen);
+        plan.bundles.take(Event::Apply(EDITED), read);
+        assert_eq!(written(&plan.todo(at(0))), ["shop"]);
+        plan.bundles.take(Event::Delete(EDITED), read);
+        assert_eq!(written(&plan.todo(at(0))), ["shop"]);
+    }
+
+    #[test]
+    fn what_no_one_needs_is_removed_after_a_while_if_it_is_ours() {
+        let mut plan = plan(&[], &[("shop", "p")], &[("shop", GOOD), ("own", FOREIGN), ("mesh-system", GOOD)]);
+        assert_eq!(plan.todo(at(0)), Todo::default());
+        let gone = |_: &()| (("shop".into(), "p".into()), ());
+        plan.pods.take(Event::Delete(()), gone);
+        assert_eq!(plan.todo(at(100)), Todo::default());
+        plan.pods.take(Event::Apply(()), gone);
+        assert_eq!(plan.todo(at(650)), Todo::default(), "needed again");
+        plan.pods.take(Event::Delete(()), gone);
+        assert_eq!(plan.todo(at(700)), Todo::default());
+        assert_eq!(plan.todo(at(1299)), Todo::default());
+        assert_eq!(plan.todo(at(1300)).remove, ["shop".into()]);
+    }
+
+    #[test]
+    fn failures_wait_longer_each_time_and_are_told_once() {
+        let mut plan = plan(&["shop"], &[], &[("mesh-system", GOOD)]);
+        assert_eq!(plan.failed("shop", at(0)), (at(1), true));
+        assert!(plan.todo(Duration::from_millis(900)).write.is_empty());
+        assert_eq!(written(&plan.todo(at(1))), ["shop"]);
+        assert_eq!(plan.failed("shop", at(1)), (at(2), false));
+        for _ in 0..10 {
+            plan.failed("shop", at(1));
+        }
+        assert_eq!(plan.failed("shop", at(1)), (RETRY_LAST, false));
+        plan.outdate();
+        assert_eq!(written(&plan.todo(at(1))), ["mesh-system", "shop"]);
+    }
+}

@@ -1,0 +1,198 @@
+//! The trust bundle as the ConfigMap `mesh-trust-bundle`, written by the leader into each namespace that needs it and
+//! repaired there when it is edited or deleted.
+//!
+//! A proxy trusts it until the stream of bundles stands. Which namespaces those are is `trust_plan`'s to say. Our own
+//! ConfigMaps are watched by their one name across namespaces, which is all that the rules of access allow.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt, stream};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams},
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde_json::json;
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    named::limited,
+    trust_pem::{pem, same_anchors},
+    trust_plan::{Plan, Seen},
+};
+use crate::{metrics::Metrics, trust::Bundle};
+
+/// Name of the ConfigMap.
+pub const NAME: &str = "mesh-trust-bundle";
+/// Its key.
+pub const KEY: &str = "ca-bundle.pem";
+/// Who writes it, for the API server and as a label.
+const MANAGER: &str = "mesh-identity";
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The label of a namespace with injection.
+const LABELLED: &str = "meshctl.dev/inject=enabled";
+/// The label that every injected pod has.
+const INJECTED: &str = "meshctl.dev/proxy-version";
+/// Writes at a time.
+const CONCURRENT: usize = 8;
+/// Events are gathered for so long, so that a rollout of a thousand pods is not a thousand plans.
+const GATHER: Duration = Duration::from_millis(50);
+/// How often it is looked for what has to be removed or tried again.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What was seen to change.
+enum Change {
+    Namespace(Event<PartialObjectMeta<Namespace>>),
+    Pod(Event<PartialObjectMeta<Pod>>),
+    Bundle(Event<ConfigMap>),
+}
+
+/// Writes bundles; only the leader's runs.
+#[derive(Clone)]
+pub struct TrustWriter {
+    /// For the API server.
+    pub client: Client,
+    /// The control plane's namespace.
+    pub namespace: String,
+    /// The anchors in force.
+    pub bundle: watch::Receiver<Arc<Bundle>>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+impl TrustWriter {
+    /// Runs for as long as this replica leads; dropped when it does not any more.
+    pub async fn run(mut self) {
+        let mut plan = Plan::new(&self.namespace);
+        let mut changes = std::pin::pin!(self.changes());
+        let begun = Instant::now();
+        let mut anchors = self.bundle.borrow_and_update().clone();
+        loop {
+            tokio::select! {
+                Some(change) = changes.next() => take(&mut plan, change, &anchors),
+                Ok(()) = self.bundle.changed() => {
+                    anchors = self.bundle.borrow_and_update().clone();
+                    plan.outdate();
+                }
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            // What comes together is planned together.
+            let gather = Instant::now() + GATHER;
+            while let Ok(Some(change)) = tokio::time::timeout_at(gather, changes.next()).await {
+                take(&mut plan, change, &anchors);
+            }
+            let todo = plan.todo(begun.elapsed());
+            let writes = stream::iter(todo.write).map(|namespace| async {
+                let outcome = self.write(&namespace, &anchors).await;
+                (namespace, outcome)
+            });
+            let written: Vec<_> = writes.buffer_unordered(CONCURRENT).collect().await;
+            for (namespace, outcome) in written {
+                self.note(&mut plan, &namespace, outcome, begun.elapsed());
+            }
+            for namespace in todo.remove {
+                self.remove(&namespace).await;
+            }
+            self.metrics.trust_bundles.set(plan.current() as f64);
+        }
+    }
+
+    fn changes(&self) -> impl Stream<Item = Change> + Send + use<> {
+        let client = &self.client;
+        let labelled = watcher::Config::default().labels(LABELLED);
+        let injected = watcher::Config::default().labels(INJECTED);
+        let named = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
+        let namespaces =
+            quiet("namespaces", watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), labelled));
+        let pods = quiet("injected pods", watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), injected));
+        let bundles = quiet(NAME, watcher(Api::<ConfigMap>::all(client.clone()), named));
+        let namespaces = namespaces.map(Change::Namespace);
+        stream::select(stream::select(namespaces, pods.map(Change::Pod)), bundles.map(Change::Bundle))
+    }
+
+    async fn write(&self, namespace: &str, anchors: &Bundle) -> Result<(), String> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let mut object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": {KEY: pem(anchors)},
+        });
+        // In our own namespace it is install's object, labels and all.
+        if namespace != self.namespace {
+            object["metadata"]["labels"] =
+                json!({"app.kubernetes.io/name": NAME, "app.kubernetes.io/part-of": "mesh", MANAGED_BY: MANAGER});
+        }
+        let (params, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&object));
+        let Err(error) = limited(api.patch(NAME, &params, &patch)).await else { return Ok(()) };
+        if !error.contains("immutable") {
+            return Err(error);
+        }
+        // Someone made it immutable; then only another can take its place.
+        limited(api.delete(NAME, &DeleteParams::default())).await?;
+        limited(api.patch(NAME, &params, &patch)).await.map(drop)
+    }
+
+    fn note(&self, plan: &mut Plan, namespace: &str, outcome: Result<(), String>, now: Duration) {
+        match outcome {
+            Ok(()) => {
+                self.metrics.trust_bundles_written.increment(1);
+                tracing::info!("wrote the trust bundle into the namespace {namespace}");
+                plan.written(namespace, NAME, Seen { is_current: true, is_ours: namespace != self.namespace });
+            }
+            Err(error) => {
+                self.metrics.trust_bundles_failed.increment(1);
+                let (wait, is_first) = plan.failed(namespace, now);
+                // A namespace that is going takes nothing more, and needs nothing.
+                if is_first && !error.contains("being terminated") {
+                    tracing::warn!(
+                        "the ConfigMap {NAME} could not be written into the namespace {namespace}, whose new pods wait \
+                         for it: {error}; trying again in {wait:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    async fn remove(&self, namespace: &str) {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        match limited(api.delete(NAME, &DeleteParams::default())).await {
+            Ok(_) => {
+                tracing::info!("removed the trust bundle from the namespace {namespace}: nothing there is injected")
+            }
+            Err(error) => tracing::debug!("removing {NAME} from {namespace}: {error}; trying again"),
+        }
+    }
+}
+
+/// Events without the errors, which are told and tried again with a growing pause.
+fn quiet<K: Resource + Clone + Send>(
+    what: &'static str,
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+) -> impl Stream<Item = Event<K>> + Send {
+    events.default_backoff().filter_map(move |event| async move {
+        event.inspect_err(|error| tracing::warn!("watching {what}: {error}; trying again")).ok()
+    })
+}
+
+fn take(plan: &mut Plan, change: Change, anchors: &Bundle) {
+    let key = |meta: &dyn Fn() -> (Option<String>, String)| {
+        let (namespace, name) = meta();
+        (namespace.unwrap_or_default().into_boxed_str(), name.into_boxed_str())
+    };
+    match change {
+        Change::Namespace(event) => plan.namespaces.take(event, |n| (key(&|| (None, n.name_any())), ())),
+        Change::Pod(event) => plan.pods.take(event, |pod| (key(&|| (pod.namespace(), pod.name_any())), ())),
+        Change::Bundle(event) => plan.bundles.take(event, |map| {
+            let text = map.data.as_ref().and_then(|data| data.get(KEY));
+            let is_current = text.is_some_and(|text| same_anchors(text.as_bytes(), anchors));
+            let is_ours = map.labels().get(MANAGED_BY).is_some_and(|by| by == MANAGER);
+            (key(&|| (map.namespace(), map.name_any())), Seen { is_current, is_ours })
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

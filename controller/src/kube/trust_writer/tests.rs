@@ -1,0 +1,133 @@
+//! The writer against an API server that others change too, and two writers of which one leads.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use rustls::pki_types::CertificateDer;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::kube::{fake::Fake, lease::Election};
+
+fn anchors(byte: u8) -> Arc<Bundle> {
+    Arc::new(vec![CertificateDer::from(vec![byte; 300])])
+}
+
+fn path(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/configmaps/{NAME}")
+}
+
+fn label(fake: &Fake, namespace: &str, value: &str) {
+    fake.put(
+        &format!("/api/v1/namespaces/{namespace}"),
+        json!({"metadata": {"labels": {"meshctl.dev/inject": value, "kubernetes.io/metadata.name": namespace}}}),
+    );
+}
+
+fn data(fake: &Fake, namespace: &str) -> Value {
+    fake.get(&path(namespace)).map_or(Value::Null, |map| map["data"][KEY].clone())
+}
+
+async fn until(fake: &Fake, what: &str, wanted: impl Fn(&Fake) -> bool) {
+    let waiting = async {
+        while !wanted(fake) {
+            fake.event().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3600), waiting).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+fn writer(fake: &Fake) -> (TrustWriter, watch::Sender<Arc<Bundle>>) {
+    let (sender, bundle) = watch::channel(anchors(1));
+    let metrics = Metrics::new();
+    (TrustWriter { client: fake.client(), namespace: "mesh-system".to_owned(), bundle, metrics }, sender)
+}
+
+#[tokio::test(start_paused = true)]
+async fn written_repaired_exchanged_and_removed() {
+    let fake = Fake::new();
+    label(&fake, "shop", "enabled");
+    label(&fake, "plain", "disabled");
+    let (writer, sender) = writer(&fake);
+    let task = tokio::spawn(writer.run());
+    let first = json!(pem(&anchors(1)));
+    until(&fake, "shop and our own", |f| data(f, "shop") == first && data(f, "mesh-system") == first).await;
+    assert_eq!(fake.get(&path("plain")), None);
+    let labels = |namespace| fake.get(&path(namespace)).unwrap()["metadata"]["labels"].clone();
+    assert_eq!(labels("shop")[MANAGED_BY], MANAGER);
+    assert_eq!(labels("mesh-system"), Value::Null, "install's labels are not touched");
+    // A namespace that is labelled later, and one that holds an injected pod.
+    label(&fake, "plain", "enabled");
+    until(&fake, "labelled later", |f| data(f, "plain") == first).await;
+    let pod = "/api/v1/namespaces/jobs/pods/j-1";
+    fake.put(pod, json!({"metadata": {"labels": {"meshctl.dev/proxy-version": "0.1.0"}}}));
+    until(&fake, "a pod that opted in", |f| data(f, "jobs") == first).await;
+    // Edited, deleted.
+    let mut edited = fake.get(&path("shop")).unwrap();
+    edited["data"][KEY] = json!("garbage");
+    fake.put(&path("shop"), edited);
+    until(&fake, "an edit is repaired", |f| data(f, "shop") == first).await;
+    fake.remove(&path("plain")).unwrap();
+    until(&fake, "a deletion is repaired", |f| data(f, "plain") == first).await;
+    // Other anchors.
+    sender.send_replace(anchors(2));
+    let second = json!(pem(&anchors(2)));
+    let all = ["shop", "plain", "jobs", "mesh-system"];
+    until(&fake, "exchanged", |f| all.iter().all(|namespace| data(f, namespace) == second)).await;
+    // Nothing needs it there any more.
+    fake.remove(pod).unwrap();
+    until(&fake, "removed", |f| f.get(&path("jobs")).is_none()).await;
+    assert_eq!(data(&fake, "shop"), second);
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_is_tried_again_and_holds_up_no_other() {
+    let fake = Fake::new();
+    label(&fake, "full", "enabled");
+    label(&fake, "shop", "enabled");
+    fake.forbid(&format!("PATCH {}", path("full")));
+    let (writer, _sender) = writer(&fake);
+    let metrics = writer.metrics.clone();
+    let task = tokio::spawn(writer.run());
+    let tries = |f: &Fake| f.asked().iter().filter(|asked| **asked == format!("PATCH {}", path("full"))).count();
+    until(&fake, "the other, and three tries", |f| data(f, "shop") != Value::Null && tries(f) >= 3).await;
+    assert!(metrics.render().contains("mesh_controller_trust_bundle_writes_total{outcome=\"failed\"}"));
+    fake.allow();
+    until(&fake, "allowed now", |f| data(f, "full") != Value::Null).await;
+    task.abort();
+}
+
+/// Runs a writer while it leads, as the role does.
+fn candidate(fake: &Fake, name: &str) -> (CancellationToken, tokio::task::JoinHandle<()>) {
+    let (election, mut leading) = Election::new(fake.client(), "mesh-system", "mesh-identity", name);
+    let (cancel, (writer, sender)) = (CancellationToken::new(), writer(fake));
+    let electing = election.run(cancel.clone());
+    let task = tokio::spawn(async move {
+        let _anchors = sender;
+        tokio::join!(electing, crate::kube::lead(&mut leading, || writer.clone().run()));
+    });
+    (cancel, task)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_replicas_one_writes_and_the_other_takes_over_within_seconds() {
+    let fake = Fake::new();
+    label(&fake, "shop", "enabled");
+    let (stop_a, a) = candidate(&fake, "a");
+    until(&fake, "a writes", |f| data(f, "shop") != Value::Null).await;
+    let (stop_b, b) = candidate(&fake, "b");
+    fake.remove(&path("shop")).unwrap();
+    until(&fake, "a repairs", |f| data(f, "shop") != Value::Null).await;
+    let lists = |f: &Fake| f.asked().iter().filter(|asked| **asked == "GET /api/v1/configmaps").count();
+    let before = lists(&fake);
+    // A graceful end gives the Lease back.
+    stop_a.cancel();
+    a.await.unwrap();
+    fake.remove(&path("shop")).unwrap();
+    let begun = Instant::now();
+    until(&fake, "b writes", |f| data(f, "shop") != Value::Null).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(lists(&fake) > before, "b listed everything itself");
+    stop_b.cancel();
+    b.await.unwrap();
+}
