@@ -49,7 +49,13 @@ fn flags() -> Result<[String; 2]> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
     let home = home.context("neither CARGO_HOME nor HOME is set")?;
     let maps = [(home.display().to_string(), "/cargo"), (root().display().to_string(), "/mesh")];
-    let mut rust = vec!["-Ctarget-feature=+crt-static".to_owned(), "-Clink-arg=-Wl,--build-id=sha1".to_owned()];
+    let mut rust: Vec<String> = vec![
+        "-Ctarget-feature=+crt-static".into(),
+        "-Clink-arg=-Wl,--build-id=sha1".into(),
+        // The crate getrandom looks the call up by dlsym, which finds nothing in a static binary, and then wants
+        // /dev/urandom. The call is in every kernel since 3.17.
+        "--cfg=getrandom_backend=\"linux_getrandom\"".into(),
+    ];
     rust.extend(maps.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")));
     let c: Vec<String> = maps.iter().map(|(from, to)| format!("-ffile-prefix-map={from}={to}")).collect();
     Ok([rust.join("\u{1f}"), c.join(" ")])

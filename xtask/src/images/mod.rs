@@ -150,3 +150,26 @@ fn put(path: &std::path::Path, content: &[u8]) -> Result<()> {
 fn mib(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_dockerfile_says_the_same() {
+        let file = fs::read_to_string(root().join("Dockerfile")).unwrap();
+        for recipe in &IMAGES {
+            let (_, stage) = file.split_once(&format!("FROM scratch AS {}\n", recipe.name)).unwrap();
+            let stage = stage.split("\nFROM ").next().unwrap();
+            let entrypoint = format!("ENTRYPOINT [\"{}\"]", recipe.entrypoint.unwrap());
+            let version = format!("image.version=\"{}\"", env!("CARGO_PKG_VERSION"));
+            for part in [recipe.title, &format!("USER {USER}"), &entrypoint, &version] {
+                assert!(stage.contains(part), "{}: {part}", recipe.name);
+            }
+            assert!(file.contains(&format!("{REPOSITORY}/{}:{}", recipe.name, env!("CARGO_PKG_VERSION"))));
+            let is_capable = recipe.binaries.iter().any(|binary| binary.capability.is_some());
+            assert_eq!(file.contains(&format!("setcap cap_net_admin=p /out/{}\n", recipe.name)), is_capable);
+        }
+    }
+}

