@@ -3,7 +3,10 @@
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod issuer_secret;
+mod kinds;
+mod lean;
 pub mod lease;
+mod list_watch;
 pub mod named;
 mod review_limit;
 pub mod token_review;
@@ -11,6 +14,7 @@ mod trust_pem;
 pub mod trust_plan;
 pub mod trust_writer;
 pub mod webhook;
+pub mod world;
 
 use tokio::sync::watch;
 
