@@ -37,6 +37,8 @@ struct State {
     is_away: bool,
     /// Watches say nothing, as after a connection that broke without a word.
     is_deaf: bool,
+    /// What TokenReview says of a token; of others that they are none.
+    tokens: BTreeMap<String, Value>,
     /// `METHOD path` of what is refused with 403.
     forbidden: Vec<String>,
     /// `METHOD path` of everything that was asked.
@@ -82,6 +84,15 @@ impl Fake {
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
         self.state.lock().unwrap().objects.get(path).cloned()
+    }
+
+    /// A token of our audience, bound to a pod.
+    pub(crate) fn accept_token(&self, token: &str, username: &str, pod: &str, uid: &str) {
+        let extra =
+            json!({"authentication.kubernetes.io/pod-name": [pod], "authentication.kubernetes.io/pod-uid": [uid]});
+        let status = json!({"authenticated": true, "audiences": [crate::token::AUDIENCE],
+            "user": {"username": username, "extra": extra}});
+        self.state.lock().unwrap().tokens.insert(token.to_owned(), status);
     }
 
     /// Waits until anything is written or removed.
@@ -156,7 +167,13 @@ impl Fake {
             }
             Method::DELETE => self.remove(&path).map_or_else(|| failure(404, "not found"), |object| answer(&object)),
             Method::POST => {
-                let object: Value = serde_json::from_slice(&body).unwrap();
+                let mut object: Value = serde_json::from_slice(&body).unwrap();
+                if path.ends_with("/tokenreviews") {
+                    let state = self.state.lock().unwrap();
+                    let token = object["spec"]["token"].as_str().unwrap();
+                    object["status"] = state.tokens.get(token).cloned().unwrap_or_else(|| json!({"error": "unknown"}));
+                    return Ok(answer(&object));
+                }
                 let path = format!("{path}/{}", object["metadata"]["name"].as_str().unwrap());
                 self.put(&path, object);
                 answer(&self.get(&path).unwrap())

@@ -3,7 +3,12 @@
 //! It is watched by name and read again every minute, so that a missed event cannot end in expiry. Nothing is ever
 //! written into it: install makes it, or someone else keeps it.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use k8s_openapi::{api::core::v1::Secret, jiff::Timestamp};
 use kube::{Api, Client};
@@ -101,8 +106,20 @@ impl IssuerSecret {
                 bundle.send_replace(accepted.signer.anchors().clone());
                 authority.replace(accepted.signer);
             }
-            good.send_replace(!authority.signer().has_ended());
-            self.secret.changed(self.version.as_deref()).await;
+            let signer = authority.signer();
+            good.send_replace(!signer.has_ended());
+            // Its end is no event of the API server's.
+            let left = signer.not_after().duration_since(SystemTime::now()).ok();
+            let ended = async {
+                match left {
+                    Some(left) => tokio::time::sleep(left).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.secret.changed(self.version.as_deref()) => {}
+                () = ended => {}
+            }
         }
     }
 
@@ -179,7 +196,7 @@ impl IssuerSecret {
 
     fn near_its_end(&self, signer: &Signer) -> Option<Entry> {
         let ends = Timestamp::try_from(signer.not_after()).map_or_else(|_| "unknown".to_owned(), |t| t.to_string());
-        let left = signer.not_after().duration_since(std::time::SystemTime::now()).unwrap_or_default();
+        let left = signer.not_after().duration_since(SystemTime::now()).unwrap_or_default();
         let urgency = WARNINGS.iter().find(|(limit, _)| left < *limit && signer.life() >= limit.saturating_mul(3));
         let what = match urgency {
             _ if left.is_zero() => format!("the issuer has ended, {ends}; no certificate can be issued"),

@@ -10,7 +10,7 @@ mod list_watch;
 pub mod named;
 mod review_limit;
 pub mod token_review;
-mod trust_pem;
+pub(crate) mod trust_pem;
 pub mod trust_plan;
 pub mod trust_writer;
 pub mod webhook;

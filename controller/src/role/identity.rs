@@ -173,3 +173,6 @@ impl Role {
         self.servers.stop().await;
     }
 }
+
+#[cfg(test)]
+mod tests;
