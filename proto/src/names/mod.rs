@@ -1,5 +1,6 @@
 //! From a control address, `host:port`, to a TCP connection, without the C library's resolver: the images hold one
-//! static binary each, and a static glibc cannot load what it resolves names with.
+//! static binary each, and what a static glibc can resolve depends on the version that it was linked from (it loads the
+//! rest at run time, from files that are not there), with a thread for each question.
 //!
 //! [`Address`] is what a flag or a variable says, [`Names`] asks the name servers of `/etc/resolv.conf` (hickory), and
 //! [`Names::connect`] dials what they answer. IP addresses and `localhost` need no name server.

@@ -39,6 +39,9 @@ pub fn build(package: &str, binaries: &[&str], target: &Target) -> Result<Vec<Pa
     let [rust, c] = flags()?;
     // With a target named, these are for what is linked into the binary, not for build scripts and macros.
     build.env("CARGO_ENCODED_RUSTFLAGS", rust).env("CFLAGS", &c).env("CXXFLAGS", &c);
+    // By default aws-lc seeds itself from the jitter of the CPU as well: 30 ms of it in each process before its first key,
+    // on the way of a pod's start. Without, the kernel's generator and RDRAND seed it.
+    build.env("AWS_LC_SYS_NO_JITTER_ENTROPY", "1");
     run(build).context("a static binary needs the C library as libc.a (Debian: libc6-dev) and a C compiler")?;
     let release = root().join(FOLDER).join(target.triple).join("release");
     binaries.iter().map(|name| strip(&release, name)).collect()
