@@ -2,6 +2,7 @@
 //! needs more, it installs under `target/` and says so.
 
 mod bench;
+mod cluster;
 mod images;
 mod step;
 mod test;
@@ -21,6 +22,9 @@ enum Task {
     Bench(bench::Options),
     /// Build the container images into target/images, without a container engine.
     Images(images::Options),
+    /// A Kubernetes to try Mesh on: up, down, status, load.
+    #[command(subcommand)]
+    Cluster(cluster::Command),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +33,7 @@ fn main() -> ExitCode {
         Task::Test => return if test::test() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
         Task::Bench(options) => bench::run_bench(&options),
         Task::Images(options) => images::run_images(&options),
+        Task::Cluster(command) => cluster::run_cluster(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

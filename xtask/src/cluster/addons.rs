@@ -28,8 +28,10 @@ const ANSWER: Duration = Duration::from_millis(500);
 /// Starts cluster DNS.
 pub fn core_dns(layout: &Layout, is_dual: bool) -> Result<()> {
     let image = format!("docker.io/mesh-cluster/coredns:{COREDNS}");
-    let hosts: Vec<_> = families(is_dual).iter().map(|family| format!("            {} {OUTSIDE}", family.host)).collect();
-    let manifest = filled(layout, "addons/coredns.yaml", is_dual, &[("IMAGE", &image), ("OUTSIDE", &hosts.join("\n"))])?;
+    let hosts: Vec<_> =
+        families(is_dual).iter().map(|family| format!("            {} {OUTSIDE}", family.host)).collect();
+    let manifest =
+        filled(layout, "addons/coredns.yaml", is_dual, &[("IMAGE", &image), ("OUTSIDE", &hosts.join("\n"))])?;
     apply(kubectl(layout), &manifest)
 }
 
@@ -62,11 +64,12 @@ pub fn wait_ready(layout: &Layout) -> Result<()> {
         wait.args(["wait", "--for=condition=Ready", "node", "--all", "--timeout=4s"]);
         Ok(quiet(wait).ok())
     })?;
-    until("CoreDNS to answer", READY, || Ok(resolves("kubernetes.default.svc.cluster.local").then_some(()))).with_context(|| {
-        let mut pods = kubectl(layout);
-        pods.args(["describe", "pods", "--namespace", "kube-system"]);
-        quiet(pods).unwrap_or_default()
-    })
+    until("CoreDNS to answer", READY, || Ok(resolves("kubernetes.default.svc.cluster.local").then_some(())))
+        .with_context(|| {
+            let mut pods = kubectl(layout);
+            pods.args(["describe", "pods", "--namespace", "kube-system"]);
+            quiet(pods).unwrap_or_default()
+        })
 }
 
 /// Whether cluster DNS has an IPv4 address for the name.
@@ -102,7 +105,12 @@ fn apply(mut kubectl: Command, manifest: &str) -> Result<()> {
     let mut child = kubectl.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     child.stdin.take().context("no input")?.write_all(manifest.as_bytes())?;
     let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "`kubectl apply` ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "`kubectl apply` ended with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 

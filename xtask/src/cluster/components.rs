@@ -77,7 +77,11 @@ pub fn all(layout: &Layout, is_dual: bool) -> Vec<Component> {
             ],
             Ready::Page(10248, "/healthz"),
         ),
-        of_kubernetes("kube-proxy", vec![format!("--config={}", config("kube-proxy.yaml"))], Ready::Page(10256, "/livez")),
+        of_kubernetes(
+            "kube-proxy",
+            vec![format!("--config={}", config("kube-proxy.yaml"))],
+            Ready::Page(10256, "/livez"),
+        ),
     ]
 }
 

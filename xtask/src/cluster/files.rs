@@ -134,7 +134,8 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
-        let group = chunk.iter().chain([0, 0].iter()).take(3).fold(0usize, |group, byte| group << 8 | usize::from(*byte));
+        let group =
+            chunk.iter().chain([0, 0].iter()).take(3).fold(0usize, |group, byte| group << 8 | usize::from(*byte));
         for place in 0..4 {
             let sextet = group >> (18 - 6 * place) & 63;
             text.push(if place <= chunk.len() { char::from(ALPHABET[sextet]) } else { '=' });

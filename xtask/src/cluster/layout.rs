@@ -149,7 +149,9 @@ impl Layout {
         match fs::read(&path) {
             Ok(text) => {
                 let state = serde_json::from_slice(&text);
-                state.map(Some).with_context(|| format!("{} is damaged: `cargo xtask cluster down` clears it", path.display()))
+                state
+                    .map(Some)
+                    .with_context(|| format!("{} is damaged: `cargo xtask cluster down` clears it", path.display()))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),

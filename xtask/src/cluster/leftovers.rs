@@ -40,7 +40,11 @@ pub fn clear(layout: &Layout) -> Result<()> {
     }
     for stray in strays(&layout.run) {
         signal(stray.pid, Signal::KILL);
-        until(&format!("the end of {} ({})", stray.name, stray.pid), GONE, || Ok((!is_alive(stray.pid)).then_some(())))?;
+        until(
+            &format!("the end of {} ({})", stray.name, stray.pid),
+            GONE,
+            || Ok((!is_alive(stray.pid)).then_some(())),
+        )?;
     }
     if Path::new("/sys/class/net").join(HOST_LINK).exists() {
         ip(&format!("link delete {HOST_LINK}"))?;
@@ -94,7 +98,10 @@ fn rules() -> Vec<String> {
     };
     let pods = families(false)[0].pods;
     let all = list("iptables-save", &[]) + &list("ip6tables-save", &[]);
-    all.lines().filter(|rule| rule.contains(pods) || rule.contains(HOST_LINK)).map(|rule| format!("rule: {rule}")).collect()
+    all.lines()
+        .filter(|rule| rule.contains(pods) || rule.contains(HOST_LINK))
+        .map(|rule| format!("rule: {rule}"))
+        .collect()
 }
 
 fn cgroups() -> Vec<PathBuf> {

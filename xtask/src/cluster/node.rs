@@ -72,7 +72,6 @@ pub fn make(layout: &Layout, is_dual: bool) -> Result<Node> {
     let mut node = Command::new("setsid");
     node.args(["nsenter", &format!("--net=/run/netns/{NETNS}"), "unshare", "--pid", "--fork", "--mount", "--uts"]);
     node.args(["--mount-proc", "--propagation", "private", "/bin/sh"]).arg(layout.templates().join("node/node.sh"));
-    // Not the folder `target` itself: it may be a link, and then it is a mount of its own.
     node.arg(layout.run.parent().unwrap_or(&layout.run)).arg(layout.node_tools().join(INIT)).arg(&layout.run).arg(NODE);
     let mut child = node.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
     let made = until("the node's namespaces", NAMESPACES, || {
@@ -133,7 +132,11 @@ pub fn start(layout: &Layout, node: &Node, component: &Component) -> Result<()> 
 
 fn spawn(layout: &Layout, node: &Node, component: &Component) -> Result<Child> {
     let log = layout.log(component.name);
-    let log = File::options().create(true).append(true).open(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new("setsid"); // it outlives this program and its terminal
     command.args(["nsenter", "--target", &node.pid.to_string(), "--net", "--pid", "--mount", "--uts", "--"]);
     command.arg(&component.program).args(&component.arguments);
@@ -148,7 +151,8 @@ pub fn load(layout: &Layout, images: &[PathBuf]) -> Result<()> {
     for image in images {
         let mut import = ctr(layout);
         import.args(["images", "import"]).arg(image);
-        let said = quiet(import).with_context(|| format!("cannot import {}; is it what `docker save` writes?", image.display()))?;
+        let said = quiet(import)
+            .with_context(|| format!("cannot import {}; is it what `docker save` writes?", image.display()))?;
         print!("{said}");
     }
     Ok(())

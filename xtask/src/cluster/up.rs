@@ -21,7 +21,8 @@ pub fn up(layout: &Layout, options: &UpOptions) -> Result<()> {
     let is_dual = !options.single_stack && Path::new("/proc/net/if_inet6").exists();
     let node = match processes::node(&layout.run) {
         Some(node) => {
-            let state = layout.state()?.context("a node runs, and its env.json is gone: `cargo xtask cluster down` first")?;
+            let state =
+                layout.state()?.context("a node runs, and its env.json is gone: `cargo xtask cluster down` first")?;
             ensure!(
                 state["dualStack"] == is_dual,
                 "the cluster that is up has other address families: `cargo xtask cluster down` first"
@@ -103,7 +104,11 @@ fn images(layout: &Layout) -> Result<()> {
     let mut list = ctr(layout);
     list.args(["images", "list", "--quiet"]);
     let there = quiet(list)?;
-    let wanted = [("mesh-cluster/pause", layout.node_tools().join("pause.tar")), ("mesh-cluster/coredns", layout.coredns().join("coredns.tar"))];
-    let missing: Vec<_> = wanted.into_iter().filter(|(name, _)| !there.contains(name)).map(|(_, archive)| archive).collect();
+    let wanted = [
+        ("mesh-cluster/pause", layout.node_tools().join("pause.tar")),
+        ("mesh-cluster/coredns", layout.coredns().join("coredns.tar")),
+    ];
+    let missing: Vec<_> =
+        wanted.into_iter().filter(|(name, _)| !there.contains(name)).map(|(_, archive)| archive).collect();
     node::load(layout, &missing).with_context(|| format!("{NODE} has no images"))
 }

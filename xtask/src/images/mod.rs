@@ -6,10 +6,10 @@
 //!
 //! It pushes nothing: how to get an image into a cluster or a registry is in docs/development/images.md.
 
-mod archive;
+pub mod archive;
 mod build;
 mod elf;
-mod layer;
+pub mod layer;
 mod sbom;
 
 use std::{fs, io::Write as _, time::Instant};

@@ -1,0 +1,3 @@
+module meshctl.dev/integration/cluster/pki
+
+go 1.24.0
