@@ -50,6 +50,8 @@ pub enum Mode {
     Grpc,
     /// One connection for each request: connect, send a few bytes, read them back, close.
     Connect,
+    /// One connection for each request: connect, say nothing, wait for the server's first bytes, close.
+    Greeting,
     /// Bulk data on one connection, to a `--tcp-sink`.
     Tcp,
     /// HTTP/1.1 connections that send one request each and then stay open until stdin ends.
@@ -141,7 +143,7 @@ pub async fn run(options: Options) -> Result<Report> {
     match options.mode {
         Mode::Idle => idle::run(&options).await,
         Mode::Tcp => timeout(limit, bulk::run(&options)).await.context("the stream stalled")?,
-        Mode::Http1 | Mode::Grpc | Mode::Connect => {
+        Mode::Http1 | Mode::Grpc | Mode::Connect | Mode::Greeting => {
             let run = async {
                 match options.rate {
                     Some(rate) => paced::run(&options, rate).await,
@@ -194,7 +196,8 @@ impl Client {
     fn new(options: &Options) -> Result<Self> {
         Ok(match options.mode {
             Mode::Grpc => Self::Grpc(Box::new(grpc::Client::new(options)?)),
-            Mode::Connect => Self::Connect(connect::Client::new(options.target)),
+            Mode::Connect => Self::Connect(connect::Client::new(options.target, true)),
+            Mode::Greeting => Self::Connect(connect::Client::new(options.target, false)),
             Mode::Http1 | Mode::Idle | Mode::Tcp => Self::Http1(http1::Client::new(options)),
         })
     }

@@ -70,6 +70,14 @@ pub fn command(program: impl Into<PathBuf>) -> Command {
     command
 }
 
+/// A program on the node, whose network is a namespace of its own; `cargo xtask test` names it.
+pub fn in_node(program: &str) -> Command {
+    let namespace = env::var_os("MESH_TEST_NODE").expect("MESH_TEST_NODE names the node's network namespace");
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec"]).arg(namespace).arg(program);
+    command
+}
+
 fn said(what: &str, output: Output) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{what}: {}\n{out}{err}", output.status);

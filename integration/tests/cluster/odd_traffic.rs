@@ -3,7 +3,7 @@
 
 use crate::{
     apps::{App, image, service},
-    kube::{Namespace, apply, cluster_ip, exec, get, kubectl, load, pod, rolled_out, text, try_kubectl, wait},
+    kube::{Namespace, apply, cluster_ip, get, in_node, kubectl, load, pod, rolled_out, text, try_kubectl, wait},
 };
 
 #[test]
@@ -64,25 +64,31 @@ fn a_server_that_speaks_first_is_heard() {
     let client = App::new("client").manifest(&namespace.0);
     apply(&format!("{server}{client}{}", service(&namespace.0, "smtp", "app: smtp")));
     rolled_out(&namespace.0, &["deployment/smtp", "deployment/client"]);
-    let (client, address) = (pod(&namespace.0, "app=client"), cluster_ip(&namespace.0, "smtp"));
-    let heard =
-        exec(&namespace.0, &client, &["/busybox", "sh", "-c", &format!("sleep 2 | /busybox nc -w 2 {address} 80")]);
-    assert!(heard.contains("220 ready"), "{heard}");
+    let client = pod(&namespace.0, "app=client");
+    let target = format!("{}:80", cluster_ip(&namespace.0, "smtp"));
+    let greeted = || {
+        let report =
+            load(&namespace.0, &client, &["greeting", "--target", &target, "--count", "1", "--connections", "1"]);
+        assert_eq!((report.requests, report.errors), (1, 0), "{:?}", report.errors_by);
+        report.max_us / 1000
+    };
+    println!("a greeting: {} ms the first time, {} ms then", greeted(), greeted());
 }
 
 #[test]
 fn what_is_not_tcp_is_unhurt() {
     let namespace = Namespace::new("not-tcp", true);
-    apply(&App::new("client").manifest(&namespace.0));
-    rolled_out(&namespace.0, &["deployment/client"]);
+    let apps: String = ["web", "client"].iter().map(|name| App::new(name).manifest(&namespace.0)).collect();
+    apply(&format!("{apps}{}", service(&namespace.0, "web", "app: web")));
+    rolled_out(&namespace.0, &["deployment/web", "deployment/client"]);
     let client = pod(&namespace.0, "app=client");
-    let shell = |script: &str| exec(&namespace.0, &client, &["/busybox", "sh", "-c", script]);
-    let found = shell("/busybox nslookup kubernetes.default.svc.cluster.local 10.96.0.10");
-    assert!(found.contains("10.96.0.1"), "DNS over UDP: {found}");
-    let dns = cluster_ip("kube-system", "kube-dns");
-    assert_eq!(dns, "10.96.0.10");
-    let pinged = shell("/busybox ping -c 1 -W 2 10.88.0.1");
-    assert!(pinged.contains("1 packets received"), "ICMP: {pinged}");
+    // The name is asked for over UDP.
+    let args = ["http1", "--target", "web.not-tcp.svc.cluster.local:80", "--count", "5", "--connections", "1"];
+    let report = load(&namespace.0, &client, &args);
+    assert_eq!((report.requests, report.errors), (5, 0), "{:?}", report.errors_by);
+    let address = text(&get(&namespace.0, &["pod", &client]), "/status/podIP");
+    let output = in_node("ping").args(["-c", "1", "-W", "2", &address]).output().expect("ping is installed");
+    assert!(output.status.success(), "ICMP: {}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]

@@ -1,13 +1,10 @@
 //! The first thing that people do with a mesh: two versions, 90/10, everything mutually authenticated.
 
-use std::{
-    io::Read,
-    process::{Command, Stdio},
-};
+use std::{io::Read, process::Stdio};
 
 use crate::{
     apps::{App, service},
-    kube::{Namespace, apply, cluster_ip, exec, get, kubectl, load, pod, rolled_out, text, wait},
+    kube::{Namespace, apply, cluster_ip, exec, get, in_node, kubectl, load, pod, rolled_out, text, wait},
 };
 
 const NAMESPACE: &str = "seed";
@@ -109,7 +106,7 @@ struct Capture(std::process::Child);
 
 impl Capture {
     fn start() -> Self {
-        let mut tcpdump = Command::new("tcpdump");
+        let mut tcpdump = in_node("tcpdump");
         tcpdump.args(["-i", "any", "-U", "-s", "0", "-B", "32768", "-w", "-", "net", "10.88.0.0/16"]);
         let mut child = tcpdump.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tcpdump is installed");
         // It says so when it listens.
