@@ -4,10 +4,7 @@
 //! nothing changes; afterwards the watch goes on where it was, or begins with a list when that is too long ago (410).
 //! A kind whose CRD is not there is waited for. A kind that may not be read is told and tried again.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, time::Duration};
 
 use ::kube::{
     Client, Error,
@@ -20,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{

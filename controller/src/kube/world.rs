@@ -1,17 +1,13 @@
 //! The watches of an API server and the index behind them: what changed is published some milliseconds later.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ::kube::Client;
 use mesh_resources::Severity;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +75,7 @@ impl World {
         }
         let mut problems = interval(PROBLEMS_EVERY);
         problems.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut publish_at: Option<tokio::time::Instant> = None;
+        let mut publish_at: Option<Instant> = None;
         let mut batch = Vec::with_capacity(QUEUE);
         loop {
             tokio::select! {
@@ -89,12 +85,12 @@ impl World {
                         self.take(kind, event);
                     }
                     if *self.synced.borrow() {
-                        publish_at = publish_at.or_else(|| Some(tokio::time::Instant::now() + DEBOUNCE));
+                        publish_at = publish_at.or_else(|| Some(Instant::now() + DEBOUNCE));
                     } else {
                         self.look_whether_synced();
                     }
                 }
-                () = sleep_until(publish_at.unwrap_or_else(tokio::time::Instant::now)), if publish_at.is_some() => {
+                () = sleep_until(publish_at.unwrap_or_else(Instant::now)), if publish_at.is_some() => {
                     publish_at = None;
                     self.index.publish_state();
                 }
@@ -172,3 +168,6 @@ fn absent(kind: &Kind) -> Entry {
     let fix = "install the Gateway API: meshctl install --gateway-api-crds | kubectl apply -f -".to_owned();
     Entry::source(Severity::Warning, "NotServed", what, fix)
 }
+
+#[cfg(test)]
+mod tests;
