@@ -41,7 +41,8 @@ pub fn config(config: &Config, believed: &Believed, tls: &Tls) -> Value {
     })
 }
 
-fn outbound(policy: &OutboundPolicy) -> Value {
+/// A policy of an outbound target.
+pub fn outbound(policy: &OutboundPolicy) -> Value {
     json!({
         "target": match &policy.target {
             Target::Service(service) => json!({ "service": service.to_string() }),

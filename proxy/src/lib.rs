@@ -20,7 +20,7 @@ pub mod config;
 pub mod connect;
 pub mod control;
 pub mod detect;
-mod dump;
+pub mod dump;
 pub mod error;
 mod gate;
 mod handover;
