@@ -2,11 +2,13 @@
 //! needs more, it installs under `target/` and says so.
 
 mod bench;
+mod chart;
 mod cluster;
 mod images;
 mod step;
 mod test;
 mod tidy;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -17,7 +19,7 @@ use clap::Parser;
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
     /// Everything that must hold before a change is merged: format, lints, licences, tests, documentation.
-    Test,
+    Test(test::Options),
     /// Measure a Mesh pair beside an Envoy pair; writes docs/performance.md.
     Bench(bench::Options),
     /// Build the container images into target/images, without a container engine.
@@ -30,7 +32,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Task::parse() {
         // It has said all itself: its closing line is the last.
-        Task::Test => return if test::test() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+        Task::Test(options) => return if test::test(&options) { ExitCode::SUCCESS } else { ExitCode::FAILURE },
         Task::Bench(options) => bench::run_bench(&options),
         Task::Images(options) => images::run_images(&options),
         Task::Cluster(command) => cluster::run_cluster(&command),

@@ -3,22 +3,42 @@
 //! All tests run with `--workspace`, so that cargo unifies features once and builds everything once. The last line
 //! counts the tests: `N passed, N failed`, and `, N skipped` where some were.
 
+mod cluster;
+
 use std::{env, fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
+    chart,
     step::{cargo, root, run, run_lines, shown, step},
-    tidy,
+    tidy, tools,
 };
+
+/// Flags of `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Also what takes minutes each: long outages, repeated rollouts.
+    #[arg(long)]
+    long: bool,
+    /// The cluster of this context in your kubeconfig, for the tests that need one; otherwise one is made for them.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Leave the cluster and the mesh on it up afterwards.
+    #[arg(long)]
+    keep: bool,
+    /// Only the tests on a cluster.
+    #[arg(long)]
+    only_cluster: bool,
+}
 
 /// The version of cargo-deny that `deny.toml` is written for.
 const DENY: &str = "0.20.2";
 /// The folder cargo-deny derives from the address of the RustSec database.
 const ADVISORIES: &str = "target/advisory-dbs/advisory-db-3157b0e258782691";
 
-/// Where h2spec is built to, under `target/tools`; `integration/tests/h2spec.rs` has the same.
-const H2SPEC: &str = "target/tools/h2spec-2.2.1/h2spec";
+/// The feature that turns the tests on a cluster on.
+const CLUSTER: &str = "mesh-integration/cluster";
 
 /// Tests counted from the `test result:` lines of cargo.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,9 +49,9 @@ struct Count {
 }
 
 /// Runs everything and prints the closing line last, whatever happens. Whether all holds.
-pub fn test() -> bool {
+pub fn test(options: &Options) -> bool {
     let mut count = Count::default();
-    let done = run_all(&mut count);
+    let done = run_all(options, &mut count);
     if let Err(error) = &done {
         println!("\n{error:#}");
         // A step that is no test counts as one: "0 failed" stands only under a run in which nothing failed.
@@ -43,32 +63,45 @@ pub fn test() -> bool {
 }
 
 /// Runs everything; the first failure is the error.
-fn run_all(count: &mut Count) -> Result<()> {
-    step("tidy: module documentation, file lengths, no machine paths", || tidy::run(&root()))?;
-    step("format (files that `cargo fmt --all` would change)", || run(cargo(["fmt", "--all", "--", "--check", "-l"])))?;
-    step("dependencies: licences, bans, sources, advisories", deny)?;
-    step("lints", || run(cargo(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])))?;
-    // All targets at once: binaries for the tests of processes, and every test, with the same features.
-    step("build binaries and tests", || run(cargo(["build", "--workspace", "--all-targets"])))?;
-    step("h2spec for the tests of HTTP/2 conformance", || h2spec(count))?;
-    step("unit and property tests", || tests(&["--workspace", "--lib", "--bins"], count))?;
-    step("tests of real processes on loopback", || tests(&["--workspace", "--test", "*"], count))?;
-    step("examples in the documentation", || tests(&["--workspace", "--doc"], count))?;
-    step("documentation", || {
-        let mut doc = cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
-        doc.env("RUSTDOCFLAGS", "-D warnings");
-        run(doc)
-    })?;
+fn run_all(options: &Options, count: &mut Count) -> Result<()> {
+    if !options.only_cluster {
+        run_here(options, count)?;
+    }
+    cluster::run_all(options, count)?;
     let strict = env::var("CI").is_ok_and(|ci| ci == "true");
     ensure!(!strict || count.skipped == 0, "{} tests were skipped, and CI=true allows none", count.skipped);
     Ok(())
 }
 
+/// What needs no cluster.
+fn run_here(options: &Options, count: &mut Count) -> Result<()> {
+    step("tidy: module documentation, file lengths, no machine paths", || tidy::run(&root()))?;
+    step("format (files that `cargo fmt --all` would change)", || run(cargo(["fmt", "--all", "--", "--check", "-l"])))?;
+    step("dependencies: licences, bans, sources, advisories", deny)?;
+    let lints = ["clippy", "--workspace", "--all-targets", "--features", CLUSTER, "--quiet", "--", "-D", "warnings"];
+    step("lints", || run(cargo(lints)))?;
+    // All targets at once: binaries for the tests of processes, and every test, with the same features.
+    step("build binaries and tests", || run(cargo(["build", "--workspace", "--all-targets"])))?;
+    step("h2spec and Helm, which tests run", || go_tools(count))?;
+    step("chart: helm lint, kubeconform, kube-score", || judge_chart(count))?;
+    step("unit and property tests", || tests(&["--workspace", "--lib", "--bins"], &[], options.long, count))?;
+    step("tests of real processes on loopback", || tests(&["--workspace", "--test", "*"], &[], options.long, count))?;
+    step("examples in the documentation", || tests(&["--workspace", "--doc"], &[], options.long, count))?;
+    step("documentation", || {
+        let mut doc = cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
+        doc.env("RUSTDOCFLAGS", "-D warnings");
+        run(doc)
+    })
+}
+
 /// Runs cargo's tests of a kind and adds to the count.
-fn tests(which: &[&str], count: &mut Count) -> Result<()> {
+fn tests(which: &[&str], environment: &[(&str, &str)], long: bool, count: &mut Count) -> Result<()> {
     let mut command = cargo(["test"]);
     // The harness and its servers are found there by every test.
-    command.args(which).env("MESH_BIN_DIR", root().join("target/debug"));
+    command.args(which).env("MESH_BIN_DIR", root().join("target/debug")).envs(environment.iter().copied());
+    if long {
+        command.env("MESH_TEST_LONG", "1");
+    }
     let name = shown(&command);
     let before = *count;
     let success = run_lines(command, |line| count.add(line))?;
@@ -98,23 +131,26 @@ impl Count {
     }
 }
 
-/// Builds h2spec, pinned by `xtask/h2spec`, if it is not there yet. Without Go its test is skipped, and counted so.
-fn h2spec(count: &mut Count) -> Result<()> {
-    let tool = root().join(H2SPEC);
-    if tool.is_file() {
-        println!("{H2SPEC} is there already");
-        return Ok(());
+/// Builds tools that tests run, each pinned by a module of Go. Without Go their tests are skipped, and counted so.
+fn go_tools(count: &mut Count) -> Result<()> {
+    for (tool, what) in [(tools::H2SPEC, "HTTP/2 conformance"), (tools::HELM, "meshctl install beside helm template")] {
+        if tool.build()?.is_none() {
+            count.skipped += 1;
+            println!("\n!!! SKIPPED: {what}. {} is built with Go, and there is no `go`.\n", tool.name);
+        }
     }
-    if Command::new("go").arg("version").output().is_err() {
+    Ok(())
+}
+
+/// What other tools say of the chart.
+fn judge_chart(count: &mut Count) -> Result<()> {
+    if !chart::judge()? {
         count.skipped += 1;
-        println!("\n!!! SKIPPED: HTTP/2 conformance. h2spec is built with Go 1.24 or later, and there is no `go`.\n");
-        return Ok(());
+        println!(
+            "\n!!! SKIPPED: helm lint, kubeconform and kube-score. They are built with Go, and there is no `go`.\n"
+        );
     }
-    println!("building h2spec into {H2SPEC} (half a minute)");
-    let mut build = Command::new("go");
-    build.args(["build", "-mod=readonly", "-trimpath", "-o"]).arg(&tool).arg("github.com/summerwind/h2spec/cmd/h2spec");
-    build.current_dir(root().join("xtask/h2spec"));
-    run(build)
+    Ok(())
 }
 
 /// `cargo deny check` with a cargo-deny of our own under `target/tools`.
