@@ -110,6 +110,10 @@ pub enum ConfigError {
 impl Config {
     /// Reads and checks the text of `config.yaml`.
     pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
+        // Half-written files are empty; defaults are asked for with `{}`.
+        if text.trim().is_empty() {
+            return Err(ConfigError::Shape("it is empty; write {} for the defaults".into()));
+        }
         let config: Self = serde_saphyr::from_str(text).map_err(|error| ConfigError::Shape(error.to_string()))?;
         config.validate()?;
         Ok(config)
@@ -256,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_text_is_the_defaults_and_they_are_valid() {
+    fn an_empty_map_is_the_defaults_and_they_are_valid() {
         assert_eq!(Config::from_yaml("{}").unwrap(), Config::default());
         let written = serde_json::to_string(&Config::default()).unwrap();
         assert_eq!(Config::from_yaml(&written).unwrap(), Config::default());
@@ -296,6 +300,7 @@ mod tests {
             ("proxy: {resources: {requests: {cpu: 2}, limits: {cpu: 1}}}", "proxy.resources is \"a request of 2 cpu\""),
             ("preStopSeconds: 301", "from 0 to 300"),
             ("- no\n- map", "cannot be read"),
+            (" \n", "it is empty"),
         ] {
             let error = Config::from_yaml(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
