@@ -36,6 +36,8 @@ pub struct Args {
 enum Process {
     /// The sidecar; configured by MESH_* variables
     Proxy,
+    /// The redirection of a pod; configured by MESH_* variables
+    Init,
     /// The control plane; takes the arguments of mesh-controller
     #[command(disable_help_flag = true)]
     Controller {
@@ -58,6 +60,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     match args.process {
         Process::Proxy => Ok(mesh_proxy::main_from_env()),
+        Process::Init => Ok(mesh_proxy::main_from_args(["init".into()])),
         Process::Controller { args } => {
             Ok(mesh_controller::main_from_args([OsString::from("mesh-controller")].into_iter().chain(args)))
         }

@@ -1,11 +1,12 @@
 //! The demo's folder: `manifests/`, which the user may edit, and `state/`, which the controller keeps.
 //!
-//! A temporary one is readable by its owner alone (it has keys and tokens) and removed at the end. One that the user
+//! A temporary one is readable by its owner alone (it has keys and tokens; sidecars of another user get copies of their
+//! own) and removed at the end. One that the user
 //! names stays, with what was edited in it.
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -74,6 +75,24 @@ impl Folder {
     /// The whole folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Copies a file for another user, who can read it and nothing else in the folder, and says where it is.
+    pub fn hand_over(&self, file: &Path, name: &str, uid: u32) -> anyhow::Result<PathBuf> {
+        let dir = self.path.join("sidecars");
+        let copy = dir.join(name);
+        let copied = || {
+            fs::create_dir_all(&dir)?;
+            fs::set_permissions(self.state(), fs::Permissions::from_mode(0o700))?;
+            for passed in [&self.path, &dir] {
+                fs::set_permissions(passed, fs::Permissions::from_mode(0o711))?;
+            }
+            fs::copy(file, &copy)?;
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o400))?;
+            chown(&copy, Some(uid), Some(uid))
+        };
+        copied().with_context(|| format!("{} cannot be written", copy.display()))?;
+        Ok(copy)
     }
 
     /// Writes the manifests. In a folder that is used again, services and routes stay as the user left them.

@@ -1,6 +1,7 @@
-//! The client of the demo: requests to the service through the client's sidecar, which it uses as an HTTP proxy.
+//! The client of the demo: requests to the service through the client's sidecar, which it uses as an HTTP proxy, or with
+//! `--transparent` knows nothing of.
 //!
-//! It speaks plain HTTP/1.1 on keep-alive connections and asks for an absolute URI, as any client with `HTTP_PROXY`
+//! It speaks plain HTTP/1.1 on keep-alive connections and asks a proxy for an absolute URI, as any client with `HTTP_PROXY`
 //! does. It never has more requests in flight than connections, and never repeats one that may have been delivered.
 
 use std::{
@@ -19,13 +20,14 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{
     app::VERSION_HEADER,
+    namespaces::Namespace,
     stats::{Outcome, Rolling},
 };
 
@@ -44,8 +46,10 @@ const MAX_REASON: usize = 160;
 /// What to send.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Where the client's sidecar listens for its application.
-    pub proxy: SocketAddr,
+    /// Where connections go: the client's sidecar as an HTTP proxy, or the Service, if [`Plan::namespace`] is there.
+    pub to: SocketAddr,
+    /// The client's pod, whose connections are redirected to its sidecar.
+    pub namespace: Option<Arc<Namespace>>,
     /// What is asked for, such as `http://web.demo/`.
     pub uri: Uri,
     /// Connections, and so requests at once.
@@ -164,13 +168,17 @@ impl Connection {
         for reused in [true, false] {
             let mut sender = match self.sender.take().filter(|s| reused && !s.is_closed()) {
                 Some(sender) => sender,
-                None => connect(plan.proxy).await?,
+                None => connect(plan).await?,
             };
             if sender.ready().await.is_err() {
                 continue;
             }
             let host = plan.uri.authority().map_or("", |a| a.as_str());
-            let request = Request::get(plan.uri.clone()).header(header::HOST, host).body(Empty::new())?;
+            let target = match &plan.namespace {
+                None => plan.uri.clone(),
+                Some(_) => Uri::try_from(plan.uri.path())?,
+            };
+            let request = Request::get(target).header(header::HOST, host).body(Empty::new())?;
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     self.sender = Some(sender);
@@ -187,8 +195,16 @@ impl Connection {
     }
 }
 
-async fn connect(proxy: SocketAddr) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
-    let stream = TcpStream::connect(proxy).await.with_context(|| format!("the client's sidecar is not at {proxy}"))?;
+async fn connect(plan: &Plan) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
+    let to = plan.to;
+    let stream = match &plan.namespace {
+        None => TcpStream::connect(to).await.with_context(|| format!("the client's sidecar is not at {to}"))?,
+        // A socket stays in the namespace in which it was made.
+        Some(namespace) => {
+            let socket = namespace.within(TcpSocket::new_v4)??;
+            socket.connect(to).await.with_context(|| format!("the client cannot reach {to}"))?
+        }
+    };
     stream.set_nodelay(true)?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the sender; its error is also the request's.
@@ -261,7 +277,8 @@ mod tests {
         let proxy = stand_in(asked.clone()).await;
         let uri = Uri::from_static("http://web.demo/");
         let results = Results::default();
-        run(Plan { proxy, uri, connections: 4, rate: None, requests: Some(90) }, results.clone()).await;
+        run(Plan { to: proxy, namespace: None, uri, connections: 4, rate: None, requests: Some(90) }, results.clone())
+            .await;
         let total = &results.lock().unwrap().total;
         assert_eq!((asked.load(Ordering::SeqCst), total.all.requests), (90, 90));
         assert_eq!((total.all.failed, total.requests("v1")), (30, 60));
@@ -272,7 +289,7 @@ mod tests {
     async fn a_sidecar_that_is_not_there_is_named() {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let uri = Uri::from_static("http://web.demo/");
-        let plan = Plan { proxy: free, uri, connections: 1, rate: None, requests: Some(1) };
+        let plan = Plan { to: free, namespace: None, uri, connections: 1, rate: None, requests: Some(1) };
         assert!(probe(&plan).await.unwrap_err().to_string().contains("the client's sidecar is not at"));
     }
 }

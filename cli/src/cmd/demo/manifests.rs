@@ -2,9 +2,9 @@
 //!
 //! It writes text and nothing else; the controller reads the folder as it reads anyone's.
 
-use std::fmt::Write;
+use std::{fmt::Write, net::IpAddr};
 
-use super::topology::{CLIENT, NAMESPACE, Replica, SERVICE, SERVICE_PORT, Topology, VERSIONS};
+use super::topology::{CLIENT, CLUSTER_IPS, NAMESPACE, Replica, SERVICE, SERVICE_PORT, Topology, VERSIONS};
 
 /// The file with the weights.
 pub const ROUTE_FILE: &str = "20-route.yaml";
@@ -23,20 +23,21 @@ pub struct Manifest {
 /// All files, in the order of their names.
 pub fn all(topology: &Topology) -> Vec<Manifest> {
     vec![
-        Manifest { name: "00-services.yaml", text: services(), has_addresses: false },
+        Manifest { name: "00-services.yaml", text: services(topology), has_addresses: topology.transparent },
         Manifest { name: "10-pods.yaml", text: pods(topology), has_addresses: true },
         Manifest { name: "11-endpointslices.yaml", text: slices(topology), has_addresses: true },
         Manifest { name: ROUTE_FILE, text: route(), has_addresses: false },
     ]
 }
 
-fn services() -> String {
+fn services(topology: &Topology) -> String {
     let mut text = format!(
         "# {SERVICE} is what clients call. {SERVICE}-v1 and {SERVICE}-v2 are its versions, so that a route can name each.\n"
     );
     let names = [SERVICE.to_owned()].into_iter().chain(VERSIONS.map(|v| format!("{SERVICE}-{v}")));
-    for (i, name) in names.enumerate() {
+    for (i, (name, ip)) in names.zip(CLUSTER_IPS).enumerate() {
         let separator = if i == 0 { "" } else { "---\n" };
+        let address = if topology.transparent { format!("  clusterIP: {ip}\n") } else { String::new() };
         let _ = write!(
             text,
             "{separator}apiVersion: v1
@@ -45,7 +46,7 @@ metadata:
   name: {name}
   namespace: {NAMESPACE}
 spec:
-  ports:
+{address}  ports:
     - name: http
       port: {SERVICE_PORT}
 "
@@ -60,14 +61,14 @@ fn pods(topology: &Topology) -> String {
          # its namespace and service account: spiffe://cluster.local/ns/NAMESPACE/sa/SERVICEACCOUNT.\n",
     );
     for replica in &topology.replicas {
-        text += &pod(&replica.pod, &replica.service(), Some(replica.app.port()));
+        text += &pod(&replica.pod, &replica.service(), replica.sidecar.pod_ip(), Some(replica.app.port()));
         text += "---\n";
     }
-    text += &pod(CLIENT, CLIENT, None);
+    text += &pod(CLIENT, CLIENT, topology.client.pod_ip(), None);
     text
 }
 
-fn pod(name: &str, account: &str, port: Option<u16>) -> String {
+fn pod(name: &str, account: &str, ip: IpAddr, port: Option<u16>) -> String {
     let ports =
         port.map(|p| format!("\n      ports:\n        - name: http\n          containerPort: {p}")).unwrap_or_default();
     format!(
@@ -86,15 +87,15 @@ spec:
       image: meshctl{ports}
 status:
   phase: Running
-  podIP: 127.0.0.1
+  podIP: {ip}
 "
     )
 }
 
 fn slices(topology: &Topology) -> String {
     let mut text = String::from(
-        "# Written anew at each start. Where each replica is reached: on one machine all have the address 127.0.0.1 and\n\
-         # differ by port, so each has a slice of its own. The port is the sidecar's.\n",
+        "# Written anew at each start. Where each replica is reached, each in a slice of its own: on one machine without\n\
+         # redirection all have the address 127.0.0.1 and differ by port, which is the sidecar's.\n",
     );
     let of_service = |name: String| topology.replicas.iter().map(move |r| (name.clone(), r));
     let of_version = topology.replicas.iter().map(|r| (r.service(), r));

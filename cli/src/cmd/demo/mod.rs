@@ -3,7 +3,8 @@
 //! It starts what a cluster would run: the controller on a folder of ordinary manifests, two versions of a service with
 //! two replicas each, and a sidecar for each of them and for the client, which is this process. Then it sends
 //! requests through the client's sidecar and shows what became of them. Loopback only, no privilege, and at the end no
-//! process and no file is left.
+//! process and no file is left. With `--transparent` (root) every pod has a network of its own with redirection, and neither
+//! client nor service knows of the mesh.
 //!
 //! The order of events is in [`session`]; everything about one concern is in a file of its own.
 
@@ -13,6 +14,7 @@ mod live;
 mod load;
 mod manifests;
 mod metrics;
+mod namespaces;
 mod once;
 mod ports;
 mod problems;
@@ -36,8 +38,13 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{
-    folder::Folder, load::Plan, ports::Ports, process::Processes, progress::Progress, startup::Startup,
-    topology::Topology,
+    folder::Folder,
+    load::Plan,
+    ports::Ports,
+    process::Processes,
+    progress::Progress,
+    startup::Startup,
+    topology::{CLUSTER_IPS, SERVICE_PORT, Topology},
 };
 use crate::output::{self, Format};
 
@@ -52,6 +59,7 @@ const HELP: &str = "\
 Examples:
   meshctl demo                              watch it; edit the weights while it runs
   meshctl demo --requests 10000 -o json     one run, one JSON object (shares are in percent)
+  sudo meshctl demo --transparent           the same with redirection: nobody knows of the mesh
   meshctl demo --dir ./mesh-demo            keep manifests and state in a folder of your own
 
 Exit codes:
@@ -75,6 +83,9 @@ pub struct Args {
     /// How to print the result; without --requests, json and yaml print the totals once a second
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
+    /// Each pod in a network namespace of its own, its connections redirected to its sidecar; needs root and iproute2
+    #[arg(long)]
+    transparent: bool,
     /// Use this folder for manifests and state, and leave it there; edited services and routes in it are kept
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -113,11 +124,12 @@ async fn session(
     signals: &mut Signals,
 ) -> anyhow::Result<ExitCode> {
     let mut progress = Progress::new();
-    let topology = Topology::plan(&mut Ports::new())?;
+    let topology = if args.transparent { Topology::transparent()? } else { Topology::plan(&mut Ports::new())? };
     folder.write_manifests(&topology)?;
     output::note(&format!("manifests: {}", folder.manifests().display()));
     let plan = Plan {
-        proxy: topology.client.outbound,
+        to: if args.transparent { (CLUSTER_IPS[0], SERVICE_PORT).into() } else { topology.client.outbound },
+        namespace: topology.client.namespace.clone(),
         uri: URL.parse().context("the demo's URL is wrong")?,
         connections: args.connections.into(),
         rate: args.rate.or(args.requests.is_none().then_some(LIVE_RATE)),

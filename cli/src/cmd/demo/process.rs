@@ -7,13 +7,15 @@
 use std::{
     collections::VecDeque,
     env,
+    fs::File,
+    os::{fd::AsRawFd, unix::process::CommandExt},
     path::PathBuf,
-    process::{ExitStatus, Stdio},
+    process::{self, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
@@ -21,6 +23,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::namespaces::Namespace;
 use crate::cmd::run::PARENT;
 
 /// How long all processes together may take to end after SIGTERM before they are killed.
@@ -42,6 +45,8 @@ const LOG_BUFFER: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Processes {
     program: PathBuf,
+    /// The same file, held open: another user may not be able to enter its folder.
+    file: Option<File>,
     running: Vec<Running>,
 }
 
@@ -54,28 +59,46 @@ struct Running {
     log: Log,
 }
 
+/// Where a process runs, and as whom: by default where this one does, as the same user.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place<'p> {
+    /// The pod's network.
+    pub namespace: Option<&'p Namespace>,
+    /// The user, and the group of the same number.
+    pub uid: Option<u32>,
+}
+
 type Log = Arc<Mutex<VecDeque<String>>>;
 
 impl Processes {
     /// None yet. Errors when this program's own file is unknown.
     pub fn new() -> anyhow::Result<Self> {
         let program = env::current_exe().context("cannot find this program's own file to start it again")?;
-        Ok(Self { program, running: Vec::new() })
+        let file = File::open(&program).ok();
+        Ok(Self { program, file, running: Vec::new() })
     }
 
     /// Starts `meshctl run ARGS…` with `variables`, and none of the `MESH_*` variables of this process.
     pub fn start(&mut self, name: &str, args: &[&str], variables: &[(&str, String)]) -> anyhow::Result<()> {
-        let mut command = Command::new(&self.program);
-        command.arg("run").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.start_in(Place::default(), name, args, variables)
+    }
+
+    /// The same in a pod, or as another user.
+    pub fn start_in(
+        &mut self,
+        place: Place<'_>,
+        name: &str,
+        args: &[&str],
+        variables: &[(&str, String)],
+    ) -> anyhow::Result<()> {
+        let mut command = Command::from(self.command(place, args, variables));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
-        for (key, _) in env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("MESH_")) {
-            command.env_remove(key);
-        }
-        let log_level = env::var("MESH_LOG").unwrap_or_else(|_| "info".into());
-        command.env("MESH_LOG", log_level).env(PARENT, "1").env("NO_COLOR", "1");
-        command.envs(variables.iter().map(|(k, v)| (k, v)));
-        let mut child =
-            command.spawn().with_context(|| format!("{} ({name}) does not start", self.program.display()))?;
+        let spawned = match place.namespace {
+            None => command.spawn(),
+            Some(namespace) => namespace.within(|| command.spawn())?,
+        };
+        let mut child = spawned.with_context(|| format!("{} ({name}) does not start", self.program.display()))?;
         let log = Log::default();
         if let Some(out) = child.stdout.take() {
             tokio::spawn(keep_last_lines(out, log.clone()));
@@ -86,6 +109,36 @@ impl Processes {
         let stdin = child.stdin.take();
         self.running.push(Running { name: name.to_owned(), child, _stdin: stdin, log });
         Ok(())
+    }
+
+    /// Runs `meshctl run ARGS…` in a pod to its end. Errors when it fails, with what it said.
+    pub fn complete(&self, namespace: &Namespace, args: &[&str], variables: &[(&str, String)]) -> anyhow::Result<()> {
+        let place = Place { namespace: Some(namespace), uid: None };
+        let mut command = self.command(place, args, variables);
+        let done = namespace.within(|| command.stdin(Stdio::null()).env_remove(PARENT).output())?;
+        let done = done.with_context(|| format!("{} does not start", self.program.display()))?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "{} failed ({}): {}", args.join(" "), ending(done.status), said.trim());
+        Ok(())
+    }
+
+    fn command(&self, place: Place<'_>, args: &[&str], variables: &[(&str, String)]) -> process::Command {
+        let mut command = match (place.uid, &self.file) {
+            (Some(uid), Some(file)) => {
+                let mut command = process::Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+                command.arg0(&self.program).uid(uid).gid(uid);
+                command
+            }
+            _ => process::Command::new(&self.program),
+        };
+        command.arg("run").args(args);
+        for (key, _) in env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("MESH_")) {
+            command.env_remove(key);
+        }
+        let log_level = env::var("MESH_LOG").unwrap_or_else(|_| "info".into());
+        command.env("MESH_LOG", log_level).env(PARENT, "1").env("NO_COLOR", "1");
+        command.envs(variables.iter().map(|(k, v)| (k, v)));
+        command
     }
 
     /// Errors when a process has ended, which none does of itself; the error has its last words.
@@ -196,7 +249,7 @@ mod tests {
     use super::*;
 
     fn shell() -> Processes {
-        Processes { program: "/bin/sh".into(), running: Vec::new() }
+        Processes { program: "/bin/sh".into(), file: None, running: Vec::new() }
     }
 
     #[tokio::test]

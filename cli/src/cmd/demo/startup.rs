@@ -15,9 +15,9 @@ use super::{
     folder::Folder,
     load::{self, Plan},
     metrics,
-    process::Processes,
+    process::{Place, Processes},
     progress::Progress,
-    topology::{CLIENT, NAMESPACE, Sidecar, Topology},
+    topology::{CLIENT, NAMESPACE, SIDECAR_UID, Sidecar, Topology},
 };
 use crate::cmd::run::FOLDER;
 
@@ -93,7 +93,8 @@ impl Startup<'_> {
         for replica in &self.topology.replicas {
             let listen = replica.app.to_string();
             let args = ["app", "--listen", &listen, "--version", replica.version, "--pod", &replica.pod];
-            self.processes.start(&replica.pod, &args, &[])?;
+            let namespace = replica.sidecar.namespace.as_deref();
+            self.processes.start_in(Place { namespace, uid: None }, &replica.pod, &args, &[])?;
             let ports = format!("{}={}", replica.listen.port(), replica.app.port());
             self.sidecar(&replica.pod, &replica.sidecar, Some(ports))?;
         }
@@ -124,20 +125,33 @@ impl Startup<'_> {
     fn sidecar(&mut self, pod: &str, sidecar: &Sidecar, inbound_ports: Option<String>) -> anyhow::Result<()> {
         let state = self.folder.state();
         let text = |path: &Path| path.to_string_lossy().into_owned();
+        let (mut token, mut bundle) =
+            (state.join("tokens").join(format!("{NAMESPACE}.{pod}")), state.join("trust-bundle.pem"));
+        let mut place = Place::default();
+        if let Some(namespace) = &sidecar.namespace {
+            token = self.folder.hand_over(&token, &format!("{pod}.token"), SIDECAR_UID)?;
+            bundle = self.folder.hand_over(&bundle, &format!("{pod}.pem"), SIDECAR_UID)?;
+            place = Place { namespace: Some(namespace), uid: Some(SIDECAR_UID) };
+            self.processes.complete(namespace, &["init"], &[])?;
+        }
         let mut variables = vec![
             ("MESH_WORKLOAD", format!("{NAMESPACE}/{pod}")),
             ("MESH_IDENTITY_ADDR", self.topology.identity.to_string()),
             ("MESH_DESTINATION_ADDR", self.topology.destination.to_string()),
-            ("MESH_TOKEN_FILE", text(&state.join("tokens").join(format!("{NAMESPACE}.{pod}")))),
-            ("MESH_TRUST_BUNDLE_FILE", text(&state.join("trust-bundle.pem"))),
+            ("MESH_TOKEN_FILE", text(&token)),
+            ("MESH_TRUST_BUNDLE_FILE", text(&bundle)),
             ("MESH_OUTBOUND_LISTEN", sidecar.outbound.to_string()),
             ("MESH_INBOUND_LISTEN", sidecar.inbound.to_string()),
             ("MESH_ADMIN_LISTEN", sidecar.admin.to_string()),
             ("MESH_METRICS_LISTEN", sidecar.metrics.to_string()),
             ("MESH_SHUTDOWN_GRACE", GRACE.to_owned()),
         ];
-        variables.extend(inbound_ports.map(|ports| ("MESH_INBOUND_PORTS", ports)));
-        self.processes.start(&sidecar_name(pod), &["proxy"], &variables)
+        if sidecar.namespace.is_some() {
+            variables.push(("MESH_POD_IPS", sidecar.pod_ip().to_string()));
+        } else {
+            variables.extend(inbound_ports.map(|ports| ("MESH_INBOUND_PORTS", ports)));
+        }
+        self.processes.start_in(place, &sidecar_name(pod), &["proxy"], &variables)
     }
 
     async fn first_request(&mut self, plan: &Plan) -> anyhow::Result<()> {

@@ -1,8 +1,14 @@
 //! Who takes part in the demo, and at which addresses. Everything else (manifests, processes, report) follows from it.
 
-use std::net::SocketAddr;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
-use super::ports::Ports;
+use super::{
+    namespaces::{self, NODE, Namespace},
+    ports::Ports,
+};
 
 /// Namespace of everything in the demo.
 pub const NAMESPACE: &str = "demo";
@@ -17,8 +23,16 @@ pub const REPLICAS: usize = 2;
 /// Name and service account of the client's pod.
 pub const CLIENT: &str = "client";
 
+/// The user of sidecars whose pods are redirected; its connections are not.
+pub const SIDECAR_UID: u32 = 4640;
+/// Addresses of the Services `web`, `web-v1` and `web-v2` where pods are redirected.
+pub const CLUSTER_IPS: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11), Ipv4Addr::new(10, 96, 0, 12)];
+/// Where the application of a redirected pod listens.
+const APP_PORT: u16 = 8080;
+
 /// A pod's sidecar: the listeners that it has besides those for application ports.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Sidecar {
     /// `MESH_OUTBOUND_LISTEN`.
     pub outbound: SocketAddr,
@@ -28,6 +42,8 @@ pub struct Sidecar {
     pub admin: SocketAddr,
     /// `MESH_METRICS_LISTEN`.
     pub metrics: SocketAddr,
+    /// Its pod's network, if that is redirected to it.
+    pub namespace: Option<Arc<Namespace>>,
 }
 
 /// One pod of the service: an application and its sidecar.
@@ -58,6 +74,8 @@ pub struct Topology {
     pub client: Sidecar,
     /// The pods of the service, by version.
     pub replicas: Vec<Replica>,
+    /// Whether pods have networks of their own, redirected to their sidecars.
+    pub transparent: bool,
 }
 
 impl Topology {
@@ -81,6 +99,40 @@ impl Topology {
             controller: ports.free()?,
             client: Sidecar::plan(ports)?,
             replicas,
+            transparent: false,
+        })
+    }
+
+    /// Makes a network for every pod. From then on this thread is on their node.
+    pub fn transparent() -> anyhow::Result<Self> {
+        let mut networks = namespaces::make(VERSIONS.len() * REPLICAS + 1)?.into_iter().enumerate();
+        let mut pod = || {
+            let (index, namespace) = networks.next().ok_or_else(|| anyhow::anyhow!("a pod has no network"))?;
+            let ip = namespaces::address(index);
+            anyhow::Ok((SocketAddr::from((ip, APP_PORT)), Sidecar::redirected(ip, namespace)))
+        };
+        let (_, client) = pod()?;
+        let mut replicas = Vec::with_capacity(VERSIONS.len() * REPLICAS);
+        for version in VERSIONS {
+            for index in 0..REPLICAS {
+                let (app, sidecar) = pod()?;
+                replicas.push(Replica {
+                    version,
+                    pod: format!("{SERVICE}-{version}-{index}"),
+                    app,
+                    listen: app,
+                    sidecar,
+                });
+            }
+        }
+        let node = |port| SocketAddr::from((NODE, port));
+        Ok(Self {
+            identity: node(4650),
+            destination: node(4651),
+            controller: node(4652),
+            client,
+            replicas,
+            transparent: true,
         })
     }
 
@@ -92,7 +144,24 @@ impl Topology {
 
 impl Sidecar {
     fn plan(ports: &mut Ports) -> anyhow::Result<Self> {
-        Ok(Self { outbound: ports.free()?, inbound: ports.free()?, admin: ports.free()?, metrics: ports.free()? })
+        let (outbound, inbound) = (ports.free()?, ports.free()?);
+        Ok(Self { outbound, inbound, admin: ports.free()?, metrics: ports.free()?, namespace: None })
+    }
+
+    /// At the ports that a sidecar has in a cluster.
+    fn redirected(pod: Ipv4Addr, namespace: Arc<Namespace>) -> Self {
+        Self {
+            outbound: (Ipv4Addr::LOCALHOST, 4640).into(),
+            inbound: (Ipv4Addr::UNSPECIFIED, 4643).into(),
+            admin: (Ipv4Addr::LOCALHOST, 4691).into(),
+            metrics: (pod, 4692).into(),
+            namespace: Some(namespace),
+        }
+    }
+
+    /// The pod's address.
+    pub fn pod_ip(&self) -> IpAddr {
+        self.metrics.ip()
     }
 }
 
