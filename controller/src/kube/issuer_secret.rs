@@ -103,7 +103,13 @@ impl IssuerSecret {
                 self.say_accepted(&accepted);
                 self.warn_of_new_anchors(&before, &accepted.signer);
                 // Whom to trust goes out before anything that the new issuer signs.
-                bundle.send_replace(accepted.signer.anchors().clone());
+                let anchors = accepted.signer.anchors().clone();
+                bundle.send_if_modified(|now| {
+                    **now != *anchors && {
+                        *now = anchors;
+                        true
+                    }
+                });
                 authority.replace(accepted.signer);
             }
             let signer = authority.signer();

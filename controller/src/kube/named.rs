@@ -51,7 +51,9 @@ impl<K: Resource + Clone + DeserializeOwned + fmt::Debug> Named<K> {
     pub async fn changed(&self, version: Option<&str>) {
         tokio::time::sleep(READ_AT_MOST).await;
         let poll = u32::try_from(self.poll.as_secs()).unwrap_or(u32::MAX);
-        let params = WatchParams::default().fields(&format!("metadata.name={}", self.name)).timeout(poll);
+        // No bookmarks: nothing resumes here, and with them an API server on an old etcd refuses to begin at version 0.
+        let params =
+            WatchParams::default().fields(&format!("metadata.name={}", self.name)).timeout(poll).disable_bookmarks();
         let watching = async {
             // From version 0 the object as it is comes first; its own version may be too old to begin at.
             let mut events = std::pin::pin!(limited(self.api.watch_metadata(&params, "0")).await?);
