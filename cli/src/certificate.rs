@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -94,7 +95,6 @@ impl Certificate {
             ends,
             der: CertificateDer::from(Vec::new()),
         };
-        drop(names);
         Ok(Self { der, ..decoded })
     }
 
@@ -106,6 +106,26 @@ impl Certificate {
             return Err("there is no PEM certificate in it".to_owned());
         }
         read.into_iter().map(Self::decode).collect()
+    }
+
+    /// Decodes DER certificates that stand one after the other.
+    pub fn decode_all(mut der: &[u8]) -> Result<Vec<Self>, String> {
+        let mut all = Vec::new();
+        while !der.is_empty() && all.len() < MAX_CERTIFICATES {
+            let (rest, _) = X509Certificate::from_der(der).map_err(|error| format!("no certificate: {error}"))?;
+            let (one, _) = der.split_at(der.len() - rest.len());
+            all.push(Self::decode(CertificateDer::from(one.to_vec()))?);
+            der = rest;
+        }
+        if all.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(all) }
+    }
+
+    /// PEM, without a line break at its end.
+    pub fn pem(&self) -> String {
+        const LINE: usize = 64;
+        let encoded = STANDARD.encode(&self.der);
+        let lines: Vec<_> = encoded.as_bytes().chunks(LINE).map(String::from_utf8_lossy).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----", lines.join("\n"))
     }
 
     /// Seconds that are left; negative when it has ended.

@@ -4,6 +4,9 @@
 //! traffic itself.
 
 mod certificate;
+mod chart {
+    pub mod yaml;
+}
 mod check;
 mod clock;
 mod cmd;

@@ -11,6 +11,7 @@ use std::{
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+pub use crate::kube::pods::is_alive;
 use crate::kube::{Cluster, ClusterError, core, path, value};
 
 /// How long a list is shared.
@@ -113,12 +114,6 @@ impl Context {
         *kept = Some((Instant::now(), items.clone()));
         Ok(items)
     }
-}
-
-/// Whether a pod is neither over nor being deleted.
-pub fn is_alive(pod: &Value) -> bool {
-    !matches!(value::text(pod, "/status/phase"), "Succeeded" | "Failed")
-        && value::text(pod, "/metadata/deletionTimestamp").is_empty()
 }
 
 /// `namespace/name`.

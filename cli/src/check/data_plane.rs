@@ -165,7 +165,7 @@ async fn metrics(context: &Arc<Context>) -> Result<Vec<(Value, Result<Vec<Sample
         let context = context.clone();
         async move {
             let page = context.cluster.page(value::namespace(&pod), value::name(&pod), PAGES, "/metrics").await;
-            let samples = page.map(|page| parse(&page.text)).map_err(|error| error.to_string());
+            let samples = page.map(|page| parse(&page.text())).map_err(|error| error.to_string());
             (pod, samples)
         }
     });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Check, Context, Finding, Outcome, When, count, kubernetes::numbers, names, page};
+use super::{Check, Context, Finding, Outcome, When, kubernetes::numbers, names, page};
 use crate::kube::{ClusterError, value};
 
 const AREA: &str = "Gateway API";
@@ -78,13 +78,10 @@ async fn served(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     }
     Ok(match (wrong.as_slice(), seen) {
         ([], 0) => Outcome::skip("there are none"),
-        ([], seen) => Outcome::pass(format!("{} of the Gateway API and of Mesh served", are(seen))),
+        ([], 1) => Outcome::pass("1 kind of the Gateway API and of Mesh is served"),
+        ([], seen) => Outcome::pass(format!("{seen} kinds of the Gateway API and of Mesh are served")),
         (wrong, _) => Outcome::NotYet(Finding::mend(names(wrong), MEND)),
     })
-}
-
-fn are(seen: usize) -> String {
-    format!("{} {}", count(seen, "kind"), if seen == 1 { "is" } else { "are" })
 }
 
 /// Why a definition is not served, if so.

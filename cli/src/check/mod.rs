@@ -20,6 +20,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use serde::Serialize;
 
 pub use context::Context;
+pub use data_plane::PAGES as READ_ONLY_PAGES;
 
 use crate::kube::ClusterError;
 

@@ -60,10 +60,14 @@ pub async fn run(
     loop {
         waiting.retain(|check| {
             let needs = || check.after.iter().filter(|id| checks.iter().any(|check| check.id == **id));
-            let bad =
-                needs().find(|id| done.get(**id).is_some_and(|r| !matches!(r.status, Status::Ok | Status::Warning)));
+            let is_bad = |report: &&Report| !matches!(report.status, Status::Ok | Status::Warning);
+            let bad = needs().find_map(|id| done.get(*id).filter(is_bad));
             if let Some(bad) = bad {
-                let said = format!("it needs {bad}, which did not pass");
+                // Where there is nothing to look at, there is nothing for what builds on it.
+                let said = match bad.status {
+                    Status::Skipped => bad.said.clone(),
+                    _ => format!("it needs {}, which did not pass", bad.check.id),
+                };
                 let report = Report { check, status: Status::Skipped, said, mend: String::new(), took: Duration::ZERO };
                 done.insert(check.id, report);
                 return false;

@@ -3,6 +3,9 @@
 pub mod check;
 pub mod completion;
 pub mod demo;
+pub mod diagnostics;
+pub mod identity;
+pub mod inject;
 pub mod run;
 pub mod version;
 
@@ -18,9 +21,18 @@ use crate::globals::Globals;
 pub enum Command {
     /// Try the mesh on this machine: two versions of a service, a client, real sidecars, mutual TLS
     Demo(demo::Args),
+    /// Add the mesh to manifests: a label for the webhook, or the sidecar itself
+    Inject(inject::InjectArgs),
+    /// Take the mesh out of manifests
+    Uninject(inject::UninjectArgs),
     /// Check a cluster: before an installation, after it, and its sidecars
     Check(check::Args),
-    /// Print the version
+    /// Show the certificate that a pod's sidecar proves
+    Identity(identity::Args),
+    /// Show what the control plane and the sidecars believe
+    #[command(visible_alias = "diag")]
+    Diagnostics(diagnostics::Args),
+    /// Print the versions of meshctl, of the control plane and of the sidecars
     Version(version::Args),
     /// Print a completion script for a shell
     Completion(completion::Args),
@@ -35,8 +47,12 @@ impl Command {
     pub fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         match self {
             Self::Demo(args) => demo::run(args),
+            Self::Inject(args) => inject::inject(&args, globals),
+            Self::Uninject(args) => inject::uninject(&args),
             Self::Check(args) => check::run(&args, globals),
-            Self::Version(args) => version::run(&args),
+            Self::Identity(args) => identity::run(&args, globals),
+            Self::Diagnostics(args) => diagnostics::run(&args, globals),
+            Self::Version(args) => version::run(&args, globals),
             Self::Completion(args) => completion::run(&args),
             Self::Run(args) => run::run(args),
         }

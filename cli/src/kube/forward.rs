@@ -41,8 +41,23 @@ pub(super) enum Forwarding {
 pub struct Page {
     /// The HTTP status.
     pub status: StatusCode,
-    /// The text.
-    pub text: String,
+    /// What came.
+    pub body: Bytes,
+}
+
+impl Page {
+    /// The page as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The page, if it is one: an error says what the pod answered instead.
+    pub fn ok(self) -> Result<Self, String> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        Err(format!("the sidecar answers {}: {}", self.status, self.text().trim()))
+    }
 }
 
 type Reason = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
@@ -116,5 +131,5 @@ async fn get(stream: Box<dyn Stream>, path: String) -> Result<Page, String> {
         .map_err(|error| error.to_string())?;
     let (head, body) = sender.send_request(request).await.map_err(|error| causes(&error))?.into_parts();
     let body = Limited::new(body, MAX_PAGE).collect().await.map_err(|error| error.to_string())?.to_bytes();
-    Ok(Page { status: head.status, text: String::from_utf8_lossy(&body).into_owned() })
+    Ok(Page { status: head.status, body })
 }

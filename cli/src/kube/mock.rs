@@ -22,7 +22,7 @@ type Handler = Box<dyn Fn(&str, Value) -> (u16, Value) + Send + Sync>;
 
 /// What a port of a pod serves.
 enum Port {
-    Pages(BTreeMap<String, (u16, String)>),
+    Pages(BTreeMap<String, (u16, Bytes)>),
     Tls(Arc<ServerConfig>),
 }
 
@@ -89,8 +89,15 @@ impl Mock {
     pub fn page(mut self, pod: &str, port: u16, path: &str, text: &str) -> Self {
         let port = self.ports.0.entry(format!("{pod}:{port}")).or_insert_with(|| Port::Pages(BTreeMap::new()));
         if let Port::Pages(pages) = port {
-            pages.insert(path.to_owned(), (200, text.to_owned()));
+            pages.insert(path.to_owned(), (200, Bytes::from(text.to_owned())));
         }
+        self
+    }
+
+    /// A page of a pod that is no text.
+    pub fn bytes(mut self, pod: &str, port: u16, path: &str, body: Vec<u8>) -> Self {
+        let pages = BTreeMap::from([(path.to_owned(), (200, Bytes::from(body)))]);
+        self.ports.0.insert(format!("{pod}:{port}"), Port::Pages(pages));
         self
     }
 
@@ -160,8 +167,8 @@ impl Ports {
                 tokio::spawn(async move {
                     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
                         let found = pages.get(request.uri().path()).cloned();
-                        let (status, text) = found.unwrap_or((404, "no such page".to_owned()));
-                        let mut response = Response::new(Full::new(Bytes::from(text)));
+                        let (status, body) = found.unwrap_or((404, Bytes::from_static(b"no such page")));
+                        let mut response = Response::new(Full::new(body));
                         *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
                         async move { Ok::<_, Infallible>(response) }
                     });

@@ -8,6 +8,7 @@ mod error;
 mod forward;
 #[cfg(test)]
 pub mod mock;
+pub mod pods;
 pub mod value;
 
 use std::time::{Duration, Instant};

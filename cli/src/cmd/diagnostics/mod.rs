@@ -1,0 +1,259 @@
+//! `meshctl diagnostics`: what the control plane makes of the cluster, and what one sidecar believes.
+//!
+//! `endpoints` and `policy` are computed here from the cluster's objects, by the code that `mesh-destination` runs: that
+//! needs no certificate of a workload, and works while the control plane does not. What a sidecar really has in force is
+//! `proxy-config`.
+
+mod world;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use mesh_policy::{Endpoint, Target};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use self::world::World;
+use super::identity::LOCAL_PAGES;
+use crate::{check::READ_ONLY_PAGES, globals::Globals, kube::Cluster, output};
+
+/// Arguments of `meshctl diagnostics`.
+#[derive(Debug, Parser)]
+#[command(after_help = "Examples:
+  meshctl diagnostics endpoints web.shop:80
+  meshctl diagnostics policy web:80 --from shop/client-7d-x -o yaml
+  meshctl diagnostics proxy-config web-5d4f-x7k -n shop -o json
+  meshctl diagnostics proxy-metrics web-5d4f-x7k -n shop | grep mesh_requests_total
+
+Exit codes: 0 ok, 1 failed, 2 wrong usage.")]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The endpoints that a target has: addresses, pods, identities, zones
+    Endpoints {
+        #[command(flatten)]
+        target: TargetArgs,
+        /// How to print them
+        #[arg(short, long, value_enum, default_value_t = Form::Table)]
+        output: Form,
+    },
+    /// The policy of a target for a client: routes, rules, backends, and what is wrong with them
+    Policy {
+        #[command(flatten)]
+        target: TargetArgs,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t = Tree::Yaml)]
+        output: Tree,
+    },
+    /// The metrics of a pod's sidecar, in the text format of Prometheus
+    ProxyMetrics {
+        /// POD or NAMESPACE/POD
+        pod: String,
+    },
+    /// What a pod's sidecar believes: its configuration, and the policies and endpoints in force
+    ProxyConfig {
+        /// POD or NAMESPACE/POD
+        pod: String,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t = Tree::Yaml)]
+        output: Tree,
+    },
+}
+
+/// A target, and who calls it.
+#[derive(Debug, clap::Args)]
+struct TargetArgs {
+    /// What a client calls: NAME[.NAMESPACE[.svc]]:PORT, or ADDRESS:PORT
+    #[arg(value_name = "AUTHORITY")]
+    target: String,
+    /// The client: NAMESPACE, or NAMESPACE/POD for what depends on its zone; that of --namespace if not given
+    #[arg(long, value_name = "CLIENT")]
+    from: Option<String>,
+}
+
+/// The forms of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// Text for people
+    Table,
+    /// As table, with zones and identities
+    Wide,
+    /// One JSON object
+    Json,
+    /// One YAML document
+    Yaml,
+}
+
+/// The forms of what is no list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tree {
+    /// One JSON object
+    Json,
+    /// One YAML document
+    Yaml,
+}
+
+/// Prints what was asked for.
+pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
+    super::block_on(async {
+        let cluster = Cluster::connect(globals).await?;
+        match &args.what {
+            What::Endpoints { target, output } => {
+                let world = world::read(&cluster).await?;
+                output::line(&endpoints(&world, target, cluster.namespace(), *output)?)
+            }
+            What::Policy { target, output } => {
+                let world = world::read(&cluster).await?;
+                tree(&policy(&world, target, cluster.namespace())?, *output)
+            }
+            What::ProxyMetrics { pod } => {
+                output::line(page(&cluster, pod, READ_ONLY_PAGES, "/metrics").await?.trim_end())
+            }
+            What::ProxyConfig { pod, output } => {
+                let text = page(&cluster, pod, LOCAL_PAGES, "/config").await?;
+                let value: Value = serde_json::from_str(&text).context("the sidecar's /config is not JSON")?;
+                tree(&value, *output)
+            }
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tree(value: &Value, form: Tree) -> anyhow::Result<()> {
+    match form {
+        Tree::Json => output::line(&serde_json::to_string_pretty(value).context("the result has no JSON form")?),
+        Tree::Yaml => output::line(&crate::chart::yaml::write(value)),
+    }
+}
+
+async fn page(cluster: &Cluster, pod: &str, port: u16, path: &str) -> anyhow::Result<String> {
+    let (namespace, name) = cluster.pod_name(pod);
+    let page = cluster.page(namespace, name, port, path).await;
+    let next = format!("see whether it has a sidecar: meshctl check --proxy -n {namespace}");
+    let page = page.map_err(|error| anyhow!("{error}; {next}"))?;
+    Ok(page.ok().map_err(|why| anyhow!("pod {namespace}/{name}: {why}"))?.text())
+}
+
+/// Who calls: the namespace, and the pod if one was named.
+fn client<'a>(target: &'a TargetArgs, namespace: &'a str) -> (&'a str, Option<&'a str>) {
+    match target.from.as_deref() {
+        None => (namespace, None),
+        Some(from) => match from.split_once('/') {
+            Some((namespace, _)) => (namespace, Some(from)),
+            None => (from, None),
+        },
+    }
+}
+
+/// What a target stands for; an error names what comes near.
+fn resolve(world: &World, target: &TargetArgs, namespace: &str) -> anyhow::Result<Target> {
+    let (namespace, pod) = client(target, namespace);
+    if let Some(pod) = pod.filter(|pod| world.snapshot.pod(pod).is_none()) {
+        bail!("there is no pod {pod}; --from names a NAMESPACE, or a NAMESPACE/POD that is there");
+    }
+    if let Some(found) = world.snapshot.resolve(&target.target, namespace) {
+        return Ok(found);
+    }
+    let text = &target.target;
+    let Some((host, port)) = text.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()) else {
+        bail!("{text:?} has no port; write it as a client calls it, such as web.{namespace}:80");
+    };
+    let mut labels = host.split('.');
+    let (name, of) = (labels.next().unwrap_or_default(), labels.next().unwrap_or(namespace));
+    if world.services.contains(&format!("{name}.{of}")) {
+        bail!("the Service {of}/{name} has no port {port}; see: kubectl -n {of} get service {name}");
+    }
+    bail!(
+        "{text} is neither a Service nor a pod of this cluster, for a client in {namespace}; a proxy refuses it with `unknown-target`"
+    )
+}
+
+/// One endpoint, as printed.
+#[derive(Debug, Serialize)]
+struct Line {
+    address: String,
+    pod: String,
+    /// `mTLS`, or `plain` where the pod has no sidecar.
+    transport: &'static str,
+    identity: Option<String>,
+    zone: Option<String>,
+}
+
+impl From<&Endpoint> for Line {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self {
+            address: endpoint.address.to_string(),
+            pod: endpoint.workload.to_string(),
+            transport: if endpoint.identity.is_some() { "mTLS" } else { "plain" },
+            identity: endpoint.identity.as_ref().map(ToString::to_string),
+            zone: endpoint.zone.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+fn endpoints(world: &World, target: &TargetArgs, namespace: &str, form: Form) -> anyhow::Result<String> {
+    let found = resolve(world, target, namespace)?;
+    let (namespace, pod) = client(target, namespace);
+    let (what, lines): (String, Vec<Line>) = match &found {
+        Target::Endpoint(endpoint) => ("one endpoint, by its address".to_owned(), vec![endpoint.into()]),
+        Target::Service(service) => {
+            let all = match pod {
+                Some(pod) => world.snapshot.endpoints_for(service, &world.snapshot.locality(pod)),
+                None => world.snapshot.endpoints(service),
+            };
+            (format!("Service {service}"), all.iter().map(Line::from).collect())
+        }
+    };
+    let object = || json!({ "target": target.target, "client_namespace": namespace, "is": what, "endpoints": lines });
+    Ok(match form {
+        Form::Json => serde_json::to_string_pretty(&object()).context("the result has no JSON form")?,
+        Form::Yaml => crate::chart::yaml::write(&object()),
+        Form::Table | Form::Wide if lines.is_empty() => {
+            format!("{what} has no ready endpoint; see: kubectl get endpointslices -A")
+        }
+        Form::Table => {
+            columns(&["ADDRESS", "POD", "TRANSPORT"], lines.iter().map(|l| vec![&*l.address, &*l.pod, l.transport]))
+        }
+        Form::Wide => columns(
+            &["ADDRESS", "POD", "TRANSPORT", "ZONE", "IDENTITY"],
+            lines.iter().map(|l| {
+                let or_none = |text: &'_ Option<String>| -> String { text.clone().unwrap_or_else(|| "-".to_owned()) };
+                vec![l.address.clone(), l.pod.clone(), l.transport.to_owned(), or_none(&l.zone), or_none(&l.identity)]
+            }),
+        ),
+    })
+}
+
+/// A table as kubectl prints one.
+pub fn columns<T: AsRef<str>>(head: &[&str], rows: impl Iterator<Item = Vec<T>>) -> String {
+    let mut all: Vec<Vec<String>> = vec![head.iter().map(|&title| title.to_owned()).collect()];
+    all.extend(rows.map(|row| row.iter().map(|cell| cell.as_ref().to_owned()).collect()));
+    let width = |column: usize| all.iter().filter_map(|row| Some(row.get(column)?.chars().count())).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("   ").trim_end().to_owned()
+    };
+    all.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn policy(world: &World, target: &TargetArgs, namespace: &str) -> anyhow::Result<Value> {
+    let found = resolve(world, target, namespace)?;
+    let (namespace, _) = client(target, namespace);
+    let (policy, problems) = world.snapshot.compile_outbound(&found, namespace);
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    Ok(json!({
+        "authority": target.target,
+        "client_namespace": namespace,
+        "policy": mesh_proxy::dump::outbound(&policy),
+        "problems": problems,
+    }))
+}
+
+#[cfg(test)]
+mod tests;
