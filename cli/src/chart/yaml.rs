@@ -50,6 +50,7 @@ fn after(value: &Value, indent: usize, out: &mut String) {
     match value {
         Value::Object(map) if !map.is_empty() => out.push('\n'),
         Value::Array(items) if !items.is_empty() => out.push('\n'),
+        Value::String(text) if is_lines(text) => return lines(text, indent, out),
         other => {
             out.push(' ');
             out.push_str(&inline(other));
@@ -58,6 +59,25 @@ fn after(value: &Value, indent: usize, out: &mut String) {
         }
     }
     block(value, indent, out);
+}
+
+/// Whether a text can be written line by line: plain characters, no line that begins or ends in a way that is lost.
+fn is_lines(text: &str) -> bool {
+    let plain = |line: &str| !line.ends_with(' ') && line.chars().all(|c| c == ' ' || c.is_ascii_graphic());
+    let body = text.strip_suffix('\n').unwrap_or(text);
+    body.contains('\n') && !body.starts_with([' ', '\n']) && !body.ends_with('\n') && body.split('\n').all(plain)
+}
+
+/// A text of several lines behind its key.
+fn lines(text: &str, indent: usize, out: &mut String) {
+    out.push_str(if text.ends_with('\n') { " |\n" } else { " |-\n" });
+    for line in text.trim_end_matches('\n').split('\n') {
+        if !line.is_empty() {
+            out.push_str(&" ".repeat(indent));
+            out.push_str(line);
+        }
+        out.push('\n');
+    }
 }
 
 fn inline(value: &Value) -> String {
@@ -108,6 +128,7 @@ mod tests {
             "a:\n- x: two words\n  \"y\": 1\n- - 1\n  - 2\n- \"3\"\n- null\nb:\n  a: {}\n  c: []\n\"yes\": true";
         assert_eq!(write(&value), expected);
         assert_eq!(write(&json!("x")), "x");
+        assert_eq!(write(&json!({"a": "x: 1\n  y\n", "b": "1\n\n2"})), "a: |\n  x: 1\n    y\nb: |-\n  1\n\n  2");
         assert_eq!(write(&json!({})), "{}");
     }
 
@@ -117,6 +138,7 @@ mod tests {
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
             "[ -~\n\té😀\u{7f}\u{85}\u{2028}\u{feff}]{0,12}".prop_map(Value::from),
+            "([ a:#]{0,3}\n){0,3}b?".prop_map(Value::from),
             "(on|No|1e3|0x1f|~|-|- a|a: b|a #b|\\*x|&y|!z|2026-11-24|012|.5|1_000|=|<<)".prop_map(Value::from),
         ];
         leaf.prop_recursive(4, 32, 4, |inner| {

@@ -24,7 +24,8 @@ pub const PAGES: u16 = 4692;
 /// Sidecars whose pages are read; beyond, one of each hundred tells no less.
 const READ: usize = 500;
 const READ_AT_ONCE: usize = 8;
-/// A certificate is renewed at 70 % of its life at the latest; one with less than this left is not being renewed.
+/// A certificate is renewed at 70 % of its life at the latest. One with less than this left, of a sidecar that tried to
+/// get another and could not, is told before it ends. Installations with very short certificates are below it always.
 const RENEWAL_LATE: i64 = 3600;
 /// A control stream that is away longer than this is no restart of the control plane.
 const STALE: i64 = 60;
@@ -189,9 +190,10 @@ async fn certificates(context: Arc<Context>) -> Result<Outcome, ClusterError> {
                 }
                 left => {
                     soonest = soonest.min(left);
-                    if left < RENEWAL_LATE {
+                    let failures = samples.as_ref().ok().and_then(|all| total(all, "mesh_certificate_failures_total"));
+                    if left < RENEWAL_LATE && failures.unwrap_or_default() > 0.0 {
                         unread.push(format!(
-                            "that of {} has {} left and was not renewed",
+                            "that of {} has {} left and could not be renewed",
                             full_name(pod),
                             clock::span(left)
                         ));

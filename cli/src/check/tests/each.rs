@@ -24,6 +24,11 @@ async fn expect(mock: Mock, id: &str, status: Status, words: &[&str]) {
     assert_eq!(report.mend.is_empty(), status == Skipped, "{id}: {}", report.mend);
 }
 
+async fn expect_ok(mock: Mock, id: &str) {
+    let report = one(mock, id).await;
+    assert_eq!((report.status, report.mend.as_str()), (Status::Ok, ""), "{id}: {}", report.said);
+}
+
 /// An API server that allows everything but what has these words in it.
 fn forbids(words: &'static [&'static str]) -> impl Fn(&str, Value) -> (u16, Value) {
     move |_, mut review| {
@@ -275,7 +280,9 @@ async fn data_plane() {
     let id = "proxy-certificates";
     expect(page(&metrics(-60, 0)), id, Failed, &["that of shop/web-5d-1 ended 1 min"]).await;
     expect(page("up 1\n"), id, Failed, &["shop/web-5d-1 has none"]).await;
-    expect(page(&metrics(600, 0)), id, Warning, &["was not renewed"]).await;
+    let failing = metrics(600, 0) + "mesh_certificate_failures_total 3\n";
+    expect(page(&failing), id, Warning, &["shop/web-5d-1 has", "left and could not be renewed"]).await;
+    expect_ok(page(&metrics(600, 0)), id).await;
 
     let id = "proxy-policy";
     expect(page(&metrics(86_400, 300)), id, Failed, &["shop/web-5d-1 has not heard from it for 5 min"]).await;
@@ -294,5 +301,5 @@ async fn data_plane() {
         pod["spec"]["initContainers"] = json!([]);
         pod["metadata"]["labels"]["meshctl.dev/inject"] = "disabled".into();
     });
-    assert_eq!(one(mock, id).await.status, Status::Ok);
+    expect_ok(mock, id).await;
 }
