@@ -33,6 +33,9 @@ pub struct Published {
 /// What tells objects apart: kind, namespace and name, and the API group.
 type Name = (ObjectId, String);
 
+/// A file, and which of its objects.
+type Place = (Arc<str>, usize);
+
 /// The state that snapshots are made of.
 #[derive(Debug)]
 pub struct Index {
@@ -40,7 +43,7 @@ pub struct Index {
     /// Objects of a folder by file, in the order of the file.
     sources: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
     /// The same by name: one place each, unless several files define it.
-    defined: HashMap<Name, BTreeMap<(Arc<str>, usize), Arc<Object>>>,
+    defined: HashMap<Name, BTreeMap<Place, Arc<Object>>>,
     /// Names whose definition changed since the last snapshot.
     changed: BTreeSet<Name>,
     /// The versions in force of those objects that have no problem of [`Class::Schema`].
