@@ -7,7 +7,7 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::OnceLock,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -39,25 +39,30 @@ pub struct Meshed {
 }
 
 /// Copies of the binary that every user may run: one plain, one with the file capability of the image.
-struct Binaries {
+pub struct Binaries {
     _dir: tempfile::TempDir,
     plain: PathBuf,
     capable: PathBuf,
 }
 
-fn binaries() -> &'static Binaries {
-    static BINARIES: OnceLock<Binaries> = OnceLock::new();
-    BINARIES.get_or_init(|| {
-        let dir = tempfile::Builder::new().prefix("mesh-bin-").tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let (plain, capable) = (dir.path().join("plain"), dir.path().join("capable"));
-        for copy in [&plain, &capable] {
-            fs::copy(binary("mesh-proxy").unwrap(), copy).unwrap();
-        }
-        let set = Command::new("setcap").arg("cap_net_admin=p").arg(&capable).status();
-        assert!(set.expect("setcap (libcap2-bin) is installed").success());
-        Binaries { _dir: dir, plain, capable }
-    })
+/// The copies, shared by the tests that run at once; they vanish with the last of them.
+pub fn binaries() -> Arc<Binaries> {
+    static BINARIES: Mutex<Weak<Binaries>> = Mutex::new(Weak::new());
+    let mut shared = BINARIES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(binaries) = shared.upgrade() {
+        return binaries;
+    }
+    let dir = tempfile::Builder::new().prefix("mesh-bin-").tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (plain, capable) = (dir.path().join("plain"), dir.path().join("capable"));
+    for copy in [&plain, &capable] {
+        fs::copy(binary("mesh-proxy").unwrap(), copy).unwrap();
+    }
+    let set = Command::new("setcap").arg("cap_net_admin=p").arg(&capable).status();
+    assert!(set.expect("setcap (libcap2-bin) is installed").success());
+    let binaries = Arc::new(Binaries { _dir: dir, plain, capable });
+    *shared = Arc::downgrade(&binaries);
+    binaries
 }
 
 impl Mesh {

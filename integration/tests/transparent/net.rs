@@ -9,11 +9,16 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::mesh::{Binaries, binaries};
 
 /// The node's address on the bridge.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -24,6 +29,8 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Net {
     name: String,
     pods: Vec<String>,
+    /// What the pods run, kept for as long as there are any.
+    _binaries: Arc<Binaries>,
 }
 
 /// One pod's network.
@@ -54,7 +61,7 @@ impl Net {
         }
         let name = format!("mesh-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         ip_batch(&[], &format!("netns add {name}"));
-        let net = Self { name, pods: Vec::new() };
+        let net = Self { name, pods: Vec::new(), _binaries: binaries() };
         let script = "link set lo up\nlink add br0 type bridge\naddr add 10.77.0.1/24 dev br0\n\
                       addr add fd77::1/64 dev br0 nodad\nlink set br0 up";
         ip_batch(&["-n", &net.name], script);

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_integration::harness::eventually;
+use mesh_integration::harness::{eventually, http_get};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, sockopt};
 
 use crate::{
@@ -42,6 +42,8 @@ async fn both_ways_are_taken_with_mutual_tls_by_ipv4_and_ipv6() {
     {
         assert_eq!(answered(&get(&client.pod, address)), name, "{address}");
     }
+    let page = client.pod.block_on(|| http_get(web.pod.at(4692), "/metrics"));
+    assert!(page.unwrap().body.contains(TLS), "a meshed Prometheus reads the pages of other proxies");
     assert!(web.metric(TLS, &["inbound", CLIENT]).await >= 3.0);
     assert!(client.metric(TLS, &["outbound", WEB_ID]).await >= 3.0);
 }

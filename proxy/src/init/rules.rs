@@ -109,6 +109,8 @@ pub struct Trial {
 }
 
 const OUTBOUND: &str = "outbound";
+/// Where every proxy has its read-only pages, in plain HTTP.
+const PAGES: u16 = 4692;
 
 /// The rules for a pod.
 pub fn ruleset(config: &InitConfig, family: Family, inbound: Inbound, trial: Option<Trial>) -> Ruleset {
@@ -123,6 +125,8 @@ fn outbound(config: &InitConfig, family: Family) -> Chain {
     rules.extend(networks.map(|network| rule("skipped network", [Match::To(*network)], Action::Return)));
     let ports = config.skip_outbound_ports.iter();
     rules.extend(ports.map(|ports| rule("skipped port", [Match::Ports(ports.clone())], Action::Return)));
+    // They are never redirected on the other side, so a Prometheus that is meshed could not read them through its proxy.
+    rules.push(rule("pages of other proxies", [Match::Ports(PAGES..=PAGES)], Action::Return));
     rules.push(rule("to the proxy", [Match::Tcp], Action::Redirect(config.outbound_port)));
     Chain { name: OUTBOUND, hook: None, rules }
 }
@@ -233,6 +237,7 @@ mod tests {
             (Packet { tcp: false, ..app("172.16.0.1:53") }, None),
             (Packet { lo: true, ..app("127.0.0.1:8080") }, None),
             (app("172.16.0.1:3306"), None),
+            (app("172.16.0.1:4692"), None),
             (app("10.9.9.9:80"), None),
             (app("[fd00::1]:80"), None),
             (peer("10.1.0.1:8080"), Some(4643)),
