@@ -193,3 +193,29 @@ fn page(port: u16, path: &str) -> Option<String> {
     stream.take(PAGE_BYTES).read_to_end(&mut answer).ok()?;
     Some(String::from_utf8_lossy(&answer).lines().next()?.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn components_go_by_both_names() {
+        let layout = Layout::new();
+        for name in ["apiserver", "kube-apiserver"] {
+            assert_eq!(named(all(&layout, true), name).unwrap().name, "kube-apiserver");
+        }
+        let error = named(all(&layout, true), "nonsense").err().expect("there is none").to_string();
+        assert!(error.contains("nonsense") && error.contains("kube-scheduler"), "{error}");
+    }
+
+    #[test]
+    fn flags_name_both_families_where_there_are_two() {
+        let flag = |is_dual: bool| {
+            let api = named(all(&Layout::new(), is_dual), "apiserver").unwrap();
+            api.arguments.into_iter().find(|flag| flag.starts_with("--service-cluster-ip-range")).unwrap()
+        };
+        assert_eq!(flag(false), "--service-cluster-ip-range=10.96.0.0/16");
+        assert_eq!(flag(true), "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112");
+    }
+}

@@ -1,17 +1,24 @@
 //! Clusters that are not made here: by kind, or an existing one that a context of the user's kubeconfig names. The
 //! latter is used as it is: nothing but what a test puts into namespaces of its own.
 
-use std::{env::consts::OS, fs, path::PathBuf, process::Command, time::Instant};
+use std::{
+    env::consts::OS,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::{
     GatewayApi, UpOptions, addons,
-    layout::{self, GATEWAY_API, Layout},
+    layout::{self, GATEWAY_API, IPV6, Layout},
     node::{kubectl, quiet},
     processes,
-    tools::find,
+    tools::{find, kubectl_program},
 };
 use crate::step::{run, step};
 
@@ -49,7 +56,6 @@ pub fn up(layout: &Layout, options: &UpOptions) -> Result<()> {
         let is_up = state["cluster"].as_str().unwrap_or_default();
         ensure!(is_up == wanted, "another cluster is in use ({is_up}): `cargo xtask cluster down` first");
     }
-    fs::create_dir_all(&layout.run)?;
     let start = Instant::now();
     match &options.context {
         Some(context) => take_note(layout, context, options.gateway_api)?,
@@ -59,6 +65,7 @@ pub fn up(layout: &Layout, options: &UpOptions) -> Result<()> {
         "kind": if options.context.is_some() { "context" } else { "kind" },
         "cluster": wanted,
         "kubeconfig": layout.kubeconfig(),
+        "kubectl": kubectl_program(layout),
     });
     layout::write(&layout.env_json(), &format!("{state:#}\n"))?;
     println!(
@@ -76,8 +83,8 @@ fn take_note(layout: &Layout, context: &str, channel: GatewayApi) -> Result<()> 
     let copy = quiet(view).with_context(|| {
         format!("your kubeconfig has no context {context}: `kubectl config get-contexts` lists them")
     })?;
+    fs::create_dir_all(&layout.run)?;
     fs::write(layout.kubeconfig(), "")?;
-    use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(layout.kubeconfig(), fs::Permissions::from_mode(0o600))?;
     layout::write(&layout.kubeconfig(), &copy)?;
     let mut version = kubectl(layout);
@@ -95,6 +102,7 @@ fn take_note(layout: &Layout, context: &str, channel: GatewayApi) -> Result<()> 
 }
 
 fn make(layout: &Layout, options: &UpOptions) -> Result<()> {
+    fs::create_dir_all(&layout.run)?;
     let mut list = Command::new("kind");
     list.args(["get", "clusters"]);
     if quiet(list)?.lines().any(|name| name == KIND) {
@@ -104,7 +112,8 @@ fn make(layout: &Layout, options: &UpOptions) -> Result<()> {
         println!("{KIND} runs already");
     } else {
         let config = layout.run.join("kind.yaml");
-        let family = if options.single_stack { "ipv4" } else { "dual" };
+        let is_dual = !options.single_stack && Path::new(IPV6).exists();
+        let family = if is_dual { "dual" } else { "ipv4" };
         let text = format!("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnetworking: {{ ipFamily: {family} }}\n");
         layout::write(&config, &text)?;
         let mut create = Command::new("kind");

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::tools::kubectl_program;
 use crate::step::root;
 
 /// Kubernetes: the last minor version that runs on cgroup v1 as on v2. integration/cluster/kubernetes pins it.
@@ -31,6 +32,9 @@ pub const CGROUP: &str = "mesh-cluster";
 pub const PAUSE_IMAGE: &str = "docker.io/mesh-cluster/pause:1";
 /// A name that pods resolve to the machine outside of the cluster.
 pub const OUTSIDE: &str = "outside.test";
+
+/// Linux has this where it has IPv6.
+pub const IPV6: &str = "/proc/net/if_inet6";
 
 /// Addresses of one family.
 pub struct Family {
@@ -171,6 +175,7 @@ impl Layout {
             "kubernetes": KUBERNETES,
             "gatewayApi": GATEWAY_API,
             "kubeconfig": self.kubeconfig(),
+            "kubectl": kubectl_program(self),
             "server": server(),
             "node": NODE,
             "dualStack": is_dual,

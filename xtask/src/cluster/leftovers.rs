@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use rustix::process::Signal;
 
 use super::{
-    layout::{CGROUP, HOST_LINK, Layout, NETNS, families},
+    layout::{CGROUP, HOST_LINK, Layout, NETNS},
     node::{hierarchies, ip},
     processes::{self, is_alive, signal, strays},
     wait::until,
@@ -73,16 +73,12 @@ fn leftovers(layout: &Layout) -> Vec<String> {
     left.extend(strays(&layout.run).iter().map(|stray| format!("process {}: {}", stray.pid, stray.name)));
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let run = layout.run.display().to_string();
-    let ours = |mount: &&str| mount.contains(&run) || mount.contains(NETNS) || mount.contains("/cni-");
+    let ours = |mount: &&str| mount.contains(&run) || mount.contains(NETNS);
     left.extend(mounts.lines().filter(ours).map(|mount| format!("mount: {mount}")));
     let links = ip("-o link show").unwrap_or_default();
     left.extend(links.lines().filter(|link| link.contains(HOST_LINK)).map(|link| format!("link: {link}")));
-    for family in families(true) {
-        for range in [family.pods, family.services] {
-            let routes = ip(&format!("{} route show to root {range}", family.flag)).unwrap_or_default();
-            left.extend(routes.lines().map(|route| format!("route: {route}")));
-        }
-    }
+    let routes = ["-4", "-6"].map(|family| ip(&format!("{family} route show table all")).unwrap_or_default()).concat();
+    left.extend(routes.lines().filter(|route| route.contains(HOST_LINK)).map(|route| format!("route: {route}")));
     left.extend(rules());
     left.extend(cgroups().iter().map(|cgroup| format!("cgroup: {}", cgroup.display())));
     left.extend(layout.run.exists().then(|| format!("folder: {run}")));
@@ -90,18 +86,14 @@ fn leftovers(layout: &Layout) -> Vec<String> {
     left
 }
 
-/// Rules of Kubernetes in this machine's own network: there are none to begin with.
+/// Rules in this machine's own network that name the link. There are none to begin with: all are in the node's.
 fn rules() -> Vec<String> {
     let list = |program: &str, words: &[&str]| {
         let output = std::process::Command::new(program).args(words).output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
     };
-    let pods = families(false)[0].pods;
-    let all = list("iptables-save", &[]) + &list("ip6tables-save", &[]);
-    all.lines()
-        .filter(|rule| rule.contains(pods) || rule.contains(HOST_LINK))
-        .map(|rule| format!("rule: {rule}"))
-        .collect()
+    let all = list("iptables-save", &[]) + &list("ip6tables-save", &[]) + &list("nft", &["list", "ruleset"]);
+    all.lines().filter(|rule| rule.contains(HOST_LINK)).map(|rule| format!("rule: {rule}")).collect()
 }
 
 fn cgroups() -> Vec<PathBuf> {

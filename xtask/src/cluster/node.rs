@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::{
     components::Component,
@@ -80,7 +80,7 @@ pub fn make(layout: &Layout, is_dual: bool) -> Result<Node> {
         }
         Ok(processes::node(&layout.run))
     });
-    made.with_context(|| last_lines(&layout.log("node")))
+    made.map_err(|error| with_log(&error, &layout.log("node")))
 }
 
 /// The cgroup hierarchies: one (v2) or one for each controller (v1).
@@ -127,7 +127,13 @@ pub fn start(layout: &Layout, node: &Node, component: &Component) -> Result<()> 
         }
         Ok(component.is_ready(layout).then_some(()))
     });
-    ready.with_context(|| last_lines(&layout.log(component.name)))
+    ready.map_err(|error| with_log(&error, &layout.log(component.name)))
+}
+
+/// Waits for a component that runs already, such as one of an `up` that was interrupted.
+pub fn wait_ready(layout: &Layout, component: &Component) -> Result<()> {
+    let ready = until(component.name, READY, || Ok(component.is_ready(layout).then_some(())));
+    ready.map_err(|error| with_log(&error, &layout.log(component.name)))
 }
 
 fn spawn(layout: &Layout, node: &Node, component: &Component) -> Result<Child> {
@@ -158,11 +164,36 @@ pub fn load(layout: &Layout, images: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// The end of a log, to be shown beside an error.
-pub fn last_lines(log: &Path) -> String {
+/// An error with the end of the log that tells why.
+fn with_log(error: &anyhow::Error, log: &Path) -> anyhow::Error {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
-    format!("the last lines of {}:\n  {}\n", log.display(), last.join("\n  "))
+    anyhow!("{error:#}; the last lines of its log, {}:\n  {}", log.display(), last.join("\n  "))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_with_the_last_lines_and_the_path_of_the_log() {
+        let log = std::env::temp_dir().join(format!("mesh-xtask-{}.log", std::process::id()));
+        let lines: Vec<String> = (0..100).map(|line| format!("line {line}")).collect();
+        fs::write(&log, lines.join("\n")).unwrap();
+        let said = with_log(&anyhow!("etcd ended"), &log).to_string();
+        fs::remove_file(&log).unwrap();
+        assert!(said.starts_with("etcd ended; ") && said.contains(&log.display().to_string()), "{said}");
+        assert!(said.ends_with("line 99") && said.contains("line 75") && !said.contains("line 74"), "{said}");
+    }
+
+    #[test]
+    fn what_a_command_said_is_in_its_error() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo because >&2; exit 3"]);
+        let said = quiet(command).unwrap_err().to_string();
+        assert!(said.contains("because") && said.contains('3'), "{said}");
+    }
 }

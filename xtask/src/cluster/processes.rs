@@ -123,3 +123,27 @@ fn command_line(pid: u32) -> Option<Vec<String>> {
     // It ends with a zero.
     Some(words.into_iter().rev().skip(1).rev().collect())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_process_lives_until_it_is_dead_even_if_nobody_buried_it() {
+        let own = process(process::id()).unwrap();
+        assert!(own.rss_kib > 0 && !own.name.is_empty());
+        let mut child = process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(is_alive(child.id()));
+        signal(child.id(), Signal::KILL);
+        until("its end", GONE, || Ok((!is_alive(child.id())).then_some(()))).unwrap();
+        // Only now: before that it was a zombie.
+        assert!(!child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn nobody_elses_run_folder_has_strays() {
+        assert!(strays(Path::new("/nowhere/target/cluster")).is_empty());
+        assert!(node(Path::new("/nowhere/target/cluster")).is_none());
+    }
+}

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     UpOptions, addons, components, files,
-    layout::{Family, KUBERNETES, Layout, NODE, families},
+    layout::{Family, IPV6, KUBERNETES, Layout, NODE, families},
     leftovers,
     node::{self, ctr, ip, kubectl, quiet},
     processes::{self, Node},
@@ -18,7 +18,7 @@ use crate::step::step;
 pub fn up(layout: &Layout, options: &UpOptions) -> Result<()> {
     let start = Instant::now();
     step("programs", || tools::ensure_all(layout))?;
-    let is_dual = !options.single_stack && Path::new("/proc/net/if_inet6").exists();
+    let is_dual = !options.single_stack && Path::new(IPV6).exists();
     let node = match processes::node(&layout.run) {
         Some(node) => {
             let state =
@@ -39,6 +39,9 @@ pub fn up(layout: &Layout, options: &UpOptions) -> Result<()> {
         addons::gateway_api(layout, kubectl(layout), options.gateway_api)?;
         addons::wait_ready(layout)
     })?;
+    if tools::find("kubectl").is_none() {
+        println!("\nkubectl: {}", tools::kubectl_program(layout).display());
+    }
     println!(
         "\nKubernetes {KUBERNETES} is up, {:.0} s ({}):\n  export KUBECONFIG={}\n  logs: {}",
         start.elapsed().as_secs_f64(),
@@ -90,6 +93,7 @@ fn start_components(layout: &Layout, node: &Node, is_dual: bool) -> Result<()> {
     for component in components::all(layout, is_dual) {
         let start = Instant::now();
         if status::process_of(node, component.name).is_some() {
+            node::wait_ready(layout, &component)?;
             println!("{} runs", component.name);
             continue;
         }
