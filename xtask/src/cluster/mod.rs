@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 
+pub use layout::KUBERNETES;
 use layout::Layout;
 
 /// What to do with the cluster.
