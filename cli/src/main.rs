@@ -4,9 +4,7 @@
 //! traffic itself.
 
 mod certificate;
-mod chart {
-    pub mod yaml;
-}
+mod chart;
 mod check;
 mod clock;
 mod cmd;

@@ -6,7 +6,10 @@ pub mod demo;
 pub mod diagnostics;
 pub mod identity;
 pub mod inject;
+pub mod install;
 pub mod run;
+pub mod uninstall;
+pub mod upgrade;
 pub mod version;
 
 use std::{future::Future, process::ExitCode};
@@ -21,6 +24,12 @@ use crate::globals::Globals;
 pub enum Command {
     /// Try the mesh on this machine: two versions of a service, a client, real sidecars, mutual TLS
     Demo(demo::Args),
+    /// Print the manifests of the control plane, for kubectl apply
+    Install(install::Args),
+    /// Print the manifests of this version, with the identity and values of the installation
+    Upgrade(upgrade::Args),
+    /// Print what kubectl delete must delete
+    Uninstall(uninstall::Args),
     /// Add the mesh to manifests: a label for the webhook, or the sidecar itself
     Inject(inject::InjectArgs),
     /// Take the mesh out of manifests
@@ -47,6 +56,9 @@ impl Command {
     pub fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         match self {
             Self::Demo(args) => demo::run(args),
+            Self::Install(args) => install::run(&args, globals),
+            Self::Upgrade(args) => upgrade::run(&args, globals),
+            Self::Uninstall(args) => uninstall::run(&args, globals),
             Self::Inject(args) => inject::inject(&args, globals),
             Self::Uninject(args) => inject::uninject(&args),
             Self::Check(args) => check::run(&args, globals),

@@ -1,0 +1,161 @@
+//! Who signs: a trust anchor and an issuer, made when none is given, and judged as mesh-identity will judge them.
+//!
+//! Both are ECDSA P-256. The anchor's key is needed again only to make another issuer, and is never put into the
+//! cluster. What is refused here would keep mesh-identity from becoming ready.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, anyhow};
+use aws_lc_rs::digest::{SHA256, digest};
+use mesh_controller::issuer;
+use mesh_policy::Identity;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer as Signer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd,
+};
+use serde_json::{Value, json};
+
+use crate::{certificate::Certificate, clock, kube::CONTROL_NAMESPACE};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Life of a trust anchor that is made here: longer than most clusters live.
+const ANCHOR_LIFETIME: Duration = Duration::from_secs(3650 * DAY.as_secs());
+/// Life of an issuer that is made here: `meshctl check` warns long before, and a new one needs no restart of pods.
+const ISSUER_LIFETIME: Duration = Duration::from_secs(365 * DAY.as_secs());
+/// How far certificates are dated back, for clocks that are behind.
+const BACKDATE: Duration = Duration::from_secs(5 * 60);
+
+/// What signs the certificates of workloads, and what is trusted, as PEM.
+#[derive(Clone)]
+pub struct Material {
+    /// The trust anchors.
+    pub anchors: String,
+    /// The issuer's certificate, and then what leads to an anchor.
+    pub certificate: String,
+    /// The issuer's key.
+    pub key: String,
+}
+
+/// A trust anchor and an issuer that were made, and the anchor's key, which is in neither.
+pub struct Made {
+    /// What is installed.
+    pub material: Material,
+    /// The anchor's key as PEM.
+    pub anchor_key: String,
+}
+
+/// Makes a trust anchor and an issuer of a trust domain.
+pub fn make(trust_domain: &str) -> anyhow::Result<Made> {
+    let make = || -> Result<Made, rcgen::Error> {
+        let anchor_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let anchor = authority(trust_domain, "trust anchor", 1, ANCHOR_LIFETIME)?;
+        let anchors = anchor.self_signed(&anchor_key)?.pem();
+        let anchor = Signer::from_params(&anchor, &anchor_key);
+        let mut issuer = authority(trust_domain, "issuer", 0, ISSUER_LIFETIME)?;
+        issuer.use_authority_key_identifier_extension = true;
+        let certificate = issuer.signed_by(&key, &anchor)?.pem();
+        let material = Material { anchors, certificate, key: key.serialize_pem() };
+        Ok(Made { material, anchor_key: anchor_key.serialize_pem() })
+    };
+    make()
+        .with_context(|| format!("a trust anchor and an issuer for the trust domain {trust_domain} could not be made"))
+}
+
+/// A certificate that may sign; `below` is how many further authorities it may have below it.
+fn authority(domain: &str, what: &str, below: u8, lifetime: Duration) -> Result<CertificateParams, rcgen::Error> {
+    let since_epoch = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now();
+    let mut params = CertificateParams::default();
+    params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(now - BACKDATE);
+    params.not_after = date_time_ymd(1970, 1, 1) + since_epoch(now + lifetime);
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Mesh");
+    params.distinguished_name.push(DnType::CommonName, format!("Mesh {what}"));
+    // SPIFFE: the URI of a signing certificate is the trust domain itself.
+    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").as_str().try_into()?)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+impl Material {
+    /// Judges it as mesh-identity will.
+    pub fn check(&self, trust_domain: &str) -> anyhow::Result<()> {
+        let probe = Identity::new(trust_domain, CONTROL_NAMESPACE, "mesh-identity")
+            .map_err(|error| anyhow!("the trust domain {trust_domain:?} cannot be: {error}"))?;
+        let data =
+            [(issuer::CERTIFICATE, &self.certificate), (issuer::KEY, &self.key), (issuer::ANCHORS, &self.anchors)];
+        let data: BTreeMap<_, _> = data.map(|(key, text)| (key.to_owned(), text.clone().into_bytes())).into();
+        issuer::read(&format!("{CONTROL_NAMESPACE}/mesh-issuer"), &data, &probe)
+            .context("mesh-identity would refuse this issuer")?;
+        Ok(())
+    }
+
+    /// The values of the chart that it is.
+    pub fn values(&self) -> Value {
+        let issuer = json!({"crt": self.certificate, "key": self.key});
+        json!({"identity": {"trustAnchors": self.anchors, "issuer": issuer}})
+    }
+
+    /// Lines for people: what each certificate is.
+    pub fn describe(&self) -> Vec<String> {
+        let mut lines = describe("trust anchor", &self.anchors);
+        lines.extend(describe("issuer", &self.certificate));
+        lines
+    }
+}
+
+/// Lines for people about certificates: name, end, fingerprint.
+pub fn describe(what: &str, pem: &str) -> Vec<String> {
+    let certificates = match Certificate::decode_pem(pem.as_bytes()) {
+        Ok(certificates) => certificates,
+        Err(why) => return vec![format!("{what}: {why}")],
+    };
+    let line = |found: &Certificate| {
+        let (name, ends) = (&found.subject, clock::format(found.ends));
+        format!("{what}: {name}, until {ends}, SHA-256 {}", fingerprint(&found.der))
+    };
+    certificates.iter().map(line).collect()
+}
+
+/// The SHA-256 of a certificate, as other programs show it.
+fn fingerprint(der: &[u8]) -> String {
+    digest(&SHA256, der).as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_what_mesh_identity_accepts() {
+        let made = make("corp.example").unwrap();
+        made.material.check("corp.example").unwrap();
+        let lines = made.material.describe();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].contains("CN=Mesh trust anchor") && lines[1].contains("CN=Mesh issuer"), "{lines:?}");
+        let years = |pem: &str| {
+            let found = Certificate::decode_pem(pem.as_bytes()).unwrap().remove(0);
+            assert!(found.key.starts_with("ECDSA") && found.is_ca, "{found:?}");
+            found.left(clock::now()) / (365 * 24 * 3600 - 60)
+        };
+        assert_eq!((years(&made.material.anchors), years(&made.material.certificate)), (10, 1));
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused_with_the_reason() {
+        let (one, other) = (make("cluster.local").unwrap(), make("cluster.local").unwrap());
+        let said = |material: &Material| format!("{:#}", material.check("cluster.local").unwrap_err());
+        let wrong_key = Material { key: other.material.key.clone(), ..one.material.clone() };
+        assert!(said(&wrong_key).contains("the key does not belong"), "{}", said(&wrong_key));
+        let wrong_anchor = Material { anchors: other.material.anchors.clone(), ..one.material.clone() };
+        assert!(said(&wrong_anchor).contains("a proxy would not believe"), "{}", said(&wrong_anchor));
+        let garbage = Material { certificate: "x".into(), ..one.material };
+        assert!(said(&garbage).contains("there is no certificate"), "{}", said(&garbage));
+    }
+}

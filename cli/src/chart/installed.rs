@@ -1,0 +1,180 @@
+//! What of Mesh is in a cluster already: nothing, all of it, or a part, and of which version.
+//!
+//! It reads objects by name and judges nothing about how they work: that is `meshctl check`'s.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::Value;
+
+use super::identity::Material;
+use crate::{
+    clock,
+    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object, path, value},
+};
+
+/// The parts of the control plane: Deployments.
+pub const PARTS: [&str; 3] = ["mesh-identity", "mesh-destination", "mesh-injector"];
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Installed {
+    /// The namespace mesh-system.
+    pub namespace: Option<Value>,
+    /// The Deployments that are there.
+    pub deployments: Vec<Value>,
+    /// ConfigMap mesh-values.
+    pub values: Option<Value>,
+    /// ConfigMap mesh-trust-bundle.
+    pub bundle: Option<Value>,
+    /// The webhook's configuration.
+    pub webhook: Option<Value>,
+}
+
+/// How much of an install there is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Nothing.
+    None,
+    /// All of it.
+    Whole,
+    /// Some objects; the others are missing.
+    Half {
+        /// Those that are there.
+        there: Vec<String>,
+        /// Those that are not.
+        missing: Vec<String>,
+    },
+    /// The namespace is being deleted.
+    Ending,
+}
+
+impl Installed {
+    /// Looks at a cluster.
+    pub async fn look(cluster: &Cluster) -> Result<Self, ClusterError> {
+        let config_map = |name| core_object(CONTROL_NAMESPACE, "configmaps", name);
+        let mut deployments = Vec::new();
+        for part in PARTS {
+            let part = path(&["apis", "apps", "v1", "namespaces", CONTROL_NAMESPACE, "deployments", part]);
+            deployments.extend(cluster.find(&part).await?);
+        }
+        Ok(Self {
+            namespace: cluster.find(&path(&["api", "v1", "namespaces", CONTROL_NAMESPACE])).await?,
+            deployments,
+            values: cluster.find(&config_map("mesh-values")).await?,
+            bundle: cluster.find(&config_map("mesh-trust-bundle")).await?,
+            webhook: cluster.find(WEBHOOK).await?,
+        })
+    }
+
+    /// How much there is.
+    pub fn extent(&self) -> Extent {
+        let ending = self.namespace.as_ref().is_some_and(|found| !found["metadata"]["deletionTimestamp"].is_null());
+        if ending {
+            return Extent::Ending;
+        }
+        let deployed = |part: &str| self.deployments.iter().any(|found| value::name(found) == part);
+        let mut objects: Vec<(String, bool)> =
+            PARTS.iter().map(|part| (format!("Deployment {part}"), deployed(part))).collect();
+        objects.push(("ConfigMap mesh-values".into(), self.values.is_some()));
+        objects.push(("ConfigMap mesh-trust-bundle".into(), self.bundle.is_some()));
+        objects.push(("MutatingWebhookConfiguration mesh-injector".into(), self.webhook.is_some()));
+        let (there, missing): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(_, there)| *there);
+        let names = |objects: Vec<(String, bool)>| objects.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        match (names(there), names(missing)) {
+            (there, _) if there.is_empty() => Extent::None,
+            (_, missing) if missing.is_empty() => Extent::Whole,
+            (there, missing) => Extent::Half { there, missing },
+        }
+    }
+
+    /// The version, by the labels of what is there.
+    pub fn version(&self) -> Option<&str> {
+        let objects = self.deployments.iter().chain(&self.values).chain(&self.webhook);
+        objects.map(|found| value::label(found, "app.kubernetes.io/version")).find(|version| !version.is_empty())
+    }
+
+    /// Whether Helm installed it: then Helm alone knows its values.
+    pub fn is_helms(&self) -> bool {
+        let objects = self.deployments.iter().chain(&self.values).chain(&self.webhook);
+        objects.into_iter().any(|found| value::label(found, "app.kubernetes.io/managed-by") == "Helm")
+    }
+
+    /// How long ago its youngest object was made, for messages.
+    pub fn age(&self) -> Option<i64> {
+        let objects = self.deployments.iter().chain(&self.values).chain(&self.bundle).chain(&self.webhook);
+        let made = objects.filter_map(|found| clock::parse(value::text(found, "/metadata/creationTimestamp")));
+        made.max().map(|made| clock::now() - made)
+    }
+}
+
+/// The webhook's configuration.
+pub const WEBHOOK: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/mesh-injector";
+
+/// What signs, out of the Secret mesh-issuer; `None` when there is no such Secret.
+pub async fn material(cluster: &Cluster) -> anyhow::Result<Option<Material>> {
+    let Some(secret) = cluster.find(&core_object(CONTROL_NAMESPACE, "secrets", "mesh-issuer")).await? else {
+        return Ok(None);
+    };
+    let part = |key: &str| {
+        let encoded = secret["data"][key].as_str().unwrap_or_default();
+        let bytes = STANDARD.decode(encoded).unwrap_or_default();
+        // What is no text is no PEM either, and is refused as such where it is judged.
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    Ok(Some(Material { anchors: part("ca.crt"), certificate: part("tls.crt"), key: part("tls.key") }))
+}
+
+/// Pods with a sidecar that have not ended.
+pub async fn injected_pods(cluster: &Cluster) -> Result<Vec<Value>, ClusterError> {
+    let mut pods = cluster.list("/api/v1/pods", "labelSelector=meshctl.dev%2Fproxy-version").await?;
+    pods.retain(|pod| !["Succeeded", "Failed"].contains(&value::text(pod, "/status/phase")));
+    Ok(pods)
+}
+
+/// Names of pods for a message: the first few and how many more.
+pub fn named(pods: &[Value]) -> String {
+    const SHOWN: usize = 5;
+    let name = |pod: &Value| format!("{}/{}", value::namespace(pod), value::name(pod));
+    let mut text = pods.iter().take(SHOWN).map(name).collect::<Vec<_>>().join(", ");
+    if pods.len() > SHOWN {
+        text.push_str(&format!(" and {} more", pods.len() - SHOWN));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(name: &str) -> Value {
+        json!({"metadata": {"name": name, "labels": {"app.kubernetes.io/version": "0.1.0"}}})
+    }
+
+    #[test]
+    fn the_extent_of_an_install() {
+        let mut found = Installed::default();
+        assert_eq!(found.extent(), Extent::None);
+        found.namespace = Some(json!({"metadata": {}}));
+        assert_eq!(found.extent(), Extent::None, "the namespace alone is none");
+        found.values = Some(object("mesh-values"));
+        let Extent::Half { there, missing } = found.extent() else { panic!("half of it is there") };
+        assert_eq!(there, ["ConfigMap mesh-values"]);
+        assert_eq!(missing.len(), 5);
+        found.deployments = PARTS.map(object).into();
+        found.bundle = Some(object("mesh-trust-bundle"));
+        found.webhook = Some(object("mesh-injector"));
+        assert_eq!((found.extent(), found.version(), found.is_helms()), (Extent::Whole, Some("0.1.0"), false));
+        found.namespace = Some(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+        assert_eq!(found.extent(), Extent::Ending);
+    }
+
+    #[test]
+    fn a_long_list_of_pods_is_cut() {
+        let pods: Vec<_> =
+            (0..7).map(|n| json!({"metadata": {"namespace": "shop", "name": format!("p{n}")}})).collect();
+        assert_eq!(named(&pods[..1]), "shop/p0");
+        assert!(named(&pods).ends_with("shop/p4 and 2 more"), "{}", named(&pods));
+    }
+}

@@ -1,0 +1,404 @@
+//! The chart's values: their types, how they are put together, and what each may be.
+//!
+//! `charts/mesh/values.yaml` has the defaults and says what each value means; `values.schema.json`, by which Helm
+//! refuses wrong ones, is generated from the types here, and so is the table in docs/install.md. What values become is
+//! the templates' business.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Number, Value};
+
+use super::{ChartError, files};
+
+/// A DNS name, of the cluster or of a trust domain.
+pub const DNS_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// A whole number and a unit.
+pub const DURATION: &str = r"^[1-9][0-9]*[hms]$";
+/// A registry with a path, or a reference to an image; the registry has the last word.
+pub const IMAGE: &str = r"^[A-Za-z0-9][-A-Za-z0-9._:/@\[\]]*$";
+/// The same, or empty.
+pub const OPTIONAL_IMAGE: &str = r"^([A-Za-z0-9][-A-Za-z0-9._:/@\[\]]*)?$";
+/// A tag of an image, or empty.
+pub const OPTIONAL_TAG: &str = r"^([A-Za-z0-9_][-A-Za-z0-9._]{0,127})?$";
+/// Levels, also of modules.
+pub const LOG_FILTER: &str = r"^[A-Za-z0-9_:]+(=[a-z]+)?(,[A-Za-z0-9_:]+(=[a-z]+)?)*$";
+/// A port or a range of ports.
+pub const PORTS: &str = r"^[0-9]{1,5}(-[0-9]{1,5})?$";
+/// An amount of CPU or memory.
+pub const QUANTITY: &str = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$";
+/// Most replicas of a part: far more than any cluster needs.
+pub const MAX_REPLICAS: u32 = 100;
+
+macro_rules! values {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        pub struct $name { $($(#[$attribute])* pub $field: $type,)* }
+    )*};
+}
+
+values! {
+    /// Every value. What each means stands in values.yaml.
+    Values {
+        #[cfg_attr(test, schemars(regex(pattern = DNS_NAME)))]
+        trust_domain: String,
+        #[cfg_attr(test, schemars(regex(pattern = DNS_NAME)))]
+        cluster_domain: String,
+        ha: bool,
+        #[cfg_attr(test, schemars(regex(pattern = LOG_FILTER)))]
+        log_level: String,
+        namespace: Namespace,
+        image: Image,
+        image_pull_secrets: Vec<String>,
+        identity: Identity,
+        destination: Component,
+        injector: Component,
+        webhook: Webhook,
+        proxy: Proxy,
+        init: Init,
+        #[cfg_attr(test, schemars(range(max = 300)))]
+        pre_stop_seconds: u32,
+        pre_stop_sleep: bool,
+        network_policy: NetworkPolicy,
+        pod_labels: BTreeMap<String, String>,
+        pod_annotations: BTreeMap<String, String>,
+        node_selector: BTreeMap<String, String>,
+        tolerations: Vec<Map<String, Value>>,
+        priority_class_name: String,
+    }
+    /// The namespace mesh-system.
+    Namespace { create: bool, }
+    /// Our images.
+    Image {
+        #[cfg_attr(test, schemars(regex(pattern = IMAGE)))]
+        registry: String,
+        #[cfg_attr(test, schemars(regex(pattern = OPTIONAL_TAG)))]
+        tag: String,
+        pull_policy: PullPolicy,
+    }
+    /// mesh-identity, and who signs.
+    Identity {
+        external: bool,
+        trust_anchors: String,
+        issuer: Issuer,
+        #[cfg_attr(test, schemars(regex(pattern = DURATION)))]
+        leaf_lifetime: String,
+        #[cfg_attr(test, schemars(range(max = MAX_REPLICAS)))]
+        replicas: u32,
+        resources: Resources,
+    }
+    /// What signs the certificates of workloads.
+    Issuer { crt: String, key: String, }
+    /// One of the other parts.
+    Component {
+        #[cfg_attr(test, schemars(range(max = MAX_REPLICAS)))]
+        replicas: u32,
+        resources: Resources,
+    }
+    /// The webhook.
+    Webhook { failure_policy: FailurePolicy, }
+    /// What sidecars are.
+    Proxy {
+        #[cfg_attr(test, schemars(regex(pattern = OPTIONAL_IMAGE)))]
+        image: String,
+        #[cfg_attr(test, schemars(regex(pattern = LOG_FILTER)))]
+        log_level: String,
+        #[cfg_attr(test, schemars(range(min = 1, max = 64)))]
+        workers: u32,
+        #[cfg_attr(test, schemars(range(min = 1, max = 2_147_483_647_u32)))]
+        uid: u32,
+        #[cfg_attr(test, schemars(range(max = 3600)))]
+        shutdown_grace_seconds: u32,
+        native_sidecar: bool,
+        opaque_ports: Vec<Ports>,
+        skip_inbound_ports: Vec<Ports>,
+        skip_outbound_ports: Vec<Ports>,
+        resources: Resources,
+    }
+    /// What the init container is.
+    Init { enabled: bool, resources: Resources, }
+    /// NetworkPolicies of mesh-system.
+    NetworkPolicy { enabled: bool, }
+    /// Requests and limits, as Kubernetes writes them.
+    Resources {
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        requests: BTreeMap<String, Quantity>,
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        limits: BTreeMap<String, Quantity>,
+    }
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[allow(missing_docs)] // Kubernetes' own words
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+/// What becomes of a pod when no injector answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[allow(missing_docs)] // Kubernetes' own words
+pub enum FailurePolicy {
+    Fail,
+    Ignore,
+}
+
+/// A port or a range of ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(untagged)]
+pub enum Ports {
+    /// 3306
+    One(#[cfg_attr(test, schemars(range(min = 1)))] u16),
+    /// "3306-3310"
+    Range(#[cfg_attr(test, schemars(regex(pattern = PORTS)))] String),
+}
+
+/// An amount, as a number or with a unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(untagged)]
+pub enum Quantity {
+    /// 1, 0.5
+    Number(#[cfg_attr(test, schemars(with = "f64", range(min = 0)))] Number),
+    /// "100m", "64Mi"
+    Text(#[cfg_attr(test, schemars(regex(pattern = QUANTITY)))] String),
+}
+
+/// The defaults, as they are in values.yaml.
+pub fn defaults() -> Result<Value, ChartError> {
+    read_yaml("values.yaml of the chart", files::VALUES)
+}
+
+/// Reads one document of values, which is a map, or empty.
+pub fn read_yaml(name: &str, text: &str) -> Result<Value, ChartError> {
+    let wrong = |why: String| ChartError::Values { name: name.to_owned(), why };
+    let value: Value = serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    match value {
+        Value::Null => Ok(Value::Object(Map::new())),
+        Value::Object(_) => Ok(value),
+        _ => Err(wrong("values are a map (name: value), and this is none".to_owned())),
+    }
+}
+
+/// Lays `over` on `under`, map by map: what `over` has wins.
+pub fn merge(under: &mut Value, over: Value) {
+    match (under, over) {
+        (Value::Object(under), Value::Object(over)) => {
+            for (name, value) in over {
+                match under.get_mut(&name) {
+                    Some(slot) => merge(slot, value),
+                    None => drop(under.insert(name, value)),
+                }
+            }
+        }
+        (under, over) => *under = over,
+    }
+}
+
+/// The values in force: what was given, and the defaults where nothing was. `null` takes a default away.
+pub fn with_defaults(given: Value) -> Result<Value, ChartError> {
+    let mut all = given;
+    fill(&mut all, defaults()?);
+    Ok(all)
+}
+
+fn fill(given: &mut Value, defaults: Value) {
+    let (Value::Object(given), Value::Object(defaults)) = (given, defaults) else { return };
+    for (name, default) in defaults {
+        match given.get_mut(&name) {
+            None => drop(given.insert(name, default)),
+            Some(Value::Null) => drop(given.remove(&name)),
+            Some(value) => fill(value, default),
+        }
+    }
+}
+
+impl Values {
+    /// Reads the values in force. The error names the value, as in `proxy.workers`.
+    pub fn read(values: &Value) -> Result<Self, ChartError> {
+        let wrong = |why: String| ChartError::Values { name: "the values".to_owned(), why };
+        let read: Self = serde_json::from_value(values.clone()).map_err(|error| {
+            // serde says which field is unknown or of which type, and not where: the place is searched for.
+            wrong(match place(values) {
+                Some(place) => format!("{place}: {error}"),
+                None => error.to_string(),
+            })
+        })?;
+        read.check().map_err(wrong)?;
+        Ok(read)
+    }
+
+    /// What the types do not say: patterns and ranges. The schema has the same.
+    fn check(&self) -> Result<(), String> {
+        let proxy = &self.proxy;
+        let matching = [
+            ("trustDomain", &self.trust_domain, &*DNS_NAME_RE, "a name such as cluster.local"),
+            ("clusterDomain", &self.cluster_domain, &*DNS_NAME_RE, "a name such as cluster.local"),
+            ("logLevel", &self.log_level, &*LOG_FILTER_RE, "info, or a list such as info,mesh_controller=debug"),
+            ("proxy.logLevel", &proxy.log_level, &*LOG_FILTER_RE, "info, or a list such as info,mesh_proxy=debug"),
+            ("image.registry", &self.image.registry, &*IMAGE_RE, "a registry such as docker.io/mesh"),
+            ("image.tag", &self.image.tag, &*TAG_RE, "a tag such as 1.2.3, or empty"),
+            (
+                "proxy.image",
+                &proxy.image,
+                &*OPTIONAL_IMAGE_RE,
+                "an image such as docker.io/mesh/mesh-proxy:1.2.3, or empty",
+            ),
+            ("identity.leafLifetime", &self.identity.leaf_lifetime, &*DURATION_RE, "a time such as 24h or 30m"),
+        ];
+        for (name, value, pattern, expected) in matching {
+            if !pattern.is_match(value) {
+                return Err(format!("{name} is {value:?}, but must be {expected}"));
+            }
+        }
+        let within = [
+            ("identity.replicas", self.identity.replicas, 0, MAX_REPLICAS),
+            ("destination.replicas", self.destination.replicas, 0, MAX_REPLICAS),
+            ("injector.replicas", self.injector.replicas, 0, MAX_REPLICAS),
+            ("proxy.workers", proxy.workers, 1, 64),
+            ("proxy.uid", proxy.uid, 1, 2_147_483_647),
+            ("proxy.shutdownGraceSeconds", proxy.shutdown_grace_seconds, 0, 3600),
+            ("preStopSeconds", self.pre_stop_seconds, 0, 300),
+        ];
+        for (name, value, least, most) in within {
+            if !(least..=most).contains(&value) {
+                return Err(format!("{name} is {value}, but must be from {least} to {most}"));
+            }
+        }
+        for (name, ports) in [
+            ("proxy.opaquePorts", &proxy.opaque_ports),
+            ("proxy.skipInboundPorts", &proxy.skip_inbound_ports),
+            ("proxy.skipOutboundPorts", &proxy.skip_outbound_ports),
+        ] {
+            for port in ports {
+                port.check().map_err(|why| format!("{name}: {why}"))?;
+            }
+        }
+        for (name, resources) in [
+            ("identity.resources", &self.identity.resources),
+            ("destination.resources", &self.destination.resources),
+            ("injector.resources", &self.injector.resources),
+            ("proxy.resources", &proxy.resources),
+            ("init.resources", &self.init.resources),
+        ] {
+            for (of, quantity) in resources.requests.iter().chain(&resources.limits) {
+                quantity.check().map_err(|why| format!("{name}: {of} is {why}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Ports {
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::One(port) if *port > 0 => Ok(()),
+            Self::Range(text) if PORTS_RE.is_match(text) => Ok(()),
+            Self::One(port) => Err(format!("{port} is no port; write one from 1 to 65535")),
+            Self::Range(text) => Err(format!("{text:?} is no port and no range such as 3306-3310")),
+        }
+    }
+}
+
+impl Quantity {
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Text(text) if !QUANTITY_RE.is_match(text) => {
+                Err(format!("{text:?}, but must be a quantity such as 100m or 64Mi"))
+            }
+            Self::Number(number) if number.as_f64().is_none_or(|number| number < 0.0) => {
+                Err(format!("{number}, but must not be negative"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+macro_rules! patterns {
+    ($($name:ident = $pattern:expr;)*) => {$(
+        #[allow(clippy::expect_used)] // a constant; a test reads it
+        static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new($pattern).expect("a valid pattern"));
+    )*};
+}
+
+patterns! {
+    DNS_NAME_RE = DNS_NAME;
+    LOG_FILTER_RE = LOG_FILTER;
+    IMAGE_RE = IMAGE;
+    OPTIONAL_IMAGE_RE = OPTIONAL_IMAGE;
+    TAG_RE = OPTIONAL_TAG;
+    DURATION_RE = DURATION;
+    PORTS_RE = PORTS;
+    QUANTITY_RE = QUANTITY;
+}
+
+/// The first value that is not of its type: each is laid alone on the defaults, which are right.
+fn place(values: &Value) -> Option<String> {
+    let defaults = defaults().ok()?;
+    let right = |path: &[&str], value: &Value| {
+        let over = path.iter().rev().fold(value.clone(), |inner, name| serde_json::json!({ *name: inner }));
+        let mut all = defaults.clone();
+        merge(&mut all, over);
+        serde_json::from_value::<Values>(all).is_ok()
+    };
+    let mut path: Vec<&str> = Vec::new();
+    let mut value = values;
+    loop {
+        let next = value.as_object()?.iter().find(|(name, item)| {
+            let path: Vec<_> = path.iter().copied().chain([name.as_str()]).collect();
+            !right(&path, item)
+        });
+        let Some((name, item)) = next else { return (!path.is_empty()).then(|| path.join(".")) };
+        path.push(name);
+        value = item;
+        if !value.is_object() {
+            return Some(path.join("."));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn wrong_values_are_named_with_their_place() {
+        for (given, expected) in [
+            (json!({"proxy": {"workers": "two"}}), "proxy.workers: invalid type"),
+            (json!({"proxy": {"threads": 2}}), "proxy.threads: unknown field `threads`"),
+            (json!({"ha": null}), "missing field `ha`"),
+            (json!({"ha": 1}), "ha: invalid type"),
+            (json!({"proxy": {"workers": 65}}), "proxy.workers is 65, but must be from 1 to 64"),
+            (json!({"identity": {"leafLifetime": "1d"}}), "identity.leafLifetime is \"1d\""),
+            (json!({"trustDomain": "a b"}), "trustDomain is \"a b\""),
+            (json!({"proxy": {"opaquePorts": ["x"]}}), "proxy.opaquePorts: \"x\" is no port"),
+            (json!({"injector": {"resources": {"limits": {"cpu": "much"}}}}), "injector.resources: cpu is \"much\""),
+            (json!({"injector": {"resources": {"limit": {}}}}), "injector.resources.limit"),
+            (json!({"webhook": {"failurePolicy": "Maybe"}}), "webhook.failurePolicy: unknown variant"),
+        ] {
+            let said = Values::read(&with_defaults(given.clone()).unwrap()).unwrap_err().to_string();
+            assert!(said.contains(expected), "{given}: {said}");
+        }
+    }
+
+    #[test]
+    fn defaults_stay_where_nothing_is_given_and_null_takes_them_away() {
+        let given = json!({"proxy": {"workers": 2}, "nodeSelector": {"kubernetes.io/os": null, "a": "b"}, "podLabels": {"x": "y"}});
+        let all = with_defaults(given).unwrap();
+        assert_eq!((&all["proxy"]["workers"], &all["proxy"]["uid"]), (&json!(2), &json!(4640)));
+        assert_eq!(all["nodeSelector"], json!({"a": "b"}));
+        assert_eq!(all["podLabels"], json!({"x": "y"}));
+    }
+}
