@@ -1,7 +1,7 @@
 // Helm for `cargo xtask test`: this file and go.sum pin it and everything it is built from.
 module mesh/xtask/helm
 
-go 1.26.8
+go 1.26.0
 
 tool helm.sh/helm/v3/cmd/helm
 

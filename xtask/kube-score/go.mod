@@ -1,7 +1,7 @@
 // kube-score for `cargo xtask test`: this file and go.sum pin it and everything it is built from.
 module mesh/xtask/kube-score
 
-go 1.26.8
+go 1.23.0
 
 tool github.com/zegl/kube-score/cmd/kube-score
 
