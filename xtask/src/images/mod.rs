@@ -27,6 +27,8 @@ use self::{
 const REPOSITORY: &str = "docker.io/mesh";
 /// Who our processes are: not root, and no application's user.
 const USER: &str = "4640:4640";
+/// An application's user: what runs as ours would not be redirected.
+const APPLICATION: &str = "1000:1000";
 
 /// Which images to build.
 #[derive(clap::Args)]
@@ -44,6 +46,7 @@ struct Recipe {
     name: &'static str,
     title: &'static str,
     package: &'static str,
+    user: &'static str,
     /// What runs when nothing else is said; `None` where there are several programs.
     entrypoint: Option<&'static str>,
     binaries: &'static [Binary],
@@ -60,6 +63,7 @@ const IMAGES: [Recipe; 2] = [
         name: "mesh-proxy",
         title: "Mesh sidecar, and init container that redirects a pod's connections to it",
         package: "mesh-proxy",
+        user: USER,
         entrypoint: Some("/mesh-proxy"),
         // Permitted, not effective: the sidecar, which drops all capabilities, could not even start an =ep file.
         binaries: &[Binary { name: "mesh-proxy", capability: Some(layer::Capability::NetAdminPermitted) }],
@@ -68,6 +72,7 @@ const IMAGES: [Recipe; 2] = [
         name: "mesh-controller",
         title: "Mesh control plane: identity, destination and injector",
         package: "mesh-controller",
+        user: USER,
         entrypoint: Some("/mesh-controller"),
         binaries: &[Binary { name: "mesh-controller", capability: None }],
     },
@@ -77,6 +82,7 @@ const TEST_IMAGE: Recipe = Recipe {
     name: "mesh-test",
     title: "Test server and load generator of Mesh; for tests, not for clusters of use",
     package: "mesh-integration",
+    user: APPLICATION,
     entrypoint: None,
     binaries: &[Binary { name: "mesh-origin", capability: None }, Binary { name: "mesh-load", capability: None }],
 };
@@ -120,7 +126,7 @@ fn image(recipe: &Recipe, target: &build::Target) -> Result<String> {
         version: env!("CARGO_PKG_VERSION"),
         revision: build::revision(),
         architecture: target.architecture,
-        user: USER,
+        user: recipe.user,
         entrypoint: recipe.entrypoint,
     };
     let reference = format!("{REPOSITORY}/{}:{}", recipe.name, config.version);
