@@ -84,8 +84,10 @@ fn run_here(options: &Options, count: &mut Count) -> Result<()> {
     step("build binaries and tests", || run(cargo(["build", "--workspace", "--all-targets"])))?;
     step("h2spec and Helm, which tests run", || go_tools(count))?;
     step("chart: helm lint, kubeconform, kube-score", || judge_chart(count))?;
-    step("unit and property tests", || tests(&["--workspace", "--lib", "--bins"], &[], options.long, count))?;
-    step("tests of real processes on loopback", || tests(&["--workspace", "--test", "*"], &[], options.long, count))?;
+    // Not `--test *`, which would also name those that need a cluster.
+    step("unit and property tests, and tests of real processes", || {
+        tests(&["--workspace", "--tests"], &[], options.long, count)
+    })?;
     step("examples in the documentation", || tests(&["--workspace", "--doc"], &[], options.long, count))?;
     step("documentation", || {
         let mut doc = cargo(["doc", "--workspace", "--no-deps", "--quiet"]);

@@ -196,7 +196,7 @@ impl Namespace {
         let _ = try_kubectl(&["delete", "namespace", name, "--ignore-not-found", "--wait=true"]);
         let label = if injected { "enabled" } else { "disabled" };
         apply(&format!(
-            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{meshctl.dev/inject: {label}}}}}}}"
+            "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{meshctl.dev/inject: {label}}}}}}}"
         ));
         Self(name.to_owned())
     }
