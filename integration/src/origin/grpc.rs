@@ -49,6 +49,11 @@ pub(super) async fn answer(method: &str, request: Request<Incoming>) -> Response
     respond(infallible(Full::new(answer).with_trailers(async { Some(Ok(ok())) })))
 }
 
+/// Answers `grpc.health.v1.Health/Check`, which the kubelet's gRPC probes call: SERVING (field 1 is 1).
+pub(super) fn healthy() -> Response<AnyBody> {
+    respond(infallible(Full::new(message(&[8, 1])).with_trailers(async { Some(Ok(ok())) })))
+}
+
 /// A message around a payload.
 pub(crate) fn message(payload: &[u8]) -> Bytes {
     let mut message = BytesMut::with_capacity(PREFIX + payload.len());

@@ -74,6 +74,9 @@ async fn route(app: &App, request: Request<Incoming>) -> Response<AnyBody> {
     if let Some(method) = path.strip_prefix("/bench.Echo/") {
         return grpc::answer(method, request).await;
     }
+    if path == "/grpc.health.v1.Health/Check" {
+        return grpc::healthy();
+    }
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
     let (first, rest) = (parts.next().unwrap_or_default(), parts.next());
     match (first, rest.map(str::parse::<u64>)) {
