@@ -101,13 +101,13 @@ impl Meshed {
     }
 }
 
-/// Every byte on the pods' bridge, by tcpdump.
+/// Every packet of either family on the node, by tcpdump.
 struct Capture(std::process::Child);
 
 impl Capture {
     fn start() -> Self {
         let mut tcpdump = in_node("tcpdump");
-        tcpdump.args(["-i", "any", "-U", "-s", "0", "-B", "32768", "-w", "-", "net", "10.88.0.0/16"]);
+        tcpdump.args(["-i", "any", "-U", "-s", "0", "-B", "32768", "-w", "-", "ip", "or", "ip6"]);
         let mut child = tcpdump.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tcpdump is installed");
         // It says so when it listens.
         let mut said = [0; 64];
