@@ -1,7 +1,7 @@
 //! The chart `charts/mesh`, rendered here as Helm renders it: one source for `meshctl install` and `helm install`.
 //!
 //! `files` is the chart, [`values`], `set` and [`given`] say what it is rendered with, [`identity`] makes and judges what
-//! signs, `engine` and [`yaml`] are the template language, [`installed`] and [`diff`] look at what a cluster has, [`print`]
+//! signs, `engine` and [`yaml`] are the template language, [`installed`] and [`diff`] look at what a cluster has, [`mod@print`]
 //! writes. A test renders many sets of values with both and compares. It writes nothing into a cluster.
 
 pub mod diff;
