@@ -72,7 +72,7 @@ pub fn addresses(config: &Config) -> Vec<(SocketAddr, Role)> {
     all
 }
 
-/// Opens one listener; one on [::] takes IPv4 as well, and only that where there is no IPv6. `shared`: several workers
+/// Opens one listener; one on `[::]` takes IPv4 as well, and only that where there is no IPv6. `shared`: several workers
 /// open the same address. Otherwise an address that another process listens on is an error.
 pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let all = address.ip() == Ipv6Addr::UNSPECIFIED;

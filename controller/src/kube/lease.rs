@@ -1,8 +1,8 @@
 //! Leader election over a `Lease`, for what only one replica may do.
 //!
-//! Whoever holds the Lease renews it every [`RETRY`]; others take it over when they have seen it unchanged for as long as
+//! Whoever holds the Lease renews it every `RETRY`; others take it over when they have seen it unchanged for as long as
 //! it says it lasts. Times are measured here, never compared between machines. A holder that could not renew for
-//! [`RENEW_LIMIT`] says that it leads no longer, well before anyone else may take over. A writer must still tolerate a
+//! `RENEW_LIMIT` says that it leads no longer, well before anyone else may take over. A writer must still tolerate a
 //! moment of two leaders (a process may be stopped between asking and writing): what it writes is idempotent.
 
 use std::{
@@ -28,7 +28,7 @@ const DURATION: Duration = Duration::from_secs(15);
 const RENEW_LIMIT: Duration = Duration::from_secs(10);
 /// Between two attempts to renew or to take over.
 const RETRY: Duration = Duration::from_secs(2);
-/// Longest single request; two fit into [`RENEW_LIMIT`].
+/// Longest single request; two fit into `RENEW_LIMIT`.
 const REQUEST_LIMIT: Duration = Duration::from_secs(4);
 
 /// One candidate for one Lease.

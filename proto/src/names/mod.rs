@@ -7,8 +7,8 @@
 //!
 //! The first certificate is on the way of a pod's start, and Kubernetes' `ndots:5` makes a usual resolver try every
 //! search domain before the name as it is written: here that name is asked first, both families at once, and the
-//! search domains (all at once) only when it does not exist or [`HEAD_START`] has passed without an answer. An answer
-//! is kept for its own time, at most [`KEEP_AT_MOST`]; a failure is not kept.
+//! search domains (all at once) only when it does not exist or `HEAD_START` has passed without an answer. An answer
+//! is kept for its own time, at most `KEEP_AT_MOST`; a failure is not kept.
 //!
 //! It trusts no answer: whoever connects verifies the identity at the other end.
 
