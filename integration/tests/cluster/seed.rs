@@ -1,6 +1,10 @@
 //! The first thing that people do with a mesh: two versions, 90/10, everything mutually authenticated.
 
-use std::{io::Read, process::Stdio};
+use std::{
+    io::{self, Read},
+    process::{Child, Stdio},
+    thread::JoinHandle,
+};
 
 use crate::{
     apps::{App, service},
@@ -28,7 +32,7 @@ fn nine_to_one_with_mutual_tls_and_nothing_in_the_clear() {
         report.versions.contains_key("web-v2").then_some(())
     });
     let before = Meshed::of(NAMESPACE, &client, "outbound", "client");
-    let mut capture = Capture::start();
+    let capture = Capture::start();
     let path = "/1k?secret=in-the-clear";
     let args = ["http1", "--target", &target, "--host", "web", "--path", path, "--count", "5000", "--seconds", "60"];
     let report = load(NAMESPACE, &client, &args);
@@ -101,31 +105,34 @@ impl Meshed {
     }
 }
 
-/// Every packet of either family on the node, by tcpdump.
-struct Capture(std::process::Child);
+/// Every packet of either family on the node, by tcpdump, read as it comes.
+struct Capture {
+    tcpdump: Child,
+    reader: JoinHandle<io::Result<Vec<u8>>>,
+}
 
 impl Capture {
     fn start() -> Self {
         let mut tcpdump = in_node("tcpdump");
         tcpdump.args(["-i", "any", "-U", "-s", "0", "-B", "32768", "-w", "-", "ip", "or", "ip6"]);
-        let mut child = tcpdump.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tcpdump is installed");
-        // It says so when it listens.
-        let mut said = [0; 64];
-        let read = child.stderr.as_mut().unwrap().read(&mut said).expect("tcpdump speaks");
-        assert!(read > 0, "tcpdump ended");
-        Self(child)
-    }
-
-    fn stop(&mut self) -> Vec<u8> {
-        let mut stdout = self.0.stdout.take().expect("not stopped before");
+        let mut tcpdump = tcpdump.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tcpdump is installed");
+        let (mut said, mut stdout) = (tcpdump.stderr.take().unwrap(), tcpdump.stdout.take().unwrap());
         let reader = std::thread::spawn(move || {
             let mut all = Vec::new();
             stdout.read_to_end(&mut all).map(|_| all)
         });
-        let id = rustix::process::Pid::from_child(&self.0);
+        // It says so when it listens; what it says later nobody reads, but it is little.
+        let read = said.read(&mut [0; 256]).expect("tcpdump speaks");
+        assert!(read > 0, "tcpdump ended");
+        tcpdump.stderr = Some(said);
+        Self { tcpdump, reader }
+    }
+
+    fn stop(mut self) -> Vec<u8> {
+        let id = rustix::process::Pid::from_child(&self.tcpdump);
         rustix::process::kill_process(id, rustix::process::Signal::INT).expect("tcpdump runs");
-        let all = reader.join().unwrap().expect("tcpdump's output");
-        self.0.wait().expect("tcpdump ends");
+        let all = self.reader.join().unwrap().expect("tcpdump's output");
+        self.tcpdump.wait().expect("tcpdump ends");
         all
     }
 }
