@@ -21,6 +21,8 @@ use crate::{
 pub(crate) const DEFAULT_CONTAINER_CHANGE: &str = "default-container";
 /// In [`CHANGES`]: the annotation with the opaque ports of the configuration.
 pub(crate) const OPAQUE_PORTS_CHANGE: &str = "opaque-ports";
+/// In [`CHANGES`]: the annotation with the ports of the configuration that are not redirected.
+pub(crate) const SKIP_INBOUND_CHANGE: &str = "skip-inbound-ports";
 /// In [`CHANGES`], before the name of a container: its `preStop` hook.
 pub(crate) const PRE_STOP_CHANGE: &str = "pre-stop/";
 pub(crate) const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -126,11 +128,15 @@ fn fresh(pod: &Pod<'_>, config: &Config, settings: &Settings) -> Patch {
         annotations.insert(DEFAULT_CONTAINER.to_owned(), first.into());
         changes.push(DEFAULT_CONTAINER_CHANGE.to_owned());
     }
-    // Discovery reads opaque ports from the pod; it does not know our configuration.
-    let opaque_ports = format!("{PREFIX}opaque-ports");
-    if !config.proxy.opaque_ports.is_empty() && pod.annotations.is_none_or(|all| !all.contains_key(&opaque_ports)) {
-        annotations.insert(opaque_ports, config.proxy.opaque_ports.to_string().into());
-        changes.push(OPAQUE_PORTS_CHANGE.to_owned());
+    // Discovery reads these from the pod; it does not know our configuration.
+    for (change, ports) in
+        [(OPAQUE_PORTS_CHANGE, &config.proxy.opaque_ports), (SKIP_INBOUND_CHANGE, &config.proxy.skip_inbound_ports)]
+    {
+        let annotation = format!("{PREFIX}{change}");
+        if !ports.is_empty() && pod.annotations.is_none_or(|all| !all.contains_key(&annotation)) {
+            annotations.insert(annotation, ports.to_string().into());
+            changes.push(change.to_owned());
+        }
     }
     if !changes.is_empty() {
         annotations.insert(CHANGES.to_owned(), changes.join(",").into());

@@ -80,7 +80,7 @@ impl Snapshot {
     pub(crate) fn endpoint(&self, namespace: &Arc<str>, endpoint: &SliceEndpoint, address: SocketAddr) -> Endpoint {
         let pod = endpoint.pod.as_ref().map(|name| Key { namespace: namespace.clone(), name: name.clone() });
         let workload = pod.as_ref().map_or(String::new(), |key| format!("{}/{}", key.namespace, key.name));
-        let identity = pod.and_then(|key| self.pods.get(&key)?.identity.clone());
+        let identity = pod.and_then(|key| self.pods.get(&key)?.identity_at(address.port()).cloned());
         let zone = endpoint.zone.clone().or_else(|| self.nodes.get(endpoint.node.as_ref()?)?.zone.clone());
         Endpoint { address, identity, zone, workload: workload.into() }
     }

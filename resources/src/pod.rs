@@ -7,7 +7,7 @@ use mesh_policy::Identity;
 use crate::{
     object::Object,
     problem::{Reason, Report},
-    service::opaque_ports,
+    service::{OPAQUE_PORTS_ANNOTATION, SKIP_INBOUND_PORTS_ANNOTATION, includes, port_ranges},
     snapshot::Options,
     walker::Node,
 };
@@ -36,12 +36,19 @@ pub struct Pod {
     pub ports: BTreeMap<String, u16>,
     /// Ranges of the opaque-ports annotation.
     pub opaque_ports: Vec<(u16, u16)>,
+    /// Ranges of the skip-inbound-ports annotation: connections to them do not come to its proxy.
+    pub skip_inbound_ports: Vec<(u16, u16)>,
 }
 
 impl Pod {
     /// Whether a proxy stands before it.
     pub fn is_meshed(&self) -> bool {
         self.identity.is_some()
+    }
+
+    /// The identity that answers at a port: none where the redirection leaves connections to the application.
+    pub fn identity_at(&self, port: u16) -> Option<&Identity> {
+        self.identity.as_ref().filter(|_| !includes(&self.skip_inbound_ports, port))
     }
 
     /// `namespace/name`.
@@ -76,7 +83,8 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
         service_account: account.into(),
         identity: None,
         ports: BTreeMap::new(),
-        opaque_ports: opaque_ports(&root, report),
+        opaque_ports: port_ranges(&root, OPAQUE_PORTS_ANNOTATION, report),
+        skip_inbound_ports: port_ranges(&root, SKIP_INBOUND_PORTS_ANNOTATION, report),
     };
     let mut ports = Vec::new();
     for container in &containers {

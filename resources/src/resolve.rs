@@ -158,7 +158,7 @@ impl Snapshot {
         let of_node = pod.node.as_ref().and_then(|node| self.nodes.get(node)?.zone.clone());
         Endpoint {
             address,
-            identity: pod.identity.clone(),
+            identity: pod.identity_at(address.port()).cloned(),
             zone: of_node.or_else(of_slice),
             workload: pod.workload().into(),
         }

@@ -12,6 +12,8 @@ use crate::{
 
 /// Annotation of a Service or Pod that lists opaque ports: `3306,5000-5010`.
 pub const OPAQUE_PORTS_ANNOTATION: &str = "config.meshctl.dev/opaque-ports";
+/// Annotation of a Pod that lists the ports whose connections do not come to its proxy.
+pub const SKIP_INBOUND_PORTS_ANNOTATION: &str = "config.meshctl.dev/skip-inbound-ports";
 
 /// Values of `protocol` of a port.
 pub(crate) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
@@ -91,7 +93,7 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
         prefers_v6: false,
         ports: Vec::new(),
     };
-    let opaque = opaque_ports(&root, report);
+    let opaque = port_ranges(&root, OPAQUE_PORTS_ANNOTATION, report);
     let Ok(Some(spec)) = root.object("spec", report) else { return service };
     if matches!(spec.text("type", report), Ok(Some("ExternalName"))) {
         service.external_name = Some(spec.text("externalName", report).ok().flatten().unwrap_or_default().into());
@@ -174,11 +176,11 @@ fn protocol_of(text: &str) -> Protocol {
     }
 }
 
-/// The ranges of the opaque-ports annotation.
-pub(crate) fn opaque_ports(root: &Node<'_>, report: &mut Report<'_>) -> Vec<(u16, u16)> {
+/// The ranges of an annotation that lists ports.
+pub(crate) fn port_ranges(root: &Node<'_>, annotation: &str, report: &mut Report<'_>) -> Vec<(u16, u16)> {
     let annotations = root.get("metadata").and_then(|metadata| metadata.get("annotations"));
     let Some(annotations) = annotations else { return Vec::new() };
-    let Ok(Some(text)) = annotations.text(OPAQUE_PORTS_ANNOTATION, report) else { return Vec::new() };
+    let Ok(Some(text)) = annotations.text(annotation, report) else { return Vec::new() };
     let mut ranges = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (low, high) = part.split_once('-').unwrap_or((part, part));
@@ -187,7 +189,7 @@ pub(crate) fn opaque_ports(root: &Node<'_>, report: &mut Report<'_>) -> Vec<(u16
             _ => {
                 let what = format!("{part:?} is neither a port nor a range; it is left out");
                 let fix = "write ports and ranges, as in 3306,5000-5010";
-                annotations.unsupported(OPAQUE_PORTS_ANNOTATION, what, fix, report);
+                annotations.unsupported(annotation, what, fix, report);
             }
         }
     }

@@ -346,3 +346,16 @@ fn what_an_answer_depends_on() {
         assert_eq!(world.depends(target, "shop"), expected, "{target}");
     }
 }
+
+#[test]
+fn a_port_that_is_not_redirected_has_no_proxy_before_it() {
+    let skipping = "namespace: shop, annotations: {config.meshctl.dev/skip-inbound-ports: '9000,8080-8090'}}";
+    let pod = pod("web-0", "", &["10.0.0.1"]).replace("namespace: shop}", skipping);
+    let slice = slice("web-a", "IPv4", &["addresses: [10.0.0.1], targetRef: {kind: Pod, name: web-0}"]);
+    let world = snapshot(&[service("web", WEB), slice, pod].concat());
+    assert_eq!(resolved(&world, "10.0.0.1:8080"), "endpoint 10.0.0.1:8080 shop/web-0 plain");
+    assert_eq!(resolved(&world, "10.0.0.1:9000"), "endpoint 10.0.0.1:9000 shop/web-0 plain");
+    assert_eq!(resolved(&world, "10.0.0.1:80"), "endpoint 10.0.0.1:80 shop/web-0 web");
+    let web = ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+    assert_eq!(world.endpoints_for(&web, &at("", ""))[0].identity, None);
+}

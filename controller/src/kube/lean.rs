@@ -4,7 +4,7 @@
 
 use std::{fmt, marker::PhantomData};
 
-use mesh_resources::service::OPAQUE_PORTS_ANNOTATION;
+use mesh_resources::service::{OPAQUE_PORTS_ANNOTATION, SKIP_INBOUND_PORTS_ANNOTATION};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -86,10 +86,12 @@ const POD_METADATA: Keep = Keep::Fields(
         ("name", Keep::All),
         ("namespace", Keep::All),
         ("resourceVersion", Keep::All),
-        ("annotations", Keep::Fields(&[(OPAQUE_PORTS_ANNOTATION, Keep::All)], Others::Skipped)),
+        ("annotations", Keep::Fields(POD_ANNOTATIONS, Others::Skipped)),
     ],
     Others::Skipped,
 );
+const POD_ANNOTATIONS: &[(&str, Keep)] =
+    &[(OPAQUE_PORTS_ANNOTATION, Keep::All), (SKIP_INBOUND_PORTS_ANNOTATION, Keep::All)];
 const POD_SPEC: Keep = Keep::Fields(
     &[
         ("serviceAccountName", Keep::All),

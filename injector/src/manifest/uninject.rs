@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{Change, Report, each_object, is_namespace, template_mut, template_path};
 use crate::{
     annotations::PREFIX,
-    patch::{DEFAULT_CONTAINER, DEFAULT_CONTAINER_CHANGE, OPAQUE_PORTS_CHANGE, PRE_STOP_CHANGE},
+    patch::{DEFAULT_CONTAINER, DEFAULT_CONTAINER_CHANGE, OPAQUE_PORTS_CHANGE, PRE_STOP_CHANGE, SKIP_INBOUND_CHANGE},
     pod::{CHANGES, INIT, INJECT_LABEL, INJECTED, PROXY, VERSION_LABEL, VOLUME, name_of},
 };
 
@@ -66,8 +66,8 @@ fn record<'a>(template: &'a Value, annotation: &str) -> Option<&'a str> {
 fn undo(template: &mut Value, change: &str) {
     match change {
         DEFAULT_CONTAINER_CHANGE => remove(template, &["metadata", "annotations"], DEFAULT_CONTAINER),
-        OPAQUE_PORTS_CHANGE => {
-            remove(template, &["metadata", "annotations"], &format!("{PREFIX}opaque-ports"));
+        OPAQUE_PORTS_CHANGE | SKIP_INBOUND_CHANGE => {
+            remove(template, &["metadata", "annotations"], &format!("{PREFIX}{change}"));
         }
         _ => {
             let Some(name) = change.strip_prefix(PRE_STOP_CHANGE) else { return };
