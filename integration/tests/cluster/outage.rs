@@ -1,15 +1,23 @@
 //! Parts of the control plane go away; what runs goes on running.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use crate::{
-    apps::{App, service},
+    apps::{App, image, service},
     kube::{Namespace, SYSTEM, apply, cluster_ip, kubectl, load, pause, pod, rolled_out, start_load, wait},
 };
 
-/// How long the control plane stays away: an ordinary run proves the manner, `cargo xtask test --long` the time.
+/// An ordinary run proves the manner of an outage, `cargo xtask test --long` its time.
+fn long() -> bool {
+    std::env::var_os("MESH_TEST_LONG").is_some()
+}
+
+/// How long the control plane stays away.
 fn away() -> Duration {
-    Duration::from_secs(if std::env::var_os("MESH_TEST_LONG").is_some() { 300 } else { 30 })
+    Duration::from_secs(if long() { 300 } else { 30 })
 }
 
 #[test]
@@ -88,6 +96,51 @@ impl Drop for Restore {
         }
         rolled_out(SYSTEM, &["deployment/mesh-identity", "deployment/mesh-destination", "deployment/mesh-injector"]);
     }
+}
+
+#[test]
+fn without_an_api_server_everything_that_runs_goes_on() {
+    let namespace = Namespace::new("no-api", true);
+    apply(&format!("{}{}", App::new("web").manifest(&namespace.0), service(&namespace.0, "web", "app: web")));
+    rolled_out(&namespace.0, &["deployment/web"]);
+    let target = format!("{}:80", cluster_ip(&namespace.0, "web"));
+    let stopped = Duration::from_secs(if long() { 120 } else { 15 });
+    // It runs by itself: `kubectl exec` would end with the API server.
+    let seconds = stopped.as_secs() + 20;
+    apply(&format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: load, namespace: {}}}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: app
+    image: {}
+    command: [/mesh-load, http1, --target, '{target}', --rate, '200', --seconds, '{seconds}', --strict]
+",
+        namespace.0,
+        image()
+    ));
+    let pod = ["-n", namespace.0.as_str(), "pod/load"];
+    kubectl(&[&["wait", "--for=jsonpath={.status.phase}=Running", "--timeout=60s"][..], &pod].concat());
+    component("pause");
+    let down = Instant::now();
+    while down.elapsed() < stopped {
+        pause(Duration::from_millis(200));
+    }
+    component("resume");
+    kubectl(&[&["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"][..], &pod].concat());
+    let report = kubectl(&["logs", "-n", &namespace.0, "load", "-c", "app"]);
+    println!("without an API server for {stopped:?}: {report}");
+    // What changes afterwards is seen again.
+    kubectl(&["scale", "-n", &namespace.0, "deployment/web", "--replicas=2"]);
+    rolled_out(&namespace.0, &["deployment/web"]);
+}
+
+/// Stops or starts the API server of the cluster that the tests made.
+fn component(what: &str) {
+    let output = Command::new("cargo").args(["xtask", "cluster", what, "apiserver"]).output().expect("cargo");
+    assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
