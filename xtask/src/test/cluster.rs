@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{CLUSTER, Count, Options, tests};
-use crate::step::{root, run, step};
+use crate::step::{cargo, root, run, step};
 
 /// What the tests need of a machine beside the cluster's own parts: programs, and Debian's packages that have them.
 const PACKAGES: [(&str, &str); 2] = [("tcpdump", "tcpdump"), ("ping", "iputils-ping")];
@@ -57,11 +57,9 @@ fn on_cluster(options: &Options, count: &mut Count) -> Result<()> {
     on_it("tests on the cluster", "cluster", count)
 }
 
-/// This program again.
+/// This program again, by cargo: the tests' build may have replaced the file that runs.
 fn xtask(args: &[&str]) -> Result<()> {
-    let mut command = Command::new(env::current_exe()?);
-    command.args(args).current_dir(root());
-    run(command)
+    run(cargo([&["xtask"], args].concat()))
 }
 
 /// Installs what the tests call and the machine lacks.
