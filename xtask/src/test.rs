@@ -175,6 +175,8 @@ fn deny() -> Result<()> {
              has `crates/` in it) to check dependencies for known vulnerabilities.\n"
         ),
     }
+    // cargo-deny reads the manifests of all dependencies, and offline it fetches none.
+    run(cargo(["fetch", "--locked", "--quiet"]))?;
     let mut check = Command::new(tool);
     // Duplicates are allowed and long to print; `cargo deny check bans` shows them.
     check.current_dir(root()).args(["--offline", "check"]).args(checks).args(["--allow", "duplicate"]);
