@@ -12,7 +12,6 @@ use std::{
 use hdrhistogram::Histogram;
 use mesh_injector::{
     app::{Injector, RunArgs},
-    config::Config,
     events::Events,
     metrics::Metrics,
 };
