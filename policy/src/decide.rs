@@ -7,7 +7,9 @@ use std::fmt;
 
 use crate::{
     facts::{ConnectionFacts, RequestFacts},
-    model::{Access, Backend, InboundPolicy, OutboundPolicy, RouteMeta, Rule, Target},
+    filter::{Cors, Filter, Redirect},
+    model::{Access, Backend, InboundPolicy, OutboundPolicy, RouteKind, RouteMeta, Rule, Target},
+    route::RequestMatch,
     trace::{Step, Trace},
 };
 
@@ -25,6 +27,8 @@ pub struct OutboundDecision<'p> {
     pub route_index: usize,
     /// Place of the rule in its route; 0 without a route.
     pub rule_index: usize,
+    /// The match of the rule that held, which a change of the path needs; `None`: the rule has none.
+    pub matched: Option<&'p RequestMatch>,
     /// What to do.
     pub verdict: OutboundVerdict<'p>,
 }
@@ -36,38 +40,109 @@ pub enum OutboundVerdict<'p> {
     Default(&'p Target),
     /// To one of the rule's backends by weight, see [`Rule::pick`]: at least one has a weight.
     Forward(&'p Rule),
+    /// Answered with the place to ask instead.
+    Redirect(&'p Redirect),
+    /// A browser's preflight, answered by the filter.
+    Preflight(&'p Cors),
     /// Routes are attached and none matched: 404 (Gateway API, `matches`).
     NotFound,
     /// The rule has no backend with a weight: 500 (Gateway API, `backendRefs`).
     NoBackends,
 }
 
+impl OutboundVerdict<'_> {
+    /// A stable word for it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Default(_) => "default",
+            Self::Forward(_) => "forward",
+            Self::Redirect(_) => "redirect",
+            Self::Preflight(_) => "preflight",
+            Self::NotFound => "not-found",
+            Self::NoBackends => "no-backends",
+        }
+    }
+}
+
 /// Decides about one request.
+///
+/// Routes for connections say nothing about requests: where only such are attached, the target itself serves it.
 pub fn decide_outbound<'p>(
     policy: &'p OutboundPolicy,
     facts: &RequestFacts<'_>,
     trace: &mut impl Trace,
 ) -> OutboundDecision<'p> {
-    let without_route = |verdict| OutboundDecision { route: None, rule: None, route_index: 0, rule_index: 0, verdict };
-    if policy.routes.is_empty() {
+    if policy.routes.kind().is_none_or(|kind| !kind.is_of_requests()) {
         trace.step(Step::NoRoutes { target: &policy.target });
         return without_route(OutboundVerdict::Default(&policy.target));
     }
+    by_table(policy, facts, trace, |rule| answer_of(rule, facts))
+}
+
+/// Decides about one connection whose bytes are passed as they are. `sni` is the name that it asks for, if it begins
+/// with a ClientHello; without one, routes with hostnames do not match.
+///
+/// Routes for requests say nothing about such a connection: the target itself serves it.
+pub fn decide_connection<'p>(
+    policy: &'p OutboundPolicy,
+    sni: Option<&str>,
+    trace: &mut impl Trace,
+) -> OutboundDecision<'p> {
+    if policy.routes.kind().is_none_or(RouteKind::is_of_requests) {
+        trace.step(Step::NoRoutes { target: &policy.target });
+        return without_route(OutboundVerdict::Default(&policy.target));
+    }
+    // Rules for connections have no matches: of these facts only the host is looked at.
+    let headers = http::HeaderMap::new();
+    let host = sni.unwrap_or_default();
+    let facts = RequestFacts { method: &http::Method::CONNECT, host, path: "/", query: None, headers: &headers };
+    by_table(policy, &facts, trace, |_| None)
+}
+
+fn without_route(verdict: OutboundVerdict<'_>) -> OutboundDecision<'_> {
+    OutboundDecision { route: None, rule: None, route_index: 0, rule_index: 0, matched: None, verdict }
+}
+
+/// What a rule answers itself: the first of its filters that does.
+fn answer_of<'p>(rule: &'p Rule, facts: &RequestFacts<'_>) -> Option<OutboundVerdict<'p>> {
+    rule.filters.iter().find_map(|filter| match filter {
+        Filter::Redirect(redirect) => Some(OutboundVerdict::Redirect(redirect)),
+        Filter::Cors(cors) if Cors::is_preflight(facts) => Some(OutboundVerdict::Preflight(cors)),
+        Filter::Cors(_)
+        | Filter::RequestHeaders(_)
+        | Filter::ResponseHeaders(_)
+        | Filter::Rewrite(_)
+        | Filter::Mirror(_) => None,
+    })
+}
+
+fn by_table<'p>(
+    policy: &'p OutboundPolicy,
+    facts: &RequestFacts<'_>,
+    trace: &mut impl Trace,
+    answer: impl Fn(&'p Rule) -> Option<OutboundVerdict<'p>>,
+) -> OutboundDecision<'p> {
     let Some(found) = policy.routes.find(facts, trace) else {
         trace.step(Step::NotFound);
         return without_route(OutboundVerdict::NotFound);
     };
-    let verdict = if found.rule.total_weight() > 0 {
-        OutboundVerdict::Forward(found.rule)
-    } else {
-        trace.step(Step::NoBackends);
-        OutboundVerdict::NoBackends
+    let verdict = match answer(found.rule) {
+        Some(verdict) => {
+            trace.step(Step::Answered { by: verdict.as_str() });
+            verdict
+        }
+        None if found.rule.total_weight() > 0 => OutboundVerdict::Forward(found.rule),
+        None => {
+            trace.step(Step::NoBackends);
+            OutboundVerdict::NoBackends
+        }
     };
     OutboundDecision {
         route: Some(&found.route.meta),
         rule: Some(found.rule),
         route_index: found.route_index,
         rule_index: found.rule_index,
+        matched: found.matched,
         verdict,
     }
 }

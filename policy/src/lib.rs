@@ -6,7 +6,8 @@
 //! locks or does IO: time and chance are arguments.
 //!
 //! Reading order: [`model`] (the nouns), [`facts`] (what a decision may look at), [`decide`] (the verbs),
-//! [`trace`] (why a rule lost), [`name`] and [`identity`], [`route`] (matchers and precedence), [`filter`] (header changes).
+//! [`trace`] (why a rule lost), [`name`] and [`identity`], [`route`] (matchers and precedence), [`filter`] (what a route does
+//! to a request), [`retry`] and [`session`] (what a rule says beside).
 
 pub mod decide;
 pub mod facts;
@@ -14,16 +15,22 @@ pub mod filter;
 pub mod identity;
 pub mod model;
 pub mod name;
+pub mod retry;
 pub mod route;
+pub mod session;
 pub mod trace;
 
-pub use decide::{DenyReason, InboundVerdict, OutboundDecision, OutboundVerdict, decide_inbound, decide_outbound};
+pub use decide::{
+    DenyReason, InboundVerdict, OutboundDecision, OutboundVerdict, decide_connection, decide_inbound, decide_outbound,
+};
 pub use facts::{ConnectionFacts, RequestFacts};
-pub use filter::{Filter, HeaderModifier};
+pub use filter::{Cors, Filter, HeaderModifier, Mirror, PathModifier, Redirect, Rewrite};
 pub use identity::{Identity, IdentityError};
 pub use model::{
     Access, Backend, BackendTarget, Endpoint, InboundPolicy, OutboundPolicy, Protocol, Route, RouteKind, RouteMeta,
     Rule, ServiceRef, Target, Timeouts,
 };
+pub use retry::{Outcome, Retry, RetryBudget, RetryMethods};
 pub use route::{HeaderMatch, HostMatch, PathMatch, QueryMatch, RegexMatch, RequestMatch, RouteTable, StringMatch};
+pub use session::{SessionCarrier, SessionPersistence};
 pub use trace::{Explanation, Step, Trace};

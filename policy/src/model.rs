@@ -8,7 +8,9 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use crate::{
     filter::Filter,
     identity::Identity,
+    retry::Retry,
     route::{HostMatch, RequestMatch, RouteTable},
+    session::SessionPersistence,
 };
 
 /// A port of a Kubernetes Service: what a client calls and what a backend reference names.
@@ -50,7 +52,8 @@ pub struct OutboundPolicy {
     pub target: Target,
     /// What the called port speaks.
     pub protocol: Protocol,
-    /// Routes attached to the Service, in precedence order. Empty: the Service itself is the one backend.
+    /// Routes attached to the Service, in precedence order, all for requests or all for connections of one kind (see
+    /// [`RouteKind`]). Empty: the Service itself is the one backend.
     pub routes: RouteTable,
 }
 
@@ -77,12 +80,18 @@ pub struct Endpoint {
 }
 
 /// Which Gateway API kind a route came from; names it in metrics and messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// The order is that of GEP-1426: of kinds attached to one port the first alone is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RouteKind {
-    /// `HTTPRoute`.
-    Http,
     /// `GRPCRoute`.
     Grpc,
+    /// `HTTPRoute`.
+    Http,
+    /// `TLSRoute`: connections of the applications' own TLS, by the name they ask for (SNI).
+    Tls,
+    /// `TCPRoute`: every connection.
+    Tcp,
 }
 
 impl RouteKind {
@@ -91,8 +100,18 @@ impl RouteKind {
         match self {
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
         }
     }
+
+    /// Whether its rules are about requests; those of the others are about connections.
+    pub fn is_of_requests(self) -> bool {
+        matches!(self, Self::Grpc | Self::Http)
+    }
+
+    /// Every kind, the first in force first.
+    pub const ALL: [Self; 4] = [Self::Grpc, Self::Http, Self::Tls, Self::Tcp];
 }
 
 /// Which object a route came from.
@@ -113,7 +132,7 @@ pub struct RouteMeta {
 pub struct Route {
     /// Where it came from.
     pub meta: RouteMeta,
-    /// Hostnames it serves; empty means every host.
+    /// Hostnames it serves (of a TLSRoute: names asked for by SNI); empty means every host.
     pub hostnames: Vec<HostMatch>,
     /// Its rules in the order of the object.
     pub rules: Vec<Rule>,
@@ -132,6 +151,10 @@ pub struct Rule {
     pub backends: Vec<Backend>,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// What is tried again; `None`: only what was never delivered, and safe methods whose connection broke.
+    pub retry: Option<Retry>,
+    /// Whether requests of one session stay with one endpoint.
+    pub session: Option<SessionPersistence>,
 }
 
 /// `timeouts` of an HTTPRoute rule (GEP-1742). `None` means no limit of its own.
@@ -158,7 +181,7 @@ pub struct Backend {
 }
 
 /// What a backend reference stands for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendTarget {
     /// A Service's port whose endpoints the proxy follows.
     Service(ServiceRef),

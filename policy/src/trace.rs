@@ -70,6 +70,11 @@ pub enum Step<'t> {
         /// The match; `None`: the rule has none, so every request.
         matched: Option<&'t RequestMatch>,
     },
+    /// A filter of the rule answers: no backend is asked.
+    Answered {
+        /// Which kind of answer, [`crate::OutboundVerdict::as_str`].
+        by: &'static str,
+    },
     /// Routes are attached and none matched: 404.
     NotFound,
     /// The rule has no backend with a weight: 500.
@@ -128,6 +133,7 @@ impl fmt::Display for Step<'_> {
                     None => f.write_str("every request"),
                 }
             }
+            Self::Answered { by } => write!(f, "a filter of the rule answers: {by}"),
             Self::NotFound => f.write_str("no rule matched: 404"),
             Self::NoBackends => f.write_str("the rule has no backend with a weight above 0: 500"),
             Self::Allowed { policy, facts } => {

@@ -5,9 +5,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method};
 use mesh_policy::{
-    Access, Backend, BackendTarget, Endpoint, Identity, InboundPolicy, OutboundPolicy, Protocol, Route, RouteKind,
-    RouteMeta, Rule, ServiceRef, Target,
-    filter::{Filter, HeaderModifier},
+    Access, Backend, BackendTarget, Endpoint, Identity, InboundPolicy, OutboundPolicy, Protocol, Retry, RetryBudget,
+    RetryMethods, Route, RouteKind, RouteMeta, Rule, ServiceRef, SessionCarrier, SessionPersistence, Target,
+    filter::{
+        Cors, Filter, HeaderModifier, Mirror, OriginMatch, PathModifier, Redirect, Rewrite, Wildcard,
+        redirect::REDIRECT_CODES,
+    },
     model::Timeouts,
     route::{HeaderMatch, HostMatch, PathMatch, QueryMatch, RegexMatch, RequestMatch, RouteTable, StringMatch},
 };
@@ -83,27 +86,119 @@ fn modifier() -> impl Strategy<Value = HeaderModifier> {
 }
 
 fn filters() -> impl Strategy<Value = Vec<Filter>> {
-    let one = prop_oneof![modifier().prop_map(Filter::RequestHeaders), modifier().prop_map(Filter::ResponseHeaders)];
+    let one = prop_oneof![
+        modifier().prop_map(Filter::RequestHeaders),
+        modifier().prop_map(Filter::ResponseHeaders),
+        redirect().prop_map(Filter::Redirect),
+        (hostname(), path_modifier()).prop_map(|(hostname, path)| Filter::Rewrite(Rewrite { hostname, path })),
+        (target(), 0u32..=100, 0u32..=900)
+            .prop_map(|(target, numerator, more)| (target, numerator, numerator.max(1) + more))
+            .prop_map(|(target, numerator, denominator)| Filter::Mirror(Mirror { target, numerator, denominator })),
+        cors().prop_map(Filter::Cors),
+    ];
     vec(one, 0..3)
 }
 
-fn backend() -> impl Strategy<Value = Backend> {
-    let target = prop_oneof![
+fn hostname() -> impl Strategy<Value = Option<Box<str>>> {
+    option::of("[a-z]{1,5}(\\.[a-z]{1,5})?".prop_map(Box::from))
+}
+
+fn path_modifier() -> impl Strategy<Value = Option<PathModifier>> {
+    option::of(prop_oneof![
+        "/[a-z/%]{0,6}".prop_map(|path| PathModifier::Full(path.into())),
+        "(/[a-z]{1,4})?/?".prop_map(|path| PathModifier::Prefix(path.into())),
+    ])
+}
+
+fn redirect() -> impl Strategy<Value = Redirect> {
+    let scheme = option::of(prop::sample::select(vec!["http", "https"]).prop_map(Box::from));
+    let status = prop::sample::select(REDIRECT_CODES.to_vec());
+    (scheme, hostname(), path_modifier(), option::of(1u16..), status)
+        .prop_map(|(scheme, hostname, path, port, status)| Redirect { scheme, hostname, path, port, status })
+}
+
+fn cors() -> impl Strategy<Value = Cors> {
+    let origin = "(\\*|https?://(\\*\\.)?[a-z]{1,4}\\.[a-z]{1,3}(:[1-9][0-9]{0,3})?)"
+        .prop_map(|text| OriginMatch::parse(&text).unwrap());
+    let list = || {
+        prop_oneof![
+            Just(Wildcard::None),
+            Just(Wildcard::Any),
+            "[A-Za-z][A-Za-z, -]{0,9}".prop_map(|v| Wildcard::Listed(HeaderValue::try_from(v).unwrap()))
+        ]
+    };
+    (vec(origin, 0..3), any::<bool>(), list(), list(), list(), any::<u32>()).prop_map(
+        |(allow_origins, allow_credentials, allow_methods, allow_headers, expose_headers, max_age)| Cors {
+            allow_origins,
+            allow_credentials,
+            allow_methods,
+            allow_headers,
+            expose_headers,
+            max_age,
+        },
+    )
+}
+
+fn retry() -> impl Strategy<Value = Retry> {
+    let wait = || (0u64..1_000_000).prop_map(Duration::from_millis);
+    let methods = vec(prop::sample::select(vec![Method::POST, Method::PATCH]), 0..2)
+        .prop_map(|all| if all.is_empty() { RetryMethods::Idempotent } else { RetryMethods::Also(all) });
+    let codes = (vec(100u16..=999, 0..3), vec(any::<u8>(), 0..3));
+    (1u32..=1_000, wait(), wait(), codes, any::<bool>(), methods, any::<(u32, u32)>()).prop_map(
+        |(attempts, backoff, more, (statuses, grpc_codes), on_no_response, methods, budget)| Retry {
+            attempts,
+            backoff,
+            max_backoff: backoff + more,
+            statuses,
+            grpc_codes,
+            on_no_response,
+            methods,
+            budget: RetryBudget { percent: budget.0, min_per_second: budget.1 },
+        },
+    )
+}
+
+fn session() -> impl Strategy<Value = SessionPersistence> {
+    let carriers = [SessionCarrier::SessionCookie, SessionCarrier::PermanentCookie, SessionCarrier::Header];
+    ("[A-Za-z][A-Za-z_-]{0,9}", prop::sample::select(carriers.to_vec()), option::of(1u64..1_000_000)).prop_map(
+        |(name, carrier, seconds)| SessionPersistence {
+            name: name.into(),
+            carrier,
+            absolute_timeout: seconds.map(Duration::from_secs),
+        },
+    )
+}
+
+fn target() -> impl Strategy<Value = BackendTarget> {
+    prop_oneof![
         service().prop_map(BackendTarget::Service),
         "[ -~]{1,30}".prop_map(|r| BackendTarget::Invalid { reason: r.into() })
-    ];
-    (0u32..=1_000_000, target, filters()).prop_map(|(weight, target, filters)| Backend { weight, target, filters })
+    ]
+}
+
+fn backend() -> impl Strategy<Value = Backend> {
+    (0u32..=1_000_000, target(), filters()).prop_map(|(weight, target, filters)| Backend { weight, target, filters })
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
     let limit = || option::of((1u64..360_000_000, 0u32..1_000_000_000).prop_map(|(s, n)| Duration::new(s, n)));
     let timeouts = (limit(), limit()).prop_map(|(request, backend_request)| Timeouts { request, backend_request });
-    (option::of(name()), vec(request_match(), 0..3), filters(), vec(backend(), 0..3), timeouts)
-        .prop_map(|(name, matches, filters, backends, timeouts)| Rule { name, matches, filters, backends, timeouts })
+    let rest = (timeouts, option::of(retry()), option::of(session()));
+    (option::of(name()), vec(request_match(), 0..3), filters(), vec(backend(), 0..3), rest).prop_map(
+        |(name, matches, filters, backends, (timeouts, retry, session))| Rule {
+            name,
+            matches,
+            filters,
+            backends,
+            timeouts,
+            retry,
+            session,
+        },
+    )
 }
 
 fn route() -> impl Strategy<Value = Route> {
-    let kind = prop::sample::select(vec![RouteKind::Http, RouteKind::Grpc]);
+    let kind = prop::sample::select(RouteKind::ALL.to_vec());
     let meta = (kind, name(), name(), any::<i64>()).prop_map(|(kind, namespace, name, created)| RouteMeta {
         kind,
         namespace,

@@ -103,7 +103,7 @@ mod tests {
         let filter = Filter::RequestHeaders(modifier(&[("a", "1")], &[], &[]));
         let (mut request, mut response) = (HeaderMap::new(), HeaderMap::new());
         filter.apply_request(&mut request);
-        filter.apply_response(&mut response);
+        filter.apply_response(&mut response, None);
         assert_eq!((request.len(), response.len()), (1, 0));
         assert!(HeaderModifier::default().is_empty() && !modifier(&[], &[], &["a"]).is_empty());
     }

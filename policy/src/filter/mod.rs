@@ -1,11 +1,22 @@
-//! Changes that a route makes to requests and responses: one file a filter, one variant here.
+//! What a route does to requests and responses: one file a filter, one variant here.
 //!
-//! A filter that Mesh does not know never comes this far: the compiler of routes refuses its rule instead, because a
-//! filter left out silently changes what a request means (Gateway API, `filters`).
+//! A filter is a value and pure functions over it; carrying it out (answering, sending a copy) is the proxy's. A filter
+//! that Mesh does not know never comes this far: the compiler of routes refuses its rule instead, because a filter left
+//! out silently changes what a request means (Gateway API, `filters`).
 
+pub mod cors;
 pub mod header;
+pub mod mirror;
+pub mod path;
+pub mod redirect;
+pub mod rewrite;
 
+pub use cors::{Cors, OriginMatch, Wildcard};
 pub use header::HeaderModifier;
+pub use mirror::Mirror;
+pub use path::PathModifier;
+pub use redirect::Redirect;
+pub use rewrite::Rewrite;
 
 /// One filter of a rule or a backend, applied in the order written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,22 +25,31 @@ pub enum Filter {
     RequestHeaders(HeaderModifier),
     /// `ResponseHeaderModifier`: changes the response before it is answered.
     ResponseHeaders(HeaderModifier),
+    /// `RequestRedirect`: answers instead of a backend.
+    Redirect(Redirect),
+    /// `URLRewrite`: changes the host or the path that the backend sees.
+    Rewrite(Rewrite),
+    /// `RequestMirror`: sends a copy elsewhere.
+    Mirror(Mirror),
+    /// `CORS`: answers preflights and tells browsers who may read the response.
+    Cors(Cors),
 }
 
 impl Filter {
-    /// Changes the headers of a request, if this filter is about requests.
+    /// Changes the headers of a request, if this filter is about them.
     pub fn apply_request(&self, headers: &mut http::HeaderMap) {
         match self {
             Self::RequestHeaders(modifier) => modifier.apply(headers),
-            Self::ResponseHeaders(_) => {}
+            Self::ResponseHeaders(_) | Self::Redirect(_) | Self::Rewrite(_) | Self::Mirror(_) | Self::Cors(_) => {}
         }
     }
 
-    /// Changes the headers of a response, if this filter is about responses.
-    pub fn apply_response(&self, headers: &mut http::HeaderMap) {
+    /// Changes the headers of a response, if this filter is about them. `origin` is the request's `Origin`.
+    pub fn apply_response(&self, headers: &mut http::HeaderMap, origin: Option<&http::HeaderValue>) {
         match self {
-            Self::RequestHeaders(_) => {}
             Self::ResponseHeaders(modifier) => modifier.apply(headers),
+            Self::Cors(cors) => cors.apply_response(headers, origin),
+            Self::RequestHeaders(_) | Self::Redirect(_) | Self::Rewrite(_) | Self::Mirror(_) => {}
         }
     }
 }

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use super::{HostMatch, Mismatch, RequestMatch};
 use crate::{
     facts::RequestFacts,
-    model::{Route, RouteMeta, Rule},
+    model::{Route, RouteKind, RouteMeta, Rule},
     trace::{Step, Trace},
 };
 
@@ -49,6 +49,7 @@ pub(crate) struct Found<'p> {
     pub(crate) rule: &'p Rule,
     pub(crate) route_index: usize,
     pub(crate) rule_index: usize,
+    pub(crate) matched: Option<&'p RequestMatch>,
 }
 
 impl RouteTable {
@@ -72,6 +73,11 @@ impl RouteTable {
     /// The routes, oldest first. Indices in a decision are places in this slice.
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// The kind of the routes; `None` when there are none.
+    pub fn kind(&self) -> Option<RouteKind> {
+        self.routes.first().map(|route| route.meta.kind)
     }
 
     /// Whether no routes are attached.
@@ -99,7 +105,7 @@ impl RouteTable {
                 continue;
             }
             trace.step(Step::Won { meta: subject.0, rule_index: subject.1, rule: subject.2, host, matched });
-            return Some(Found { route, rule, route_index: entry.route, rule_index: entry.rule });
+            return Some(Found { route, rule, route_index: entry.route, rule_index: entry.rule, matched });
         }
         None
     }

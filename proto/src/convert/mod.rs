@@ -9,6 +9,7 @@ mod endpoint;
 mod filter;
 mod inbound;
 mod outbound;
+mod retry;
 mod route;
 
 pub use endpoint::EndpointsDelta;
@@ -21,8 +22,12 @@ use mesh_policy::name::is_subdomain;
 pub const MAX_ROUTES: usize = 1_024;
 /// Rules of one route, and matches of one rule (the Gateway API allows 16 and 64; newer versions may allow more).
 pub const MAX_RULES: usize = 256;
-/// Hostnames, filters, backends, header matches or query matches in one place (the Gateway API allows 16).
+/// Hostnames of one route (the Gateway API allows a TLSRoute 1024).
+pub const MAX_HOSTNAMES: usize = 1_024;
+/// Filters, backends, header matches or query matches in one place (the Gateway API allows 16; origins of CORS 64).
 pub const MAX_LIST: usize = 64;
+/// Retries of one request, statuses and codes that are retried.
+pub const MAX_RETRIES: u32 = 1_000;
 /// Identities of one access list.
 pub const MAX_IDENTITIES: usize = 10_000;
 /// Endpoints in one update.

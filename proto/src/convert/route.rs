@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use mesh_policy::{
-    Backend, BackendTarget, Route, RouteKind, RouteMeta, Rule,
+    Backend, BackendTarget, Retry, Route, RouteKind, RouteMeta, Rule, SessionPersistence,
     filter::Filter,
     model::{MAX_WEIGHT, Timeouts},
     route::{HeaderMatch, HostMatch, PathMatch, QueryMatch, RegexMatch, RequestMatch, StringMatch},
 };
 
-use super::{ConvertError, MAX_LIST, MAX_RULES, MAX_TIMEOUT_SECONDS, filter::header_name, label, list, name, value};
+use super::{
+    ConvertError, MAX_HOSTNAMES, MAX_LIST, MAX_RULES, MAX_TIMEOUT_SECONDS, filter::header_name, label, list, name,
+    value,
+};
 use crate::v1::{self, backend, path_match, string_match};
 
 impl TryFrom<v1::Route> for Route {
@@ -19,6 +22,8 @@ impl TryFrom<v1::Route> for Route {
         let kind = match v1::RouteKind::try_from(wire.kind) {
             Ok(v1::RouteKind::Http) => RouteKind::Http,
             Ok(v1::RouteKind::Grpc) => RouteKind::Grpc,
+            Ok(v1::RouteKind::Tls) => RouteKind::Tls,
+            Ok(v1::RouteKind::Tcp) => RouteKind::Tcp,
             Err(_) => {
                 return Err(ConvertError::new("kind", format_args!("{} is not known to this version", wire.kind)));
             }
@@ -31,7 +36,7 @@ impl TryFrom<v1::Route> for Route {
                 name: name("name", &wire.name)?,
                 created: wire.created,
             },
-            hostnames: list("hostnames", wire.hostnames, MAX_LIST, hostname)?,
+            hostnames: list("hostnames", wire.hostnames, MAX_HOSTNAMES, hostname)?,
             rules: list("rules", wire.rules, MAX_RULES, Rule::try_from)?,
         })
     }
@@ -42,6 +47,8 @@ impl From<&Route> for v1::Route {
         let kind = match model.meta.kind {
             RouteKind::Http => v1::RouteKind::Http,
             RouteKind::Grpc => v1::RouteKind::Grpc,
+            RouteKind::Tls => v1::RouteKind::Tls,
+            RouteKind::Tcp => v1::RouteKind::Tcp,
         };
         Self {
             kind: kind.into(),
@@ -71,6 +78,8 @@ impl TryFrom<v1::Rule> for Rule {
                 request: timeout("request_timeout", wire.request_timeout)?,
                 backend_request: timeout("backend_request_timeout", wire.backend_request_timeout)?,
             },
+            retry: wire.retry.map(Retry::try_from).transpose().map_err(|e| e.within("retry"))?,
+            session: wire.session.map(SessionPersistence::try_from).transpose().map_err(|e| e.within("session"))?,
         })
     }
 }
@@ -84,12 +93,14 @@ impl From<&Rule> for v1::Rule {
             backends: model.backends.iter().map(Into::into).collect(),
             request_timeout: model.timeouts.request.map(wire_duration),
             backend_request_timeout: model.timeouts.backend_request.map(wire_duration),
+            retry: model.retry.as_ref().map(Into::into),
+            session: model.session.as_ref().map(Into::into),
         }
     }
 }
 
 /// Zero is "no limit", as the Gateway API says of `0s` (GEP-1742).
-fn timeout(field: &str, wire: Option<prost_types::Duration>) -> Result<Option<Duration>, ConvertError> {
+pub(super) fn timeout(field: &str, wire: Option<prost_types::Duration>) -> Result<Option<Duration>, ConvertError> {
     let Some(wire) = wire else { return Ok(None) };
     let seconds = u64::try_from(wire.seconds).ok().filter(|_| wire.seconds <= MAX_TIMEOUT_SECONDS);
     let nanos = u32::try_from(wire.nanos).ok().filter(|n| *n < 1_000_000_000);
@@ -101,7 +112,7 @@ fn timeout(field: &str, wire: Option<prost_types::Duration>) -> Result<Option<Du
 }
 
 /// Saturates far above [`MAX_TIMEOUT_SECONDS`].
-fn wire_duration(model: Duration) -> prost_types::Duration {
+pub(super) fn wire_duration(model: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(model.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(model.subsec_nanos()).unwrap_or_default(),

@@ -1,0 +1,25 @@
+//! Sessions that stay with an endpoint (Gateway API, `SessionPersistence`, GEP-1619).
+
+use std::time::Duration;
+
+/// How requests of one session find the endpoint that served its first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionPersistence {
+    /// Name of the cookie or of the header, which a client sends back as it got it.
+    pub name: Box<str>,
+    /// What carries the session.
+    pub carrier: SessionCarrier,
+    /// When a session ends, counted from its start; `None`: never by age.
+    pub absolute_timeout: Option<Duration>,
+}
+
+/// What carries a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionCarrier {
+    /// A cookie that the browser forgets when it is closed (`lifetimeType: Session`).
+    SessionCookie,
+    /// A cookie that lives as long as `absolute_timeout` (`lifetimeType: Permanent`, which needs that).
+    PermanentCookie,
+    /// A header of the response that the client repeats.
+    Header,
+}
