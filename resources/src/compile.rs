@@ -115,9 +115,9 @@ impl Snapshot {
     /// The routes of one kind and namespace that are attached to a Service's port.
     fn group(&self, kind: RouteKind, namespace: &str, service: &ServiceRef) -> Vec<&RouteObject> {
         let parent = Key { namespace: service.namespace.clone(), name: service.name.clone() };
-        let routes = self.links.routes(kind, &parent).iter().filter(|key| &*key.namespace == namespace);
+        let routes = self.links.routes(kind, &parent).iter().filter(|(_, key)| &*key.namespace == namespace);
         let attaches = |route: &&RouteObject| route.parents.iter().any(|parent| self.covers(parent, service));
-        routes.filter_map(|key| self.routes(kind).get(key)).filter(attaches).collect()
+        routes.filter_map(|(_, key)| self.routes(kind).get(key)).filter(attaches).collect()
     }
 
     fn covers(&self, parent: &Parent, service: &ServiceRef) -> bool {
@@ -162,6 +162,7 @@ impl Snapshot {
             filters: Vec::new(),
             backends: rule.backends.iter().map(|backend| self.compile_backend(route, backend, report)).collect(),
             timeouts: rule.timeouts,
+            ..Rule::default()
         };
         match &rule.filters {
             Ok(filters) => compiled.filters.clone_from(filters),

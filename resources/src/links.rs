@@ -46,10 +46,8 @@ pub(crate) struct Links {
     pub(crate) slices_by_service: SharedMap<Key, Vec<Key>>,
     /// Slices with an endpoint of a Pod.
     pub(crate) slices_by_pod: SharedMap<Key, Vec<Key>>,
-    /// HTTPRoutes attached to a Service.
-    http_by_parent: SharedMap<Key, Vec<Key>>,
-    /// GRPCRoutes attached to a Service.
-    grpc_by_parent: SharedMap<Key, Vec<Key>>,
+    /// Routes attached to a Service, those of the kind that goes first in front.
+    routes_by_parent: SharedMap<Key, Vec<(RouteKind, Key)>>,
 }
 
 impl Links {
@@ -84,19 +82,14 @@ impl Links {
             let parents = route.into_iter().flat_map(|route| &route.parents);
             parents.map(|p| Key { namespace: p.namespace.clone(), name: p.name.clone() }).collect()
         };
-        let map = match kind {
-            RouteKind::Http => &mut self.http_by_parent,
-            RouteKind::Grpc => &mut self.grpc_by_parent,
-        };
-        relink(map, key, parents(old), parents(new));
+        relink(&mut self.routes_by_parent, &(kind, key.clone()), parents(old), parents(new));
     }
 
     /// The routes of a kind attached to a Service.
-    pub(crate) fn routes(&self, kind: RouteKind, service: &Key) -> &[Key] {
-        match kind {
-            RouteKind::Http => self.http_by_parent.linked(service),
-            RouteKind::Grpc => self.grpc_by_parent.linked(service),
-        }
+    pub(crate) fn routes(&self, kind: RouteKind, service: &Key) -> &[(RouteKind, Key)] {
+        let all = self.routes_by_parent.linked(service);
+        let (first, end) = (all.partition_point(|(k, _)| *k < kind), all.partition_point(|(k, _)| *k <= kind));
+        all.get(first..end).unwrap_or_default()
     }
 }
 
@@ -131,7 +124,7 @@ fn beside(key: &Key, name: &Arc<str>) -> Key {
     Key { namespace: key.namespace.clone(), name: name.clone() }
 }
 
-fn relink<K: Ord + Clone>(map: &mut SharedMap<K, Vec<Key>>, key: &Key, mut old: Vec<K>, mut new: Vec<K>) {
+fn relink<K: Ord + Clone, T: Ord + Clone>(map: &mut SharedMap<K, Vec<T>>, key: &T, mut old: Vec<K>, mut new: Vec<K>) {
     old.sort();
     new.sort();
     for gone in old.iter().filter(|k| new.binary_search(k).is_err()) {

@@ -87,6 +87,10 @@ pub struct Snapshot {
     pub http_routes: SharedMap<Key, RouteObject>,
     /// GRPCRoutes.
     pub grpc_routes: SharedMap<Key, RouteObject>,
+    /// TLSRoutes.
+    pub tls_routes: SharedMap<Key, RouteObject>,
+    /// TCPRoutes.
+    pub tcp_routes: SharedMap<Key, RouteObject>,
     /// ReferenceGrants.
     pub reference_grants: SharedMap<Key, ReferenceGrant>,
     pub(crate) options: Options,
@@ -215,10 +219,12 @@ impl Snapshot {
     }
 
     /// The routes of a kind.
-    pub(crate) fn routes(&self, kind: RouteKind) -> &SharedMap<Key, RouteObject> {
+    pub fn routes(&self, kind: RouteKind) -> &SharedMap<Key, RouteObject> {
         match kind {
-            RouteKind::Http => &self.http_routes,
             RouteKind::Grpc => &self.grpc_routes,
+            RouteKind::Http => &self.http_routes,
+            RouteKind::Tls => &self.tls_routes,
+            RouteKind::Tcp => &self.tcp_routes,
         }
     }
 
@@ -275,8 +281,10 @@ impl Snapshot {
 
     fn set_route(&mut self, kind: RouteKind, key: Key, new: Option<RouteObject>) {
         let map = match kind {
-            RouteKind::Http => &mut self.http_routes,
             RouteKind::Grpc => &mut self.grpc_routes,
+            RouteKind::Http => &mut self.http_routes,
+            RouteKind::Tls => &mut self.tls_routes,
+            RouteKind::Tcp => &mut self.tcp_routes,
         };
         if map.get(&key) == new.as_ref() {
             return;

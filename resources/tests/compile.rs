@@ -101,6 +101,8 @@ fn decide(policy: &OutboundPolicy, method: &str, path: &str) -> String {
         OutboundVerdict::Default(_) => "default".to_owned(),
         OutboundVerdict::NotFound => "404".to_owned(),
         OutboundVerdict::NoBackends => "500".to_owned(),
+        OutboundVerdict::Redirect(redirect) => redirect.status.to_string(),
+        OutboundVerdict::Preflight(_) => "preflight".to_owned(),
         OutboundVerdict::Forward(rule) => {
             let backend = |b: &mesh_policy::Backend| match &b.target {
                 BackendTarget::Service(service) => format!("{}x{service}", b.weight),
