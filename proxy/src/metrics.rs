@@ -9,6 +9,7 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     fmt::Write,
+    rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -17,6 +18,7 @@ use std::{
 };
 
 use http::StatusCode;
+use mesh_policy::RouteMeta;
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use smallvec::SmallVec;
@@ -209,6 +211,29 @@ impl Series {
     }
 }
 
+/// Routes whose own answers stay bound; the one bound first makes room.
+const MAX_ANSWERING: usize = 64;
+
+/// Handles for requests that routes answer without a backend (redirects, preflights).
+#[derive(Default)]
+pub struct Answered(RefCell<Vec<(RouteMeta, Rc<Series>)>>);
+
+impl Answered {
+    /// The handles for `route`, made at first use.
+    pub fn series(&self, route: &RouteMeta, make: impl FnOnce() -> Series) -> Rc<Series> {
+        let mut known = self.0.borrow_mut();
+        if let Some((_, series)) = known.iter().find(|(key, _)| Arc::ptr_eq(&key.name, &route.name) || key == route) {
+            return series.clone();
+        }
+        if known.len() >= MAX_ANSWERING {
+            known.remove(0);
+        }
+        let series = Rc::new(make());
+        known.push((route.clone(), series.clone()));
+        series
+    }
+}
+
 /// Upper bounds of the latency buckets, microseconds.
 const BOUNDS: [u64; 16] = [
     250, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000,
@@ -293,6 +318,8 @@ pub struct DirectionMetrics {
     pub retries_refused: Counter,
     /// Second attempts of safe methods after a connection ended.
     pub retries_reset: Counter,
+    /// Handles for what the proxy answers by a route, by that.
+    pub answered: Answered,
     /// Opaque bytes towards the server.
     pub bytes_sent: Counter,
     /// Opaque bytes from the server.
@@ -315,6 +342,7 @@ impl DirectionMetrics {
             opaque: connections("opaque"),
             retries_refused: retries("refused"),
             retries_reset: retries("reset"),
+            answered: Answered::default(),
             bytes_sent: bytes("sent"),
             bytes_received: bytes("received"),
             errors: Reason::ALL

@@ -8,7 +8,7 @@ use std::{future::Future, net::SocketAddr, pin::Pin, rc::Rc, time::Instant};
 
 use http::{Method, Request, Response, uri::Authority};
 use mesh_policy::{
-    Backend, BackendTarget, OutboundPolicy, OutboundVerdict, RequestFacts, RouteMeta, Rule, ServiceRef, Target,
+    Backend, BackendTarget, Filter, OutboundPolicy, OutboundVerdict, RequestFacts, RouteMeta, Rule, ServiceRef, Target,
     Timeouts, decide_outbound,
 };
 use smallvec::SmallVec;
@@ -17,6 +17,7 @@ use tokio::time::{Sleep, sleep};
 use super::{
     Body, Incoming, Interim, Reply, client, headers,
     in_flight::{InFlight, grpc_status, is_grpc_failure},
+    own,
     replay::Source,
 };
 use crate::{
@@ -56,9 +57,19 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
                 .map_or(String::new(), |r| format!("a rule of {}/{} has no backend", r.namespace, r.name));
             return Err(Error::undelivered(Reason::InvalidBackend, detail));
         }
+        OutboundVerdict::Redirect(redirect) => {
+            let facts = facts(&request, authority.as_ref());
+            let response = own::redirect(redirect, &facts, own::port(&policy.target), decision.matched)?;
+            return Ok(own::answer(&worker, &decision, response, request.headers(), began).into());
+        }
+        OutboundVerdict::Preflight(cors) => {
+            let response = own::preflight(cors, request.headers());
+            return Ok(own::answer(&worker, &decision, response, request.headers(), began).into());
+        }
     };
 
     // Request filters.
+    let origin = wants_origin(rule, backend).then(|| request.headers().get(http::header::ORIGIN).cloned()).flatten();
     let upgrade = headers::wants_upgrade(&request);
     let upgrade_to = upgrade.then(|| request.headers().get(http::header::UPGRADE).cloned()).flatten();
     headers::strip_hop_by_hop(request.headers_mut());
@@ -94,9 +105,15 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
         headers::strip_hop_by_hop(reply.response.headers_mut());
     }
     for filter in backend.into_iter().flat_map(|b| &b.filters).chain(rule.into_iter().flat_map(|r| &r.filters)) {
-        filter.apply_response(reply.response.headers_mut());
+        filter.apply_response(reply.response.headers_mut(), origin.as_ref());
     }
     Ok(Reply { response: reply.response.map(|body| body.limited(deadline)), upgrade: reply.upgrade })
+}
+
+/// Whether the response depends on the request's `Origin`: only then it is kept.
+fn wants_origin(rule: Option<&Rule>, backend: Option<&Backend>) -> bool {
+    let mut filters = rule.into_iter().flat_map(|r| &r.filters).chain(backend.into_iter().flat_map(|b| &b.filters));
+    filters.any(|filter| matches!(filter, Filter::Cors(_)))
 }
 
 /// The target: fixed by the listener or the original destination, else named by the request.

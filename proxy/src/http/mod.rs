@@ -13,6 +13,7 @@ pub mod h2;
 pub mod headers;
 pub mod in_flight;
 pub mod inbound;
+mod own;
 pub mod pool;
 pub mod replay;
 pub mod server;
