@@ -4,6 +4,7 @@
 mod bench;
 mod chart;
 mod cluster;
+mod conformance;
 mod images;
 mod step;
 mod test;
@@ -27,6 +28,8 @@ enum Task {
     /// A Kubernetes to try Mesh on: up, down, status, load.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// The Gateway API's own conformance suite, on the cluster that is up and the mesh in it; writes docs/conformance.
+    Conformance(conformance::Options),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run_bench(&options),
         Task::Images(options) => images::run_images(&options),
         Task::Cluster(command) => cluster::run_cluster(&command),
+        Task::Conformance(options) => conformance::run_conformance(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,9 @@
 //! Tools written in Go, each pinned by a module of its own in this folder and built once into `target/tools`.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
 
@@ -31,6 +34,15 @@ pub const KUBE_SCORE: GoTool =
 /// Whether there is a Go to build with.
 pub fn go_is_there() -> bool {
     Command::new("go").arg("version").output().is_ok_and(|said| said.status.success())
+}
+
+/// Go in the folder of a module, for static programs that do not depend on what a user has set, but for where modules
+/// come from.
+pub fn go(folder: &Path) -> Command {
+    let mut go = Command::new("go");
+    go.current_dir(folder).env("GOTOOLCHAIN", "local").env("GOFLAGS", "-mod=readonly -buildvcs=false");
+    go.env("CGO_ENABLED", "0");
+    go
 }
 
 impl GoTool {

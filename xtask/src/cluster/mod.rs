@@ -22,8 +22,9 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 
-pub use layout::KUBERNETES;
 use layout::Layout;
+pub use layout::{GATEWAY_API, KUBERNETES};
+pub use node::quiet;
 
 /// What to do with the cluster.
 #[derive(Subcommand)]

@@ -10,7 +10,11 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{CLUSTER, Count, Options, tests};
-use crate::step::{cargo, root, run, step};
+use crate::{
+    conformance::{self, Verdict},
+    step::{cargo, root, run, step},
+    tools,
+};
 
 /// What the tests need of a machine beside the cluster's own parts: programs, and Debian's packages that have them.
 const PACKAGES: [(&str, &str); 2] = [("tcpdump", "tcpdump"), ("ping", "iputils-ping")];
@@ -54,7 +58,23 @@ fn on_cluster(options: &Options, count: &mut Count) -> Result<()> {
         step(title, || tests(&[&which[..], &rest].concat(), &environment, options.long, count))
     };
     on_it("the README's quick start on Kubernetes", "quickstart", count)?;
-    on_it("tests on the cluster", "cluster", count)
+    on_it("tests on the cluster", "cluster", count)?;
+    step("the Gateway API's own conformance suite", || conformance(count))
+}
+
+/// The official suite on the mesh that the tests before have left; each of its tests counts as one.
+fn conformance(count: &mut Count) -> Result<()> {
+    if !tools::go_is_there() {
+        count.skipped += 1;
+        println!("\n!!! SKIPPED: the Gateway API's conformance suite. It is built with Go, and there is no `go`.\n");
+        return Ok(());
+    }
+    let options = conformance::Options::default();
+    let outcome = conformance::run_suite(&options)?;
+    count.passed += outcome.count(Verdict::Passed);
+    count.failed += outcome.count(Verdict::Failed);
+    count.skipped += outcome.count(Verdict::Skipped);
+    outcome.judge(&options)
 }
 
 /// This program again, by cargo: the tests' build may have replaced the file that runs.

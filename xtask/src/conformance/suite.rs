@@ -1,0 +1,208 @@
+//! The suite itself: building it, its official flags, and what it tells while it runs.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Options, Outcome, Ran, seconds, shown};
+use crate::{
+    step::{root, run as run_command},
+    tools::go,
+};
+
+/// The suite's profiles for a mesh; each claims its core features.
+pub const PROFILES: [&str; 2] = ["MESH-HTTP", "MESH-GRPC"];
+/// What is claimed beyond: all that a test for a mesh asks for. A test that asks for more is skipped, which is an error
+/// here, so that a later suite's tests do not go by unseen. Features of gateways stay out.
+pub const FEATURES: [&str; 15] = [
+    "Mesh",
+    "MeshClusterIPMatching",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
+    "MeshHTTPRouteRedirectPort",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+];
+
+/// The label that has pods injected.
+const INJECT: &str = "meshctl.dev/inject=enabled";
+/// What `integration/conformance/suite` says of a test begins so.
+const MARK: &str = "conformance: ";
+/// Far more than all tests take, which is minutes: a run that hangs must end.
+const TIMEOUT: &str = "40m";
+/// Words of the suite's lines that tell why a test has not passed yet, and what Go says of one that broke.
+const COMPLAINTS: [&str; 5] = ["failed", "not ready yet", "timeout while waiting", "Error:", "panic:"];
+/// How many such lines are shown of a test that failed.
+const SHOWN: usize = 6;
+/// How much of such a line is shown: some hold a whole answer.
+const WIDTH: usize = 400;
+
+/// How a test ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It ran, and all was as the Gateway API has it.
+    Passed,
+    /// It ran, and something was not.
+    Failed,
+    /// It did not run: it needs a feature that is not claimed.
+    Skipped,
+}
+
+/// The folder of its module.
+pub fn folder() -> PathBuf {
+    root().join("integration/conformance/suite")
+}
+
+/// Builds it. Go's cache knows whether there is something to do.
+pub fn build(work: &Path) -> Result<PathBuf> {
+    let program = work.join("gateway-api.test");
+    let mut build = go(&folder());
+    build.args(["test", "-c", "-o"]).arg(&program).arg(".");
+    run_command(build)?;
+    Ok(program)
+}
+
+/// Runs it; each test is told when it ends.
+pub fn run(program: &Path, work: &Path, kubeconfig: &Path, options: &Options) -> Result<Outcome> {
+    let (report, log) = (work.join("report.yaml"), work.join("suite.log"));
+    // A report of an earlier run must not be taken for this one's.
+    let _ = fs::remove_file(&report);
+    let mut command = Command::new(program);
+    command.args(flags(&report, options)).current_dir(work).env("KUBECONFIG", kubeconfig);
+    let mut written = File::create(&log).with_context(|| format!("cannot write {}", shown(&log)))?;
+    let start = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).stderr(written.try_clone()?).spawn()?;
+    let said = child.stdout.take().context("no output")?;
+    let mut tests: Vec<Ran> = Vec::new();
+    let (mut since, mut complaints) = (start, VecDeque::new());
+    for line in BufReader::new(said).split(b'\n') {
+        let line = line?;
+        written.write_all(&line)?;
+        written.write_all(b"\n")?;
+        let line = String::from_utf8_lossy(&line);
+        let Some((verdict, name)) = told(&line) else {
+            complain(&mut complaints, &line);
+            continue;
+        };
+        let took = since.elapsed();
+        match verdict {
+            Verdict::Passed => println!("passed   {name} ({})", seconds(took)),
+            Verdict::Failed => println!("FAILED   {name} ({})\n{}", seconds(took), joined(&complaints)),
+            Verdict::Skipped if options.only.is_some() => {}
+            Verdict::Skipped => println!("SKIPPED  {name}"),
+        }
+        tests.push(Ran { name: name.to_owned(), verdict, took });
+        complaints.clear();
+        since = Instant::now();
+    }
+    let status = child.wait()?;
+    let outcome = Outcome { tests, report, log, took: start.elapsed() };
+    ensure!(
+        status.success() || outcome.count(Verdict::Failed) > 0,
+        "the suite ended with {status}, not because of a test; all that it said is in {}. Its last complaints:\n{}",
+        shown(&outcome.log),
+        joined(&complaints)
+    );
+    ensure!(outcome.report.is_file(), "the suite wrote no report; all that it said is in {}", shown(&outcome.log));
+    Ok(outcome)
+}
+
+/// The flags, as https://gateway-api.sigs.k8s.io/concepts/conformance/ has them.
+fn flags(report: &Path, options: &Options) -> Vec<String> {
+    let clean = !options.keep;
+    let mut flags = vec![
+        "-test.v".to_owned(),
+        format!("-test.timeout={TIMEOUT}"),
+        format!("--conformance-profiles={}", PROFILES.join(",")),
+        format!("--supported-features={}", FEATURES.join(",")),
+        format!("--namespace-labels={INJECT}"),
+        "--organization=mesh".to_owned(),
+        "--project=mesh".to_owned(),
+        "--url=https://meshctl.dev".to_owned(),
+        format!("--version=v{}", env!("CARGO_PKG_VERSION")),
+        "--contact=https://meshctl.dev".to_owned(),
+        format!("--report-output={}", report.display()),
+        format!("--cleanup-base-resources={clean}"),
+        format!("--cleanup-test-resources={clean}"),
+    ];
+    flags.extend(options.only.iter().map(|test| format!("--run-test={test}")));
+    flags
+}
+
+/// What a line tells of a test, if it does.
+fn told(line: &str) -> Option<(Verdict, &str)> {
+    let (verdict, name) = line.strip_prefix(MARK)?.split_once(' ')?;
+    let verdict = match verdict {
+        "passed" => Verdict::Passed,
+        "failed" => Verdict::Failed,
+        "skipped" => Verdict::Skipped,
+        _ => return None,
+    };
+    Some((verdict, name.trim()))
+}
+
+/// Keeps a line that may be the reason of a failure; the last ones are the ones that matter.
+fn complain(complaints: &mut VecDeque<String>, line: &str) {
+    if COMPLAINTS.iter().any(|words| line.contains(words)) {
+        if complaints.len() == SHOWN {
+            complaints.pop_front();
+        }
+        complaints.push_back(line.trim().chars().take(WIDTH).collect());
+    }
+}
+
+fn joined(complaints: &VecDeque<String>) -> String {
+    complaints.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_s_end_is_told_by_one_line() {
+        assert_eq!(told("conformance: passed MeshBasic"), Some((Verdict::Passed, "MeshBasic")));
+        assert_eq!(told("conformance: failed MeshPorts\r"), Some((Verdict::Failed, "MeshPorts")));
+        assert_eq!(told("conformance: skipped MeshPorts"), Some((Verdict::Skipped, "MeshPorts")));
+        assert_eq!(told("    conformance.go:74: Applying tests/mesh/mesh-ports.yaml"), None);
+        assert_eq!(told("conformance: maybe MeshPorts"), None);
+    }
+
+    #[test]
+    fn the_last_complaints_are_kept_and_cut() {
+        let mut complaints = VecDeque::new();
+        for n in 0..20 {
+            complain(&mut complaints, &format!("  pod.go:75: Request {n} failed, {}", "x".repeat(WIDTH)));
+            complain(&mut complaints, "  pod.go:78: Got resp");
+        }
+        assert_eq!(complaints.len(), SHOWN);
+        assert!(complaints[SHOWN - 1].starts_with("pod.go:75: Request 19 failed"));
+        assert!(complaints.iter().all(|line| line.chars().count() == WIDTH));
+    }
+
+    #[test]
+    fn one_test_alone_and_its_leftovers_are_asked_for_by_flags() {
+        let usual = flags(Path::new("report.yaml"), &Options::default());
+        assert!(usual.contains(&"--cleanup-base-resources=true".to_owned()));
+        assert!(!usual.iter().any(|flag| flag.starts_with("--run-test")));
+        let options = Options { only: Some("MeshBasic".into()), keep: true, ..Options::default() };
+        let looking = flags(Path::new("report.yaml"), &options);
+        assert!(looking.contains(&"--run-test=MeshBasic".to_owned()));
+        assert!(looking.contains(&"--cleanup-test-resources=false".to_owned()));
+    }
+}
