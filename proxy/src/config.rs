@@ -94,6 +94,8 @@ pub struct Limits {
     pub pool_idle: usize,
     /// `MESH_MAX_ENDPOINT_CONNECTIONS`, 64: HTTP/2 connections to one endpoint.
     pub endpoint_connections: usize,
+    /// `MESH_MAX_MIRRORS`, 256: mirrored requests under way at once on each worker; those beyond are not mirrored.
+    pub mirrors: usize,
 }
 
 /// Time limits.
@@ -114,6 +116,8 @@ pub struct Times {
     pub pool_idle: Duration,
     /// `MESH_DISCOVERY_TIMEOUT`, 1500ms: the first answer of the controller about a destination.
     pub discovery: Duration,
+    /// `MESH_MIRROR_TIMEOUT`, 15s: a mirrored request, from its head to the end of the response that nobody reads.
+    pub mirror: Duration,
     /// `MESH_SHUTDOWN_GRACE`, 30s: open requests may end this long after SIGTERM.
     pub shutdown_grace: Duration,
     /// `MESH_EWMA_DECAY`, 10s: time constant of the latency estimate of an endpoint.
@@ -234,6 +238,7 @@ impl Limits {
             inbound_streams: at_least_one(env, "MESH_MAX_INBOUND_STREAMS", "1000")?,
             pool_idle: at_least_one(env, "MESH_POOL_IDLE", "64")?,
             endpoint_connections: at_least_one(env, "MESH_MAX_ENDPOINT_CONNECTIONS", "64")?,
+            mirrors: at_least_one(env, "MESH_MAX_MIRRORS", "256")?,
         })
     }
 }
@@ -248,6 +253,7 @@ impl Times {
             idle: duration(env, "MESH_IDLE_TIMEOUT", "10m")?,
             pool_idle: duration(env, "MESH_POOL_IDLE_TIMEOUT", "4s")?,
             discovery: duration(env, "MESH_DISCOVERY_TIMEOUT", "1500ms")?,
+            mirror: duration(env, "MESH_MIRROR_TIMEOUT", "15s")?,
             shutdown_grace: duration(env, "MESH_SHUTDOWN_GRACE", "30s")?,
             ewma_decay: duration(env, "MESH_EWMA_DECAY", "10s")?,
             failure_penalty: duration(env, "MESH_FAILURE_PENALTY", "1s")?,

@@ -37,7 +37,7 @@ pub enum Reason {
     UpstreamReset,
     /// What the endpoint or the application answered is no valid response.
     BadResponse,
-    /// The time limit of the route passed.
+    /// The time limit of the route or of the caller passed.
     Timeout,
     /// Policy denies the caller.
     Denied,
@@ -195,7 +195,7 @@ impl Reason {
                 "timeout",
                 StatusCode::GATEWAY_TIMEOUT,
                 Upstream,
-                "The time limit of the route passed; see its timeouts.",
+                "The time limit of the route, or the caller's own (grpc-timeout), passed; see the route's timeouts.",
             ),
             Self::Denied => {
                 ("denied", StatusCode::FORBIDDEN, Config, "The policy named above does not allow this caller.")

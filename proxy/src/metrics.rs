@@ -33,7 +33,15 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("mesh_requests_total", "Requests by direction, identities, route, backend, response code and grpc status."),
     ("mesh_response_latency_seconds", "Time from the request's head to the response's head."),
     ("mesh_errors_total", "Requests and connections that the proxy itself answered or refused, by reason."),
-    ("mesh_retries_total", "Attempts beyond the first, by why: refused (never delivered) or reset (safe method)."),
+    (
+        "mesh_retries_total",
+        "Attempts beyond the first, by why: refused (never delivered), reset, timeout, status or grpc (a code).",
+    ),
+    ("mesh_retry_budget_exhausted_total", "Retries that were wanted and not made, as the backend's budget was spent."),
+    (
+        "mesh_mirrored_total",
+        "Mirrored requests by result: answered, cut (too slow), failed, dropped (too many), no-endpoints or late.",
+    ),
     ("mesh_connections_total", "Accepted connections by direction and protocol."),
     ("mesh_connections_open", "Accepted connections that are open now, by direction."),
     ("mesh_tls_connections_total", "Finished mutual TLS handshakes by direction, peer identity, version and group."),
@@ -316,8 +324,16 @@ pub struct DirectionMetrics {
     pub opaque: Counter,
     /// Second and later attempts of requests that were never delivered.
     pub retries_refused: Counter,
-    /// Second attempts of safe methods after a connection ended.
+    /// Further attempts after a connection ended.
     pub retries_reset: Counter,
+    /// Further attempts after the time limit of one.
+    pub retries_timeout: Counter,
+    /// Further attempts after a status.
+    pub retries_status: Counter,
+    /// Further attempts after a gRPC code.
+    pub retries_grpc: Counter,
+    /// Attempts that were wanted and not made, as the backend's budget was spent.
+    pub retries_over_budget: Counter,
     /// Handles for what the proxy answers by a route, by that.
     pub answered: Answered,
     /// Opaque bytes towards the server.
@@ -342,6 +358,10 @@ impl DirectionMetrics {
             opaque: connections("opaque"),
             retries_refused: retries("refused"),
             retries_reset: retries("reset"),
+            retries_timeout: retries("timeout"),
+            retries_status: retries("status"),
+            retries_grpc: retries("grpc"),
+            retries_over_budget: metrics.counter("mesh_retry_budget_exhausted_total", &[d]),
             answered: Answered::default(),
             bytes_sent: bytes("sent"),
             bytes_received: bytes("received"),

@@ -14,13 +14,13 @@ use mesh_policy::{Identity, InboundPolicy, OutboundPolicy, ServiceRef};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    balance::{Balancer, Decay, Endpoint},
+    balance::{Balancer, Budget, Decay, Endpoint},
     config::Config,
     connect::version_name,
     control::{Control, Phase, Snapshot},
     error::{Error, Reason},
     handover::Handover,
-    http::pool::Pool,
+    http::{mirror::Mirrors, pool::Pool},
     metrics::{Direction, DirectionMetrics, Metrics},
     random::Random,
     tls::Tls,
@@ -55,6 +55,8 @@ pub struct Worker {
     pub tasks: TaskTracker,
     /// Calls of the application to its own pod, on their way to the inbound side.
     pub handover: Arc<Handover>,
+    /// Copies of requests that are under way.
+    pub mirrors: Mirrors,
     /// The registry, to bind new series.
     pub metrics: Arc<Metrics>,
     control: Arc<Control>,
@@ -69,7 +71,9 @@ pub struct OutboundTarget {
     /// `host:port`.
     pub name: Box<str>,
     policy: Arc<Snapshot<OutboundPolicy>>,
-    /// The one endpoint, when the target is a pod's address.
+    /// What retries the one endpoint may be asked, when the target is a pod's address.
+    pub budget: Budget,
+    /// That endpoint.
     direct: RefCell<Option<Rc<Endpoint>>>,
     /// The server was seen to speak first; new connections do not wait for the client.
     pub server_first: Cell<bool>,
@@ -85,6 +89,8 @@ pub struct InboundPort {
     pub address: SocketAddr,
     /// Connections to the application.
     pub pool: Pool,
+    /// What retries it may be asked.
+    pub budget: Budget,
     /// Bound metrics by caller; the last few callers.
     pub series: RefCell<Vec<(Option<Identity>, Rc<crate::metrics::Series>)>>,
     policy: Arc<Snapshot<InboundPolicy>>,
@@ -118,6 +124,7 @@ impl Worker {
             random: Random::default(),
             outbound: DirectionMetrics::new(&metrics, Direction::Outbound),
             inbound: DirectionMetrics::new(&metrics, Direction::Inbound),
+            mirrors: Mirrors::new(&metrics),
             drain,
             drain_outbound: CancellationToken::new(),
             callers: TaskTracker::new(),
@@ -180,6 +187,7 @@ impl Worker {
             policy: self.control.outbound(&canonical),
             name: canonical.into(),
             direct: RefCell::default(),
+            budget: Budget::new(now),
             server_first: Cell::new(false),
             used: Cell::new(now),
             external,
@@ -226,6 +234,7 @@ impl Worker {
         let port = Rc::new(InboundPort {
             address,
             pool: Pool::default(),
+            budget: Budget::new(Instant::now()),
             series: RefCell::default(),
             policy: self.control.inbound(address.port()),
             used: Cell::new(Instant::now()),
@@ -333,7 +342,7 @@ impl InboundPort {
 }
 
 /// The form in which targets are asked for: lower case, with a port, without the root's trailing dot.
-fn canonical(name: &str) -> String {
+pub(crate) fn canonical(name: &str) -> String {
     let (host, port) = match name.rsplit_once(':') {
         Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
         _ => (name.trim_end_matches(':'), "80"),

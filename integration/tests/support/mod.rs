@@ -9,9 +9,11 @@ mod h1;
 mod h2client;
 mod load;
 mod mesh;
+mod scripted;
 
 pub use app::{App, TEST_WAIT, relay};
 pub use h1::{Answer, H1, Head, get, sha256};
 pub use h2client::{Grpc, finish, grpc_message, grpc_status, next};
 pub use load::{Load, Outcome, Shot, share};
 pub use mesh::{Client, Mesh, Server, metric, metrics};
+pub use scripted::{Does, Received, Scripted};

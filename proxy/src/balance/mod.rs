@@ -6,6 +6,7 @@
 //!
 //! State is a worker's own: no lock, and what another worker learned is not known here.
 
+mod budget;
 mod endpoint;
 mod ewma;
 
@@ -17,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use budget::Budget;
 pub use endpoint::Endpoint;
 
 use crate::{
@@ -30,6 +32,8 @@ pub struct Balancer {
     seen: RefCell<Option<Arc<EndpointSet>>>,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     times: Decay,
+    /// What retries it may be asked.
+    pub budget: Budget,
     /// When this balancer was last asked; the cache forgets the one unused for longest.
     used: Cell<Instant>,
 }
@@ -46,8 +50,9 @@ pub struct Decay {
 impl Balancer {
     /// Follows a backend's endpoints.
     pub fn new(source: Arc<Snapshot<EndpointSet>>, times: Decay) -> Self {
-        let used = Cell::new(Instant::now());
-        Self { source, seen: RefCell::default(), endpoints: RefCell::default(), times, used }
+        let now = Instant::now();
+        let budget = Budget::new(now);
+        Self { source, seen: RefCell::default(), endpoints: RefCell::default(), times, budget, used: Cell::new(now) }
     }
 
     /// Waits until the endpoints are known, at most `limit`. The phase says why they are not.
@@ -81,6 +86,14 @@ impl Balancer {
         let best =
             |candidates: &mut dyn Iterator<Item = &Rc<Endpoint>>| candidates.reduce(|a, b| cheaper(a, b, now)).cloned();
         best(&mut endpoints.iter().filter(usable)).or_else(|| best(&mut endpoints.iter().filter(free)))
+    }
+
+    /// The endpoint whose address `is_it`, if it is there and did not refuse lately: what a session stays with.
+    pub fn find(&self, now: Instant, is_it: impl Fn(SocketAddr) -> bool) -> Option<Rc<Endpoint>> {
+        self.used.set(now);
+        self.refresh(now);
+        let endpoints = self.endpoints.borrow();
+        endpoints.iter().find(|e| is_it(e.info.address)).filter(|e| e.is_admitted(now)).cloned()
     }
 
     /// Takes over a newer set; endpoints that stay keep their connections and estimates.

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::Body;
-use crate::error::{ERROR_HEADER, Error};
+use crate::error::{Delivery, ERROR_HEADER, Error, Reason};
 
 /// Turns an error into a response: text for people, or grpc-status and grpc-message for gRPC callers.
 pub fn error(error: &Error, grpc: bool) -> Response<Body> {
@@ -31,6 +31,14 @@ fn grpc_error(error: &Error) -> Response<Body> {
     response
 }
 
+/// What ends a gRPC response whose time limit passed after it had begun.
+pub fn late_trailers() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert(ERROR_HEADER, HeaderValue::from_static(Reason::Timeout.as_str()));
+    grpc_status(&mut trailers, &Error { reason: Reason::Timeout, delivery: Delivery::Begun, detail: "within the response".into() });
+    trailers
+}
+
 fn grpc_status(headers: &mut HeaderMap, error: &Error) {
     headers.insert("grpc-status", HeaderValue::from(u16::from(error.reason.grpc_status())));
     let message = format!("{error}. {}", error.reason.hint());
@@ -50,7 +58,6 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::error::Reason;
 
     #[tokio::test]
     async fn text_says_what_and_where_to_look() {

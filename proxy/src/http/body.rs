@@ -14,7 +14,14 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use super::{Interim, h1, h2::RecvBody, headers, in_flight::InFlight, replay::Replay};
+use super::{
+    Interim, answer, h1,
+    h2::RecvBody,
+    headers,
+    in_flight::InFlight,
+    replay::Replay,
+    tee::{Copy, Tee},
+};
 
 /// Why a body ended early. The message is for logs; the peer sees a reset or a closed connection.
 #[derive(Debug)]
@@ -34,8 +41,10 @@ pub struct Body {
     kind: Kind,
     /// Counts the request as in flight until the body is dropped.
     in_flight: Option<InFlight>,
-    /// The route's time limit, if it has one.
+    /// The time limit, if there is one.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// When that passes, gRPC's trailers say so.
+    grpc: bool,
     /// Who is told 100 when the body is first asked for.
     announce: Option<Interim>,
     /// The sender may not set `mesh-*` trailers.
@@ -52,6 +61,8 @@ enum Kind {
     H1(h1::RecvBody),
     H2(RecvBody),
     Replay(Replay),
+    Tee(Box<Tee>),
+    Copy(Copy),
 }
 
 impl Body {
@@ -84,9 +95,10 @@ impl Body {
         self
     }
 
-    /// Fails the body when `deadline` passes.
-    pub fn limited(mut self, deadline: Option<Pin<Box<Sleep>>>) -> Self {
+    /// Fails the body when `deadline` passes; that of a `grpc` response ends with DEADLINE_EXCEEDED.
+    pub fn limited(mut self, deadline: Option<Pin<Box<Sleep>>>, grpc: bool) -> Self {
         self.deadline = deadline;
+        self.grpc = grpc;
         self
     }
 
@@ -125,7 +137,22 @@ impl Body {
             Kind::H1(body) => Pin::new(body).poll_frame(cx).map_err(|error| BodyError(error.to_string())),
             Kind::H2(body) => body.poll_frame(cx),
             Kind::Replay(body) => body.poll_frame(cx),
+            Kind::Tee(body) => body.poll_frame(cx),
+            Kind::Copy(body) => body.poll_frame(cx),
         }
+    }
+
+    /// What its reader gets when the time limit passed. What comes from upstream is let go.
+    fn late(&mut self) -> Result<Frame<Bytes>, BodyError> {
+        self.kind = Kind::Empty;
+        self.deadline = None;
+        let mut in_flight = self.in_flight.take();
+        if !self.grpc {
+            return Err(BodyError("the time limit passed".into()));
+        }
+        let trailers = answer::late_trailers();
+        in_flight.iter_mut().for_each(|in_flight| in_flight.trailers(&trailers));
+        Ok(Frame::trailers(trailers))
     }
 }
 
@@ -153,6 +180,18 @@ impl From<Replay> for Body {
     }
 }
 
+impl From<Tee> for Body {
+    fn from(body: Tee) -> Self {
+        Kind::Tee(Box::new(body)).into()
+    }
+}
+
+impl From<Copy> for Body {
+    fn from(body: Copy) -> Self {
+        Kind::Copy(body).into()
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BodyError;
@@ -163,9 +202,7 @@ impl http_body::Body for Body {
         }
         // Before the data: a body that always has some would never be late.
         if self.is_late(cx) {
-            self.kind = Kind::Empty;
-            self.in_flight = None;
-            return Poll::Ready(Some(Err(BodyError("the time limit of the route passed".into()))));
+            return Poll::Ready(Some(self.late()));
         }
         let mut polled = self.poll_kind(cx);
         if self.stranger
@@ -200,6 +237,8 @@ impl http_body::Body for Body {
             Kind::H1(body) => body.is_end_stream(),
             Kind::H2(body) => body.is_end(),
             Kind::Replay(body) => body.is_end(),
+            Kind::Tee(body) => body.source().is_end(),
+            Kind::Copy(body) => body.is_end(),
         }
     }
 
@@ -208,7 +247,8 @@ impl http_body::Body for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::H1(body) => body.size_hint(),
-            Kind::Trailers(_) | Kind::H2(_) | Kind::Replay(_) => SizeHint::default(),
+            Kind::Tee(body) => body.source().size_hint(),
+            Kind::Trailers(_) | Kind::H2(_) | Kind::Replay(_) | Kind::Copy(_) => SizeHint::default(),
         }
     }
 }
@@ -225,9 +265,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_always_has_data_is_late_too() {
         let deadline = Box::pin(tokio::time::sleep(Duration::from_secs(1)));
-        let mut body = Body::full("data").limited(Some(deadline));
+        let mut body = Body::full("data").limited(Some(deadline), false);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(body.frame().await.unwrap().is_err());
         assert!(body.is_end(), "what comes from upstream is let go");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_grpc_response_ends_with_its_status() {
+        let deadline = Box::pin(tokio::time::sleep(Duration::from_secs(1)));
+        let body = Body::full("data").limited(Some(deadline), true);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let collected = body.collect().await.unwrap();
+        assert_eq!(collected.trailers().unwrap()["grpc-status"], "4");
+        assert!(collected.to_bytes().is_empty());
     }
 }

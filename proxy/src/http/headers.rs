@@ -7,6 +7,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
+use super::deadline::MESH_TIMEOUT;
 use crate::error::{Error, Reason};
 
 /// Says over HTTP/2 between proxies which version the application spoke.
@@ -73,12 +74,19 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// Removes every `mesh-*` field: they are ours, and whoever we did not authenticate may not set them. With `_` as well:
 /// applications behind CGI-like interfaces cannot tell the two apart.
 pub fn strip_mesh(headers: &mut HeaderMap) {
+    take_mesh(headers);
+}
+
+/// The same; gives how long the sender waits, which counts if it is a peer's proxy.
+pub fn take_mesh(headers: &mut HeaderMap) -> Option<HeaderValue> {
     let is_ours = |name: &&HeaderName| matches!(name.as_str().as_bytes(), [b'm', b'e', b's', b'h', b'-' | b'_', ..]);
     if !headers.keys().any(|name| is_ours(&name)) {
-        return;
+        return None;
     }
+    let timeout = headers.remove(MESH_TIMEOUT);
     let ours: Vec<HeaderName> = headers.keys().filter(is_ours).cloned().collect();
     ours.iter().for_each(|name| drop(headers.remove(name)));
+    timeout
 }
 
 /// The text of [`ORIG_PROTO`]; none for HTTP/2.
@@ -224,9 +232,10 @@ mod tests {
 
     #[test]
     fn ours_are_taken_from_strangers() {
-        let mut map = headers(&[("mesh-orig-proto", "HTTP/1.0"), ("mesh-x", "1"), ("mesh_id", "1"), ("meshed", "2")]);
-        strip_mesh(&mut map);
+        let mut map = headers(&[("mesh-orig-proto", "HTTP/1.0"), ("mesh-timeout", "1"), ("mesh_id", "1"), ("meshed", "2")]);
+        assert_eq!(take_mesh(&mut map).unwrap(), "1");
         assert_eq!(map, headers(&[("meshed", "2")]));
+        assert_eq!(take_mesh(&mut map), None);
     }
 
     #[test]

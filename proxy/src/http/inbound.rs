@@ -6,10 +6,12 @@
 use std::{rc::Rc, time::Instant};
 
 use http::{Response, Version, header};
-use mesh_policy::{ConnectionFacts, Identity, InboundVerdict, decide_inbound};
+use mesh_policy::{ConnectionFacts, Identity, InboundVerdict, RetryBudget, decide_inbound};
 
 use super::{
-    Body, Incoming, Reply, client, headers,
+    Body, Incoming, Reply, client,
+    deadline::{self, within},
+    headers,
     in_flight::{InFlight, grpc_status},
 };
 use crate::{
@@ -50,6 +52,14 @@ impl Caller {
         };
         drop(known);
         Self { worker, port, identity, series }
+    }
+
+    /// Takes one retry of the application's budget.
+    fn may_retry(&self) -> bool {
+        let granted = self.port.budget.spend(Instant::now(), &RetryBudget::default());
+        let inbound = &self.worker.inbound;
+        if granted { &inbound.retries_reset } else { &inbound.retries_over_budget }.increment(1);
+        granted
     }
 
     /// Decides whether the caller may use the port, for requests or for bytes.
@@ -96,9 +106,15 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     let upgrade = headers::wants_upgrade(&request);
     let upgrade_to = upgrade.then(|| request.headers().get(header::UPGRADE).cloned()).flatten();
     headers::strip_hop_by_hop(request.headers_mut());
-    headers::strip_mesh(request.headers_mut());
+    let handed = headers::take_mesh(request.headers_mut()).filter(|_| caller.identity.is_some());
     let mut request = request.map(Body::without_mesh_trailers);
     *request.version_mut() = version;
+
+    // How long the caller, or its proxy, waits.
+    let grpc = version == Version::HTTP_2 && headers::is_grpc(request.headers());
+    let asked = if grpc { deadline::of_grpc(request.headers()) } else { None };
+    let until = deadline::shorter(handed.as_ref().and_then(deadline::of_mesh), asked);
+    let mut late = until.and_then(|limit| began.checked_add(limit)).map(deadline::timer);
 
     // The application.
     let worker = &caller.worker;
@@ -124,20 +140,22 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     let again = (here && headers::is_safe(request.method()) && request.body().is_end()).then(|| clone_head(&request));
     let to = || client::Plain { address, authority: authority.clone() };
     let mut in_flight = InFlight::default();
-    let first = client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await;
-    if first.as_ref().is_err_and(|error| error.delivery == Delivery::Unknown) {
-        // Others that are idle are as stale: only a connection of its own tells whether the application is there.
-        caller.port.pool.forget_idle_h1();
-    }
-    let answered = match (first, again) {
-        (Err(error), Some(request)) if error.delivery == Delivery::Unknown => {
-            worker.inbound.retries_reset.increment(1);
-            tracing::debug!("{address}: {error}; trying again");
-            client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await
+    caller.port.budget.request(began);
+    let answered = within(late.as_mut().map(|late| late.as_mut()), async {
+        let first = client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await;
+        if first.as_ref().is_err_and(|error| error.delivery == Delivery::Unknown) {
+            // Others that are idle are as stale: only a connection of its own tells whether the application is there.
+            caller.port.pool.forget_idle_h1();
         }
-        (first, _) => first,
-    };
-    let mut response = answered.map_err(refused)?;
+        match (first, again) {
+            (Err(error), Some(request)) if error.delivery == Delivery::Unknown && caller.may_retry() => {
+                tracing::debug!("{address}: {error}; trying again");
+                client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await
+            }
+            (first, _) => first,
+        }
+    });
+    let mut response = answered.await.map_err(refused)?;
 
     // Record.
     headers::strip_hop_by_hop(response.headers_mut());
@@ -147,7 +165,7 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     } else {
         caller.series.record(response.status(), code, began.elapsed());
     }
-    let response: Response<Body> = response.map(|body| body.counted(in_flight));
+    let response: Response<Body> = response.map(|body| body.counted(in_flight).limited(late, grpc));
     Ok(response.into())
 }
 

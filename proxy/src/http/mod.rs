@@ -1,11 +1,13 @@
 //! HTTP: the servers that face applications and peers, the exchange of one request, and the clients behind it.
 //!
-//! Reading order: [`server`] (a connection becomes requests), [`exchange`] (one request, every phase), [`client`]
-//! (a request on an upstream connection). [`h1`] and [`h2`] are the two framings, [`headers`] the rules of forwarding.
+//! Reading order: [`server`] (a connection becomes requests), [`exchange`] (one request, every phase), `call` (its
+//! attempts), [`client`] (a request on an upstream connection). [`h1`] and [`h2`] are the two framings, [`headers`] the rules of forwarding.
 
 pub mod answer;
 pub mod body;
+mod call;
 pub mod client;
+mod deadline;
 pub mod exchange;
 pub(crate) mod frame_guard;
 pub mod h1;
@@ -13,10 +15,14 @@ pub mod h2;
 pub mod headers;
 pub mod in_flight;
 pub mod inbound;
+pub mod mirror;
 mod own;
 pub mod pool;
 pub mod replay;
 pub mod server;
+pub mod session;
+mod tee;
+mod upgrade;
 
 use std::{cell::RefCell, rc::Rc};
 

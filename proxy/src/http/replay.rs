@@ -58,6 +58,11 @@ impl Source {
         })))
     }
 
+    /// Whether there can be one more attempt: not too much was taken.
+    pub fn can_begin_again(&self) -> bool {
+        !self.0.borrow().overflowed
+    }
+
     /// The body of the next attempt; `None` when too much was taken.
     pub fn attempt(&self) -> Option<Body> {
         let mut shared = self.0.borrow_mut();

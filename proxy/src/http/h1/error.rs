@@ -153,6 +153,9 @@ pub enum Error {
     /// The connection broke while a request was in hand: the client went away.
     #[error("the client's connection broke: {0}")]
     Io(#[from] io::Error),
+    /// The client closed while it was owed a response.
+    #[error("the client left before its response was complete")]
+    Left,
     /// The client closed in the middle of a request head.
     #[error("the client closed in the middle of a request head")]
     PartialHead,

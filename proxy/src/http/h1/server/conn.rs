@@ -174,7 +174,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
     }
 
     /// What the serving loop does besides the service's work: writes interim responses and, once the request body
-    /// is read, watches the client. Ready with the error that ends the exchange.
+    /// is read, watches the client. Ready with the error that ends the exchange: one that closed is gone, for nobody can
+    /// tell a client that only stopped sending from one that left.
     pub(super) fn poll_attend(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         if !self.serve_waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.serve_waker = Some(cx.waker().clone());
@@ -184,9 +185,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
         {
             return Poll::Ready(error.into());
         }
-        while self.decoder.is_done() && !self.half_closed && self.buf.len() < READ_AHEAD {
-            if let Err(error) = ready!(self.poll_read_ahead(cx)) {
-                return Poll::Ready(error.into());
+        while self.decoder.is_done() && self.buf.len() < READ_AHEAD {
+            match ready!(self.poll_read_ahead(cx)) {
+                Ok(0) => return Poll::Ready(Error::Left),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(error.into()),
             }
         }
         Poll::Pending

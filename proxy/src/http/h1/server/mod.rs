@@ -1,8 +1,8 @@
 //! The server side: [`serve`] runs one connection from its first byte to its last, a request at a time.
 //!
 //! The life of a request: head (`conn`) -> service, watching that the client stays -> response (`respond`) ->
-//! what is left of the request body -> next. An orderly half-close of the client is served to its end; a reset
-//! drops the service's future, and with it the work upstream.
+//! what is left of the request body -> next. A client that closes or resets its connection drops the service's
+//! future, and with it the work upstream.
 //!
 //! It does not accept connections, limit their number, or log.
 

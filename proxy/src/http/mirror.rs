@@ -1,0 +1,171 @@
+//! Copies of requests for another backend (Gateway API, `RequestMirror`), in tasks of their own: whatever becomes of a
+//! copy, its request does not notice.
+//!
+//! A copy goes to one endpoint, once. What that answers is read to its end, within limits, and thrown away.
+
+use std::{
+    cell::Cell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use http::{Request, header, uri::Authority};
+use http_body_util::BodyExt;
+use mesh_policy::{BackendTarget, Mirror, ServiceRef};
+use metrics::Counter;
+use smallvec::SmallVec;
+
+use super::{
+    Body, Interim, call,
+    in_flight::InFlight,
+    tee::{Copy, Tee},
+};
+use crate::{error::Delivery, metrics::Metrics, worker::Worker};
+
+/// Of an answer this much is read, so that the connection stays; what is longer is reset.
+const MOST_ANSWER: usize = 1024 * 1024;
+
+/// How copies ended. A bounded set: it labels metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// A response came, whatever it says.
+    Answered,
+    /// The mirror took the body too slowly, or the request itself was given up.
+    Cut,
+    /// The connection failed or broke.
+    Failed,
+    /// Too many copies were under way.
+    Dropped,
+    /// There is no endpoint to send it to, or the filter names nothing that can be served.
+    NoEndpoints,
+    /// The time limit passed.
+    Late,
+}
+
+impl Outcome {
+    const ALL: [(Self, &'static str); 6] = [
+        (Self::Answered, "answered"),
+        (Self::Cut, "cut"),
+        (Self::Failed, "failed"),
+        (Self::Dropped, "dropped"),
+        (Self::NoEndpoints, "no-endpoints"),
+        (Self::Late, "late"),
+    ];
+}
+
+/// The copies that a worker has under way, and how those before them ended.
+pub struct Mirrors {
+    under_way: Cell<usize>,
+    counters: [(Outcome, Counter); Outcome::ALL.len()],
+}
+
+impl Mirrors {
+    /// None yet.
+    pub fn new(metrics: &Metrics) -> Self {
+        let counter = |result| metrics.counter("mesh_mirrored_total", &[("result", result)]);
+        Self { under_way: Cell::new(0), counters: Outcome::ALL.map(|(outcome, name)| (outcome, counter(name))) }
+    }
+
+    fn count(&self, outcome: Outcome) {
+        if let Some((_, counter)) = self.counters.iter().find(|(of, _)| *of == outcome) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// Sends copies of a request that is ready to go out; gives it back with a body that feeds them.
+pub fn send(worker: &Rc<Worker>, mirrors: &[&Mirror], request: Request<Body>, authority: &Authority) -> Request<Body> {
+    let mut services: SmallVec<[&ServiceRef; 1]> = SmallVec::new();
+    for mirror in mirrors {
+        let room = worker.config.limits.mirrors.saturating_sub(worker.mirrors.under_way.get());
+        match &mirror.target {
+            BackendTarget::Invalid { .. } => worker.mirrors.count(Outcome::NoEndpoints),
+            BackendTarget::Service(_) if services.len() >= room => worker.mirrors.count(Outcome::Dropped),
+            BackendTarget::Service(service) => services.push(service),
+        }
+    }
+    if services.is_empty() {
+        return request;
+    }
+    let (parts, body) = request.into_parts();
+    let (body, mut copies): (Body, SmallVec<[Copy; 1]>) = if body.is_end() {
+        (body, SmallVec::new())
+    } else {
+        let (tee, copies) = Tee::new(body, services.len());
+        (tee.into(), copies)
+    };
+    let request = Request::from_parts(parts, body);
+    for service in services {
+        let copy = copies.pop();
+        let is_cut = copy.as_ref().map(Copy::watch);
+        let mut twin = Request::new(copy.map_or_else(Body::default, Body::from));
+        *twin.method_mut() = request.method().clone();
+        *twin.uri_mut() = request.uri().clone();
+        *twin.version_mut() = request.version();
+        *twin.headers_mut() = request.headers().clone();
+        // Nobody waits for its 100.
+        twin.headers_mut().remove(header::EXPECT);
+        let (worker, service, authority) = (worker.clone(), service.clone(), authority.clone());
+        worker.mirrors.under_way.set(worker.mirrors.under_way.get() + 1);
+        tokio::task::spawn_local(async move {
+            let _place = Place(worker.clone());
+            let limit = worker.config.times.mirror;
+            let sent = tokio::time::timeout(limit, send_one(&worker, &service, authority, twin, limit));
+            let outcome = match sent.await {
+                Err(_) => Outcome::Late,
+                Ok(Outcome::Failed) if is_cut.is_some_and(|is_cut| is_cut()) => Outcome::Cut,
+                Ok(outcome) => outcome,
+            };
+            worker.mirrors.count(outcome);
+        });
+    }
+    request
+}
+
+/// One less when the task ends, however it does.
+struct Place(Rc<Worker>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mirrors = &self.0.mirrors;
+        mirrors.under_way.set(mirrors.under_way.get().saturating_sub(1));
+    }
+}
+
+/// Sends one copy to one endpoint and reads what comes back.
+async fn send_one(
+    worker: &Rc<Worker>,
+    service: &ServiceRef,
+    authority: Authority,
+    request: Request<Body>,
+    limit: Duration,
+) -> Outcome {
+    let Ok(balancer) = worker.balancer(service).await else { return Outcome::NoEndpoints };
+    let sent = Instant::now();
+    let Some(endpoint) = balancer.pick(&worker.random, sent, &[]) else { return Outcome::NoEndpoints };
+    let mut in_flight = InFlight::on(endpoint.clone());
+    let until = sent + limit;
+    let hop = call::Hop { worker, endpoint: &endpoint, authority, deadline: Some(until), grpc: false };
+    let response = match hop.send(request, &Interim::None, &mut in_flight).await {
+        Ok(response) => response,
+        Err(error) => {
+            if error.delivery == Delivery::Never && error.is_of_the_endpoint() {
+                endpoint.refused(Instant::now());
+            }
+            tracing::debug!("a mirrored request for {service}: {error}");
+            return Outcome::Failed;
+        }
+    };
+    let now = Instant::now();
+    endpoint.observe(now - sent, response.status().is_server_error(), now);
+    let mut body = response.into_body().counted(in_flight);
+    let mut read = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Outcome::Failed };
+        read += frame.data_ref().map_or(0, bytes::Bytes::len);
+        if read > MOST_ANSWER {
+            break;
+        }
+    }
+    Outcome::Answered
+}
