@@ -1,5 +1,5 @@
-//! The two small servers beside the data plane: `/config`, `/certificate` and `/log-level` on loopback; `/live`, `/ready` and `/metrics`
-//! on the pod's address, read-only.
+//! The two small servers beside the data plane: `/config`, `/policy`, `/certificate` and `/log-level` on loopback; `/live`,
+//! `/ready` and `/metrics` on the pod's address, read-only.
 //!
 //! They run on the control thread: a scrape costs no request its turn.
 
@@ -10,6 +10,9 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_policy::OutboundPolicy;
+use mesh_proto::v1;
+use prost::Message;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
@@ -19,6 +22,7 @@ use crate::{
     dump,
     metrics::Metrics,
     tls::Tls,
+    worker::canonical,
 };
 
 /// Connections at once to each of the two ports: a Prometheus, a kubelet and a person.
@@ -101,6 +105,7 @@ impl Admin {
             }
             (Pages::ReadOnly, &Method::GET, "/metrics") => text(StatusCode::OK, self.metrics.render()),
             (Pages::Local, &Method::GET, "/config") => json(dump::config(&self.config, &self.believed(), &self.tls)),
+            (Pages::Local, &Method::GET, "/policy") => policy(request.uri().query(), &self.believed().outbound),
             (Pages::Local, &Method::GET, "/certificate") => self.certificate(),
             (Pages::Local, &Method::GET, "/log-level") => self.log_level(),
             (Pages::Local, &Method::PUT, "/log-level") => self.set_log_level(request.into_body()).await,
@@ -142,6 +147,46 @@ impl Admin {
     }
 }
 
+/// What is held of outbound targets: their names, or with `target=HOST:PORT` that one's policy as the message
+/// `mesh.v1.OutboundPolicy`, so that whoever asks can decide with it as this proxy does.
+fn policy(query: Option<&str>, held: &[(String, Option<Arc<OutboundPolicy>>)]) -> Response<Full<Bytes>> {
+    let asked = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("target="));
+    let Some(asked) = asked else {
+        let names = held.iter().filter(|(_, policy)| policy.is_some()).map(|(target, _)| target.as_str());
+        return json(serde_json::json!({ "targets": names.collect::<Vec<_>>() }));
+    };
+    let target = canonical(&decoded(asked));
+    match held.iter().find(|(name, _)| *name == target) {
+        Some((_, Some(policy))) => {
+            let message = v1::OutboundPolicy::from(&**policy).encode_to_vec();
+            page(StatusCode::OK, "application/x-protobuf", message.into())
+        }
+        _ => text(
+            StatusCode::NOT_FOUND,
+            format!(
+                "nothing is held of {target}: the application has not called it lately; /policy lists what is held\n"
+            ),
+        ),
+    }
+}
+
+/// A value of a query as it was meant; what is no UTF-8 names nothing.
+fn decoded(value: &str) -> String {
+    let mut parts = value.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let hex = part.get(..2).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            None => bytes.extend(["%", part].concat().as_bytes()),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Opens a port of the admin servers.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(crate::listen::bind(address, false)?)
@@ -160,4 +205,41 @@ fn page(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<By
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mesh_policy::{Protocol, RouteTable, ServiceRef, Target};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_policy_is_given_as_it_is_held() {
+        let web = OutboundPolicy {
+            target: Target::Service(ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 }),
+            protocol: Protocol::Http2,
+            routes: RouteTable::default(),
+        };
+        let held = [("[::1]:80".to_owned(), None), ("web:80".to_owned(), Some(Arc::new(web.clone())))];
+        let ask = async |query: Option<&str>| {
+            let answer = policy(query, &held);
+            let (head, body) = answer.into_parts();
+            let kind = head.headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
+            (head.status, kind, body.collect().await.unwrap().to_bytes())
+        };
+        for query in ["target=web:80", "x=1&target=Web.%3A80", "target=web"] {
+            let (status, kind, body) = ask(Some(query)).await;
+            assert_eq!((status, kind.as_str()), (StatusCode::OK, "application/x-protobuf"), "{query}");
+            let decoded = OutboundPolicy::try_from(v1::OutboundPolicy::decode(body).unwrap()).unwrap();
+            assert_eq!(decoded, web);
+        }
+        for query in ["target=", "target=web:81", "target=[::1]:80", "target=%", "target=%ff%zz"] {
+            assert_eq!(ask(Some(query)).await.0, StatusCode::NOT_FOUND, "{query}");
+        }
+        let (status, kind, body) = ask(None).await;
+        assert_eq!((status, kind.as_str()), (StatusCode::OK, "application/json"));
+        let list: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(list, serde_json::json!({ "targets": ["web:80"] }));
+    }
 }

@@ -15,7 +15,10 @@ use bytes::{Bytes, BytesMut};
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-use crate::tls;
+use crate::{
+    sni::{self, Hello},
+    tls,
+};
 
 /// The HTTP/2 client preface (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -71,6 +74,27 @@ pub async fn detect<T: AsyncRead + Unpin>(
     };
     // A client that stops in the middle of a word speaks some other protocol, or none: either way, only bytes remain.
     tokio::time::timeout(complete, telling).await.unwrap_or(Ok(Spoken::Opaque))
+}
+
+/// Reads a ClientHello to its end, within `limit`: what it is by then, or `None` when the client closed before it said
+/// anything. `read` holds what came so far.
+pub async fn detect_hello<T: AsyncRead + Unpin>(
+    io: &mut T,
+    read: &mut BytesMut,
+    limit: Duration,
+) -> io::Result<Option<Hello>> {
+    let telling = async {
+        loop {
+            match sni::read(read) {
+                Hello::Partial => {}
+                told => return Ok(Some(told)),
+            }
+            if io.read_buf(read).await? == 0 {
+                return Ok((!read.is_empty()).then_some(Hello::Partial));
+            }
+        }
+    };
+    tokio::time::timeout(limit, telling).await.unwrap_or(Ok(Some(Hello::Partial)))
 }
 
 /// What was said first on a connection whose client was silent, and by whom. Empty: that side closed.
@@ -242,6 +266,27 @@ mod tests {
             assert_eq!(detected.unwrap(), spoken);
             assert_eq!(read, hello[..], "nothing is lost");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hello_is_waited_for_and_not_for_ever() {
+        let limit = Duration::from_secs(10);
+        let said = async |bytes: &[u8]| {
+            let mut read = BytesMut::new();
+            let hello = detect_hello(&mut &*bytes, &mut read, limit).await.unwrap();
+            assert_eq!(read, bytes, "nothing is lost");
+            hello
+        };
+        let hello = hello(&[b"h2"]);
+        assert_eq!(said(&hello).await, Some(Hello::Complete(Some("web.example".into()))));
+        assert_eq!(said(&hello[..40]).await, Some(Hello::Partial));
+        assert_eq!(said(b"GET / HTTP/1.1\r\n").await, Some(Hello::Other));
+        assert_eq!(said(b"").await, None);
+        let (mut ours, mut theirs) = tokio::io::duplex(100);
+        tokio::io::AsyncWriteExt::write_all(&mut theirs, &hello[..40]).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let late = detect_hello(&mut ours, &mut BytesMut::new(), limit).await.unwrap();
+        assert_eq!((late, begun.elapsed()), (Some(Hello::Partial), limit));
     }
 
     #[tokio::test(start_paused = true)]

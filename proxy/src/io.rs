@@ -1,18 +1,34 @@
 //! Byte streams: one trait for all of them, and a stream whose first bytes were read already.
 
 use std::{
+    any::Any,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
 /// Any byte stream, where its type does not matter for speed.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {}
+
+/// Closes a connection so that its peer sees it fail: a reset where it is TCP, for an orderly end would look as if all were
+/// said. What else it may be is only closed.
+pub fn reset<T: Io>(io: T) {
+    let any: &dyn Any = &io;
+    let tcp = any.downcast_ref::<TcpStream>().or_else(|| any.downcast_ref::<Rewind<TcpStream>>().map(Rewind::get_ref));
+    if let Some(tcp) = tcp {
+        let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO)); // else it is closed in order
+    }
+}
 
 /// A stream that first yields `prefix`: what detection read, and what a codec had read beyond its message.
 #[derive(Debug)]

@@ -32,6 +32,7 @@ pub mod listen;
 pub mod metrics;
 pub mod outbound;
 pub mod random;
+pub mod sni;
 pub mod tcp;
 pub mod tls;
 pub mod tls_stream;

@@ -1,5 +1,7 @@
 //! The life of a connection from this pod's application: policy, detection, then HTTP or bytes.
 //!
+//! Where TCPRoutes are attached nothing is detected, and where TLSRoutes are nothing but the ClientHello is read.
+//!
 //! A connection has a target of its own (a redirected address, or a listening port that stands for one), or its requests
 //! name theirs (this proxy as an HTTP proxy).
 
@@ -13,17 +15,20 @@ use std::{
 
 use bytes::BytesMut;
 use http::{Method, Response, Version};
-use mesh_policy::{OutboundPolicy, Protocol, Target};
+use mesh_policy::{
+    BackendTarget, OutboundPolicy, OutboundVerdict, Protocol, RouteKind, ServiceRef, Target, decide_connection,
+};
 use smallvec::SmallVec;
 
 use crate::{
     balance::Endpoint,
     connect,
-    detect::{First, Spoken, detect, first_words, speaks_first},
+    detect::{First, Spoken, detect, detect_hello, first_words, speaks_first},
     error::{Error, Reason},
     http::{Body, Incoming, Reply, exchange, headers, in_flight::InFlight, server},
-    io::{Io, Rewind},
+    io::{Io, Rewind, reset},
     metrics::Direction,
+    sni::Hello,
     tcp,
     worker::{OutboundTarget, Worker},
 };
@@ -83,13 +88,17 @@ async fn to_target<T: Io>(
             return Box::pin(unknown(worker.clone(), io, destination, error)).await;
         }
     };
-    if policy.protocol == Protocol::Opaque {
-        return Box::pin(opaque(&worker, &target, &policy, io)).await;
-    }
-    let wait = match policy.protocol {
-        Protocol::Http1 | Protocol::Http2 => times.header,
-        _ if target.server_first.get() => return Box::pin(opaque(&worker, &target, &policy, io)).await,
-        _ => times.detect,
+    let wait = match (policy.routes.kind(), policy.protocol) {
+        // Routes for connections are about bytes, whatever the port is said to speak.
+        (Some(RouteKind::Tls), _) => return Box::pin(by_name(&worker, &target, &policy, io)).await,
+        (Some(RouteKind::Tcp), _) | (_, Protocol::Opaque) => {
+            return Box::pin(opaque(&worker, &target, &policy, None, io)).await;
+        }
+        (_, Protocol::Http1 | Protocol::Http2) => times.header,
+        (_, Protocol::Detect) if target.server_first.get() => {
+            return Box::pin(opaque(&worker, &target, &policy, None, io)).await;
+        }
+        (_, Protocol::Detect) => times.detect,
     };
     match begun(&worker, &mut io, &mut read, wait).await? {
         spoken @ (Spoken::Http1 | Spoken::Http2) => {
@@ -99,9 +108,44 @@ async fn to_target<T: Io>(
         Spoken::Closed => Ok(()),
         Spoken::Silent => Box::pin(silent(&worker, target, &policy, io)).await,
         Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
-            Box::pin(opaque(&worker, &target, &policy, Rewind::new(read.freeze(), io))).await
+            Box::pin(opaque(&worker, &target, &policy, None, Rewind::new(read.freeze(), io))).await
         }
     }
+}
+
+/// A connection to a target with TLSRoutes: by the name that its ClientHello asks for. What begins otherwise is refused,
+/// for no route is about it.
+async fn by_name<T: Io>(
+    worker: &Rc<Worker>,
+    target: &OutboundTarget,
+    policy: &OutboundPolicy,
+    mut io: T,
+) -> Result<(), Error> {
+    let limit = worker.config.times.handshake;
+    let mut read = BytesMut::new();
+    let told = tokio::select! {
+        biased;
+        told = detect_hello(&mut io, &mut read, limit) => Some(told),
+        () = worker.draining(Direction::Outbound).cancelled() => None,
+    };
+    let hello = match told {
+        Some(told) => told,
+        None if read.is_empty() => return Ok(()),
+        None => detect_hello(&mut io, &mut read, limit).await,
+    };
+    let why = match hello.map_err(Error::connection)? {
+        None => return Ok(()),
+        Some(Hello::Complete(name)) => {
+            return opaque(worker, target, policy, name.as_deref(), Rewind::new(read.freeze(), io)).await;
+        }
+        Some(Hello::Other) => "begins with something else",
+        Some(Hello::Partial) => "ended, or took too long, before that was complete",
+    };
+    reset(io);
+    let detail = format!("the TLSRoutes of {} ask for a ClientHello, and a connection {why}", target.name);
+    let error = Error::undelivered(Reason::NoRoute, detail);
+    worker.outbound.error(error.reason);
+    Err(error)
 }
 
 /// What the client speaks. One that has said nothing yet is let go when the proxy drains.
@@ -200,7 +244,7 @@ async fn silent<T: Io>(
     policy: &OutboundPolicy,
     mut io: T,
 ) -> Result<(), Error> {
-    let (mut upstream, in_flight) = open(worker, &target, policy).await?;
+    let (mut upstream, in_flight) = open(worker, &target, policy, None).await?;
     let mut read = match first_words(&mut io, &mut upstream).await.map_err(Error::connection)? {
         First::Client(said) => said,
         First::Server(said) => {
@@ -226,15 +270,21 @@ async fn silent<T: Io>(
     }
 }
 
-/// Bytes: to one endpoint, chosen once.
+/// Bytes: to one endpoint, chosen once. `sni` is the name that they ask for, if that was looked at.
 async fn opaque<T: Io>(
     worker: &Rc<Worker>,
     target: &OutboundTarget,
     policy: &OutboundPolicy,
+    sni: Option<&str>,
     io: T,
 ) -> Result<(), Error> {
-    let (upstream, in_flight) = open(worker, target, policy).await?;
-    copy(worker, io, upstream, in_flight).await
+    match open(worker, target, policy, sni).await {
+        Ok((upstream, in_flight)) => copy(worker, io, upstream, in_flight).await,
+        Err(error) => {
+            reset(io);
+            Err(error)
+        }
+    }
 }
 
 async fn copy<T: Io, U: Io>(worker: &Worker, mut io: T, mut upstream: U, in_flight: InFlight) -> Result<(), Error> {
@@ -250,20 +300,53 @@ async fn open(
     worker: &Rc<Worker>,
     target: &OutboundTarget,
     policy: &OutboundPolicy,
+    sni: Option<&str>,
 ) -> Result<(Box<dyn Io>, InFlight), Error> {
-    let opened = open_any(worker, target, policy).await;
-    opened.inspect_err(|error| worker.outbound.error(error.reason))
+    let opened = async {
+        match way(worker, target, policy, sni)? {
+            Way::Balanced(service) => open_any(worker, service).await,
+            Way::One(endpoint) => open_one(worker, endpoint).await,
+        }
+    };
+    opened.await.inspect_err(|error| worker.outbound.error(error.reason))
 }
 
-async fn open_any(
-    worker: &Rc<Worker>,
+/// Where the bytes of one connection go.
+enum Way<'p> {
+    Balanced(&'p ServiceRef),
+    One(Rc<Endpoint>),
+}
+
+/// What the routes for connections say, else the target itself.
+fn way<'p>(
+    worker: &Worker,
     target: &OutboundTarget,
-    policy: &OutboundPolicy,
-) -> Result<(Box<dyn Io>, InFlight), Error> {
-    let service = match &policy.target {
-        Target::Endpoint(endpoint) => return open_one(worker, target.direct(worker, endpoint)).await,
-        Target::Service(service) => service,
+    policy: &'p OutboundPolicy,
+    sni: Option<&str>,
+) -> Result<Way<'p>, Error> {
+    let decision = decide_connection(policy, sni, &mut ());
+    let rule = match decision.verdict {
+        OutboundVerdict::Default(Target::Service(service)) => return Ok(Way::Balanced(service)),
+        OutboundVerdict::Default(Target::Endpoint(endpoint)) => return Ok(Way::One(target.direct(worker, endpoint))),
+        OutboundVerdict::Forward(rule) => rule,
+        OutboundVerdict::NotFound => {
+            let detail = format!("no route of {} is for the name {:?}", target.name, sni.unwrap_or_default());
+            return Err(Error::undelivered(Reason::NoRoute, detail));
+        }
+        // The last two answer requests only.
+        OutboundVerdict::NoBackends | OutboundVerdict::Redirect(_) | OutboundVerdict::Preflight(_) => {
+            let name = decision.route.map(|r| format!("{}/{}", r.namespace, r.name)).unwrap_or_default();
+            return Err(Error::undelivered(Reason::InvalidBackend, format!("a rule of {name} has no backend")));
+        }
     };
+    match rule.pick(worker.random.next()).map(|(_, backend)| &backend.target) {
+        Some(BackendTarget::Service(service)) => Ok(Way::Balanced(service)),
+        Some(BackendTarget::Invalid { reason }) => Err(Error::undelivered(Reason::InvalidBackend, reason.to_string())),
+        None => Err(Error::undelivered(Reason::InvalidBackend, "the rule has no backend")),
+    }
+}
+
+async fn open_any(worker: &Rc<Worker>, service: &ServiceRef) -> Result<(Box<dyn Io>, InFlight), Error> {
     let balancer = worker.balancer(service).await?;
     let mut tried: SmallVec<[_; MAX_ATTEMPTS]> = SmallVec::new();
     let mut last = None;
