@@ -63,7 +63,8 @@ async fn play(role: Role, request: Request<RecvStream>, mut respond: SendRespons
     let work = async {
         match role {
             Role::Calls(next) => {
-                let mut onward = Request::post("http://next.shop/bench.Echo/Unary").header("content-type", "application/grpc");
+                let mut onward =
+                    Request::post("http://next.shop/bench.Echo/Unary").header("content-type", "application/grpc");
                 if let Some(timeout) = timeout {
                     onward = onward.header("grpc-timeout", timeout);
                 }
@@ -228,7 +229,10 @@ async fn the_time_of_a_route_reaches_the_application_as_an_end_and_as_no_header(
 async fn a_caller_that_closes_ends_the_work_upstream() {
     let app = Scripted::start(|_, _| Does::Hangs).await;
     let (_mesh, client, _server) = Mesh::around(app.address()).await;
-    let requests = ["GET / HTTP/1.1\r\nhost: web.shop\r\n\r\n", "POST / HTTP/1.1\r\nhost: web.shop\r\ncontent-length: 4\r\n\r\nbody"];
+    let requests = [
+        "GET / HTTP/1.1\r\nhost: web.shop\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: web.shop\r\ncontent-length: 4\r\n\r\nbody",
+    ];
     for (number, request) in requests.iter().enumerate() {
         let mut connection = H1::connect(client.entry()).await.unwrap();
         connection.send(request).await.unwrap();

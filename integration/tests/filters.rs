@@ -156,7 +156,11 @@ async fn header_filters_of_a_backend_follow_those_of_the_rule() {
     let stage = Stage::new(rules).await;
     let answer = stage.ask("GET / HTTP/1.1\r\nhost: web.shop\r\nx-gone: 1\r\n\r\n").await;
     let seen = answer.json()["headers"].clone();
-    assert_eq!((&seen["x-both"], &seen["x-rule"], seen.get("x-gone")), (&"backend".into(), &"1".into(), None), "{seen}");
+    assert_eq!(
+        (&seen["x-both"], &seen["x-rule"], seen.get("x-gone")),
+        (&"backend".into(), &"1".into(), None),
+        "{seen}"
+    );
     // On the way back the rule's come last.
     assert_eq!((answer.head.get("x-answer"), answer.head.get("x-backend")), (Some("rule"), Some("1")), "{answer:?}");
 }

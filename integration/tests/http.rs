@@ -491,7 +491,7 @@ async fn a_client_that_leaves_ends_the_work_upstream() {
     connection.send(head("GET /slow") + "\r\n").await.unwrap();
     let arrived = async || Ok((app.connections() > before).then_some(()));
     mesh_integration::harness::eventually("the request to arrive", TEST_WAIT, arrived).await.unwrap();
-    // A reset, as a killed client leaves: an orderly half-close still wants its answer.
+    // A reset, as a killed client leaves; `deadlines.rs` has the one that closes in order.
     connection.stream.set_zero_linger().unwrap();
     drop(connection);
     let gone = async || Ok(left.load(std::sync::atomic::Ordering::Relaxed).then_some(()));

@@ -106,11 +106,12 @@ async fn a_copy_is_the_request_with_its_body() {
     stage.mirror(100, 1).await;
     let before = mirror.seen().len();
     let body = b"0123456789".repeat(10_000);
-    stage.burst(1, {
-        let body = body.clone();
-        move |_| Shot::post("web.shop", "/echo?a=b", body.clone())
-    })
-    .await;
+    stage
+        .burst(1, {
+            let body = body.clone();
+            move |_| Shot::post("web.shop", "/echo?a=b", body.clone())
+        })
+        .await;
     let arrived = async || Ok((mirror.seen().len() > before).then_some(()));
     eventually("the copy to arrive", TEST_WAIT, arrived).await.unwrap();
     let copy = mirror.seen().pop().unwrap();

@@ -176,22 +176,29 @@ async fn another_endpoint_is_preferred() {
     let mesh = Mesh::start().await;
     mesh.service("web", None);
     let _bad = mesh.server("web", "bad", &["--fail", "503"]).await;
-    let _good = mesh.server("web", "good", &[]).await;
-    let client = mesh.client(&["web.shop:80"]).await;
+    let _good = mesh.server("web", "good", &["--delay-ms", "100"]).await;
+    // The bad one is the faster by far, so that it is always asked first.
+    let client = mesh.client_with(&["web.shop:80"], &[("MESH_FAILURE_PENALTY", "1ms")]).await;
     mesh.until_endpoints("shop/web:80", client.entry(), &client, 2).await;
-    mesh.manifests.write("route", &route("HTTPRoute", "    retry: {codes: [503], attempts: 1, backoff: 1ms}\n")).unwrap();
+    mesh.manifests
+        .write("route", &route("HTTPRoute", "    retry: {codes: [503], attempts: 1, backoff: 1ms}\n"))
+        .unwrap();
     let answered = async || {
         let answer = get(client.entry(), "web.shop", "/").await;
         Ok(answer.is_ok_and(|a| a.head.get("x-route").is_some()).then_some(()))
     };
     eventually("the route to be in force", TEST_WAIT, answered).await.unwrap();
     // Paced, so that the floor of the budget is enough for every one.
-    let load = Load::start(client.entry(), 8.0, 2, |_| Shot::get("web.shop", "/1k"));
-    let goal = async || Ok((load.sent() >= 30).then_some(()));
+    let before = metric(&client.proxy, "mesh_retries_total", &["why=\"status\""]).await;
+    let load = Load::start(client.entry(), 5.0, 1, |_| Shot::get("web.shop", "/1k"));
+    let goal = async || Ok((load.sent() >= 20).then_some(()));
     eventually("the load to run", TEST_WAIT, goal).await.unwrap();
     let outcomes = load.stop().await;
     assert!(outcomes.iter().all(|o| o.ok() && o.server == "good"), "{:?}", share(&outcomes));
-    assert!(metric(&client.proxy, "mesh_retries_total", &["why=\"status\""]).await > 0.0, "the bad one was never asked");
+    assert!(
+        metric(&client.proxy, "mesh_retries_total", &["why=\"status\""]).await > 0.0,
+        "the bad one was never asked"
+    );
 }
 
 #[tokio::test]
@@ -233,7 +240,8 @@ async fn grpc_app(first: usize, code: &'static str, bare: bool) -> (App, Arc<Ato
         async move {
             let Ok(mut connection) = h2::server::handshake(stream).await else { return };
             while let Some(Ok((request, mut respond))) = connection.accept().await {
-                if !request.headers().get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"application/grpc")) {
+                if !request.headers().get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+                {
                     let _ = respond.send_response(Response::new(()), true);
                     continue;
                 }
@@ -248,7 +256,8 @@ async fn grpc_app(first: usize, code: &'static str, bare: bool) -> (App, Arc<Ato
                 }
                 let Ok(mut body) = respond.send_response(response, false) else { continue };
                 let _ = body.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), false);
-                let _ = body.send_trailers(HeaderMap::from_iter([("grpc-status".parse().unwrap(), code.parse().unwrap())]));
+                let _ =
+                    body.send_trailers(HeaderMap::from_iter([("grpc-status".parse().unwrap(), code.parse().unwrap())]));
             }
         }
     });

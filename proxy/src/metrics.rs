@@ -5,24 +5,22 @@
 //! is counted in one overflow series. Latencies use fixed buckets of our own: the exporter's histogram keeps every
 //! sample until it is read.
 
+mod histogram;
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,
     fmt::Write,
-    rc::Rc,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use http::StatusCode;
-use mesh_policy::RouteMeta;
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use smallvec::SmallVec;
 
+use self::histogram::Histogram;
 use crate::error::Reason;
 
 /// Label sets of requests; beyond it `overflow="true"` counts the rest (CVE-2025-43915 is what happens without).
@@ -219,63 +217,6 @@ impl Series {
     }
 }
 
-/// Routes whose own answers stay bound; the one bound first makes room.
-const MAX_ANSWERING: usize = 64;
-
-/// Handles for requests that routes answer without a backend (redirects, preflights).
-#[derive(Default)]
-pub struct Answered(RefCell<Vec<(RouteMeta, Rc<Series>)>>);
-
-impl Answered {
-    /// The handles for `route`, made at first use.
-    pub fn series(&self, route: &RouteMeta, make: impl FnOnce() -> Series) -> Rc<Series> {
-        let mut known = self.0.borrow_mut();
-        if let Some((_, series)) = known.iter().find(|(key, _)| Arc::ptr_eq(&key.name, &route.name) || key == route) {
-            return series.clone();
-        }
-        if known.len() >= MAX_ANSWERING {
-            known.remove(0);
-        }
-        let series = Rc::new(make());
-        known.push((route.clone(), series.clone()));
-        series
-    }
-}
-
-/// Upper bounds of the latency buckets, microseconds.
-const BOUNDS: [u64; 16] = [
-    250, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000,
-    5_000_000, 10_000_000,
-];
-
-/// A histogram with fixed buckets.
-#[derive(Default)]
-struct Histogram {
-    buckets: [AtomicU64; BOUNDS.len() + 1],
-    sum_us: AtomicU64,
-}
-
-impl Histogram {
-    fn observe(&self, latency: Duration) {
-        let us = latency.as_micros() as u64;
-        self.buckets[BOUNDS.partition_point(|&bound| bound < us)].fetch_add(1, Relaxed);
-        self.sum_us.fetch_add(us, Relaxed);
-    }
-
-    fn render(&self, labels: &str, text: &mut String) {
-        const NAME: &str = "mesh_response_latency_seconds";
-        let mut count = 0;
-        for (i, bucket) in self.buckets.iter().enumerate() {
-            count += bucket.load(Relaxed);
-            let bound = BOUNDS.get(i).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
-            let _ = writeln!(text, "{NAME}_bucket{{{labels}le=\"{bound}\"}} {count}");
-        }
-        let labels = labels.trim_end_matches(',');
-        let _ = writeln!(text, "{NAME}_sum{{{labels}}} {}", self.sum_us.load(Relaxed) as f64 / 1e6);
-        let _ = writeln!(text, "{NAME}_count{{{labels}}} {count}");
-    }
-}
-
 /// Handles of the control thread.
 #[derive(Clone)]
 pub struct ControlMetrics {
@@ -334,8 +275,6 @@ pub struct DirectionMetrics {
     pub retries_grpc: Counter,
     /// Attempts that were wanted and not made, as the backend's budget was spent.
     pub retries_over_budget: Counter,
-    /// Handles for what the proxy answers by a route, by that.
-    pub answered: Answered,
     /// Opaque bytes towards the server.
     pub bytes_sent: Counter,
     /// Opaque bytes from the server.
@@ -362,7 +301,6 @@ impl DirectionMetrics {
             retries_status: retries("status"),
             retries_grpc: retries("grpc"),
             retries_over_budget: metrics.counter("mesh_retry_budget_exhausted_total", &[d]),
-            answered: Answered::default(),
             bytes_sent: bytes("sent"),
             bytes_received: bytes("received"),
             errors: Reason::ALL

@@ -20,7 +20,7 @@ use crate::{
     control::{Control, Phase, Snapshot},
     error::{Error, Reason},
     handover::Handover,
-    http::{mirror::Mirrors, pool::Pool},
+    http::{mirror::Mirrors, own::Answered, pool::Pool},
     metrics::{Direction, DirectionMetrics, Metrics},
     random::Random,
     tls::Tls,
@@ -55,6 +55,8 @@ pub struct Worker {
     pub tasks: TaskTracker,
     /// Calls of the application to its own pod, on their way to the inbound side.
     pub handover: Arc<Handover>,
+    /// Handles for what routes answer without a backend.
+    pub answered: Answered,
     /// Copies of requests that are under way.
     pub mirrors: Mirrors,
     /// The registry, to bind new series.
@@ -124,6 +126,7 @@ impl Worker {
             random: Random::default(),
             outbound: DirectionMetrics::new(&metrics, Direction::Outbound),
             inbound: DirectionMetrics::new(&metrics, Direction::Inbound),
+            answered: Answered::default(),
             mirrors: Mirrors::new(&metrics),
             drain,
             drain_outbound: CancellationToken::new(),

@@ -129,7 +129,10 @@ mod tests {
         assert!(budget.spend(start + 9 * SECOND, &share));
         assert!(!budget.spend(start + 11 * SECOND, &share));
         assert!(!budget.spend(start + 3_600 * SECOND, &share));
-        assert!(!Budget::new(start).spend(start, &RetryBudget { percent: 100, min_per_second: 0 }), "no request, no retry");
+        assert!(
+            !Budget::new(start).spend(start, &RetryBudget { percent: 100, min_per_second: 0 }),
+            "no request, no retry"
+        );
     }
 
     #[test]

@@ -35,7 +35,10 @@ fn grpc_error(error: &Error) -> Response<Body> {
 pub fn late_trailers() -> HeaderMap {
     let mut trailers = HeaderMap::new();
     trailers.insert(ERROR_HEADER, HeaderValue::from_static(Reason::Timeout.as_str()));
-    grpc_status(&mut trailers, &Error { reason: Reason::Timeout, delivery: Delivery::Begun, detail: "within the response".into() });
+    grpc_status(
+        &mut trailers,
+        &Error { reason: Reason::Timeout, delivery: Delivery::Begun, detail: "within the response".into() },
+    );
     trailers
 }
 

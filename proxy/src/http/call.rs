@@ -125,7 +125,8 @@ impl Call<'_> {
                     return Err(Error::undelivered(Reason::NoEndpoints, self.places.name()));
                 };
                 let wants = self.retry.is_some_and(|retry| retry.wants(Outcome::NoResponse, &parts.method));
-                let Some(wait) = self.again(wants && can_begin_again(), &mut so_far, &self.worker.outbound.retries_refused)
+                let Some(wait) =
+                    self.again(wants && can_begin_again(), &mut so_far, &self.worker.outbound.retries_refused)
                 else {
                     return Err(error);
                 };
@@ -215,9 +216,7 @@ impl Call<'_> {
     /// the response began.
     fn repeats_after(&self, error: &Error, method: &Method, so_far: &SoFar) -> Option<&Counter> {
         let wants = match (self.retry, error.reason) {
-            (None, _) => {
-                error.delivery == Delivery::Unknown && headers::is_safe(method) && so_far.failed.is_empty()
-            }
+            (None, _) => error.delivery == Delivery::Unknown && headers::is_safe(method) && so_far.failed.is_empty(),
             (Some(retry), Reason::UpstreamReset | Reason::BadResponse | Reason::Timeout) => {
                 retry.wants(Outcome::NoResponse, method)
             }

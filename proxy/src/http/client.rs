@@ -55,7 +55,9 @@ where
 {
     let connection = Pool::acquire(worker, owner, connect).await?;
     in_flight.on_connection(connection.clone());
-    send_stream(&connection, request, interim, in_flight).await.map(|response| response.map(Body::from))
+    send_stream(&connection, request, interim, in_flight, worker.config.times.idle)
+        .await
+        .map(|response| response.map(Body::from))
 }
 
 /// Sends one request on a stream of its own and waits for the response's head. Interim responses go to `interim` as
@@ -65,6 +67,7 @@ async fn send_stream(
     request: Request<Body>,
     interim: &Interim,
     in_flight: &mut InFlight,
+    stall: Duration,
 ) -> Result<Response<RecvBody>, Error> {
     let (parts, body) = request.into_parts();
     let expects = headers::expects_continue(&parts.headers);
@@ -72,7 +75,7 @@ async fn send_stream(
     let sent = connection.begin(Request::from_parts(parts, ()), end);
     let (mut response, mut stream) =
         sent.map_err(|error| Error::undelivered(Reason::Refused, format!("the connection is closing: {error}")))?;
-    let mut held = (!end).then(|| Box::pin(async move { send_body(body, &mut stream).await }));
+    let mut held = (!end).then(|| Box::pin(async move { send_body(body, &mut stream, stall).await }));
     if !expects && let Some(mut pump) = held.take() {
         // Most bodies are complete at once and need no task.
         let unfinished = poll_fn(|cx| Poll::Ready(pump.as_mut().poll(cx).is_pending())).await;
@@ -237,6 +240,8 @@ mod tests {
 
     use super::*;
 
+    const STALL: Duration = Duration::from_secs(60);
+
     type Server = server::Connection<DuplexStream, Bytes>;
 
     async fn pair() -> (SendRequest<Bytes>, Server) {
@@ -266,7 +271,7 @@ mod tests {
             let connection = H2Connection::over(send);
             let mut in_flight = InFlight::default();
             let request = post().map(|()| body);
-            let mut sending = Box::pin(send_stream(&connection, request, &Interim::None, &mut in_flight));
+            let mut sending = Box::pin(send_stream(&connection, request, &Interim::None, &mut in_flight, STALL));
             let accepted = tokio::select! {
                 _ = &mut sending => None,
                 accepted = server.accept() => accepted,
@@ -281,6 +286,31 @@ mod tests {
             reset.reason()
         };
         assert_eq!(LocalSet::new().run_until(exchange).await, Some(h2::Reason::CANCEL));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_gives_no_window_is_given_up() {
+        let exchange = async {
+            let (ours, theirs) = tokio::io::duplex(1024 * 1024);
+            let (send, driver) = h2::client::Builder::new().handshake(ours).await.unwrap();
+            tokio::task::spawn_local(driver);
+            let mut server: Server = server::handshake(theirs).await.unwrap();
+            let connection = H2Connection::over(send);
+            let mut in_flight = InFlight::default();
+            let request = post().map(|()| Body::full(vec![b'x'; 200_000]));
+            let mut sending = Box::pin(send_stream(&connection, request, &Interim::None, &mut in_flight, STALL));
+            let mut kept = None;
+            loop {
+                tokio::select! {
+                    failed = &mut sending => return failed.err(),
+                    // It takes the request and reads nothing of it.
+                    Some(accepted) = server.accept() => kept = Some(accepted),
+                }
+                assert!(kept.is_some());
+            }
+        };
+        let error = LocalSet::new().run_until(exchange).await.unwrap();
+        assert_eq!((error.reason, error.delivery), (Reason::UpstreamReset, Delivery::Begun), "{error}");
     }
 
     #[tokio::test]
@@ -298,7 +328,7 @@ mod tests {
             let connection = H2Connection::over(send);
             let mut in_flight = InFlight::default();
             let request = post().map(|()| body);
-            send_stream(&connection, request, &Interim::None, &mut in_flight).await.err()
+            send_stream(&connection, request, &Interim::None, &mut in_flight, STALL).await.err()
         };
         let error = LocalSet::new().run_until(exchange).await.unwrap();
         assert_eq!((error.reason, error.delivery), (Reason::BadRequest, Delivery::Begun), "{error}");

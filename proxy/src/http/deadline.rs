@@ -162,7 +162,9 @@ mod tests {
 
     #[test]
     fn a_peers_word_is_a_number() {
-        for (text, expected) in [("80", Some(80)), ("", None), ("1s", None), ("-1", None), ("99999999999999999999", None)] {
+        for (text, expected) in
+            [("80", Some(80)), ("", None), ("1s", None), ("-1", None), ("99999999999999999999", None)]
+        {
             assert_eq!(of_mesh(&text.parse().unwrap()), expected.map(Duration::from_millis), "{text:?}");
         }
     }

@@ -40,29 +40,12 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
     let policy = target.policy(&worker).await?;
 
     // Facts and decision.
-    let decision = decide_outbound(&policy, &facts(&request, authority.as_ref()), &mut ());
+    let facts = facts(&request, authority.as_ref());
+    let decision = decide_outbound(&policy, &facts, &mut ());
     let rule = match decision.verdict {
         OutboundVerdict::Default(_) => None,
         OutboundVerdict::Forward(rule) => Some(rule),
-        OutboundVerdict::Redirect(redirect) => {
-            let facts = facts(&request, authority.as_ref());
-            let response = own::redirect(redirect, &facts, own::port(&policy.target), decision.matched)?;
-            return Ok(own::answer(&worker, &decision, response, request.headers(), began).into());
-        }
-        OutboundVerdict::Preflight(cors) => {
-            let response = own::preflight(cors, request.headers());
-            return Ok(own::answer(&worker, &decision, response, request.headers(), began).into());
-        }
-        OutboundVerdict::NotFound => {
-            let detail = format!("no rule of the routes of {} matches", target.name);
-            return Err(Error::undelivered(Reason::NoRoute, detail));
-        }
-        OutboundVerdict::NoBackends => {
-            let detail = decision
-                .route
-                .map_or(String::new(), |r| format!("a rule of {}/{} has no backend", r.namespace, r.name));
-            return Err(Error::undelivered(Reason::InvalidBackend, detail));
-        }
+        _ => return own::answer(&worker, &policy, &decision, &facts, began).map(Reply::from),
     };
 
     // Session: the backend and the endpoint of before. Else a backend by weight.

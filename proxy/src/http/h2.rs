@@ -7,13 +7,17 @@ use std::{
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason as H2Reason, RecvStream, SendStream};
 use http_body::{Body as _, Frame};
 
-use super::body::{Body, BodyError};
+use super::{
+    body::{Body, BodyError},
+    h1::timer::LazyTimer,
+};
 use crate::error::{Delivery, Error, Reason};
 
 /// Chunks below this are joined with those behind them that are there already.
@@ -115,9 +119,11 @@ impl RecvBody {
     }
 }
 
-/// Sends a whole body on a stream, as fast as the peer's windows allow. On failure the stream is reset.
-pub async fn send_body(mut body: Body, stream: &mut SendStream<Bytes>) -> Result<(), BodyError> {
+/// Sends a whole body on a stream, as fast as the peer's windows allow. On failure the stream is reset; a peer that gives
+/// no window for as long as `stall` fails it.
+pub async fn send_body(mut body: Body, stream: &mut SendStream<Bytes>, stall: Duration) -> Result<(), BodyError> {
     let mut first = true;
+    let mut patience = Patience { stall, timer: LazyTimer::default() };
     loop {
         let frame = poll_fn(|cx| match body_or_reset(&mut body, stream, cx) {
             Poll::Ready(Err(reset)) => Poll::Ready(Some(Err(reset))),
@@ -129,7 +135,7 @@ pub async fn send_body(mut body: Body, stream: &mut SendStream<Bytes>) -> Result
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let last = body.is_end();
-                    send_data(&mut body, data, last, first, stream).await?;
+                    send_data(&mut body, data, last, first, stream, &mut patience).await?;
                     first = false;
                     if last {
                         return Ok(());
@@ -165,6 +171,15 @@ fn body_or_reset(
     }
 }
 
+/// Resets what a peer takes nothing of, and tells that apart from a body that failed.
+const STALLED: H2Reason = H2Reason::FLOW_CONTROL_ERROR;
+
+/// How long the peer may take nothing.
+struct Patience {
+    stall: Duration,
+    timer: LazyTimer,
+}
+
 /// A first chunk up to this goes out with the head, before the stream has any window of its own: `h2` gives a stream
 /// capacity only once its head is written, and keeps the chunk until then.
 const WITH_HEAD: usize = 16 * 1024;
@@ -175,15 +190,23 @@ async fn send_data(
     last: bool,
     first: bool,
     stream: &mut SendStream<Bytes>,
+    patience: &mut Patience,
 ) -> Result<(), BodyError> {
     if first && data.len() <= WITH_HEAD {
         return stream.send_data(data, last).map_err(|error| BodyError(error.to_string()));
     }
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
+        if stream.capacity() == 0 {
+            patience.timer.set(patience.stall);
+        }
         while stream.capacity() == 0 {
             let more = poll_fn(|cx| match stream.poll_capacity(cx) {
                 Poll::Pending if body.is_late(cx) => Poll::Ready(Err(BodyError("the time limit passed".into()))),
+                Poll::Pending if patience.timer.poll(cx).is_ready() => {
+                    stream.send_reset(STALLED);
+                    Poll::Ready(Err(BodyError("the peer gave no window for too long".into())))
+                }
                 Poll::Pending => {
                     body.join_waiting(cx);
                     Poll::Pending
@@ -212,7 +235,11 @@ pub fn classify(error: &h2::Error, peer: &str) -> Error {
     if refused || leaving {
         Error::undelivered(Reason::Refused, detail)
     } else if error.is_reset() && !error.is_remote() {
-        let reason = if error.is_library() { Reason::BadResponse } else { Reason::BadRequest };
+        let reason = match (error.is_library(), error.reason()) {
+            (true, _) => Reason::BadResponse,
+            (false, Some(STALLED)) => Reason::UpstreamReset,
+            (false, _) => Reason::BadRequest,
+        };
         Error { reason, delivery: Delivery::Begun, detail: detail.into() }
     } else {
         Error::unknown(Reason::UpstreamReset, detail)

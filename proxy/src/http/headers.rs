@@ -232,7 +232,8 @@ mod tests {
 
     #[test]
     fn ours_are_taken_from_strangers() {
-        let mut map = headers(&[("mesh-orig-proto", "HTTP/1.0"), ("mesh-timeout", "1"), ("mesh_id", "1"), ("meshed", "2")]);
+        let mut map =
+            headers(&[("mesh-orig-proto", "HTTP/1.0"), ("mesh-timeout", "1"), ("mesh_id", "1"), ("meshed", "2")]);
         assert_eq!(take_mesh(&mut map).unwrap(), "1");
         assert_eq!(map, headers(&[("meshed", "2")]));
         assert_eq!(take_mesh(&mut map), None);

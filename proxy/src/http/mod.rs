@@ -1,7 +1,8 @@
 //! HTTP: the servers that face applications and peers, the exchange of one request, and the clients behind it.
 //!
 //! Reading order: [`server`] (a connection becomes requests), [`exchange`] (one request, every phase), `call` (its
-//! attempts), [`client`] (a request on an upstream connection). [`h1`] and [`h2`] are the two framings, [`headers`] the rules of forwarding.
+//! attempts), [`client`] (a request on an upstream connection). [`h1`] and [`h2`] are the two framings, [`headers`] the
+//! rules of forwarding.
 
 pub mod answer;
 pub mod body;
@@ -16,7 +17,7 @@ pub mod headers;
 pub mod in_flight;
 pub mod inbound;
 pub mod mirror;
-mod own;
+pub mod own;
 pub mod pool;
 pub mod replay;
 pub mod server;

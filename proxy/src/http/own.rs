@@ -2,15 +2,18 @@
 //!
 //! These are no errors: they carry no `mesh-proxy-error`, and are counted as requests of their route.
 
-use std::time::Instant;
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use mesh_policy::{Cors, Filter, OutboundDecision, OutboundVerdict, Redirect, RequestFacts, RequestMatch, Target};
+use mesh_policy::{
+    Cors, Filter, OutboundDecision, OutboundPolicy, OutboundVerdict, Redirect, RequestFacts, RequestMatch, RouteMeta,
+    Target,
+};
 
 use super::Body;
 use crate::{
     error::{Error, Reason},
-    metrics::{Direction, RequestLabels},
+    metrics::{Direction, RequestLabels, Series},
     tls,
     worker::Worker,
 };
@@ -18,16 +21,51 @@ use crate::{
 /// The scheme that applications use towards their proxy: what they encrypt themselves is never seen as requests.
 const SCHEME: &str = "http";
 
-/// The port that was called.
-pub fn port(target: &Target) -> u16 {
-    match target {
-        Target::Service(service) => service.port,
-        Target::Endpoint(endpoint) => endpoint.address.port(),
+/// Routes whose answers stay bound; the one bound first makes room.
+const MAX_BOUND: usize = 64;
+
+/// Bound metrics of what routes answer themselves.
+#[derive(Default)]
+pub struct Answered(RefCell<Vec<(RouteMeta, Rc<Series>)>>);
+
+/// Carries out a verdict that needs no backend: the answer of a rule, or why there is none.
+pub fn answer(
+    worker: &Worker,
+    policy: &OutboundPolicy,
+    decision: &OutboundDecision<'_>,
+    facts: &RequestFacts<'_>,
+    began: Instant,
+) -> Result<Response<Body>, Error> {
+    let mut response = match decision.verdict {
+        OutboundVerdict::Redirect(to) => redirect(to, facts, port(&policy.target), decision.matched)?,
+        OutboundVerdict::Preflight(cors) => preflight(cors, facts.headers),
+        OutboundVerdict::NotFound => {
+            let detail = format!("no rule of the routes of {} matches", name(&policy.target));
+            return Err(Error::undelivered(Reason::NoRoute, detail));
+        }
+        OutboundVerdict::NoBackends | OutboundVerdict::Default(_) | OutboundVerdict::Forward(_) => {
+            let route =
+                decision.route.map(|route| format!("a rule of {}/{} has no backend", route.namespace, route.name));
+            return Err(Error::undelivered(Reason::InvalidBackend, route.unwrap_or_default()));
+        }
+    };
+    // A preflight has been told of origins already.
+    let preflight = matches!(decision.verdict, OutboundVerdict::Preflight(_));
+    let origin = facts.headers.get(header::ORIGIN);
+    for filter in decision.rule.into_iter().flat_map(|rule| &rule.filters) {
+        match filter {
+            Filter::Cors(_) if preflight => {}
+            filter => filter.apply_response(response.headers_mut(), origin),
+        }
     }
+    if let Some(route) = decision.route {
+        worker.answered.series(worker, route).record(response.status(), None, began.elapsed());
+    }
+    Ok(response)
 }
 
 /// Says where to ask instead.
-pub fn redirect(
+fn redirect(
     redirect: &Redirect,
     facts: &RequestFacts<'_>,
     port: u16,
@@ -43,45 +81,51 @@ pub fn redirect(
 }
 
 /// Tells a browser what a page may ask.
-pub fn preflight(cors: &Cors, request: &HeaderMap) -> Response<Body> {
+fn preflight(cors: &Cors, request: &HeaderMap) -> Response<Body> {
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     *response.headers_mut() = cors.preflight(request);
     response
 }
 
-/// Applies the rule's response filters, and counts. A preflight has been told of origins already.
-pub fn answer(
-    worker: &Worker,
-    decision: &OutboundDecision<'_>,
-    mut response: Response<Body>,
-    request: &HeaderMap,
-    began: Instant,
-) -> Response<Body> {
-    let preflight = matches!(decision.verdict, OutboundVerdict::Preflight(_));
-    let origin = request.get(header::ORIGIN);
-    for filter in decision.rule.into_iter().flat_map(|rule| &rule.filters) {
-        match filter {
-            Filter::Cors(_) if preflight => {}
-            filter => filter.apply_response(response.headers_mut(), origin),
+/// The port that was called.
+fn port(target: &Target) -> u16 {
+    match target {
+        Target::Service(service) => service.port,
+        Target::Endpoint(endpoint) => endpoint.address.port(),
+    }
+}
+
+fn name(target: &Target) -> String {
+    match target {
+        Target::Service(service) => service.to_string(),
+        Target::Endpoint(endpoint) => endpoint.address.to_string(),
+    }
+}
+
+impl Answered {
+    /// The handles for `route`, made at first use.
+    fn series(&self, worker: &Worker, route: &RouteMeta) -> Rc<Series> {
+        let mut known = self.0.borrow_mut();
+        if let Some((_, series)) = known.iter().find(|(key, _)| Arc::ptr_eq(&key.name, &route.name) || key == route) {
+            return series.clone();
         }
+        if known.len() >= MAX_BOUND {
+            known.remove(0);
+        }
+        let leaf = worker.tls.leaf().and_then(|leaf| tls::leaf_identity(&leaf).ok());
+        let series = Rc::new(worker.metrics.requests(RequestLabels {
+            direction: Direction::Outbound,
+            src_identity: leaf.as_ref().map_or("", |id| id.as_str()),
+            dst_identity: "",
+            dst_workload: "",
+            mutual_tls: false,
+            route: &format!("{}/{}", route.namespace, route.name),
+            backend: "",
+        }));
+        known.push((route.clone(), series.clone()));
+        series
     }
-    if let Some(route) = decision.route {
-        let bind = || {
-            let leaf = worker.tls.leaf().and_then(|leaf| tls::leaf_identity(&leaf).ok());
-            worker.metrics.requests(RequestLabels {
-                direction: Direction::Outbound,
-                src_identity: leaf.as_ref().map_or("", |id| id.as_str()),
-                dst_identity: "",
-                dst_workload: "",
-                mutual_tls: false,
-                route: &format!("{}/{}", route.namespace, route.name),
-                backend: "",
-            })
-        };
-        worker.outbound.answered.series(route, bind).record(response.status(), None, began.elapsed());
-    }
-    response
 }
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ where
                     let service = service.clone();
                     let worker = worker.clone();
                     tokio::task::spawn_local(async move {
-                        stream(worker.direction(direction), &worker.config.limits, request, respond, peer, service).await;
+                        stream(worker.direction(direction), &worker.config, request, respond, peer, service).await;
                         drop(counted);
                     });
                 }
@@ -262,7 +262,7 @@ impl Drop for Counted {
 /// One stream: the request, its service, its response. A caller that resets the stream cancels the work for it.
 async fn stream<S>(
     metrics: &DirectionMetrics,
-    limits: &Limits,
+    config: &Config,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     peer: bool,
@@ -275,8 +275,9 @@ async fn stream<S>(
     let head_only = *request.method() == Method::HEAD;
     let safe = headers::is_safe(request.method());
     let respond = Rc::new(RefCell::new(respond));
-    let result = if request.headers().len() > limits.headers {
-        Err(Error::undelivered(Reason::HeadersTooLarge, format!("more than {} header fields", limits.headers)))
+    let most = config.limits.headers;
+    let result = if request.headers().len() > most {
+        Err(Error::undelivered(Reason::HeadersTooLarge, format!("more than {most} header fields")))
     } else {
         let incoming = Incoming { request, interim: Interim::H2(respond.clone()) };
         tokio::select! {
@@ -300,7 +301,7 @@ async fn stream<S>(
     let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), end);
     match sent {
         Ok(mut stream) if !end => {
-            if let Err(error) = send_body(body, &mut stream).await {
+            if let Err(error) = send_body(body, &mut stream, config.times.idle).await {
                 tracing::debug!("response body: {error}");
             }
         }
@@ -325,9 +326,9 @@ mod tests {
         let (request, respond) = connection.accept().await.unwrap().unwrap();
         tokio::task::spawn_local(async move { connection.accept().await.is_none() });
         let metrics = DirectionMetrics::new(&Metrics::default(), Direction::Outbound);
-        let limits = Config::from_env(&minimal()).unwrap().limits;
+        let config = Config::from_env(&minimal()).unwrap();
         let denied = tower::service_fn(|_: Incoming| async { Err(Error::undelivered(Reason::Denied, "no")) });
-        stream(&metrics, &limits, request, respond, false, denied).await;
+        stream(&metrics, &config, request, respond, false, denied).await;
         response.await.unwrap()
     }
 

@@ -24,7 +24,7 @@ mod head;
 mod recv;
 pub mod server;
 mod target;
-mod timer;
+pub(in crate::http) mod timer;
 mod upgrade;
 mod writer;
 

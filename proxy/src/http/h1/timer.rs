@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A movable deadline.
 #[derive(Default)]
-pub(super) struct LazyTimer {
+pub(in crate::http) struct LazyTimer {
     /// The runtime's timer, made when first needed.
     sleep: Option<Pin<Box<Sleep>>>,
     /// The true deadline; none is never.
@@ -18,7 +18,7 @@ pub(super) struct LazyTimer {
 
 impl LazyTimer {
     /// Moves the deadline to `after` from now.
-    pub(super) fn set(&mut self, after: Duration) {
+    pub(in crate::http) fn set(&mut self, after: Duration) {
         self.deadline = Instant::now().checked_add(after);
         if let (Some(sleep), Some(deadline)) = (&mut self.sleep, self.deadline)
             && (sleep.is_elapsed() || deadline < sleep.deadline())
@@ -28,17 +28,17 @@ impl LazyTimer {
     }
 
     /// Takes the deadline away.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::http) fn clear(&mut self) {
         self.deadline = None;
     }
 
     /// True if a deadline is set.
-    pub(super) fn is_set(&self) -> bool {
+    pub(in crate::http) fn is_set(&self) -> bool {
         self.deadline.is_some()
     }
 
     /// Ready once the deadline has passed.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::http) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.deadline else { return Poll::Pending };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         while sleep.as_mut().poll(cx).is_ready() {

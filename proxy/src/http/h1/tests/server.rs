@@ -270,39 +270,33 @@ impl Drop for Canary {
 }
 
 #[test]
-fn a_reset_cancels_the_service_and_a_half_close_does_not() {
-    run(async {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut peer = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (io, _) = listener.accept().await.unwrap();
-        let (dropped, started) = (Rc::new(Cell::new(false)), Rc::new(tokio::sync::Notify::new()));
-        let (in_service, starts) = (dropped.clone(), started.clone());
-        let service = move |_: TestRequest| {
-            let (canary, starts) = (Canary(in_service.clone()), starts.clone());
-            async move {
-                starts.notify_one();
-                let _canary = canary;
-                std::future::pending::<Answer<TestBody, tokio::net::TcpStream>>().await
-            }
-        };
-        let client = async {
-            peer.write_all(GET.as_bytes()).await.unwrap();
-            started.notified().await;
-            socket_reset(peer);
-        };
-        let config = Config::default();
-        let (result, ()) = tokio::join!(serve(io, &config, std::future::pending(), service, refusal), client);
-        assert!(matches!(result, Err(Error::Io(_))), "{result:?}");
-        assert!(dropped.get());
-    });
-    let (answer, result) = exchange(GET, |_| async {
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
-        }
-        Response::new(full("late")).into()
-    });
-    assert!(answer.ends_with("late"));
-    assert!(result.is_ok());
+fn a_client_that_leaves_cancels_the_service() {
+    for by_reset in [true, false] {
+        run(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut peer = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (io, _) = listener.accept().await.unwrap();
+            let (dropped, started) = (Rc::new(Cell::new(false)), Rc::new(tokio::sync::Notify::new()));
+            let (in_service, starts) = (dropped.clone(), started.clone());
+            let service = move |_: TestRequest| {
+                let (canary, starts) = (Canary(in_service.clone()), starts.clone());
+                async move {
+                    starts.notify_one();
+                    let _canary = canary;
+                    std::future::pending::<Answer<TestBody, tokio::net::TcpStream>>().await
+                }
+            };
+            let client = async {
+                peer.write_all(GET.as_bytes()).await.unwrap();
+                started.notified().await;
+                if by_reset { socket_reset(peer) } else { drop(peer) }
+            };
+            let config = Config::default();
+            let (result, ()) = tokio::join!(serve(io, &config, std::future::pending(), service, refusal), client);
+            assert!(matches!((&result, by_reset), (Err(Error::Io(_)), true) | (Err(Error::Left), false)), "{result:?}");
+            assert!(dropped.get());
+        });
+    }
 }
 
 /// Closes with RST.
