@@ -1,9 +1,7 @@
 //! Policies of targets and ports.
 //!
-//! Which routes apply to a Service's port follows GEP-1426: routes of the client's own namespace to a Service elsewhere
-//! (consumer routes) replace those of the Service's namespace (producer routes) for that client, and are nothing to
-//! other clients; within the group that applies, GRPCRoutes replace HTTPRoutes. `hostnames` narrow a route by the
-//! request's host; which traffic reaches a Service is never inferred from them.
+//! Which routes apply to a Service's port is told by `attach`. What a rule refers to (backends, mirrors, a RetryPolicy)
+//! is looked up here, each time: objects may come in any order.
 //!
 //! A backend in another namespace than its route needs a ReferenceGrant there, unless it is a parent of the route:
 //! sending a request on to where it was going anyway exposes nothing.
@@ -11,14 +9,18 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_policy::{
-    Access, Backend, BackendTarget, InboundPolicy, OutboundPolicy, Protocol, Route, RouteKind, RouteTable, Rule,
-    ServiceRef, Target,
+    Access, Backend, BackendTarget, Filter, InboundPolicy, Mirror, OutboundPolicy, Protocol, Route, RouteTable, Rule,
+    ServiceRef, Target, Timeouts,
 };
 
 use crate::{
-    object::ObjectId,
+    attach::id_of,
+    backend::BackendObject,
+    filter::{FilterObject, NO_COPY, PolicyRef},
     problem::{Place, Problem, Reason, Report},
-    route::{BackendObject, Parent, RouteObject, RuleObject},
+    retry_policy::RetryPolicy,
+    route::{RouteObject, unserved},
+    rule::{RuleObject, in_force},
     service::{TargetPort, includes},
     snapshot::{Key, Snapshot},
 };
@@ -36,13 +38,14 @@ impl Snapshot {
             };
             return (policy, Vec::new());
         };
-        let (routes, conflicted) = self.attached(service, client_namespace);
-        let mut problems = Vec::new();
-        for route in &conflicted {
-            problems.extend(conflict(route, service));
+        let attached = self.attached(service, client_namespace);
+        let (mut compiled, mut problems) = (Vec::new(), Vec::new());
+        for (route, why) in &attached.displaced {
+            let mut report = Report::about(id_of(route));
+            self.report_displaced(route, service, *why, &mut report);
+            problems.extend(report.finish());
         }
-        let mut compiled = Vec::new();
-        for route in routes {
+        for route in attached.in_force {
             let mut report = Report::about(id_of(route));
             compiled.push(self.compile_route(route, &mut report));
             problems.extend(report.finish());
@@ -77,82 +80,14 @@ impl Snapshot {
         Some(InboundPolicy { protocol, access: Access::All, access_name: None, requires_http: false })
     }
 
-    /// What is wrong with the references of every route, whoever the client is.
-    pub(crate) fn reference_problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        for route in self.http_routes.values().chain(self.grpc_routes.values()).filter(|r| !r.parents.is_empty()) {
-            let mut report = Report::about(id_of(route));
-            for parent in &route.parents {
-                self.check_parent(parent, &mut report);
-            }
-            self.compile_route(route, &mut report);
-            problems.extend(report.finish());
-            let http = (route.meta.kind == RouteKind::Http).then_some(&route.parents);
-            for service in http.into_iter().flatten().flat_map(|parent| self.ports_of(parent)) {
-                if !self.group(RouteKind::Grpc, &route.meta.namespace, &service).is_empty() {
-                    problems.extend(conflict(route, &service));
-                }
-            }
-        }
-        problems
-    }
-
-    /// The routes that apply to a Service's port for a client, and the HTTPRoutes that GRPCRoutes displace.
-    fn attached(&self, service: &ServiceRef, client_namespace: &str) -> (Vec<&RouteObject>, Vec<&RouteObject>) {
-        // For a client in the Service's own namespace both groups are the same.
-        for namespace in [client_namespace, &service.namespace] {
-            let (grpc, http) =
-                (self.group(RouteKind::Grpc, namespace, service), self.group(RouteKind::Http, namespace, service));
-            match (grpc.is_empty(), http.is_empty()) {
-                (true, true) => {}
-                (true, false) => return (http, Vec::new()),
-                (false, _) => return (grpc, http),
-            }
-        }
-        (Vec::new(), Vec::new())
-    }
-
-    /// The routes of one kind and namespace that are attached to a Service's port.
-    fn group(&self, kind: RouteKind, namespace: &str, service: &ServiceRef) -> Vec<&RouteObject> {
-        let parent = Key { namespace: service.namespace.clone(), name: service.name.clone() };
-        let routes = self.links.routes(kind, &parent).iter().filter(|(_, key)| &*key.namespace == namespace);
-        let attaches = |route: &&RouteObject| route.parents.iter().any(|parent| self.covers(parent, service));
-        routes.filter_map(|(_, key)| self.routes(kind).get(key)).filter(attaches).collect()
-    }
-
-    fn covers(&self, parent: &Parent, service: &ServiceRef) -> bool {
-        parent.namespace == service.namespace
-            && parent.name == service.name
-            && self.ports_of(parent).iter().any(|found| found.port == service.port)
-    }
-
-    /// The Service's ports that a parent reference is about.
-    fn ports_of(&self, parent: &Parent) -> Vec<ServiceRef> {
-        let key = Key { namespace: parent.namespace.clone(), name: parent.name.clone() };
-        let Some(service) = self.services.get(&key).filter(|service| service.external_name.is_none()) else {
-            return Vec::new();
-        };
-        let wanted = service.ports.iter().filter(|port| {
-            parent.port.is_none_or(|number| number == port.port)
-                && parent.section.as_ref().is_none_or(|section| *section == port.name)
-        });
-        wanted
-            .map(|port| ServiceRef { namespace: key.namespace.clone(), name: key.name.clone(), port: port.port })
-            .collect()
-    }
-
-    fn check_parent(&self, parent: &Parent, report: &mut Report<'_>) {
-        if self.ports_of(parent).is_empty() {
-            let port = parent.port.map_or(String::new(), |port| format!(" with port {port}"));
-            let section = parent.section.as_ref().map_or(String::new(), |name| format!(" with a port named {name}"));
-            let what = format!("there is no Service {}/{}{port}{section}", parent.namespace, parent.name);
-            report.error_at(&parent.place, Reason::NoMatchingParent, what, "name a Service and a port that exist");
-        }
-    }
-
     fn compile_route(&self, route: &RouteObject, report: &mut Report<'_>) -> Route {
         let rules = route.rules.iter().map(|rule| self.compile_rule(route, rule, report)).collect();
         Route { meta: route.meta.clone(), hostnames: route.hostnames.clone(), rules }
+    }
+
+    /// What is wrong with what a route refers to.
+    pub(crate) fn check_references(&self, route: &RouteObject, report: &mut Report<'_>) {
+        self.compile_route(route, report);
     }
 
     fn compile_rule(&self, route: &RouteObject, rule: &RuleObject, report: &mut Report<'_>) -> Rule {
@@ -162,40 +97,97 @@ impl Snapshot {
             filters: Vec::new(),
             backends: rule.backends.iter().map(|backend| self.compile_backend(route, backend, report)).collect(),
             timeouts: rule.timeouts,
-            ..Rule::default()
+            retry: rule.retry.clone(),
+            session: rule.session.clone(),
         };
-        match &rule.filters {
-            Ok(filters) => compiled.filters.clone_from(filters),
+        let filters = rule.filters.as_ref().map_err(Clone::clone);
+        match filters.and_then(|filters| self.compile_filters(route, filters, report)) {
+            Ok((filters, policy)) => {
+                compiled.filters = filters;
+                if let Some(policy) = policy {
+                    compiled.retry = Some(policy.for_kind(route.meta.kind));
+                    let (own, given) = (rule.timeouts, policy.timeouts);
+                    compiled.timeouts = Timeouts {
+                        request: own.request.or(given.request),
+                        backend_request: own.backend_request.or(given.backend_request),
+                    };
+                }
+            }
             Err(reason) => {
-                let reason: Arc<str> = reason.as_str().into();
+                let reason: Arc<str> = reason.into();
                 for backend in &mut compiled.backends {
                     *backend = invalid(backend.weight, reason.clone());
                 }
             }
         }
+        compiled.timeouts = in_force(compiled.timeouts);
         compiled
     }
 
-    fn compile_backend(&self, route: &RouteObject, backend: &BackendObject, report: &mut Report<'_>) -> Backend {
-        let found = match (&backend.service, &backend.filters) {
-            (Err(reason), _) | (_, Err(reason)) => Err(reason.clone()),
-            (Ok(service), Ok(filters)) => match self.refuse(route, service) {
-                Some((reason, why, fix)) => {
-                    let what = format!("{why}; its share of the requests is answered 500");
-                    report.error_at(&backend.place, reason, what, fix);
-                    Err(why)
+    /// The filters in force, and the RetryPolicy that is named among them; or why there is no going on.
+    fn compile_filters<'s>(
+        &'s self,
+        route: &RouteObject,
+        filters: &[FilterObject],
+        report: &mut Report<'_>,
+    ) -> Result<(Vec<Filter>, Option<&'s RetryPolicy>), String> {
+        let (mut compiled, mut policy) = (Vec::new(), None);
+        for filter in filters {
+            match filter {
+                FilterObject::Ready(filter) => compiled.push(filter.clone()),
+                FilterObject::Mirror(mirror) => compiled.push(Filter::Mirror(Mirror {
+                    target: match self.resolve_backend(route, &mirror.service, &mirror.place, NO_COPY, report) {
+                        Ok(service) => BackendTarget::Service(service),
+                        Err(why) => BackendTarget::Invalid { reason: why.into() },
+                    },
+                    numerator: mirror.numerator,
+                    denominator: mirror.denominator,
+                })),
+                FilterObject::RetryPolicy(PolicyRef { name, place }) => {
+                    let key = Key { namespace: route.meta.namespace.clone(), name: name.clone() };
+                    policy = self.retry_policies.get(&key);
+                    if policy.is_none() {
+                        let why = format!("there is no RetryPolicy {}/{name}", key.namespace);
+                        let mark = report.mark();
+                        let fix = "create the RetryPolicy, or correct the name";
+                        report.error_at(place, Reason::BackendNotFound, why.as_str(), fix);
+                        report.effect(mark, "the requests are answered 500, for a filter is never skipped");
+                        return Err(why);
+                    }
                 }
-                None => Ok((service, filters)),
-            },
-        };
-        match found {
-            Ok((service, filters)) => Backend {
-                weight: backend.weight,
-                target: BackendTarget::Service(service.clone()),
-                filters: filters.clone(),
-            },
+            }
+        }
+        Ok((compiled, policy))
+    }
+
+    fn compile_backend(&self, route: &RouteObject, backend: &BackendObject, report: &mut Report<'_>) -> Backend {
+        let effect = unserved(route.meta.kind);
+        let filters = backend.filters.as_ref().map_err(Clone::clone);
+        let filters = filters.and_then(|filters| self.compile_filters(route, filters, report));
+        let service = self.resolve_backend(route, &backend.service, &backend.place, effect, report);
+        match service.and_then(|service| Ok((service, filters?.0))) {
+            Ok((service, filters)) => {
+                Backend { weight: backend.weight, target: BackendTarget::Service(service), filters }
+            }
             Err(why) => invalid(backend.weight, why.into()),
         }
+    }
+
+    /// The Service that a reference names, if it can be served; reports why not, and what follows.
+    fn resolve_backend(
+        &self,
+        route: &RouteObject,
+        service: &Result<ServiceRef, String>,
+        place: &Place,
+        effect: &str,
+        report: &mut Report<'_>,
+    ) -> Result<ServiceRef, String> {
+        let service = service.as_ref().map_err(Clone::clone)?;
+        let Some((reason, why, fix)) = self.refuse(route, service) else { return Ok(service.clone()) };
+        let mark = report.mark();
+        report.error_at(place, reason, why.as_str(), fix);
+        report.effect(mark, effect);
+        Err(why)
     }
 
     /// Why a backend that is well written cannot be served.
@@ -254,17 +246,4 @@ impl Snapshot {
 
 fn invalid(weight: u32, reason: Arc<str>) -> Backend {
     Backend { weight, target: BackendTarget::Invalid { reason }, filters: Vec::new() }
-}
-
-fn id_of(route: &RouteObject) -> ObjectId {
-    let meta = &route.meta;
-    ObjectId { kind: meta.kind.as_str().to_owned(), namespace: meta.namespace.to_string(), name: meta.name.to_string() }
-}
-
-fn conflict(route: &RouteObject, service: &ServiceRef) -> Vec<Problem> {
-    let mut report = Report::about(id_of(route));
-    let what = format!("a GRPCRoute is attached to {service} as well and displaces this route there (GEP-1426)");
-    let place = Place { field: "spec.parentRefs".to_owned(), source: route.source.clone() };
-    report.error_at(&place, Reason::Conflicted, what, "attach one kind of route to a port, or name other ports");
-    report.finish()
 }

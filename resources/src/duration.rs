@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::{problem::Report, walker::Node};
+
 /// The longest single pair. Several pairs may add up to more, which is as good as for ever.
 const LONGEST: Duration = Duration::from_secs(99_999 * 3600);
 
@@ -31,6 +33,19 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
         rest = after;
     }
     (pairs > 0).then_some(total.min(LONGEST))
+}
+
+/// The duration in a field; `None` also when it is none, which is reported with what follows from that.
+pub(crate) fn read(node: &Node<'_>, field: &str, effect: &str, report: &mut Report<'_>) -> Option<Duration> {
+    let mark = report.mark();
+    let text = node.text(field, report).ok().flatten();
+    let parsed = text.and_then(parse);
+    if let (Some(text), None) = (text, parsed) {
+        let what = format!("{} is not a duration", crate::walker::short(text));
+        node.invalid(field, what, "write up to four of h, m, s, ms, as in 1m30s", report);
+    }
+    report.effect(mark, effect);
+    parsed
 }
 
 #[cfg(test)]

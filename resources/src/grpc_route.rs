@@ -6,14 +6,24 @@ use crate::{
     http_route::decode_headers,
     object::Object,
     problem::Report,
-    route::{RouteObject, decode_text_match},
+    route::{Form, MAX_LIST, RouteObject},
+    rule::decode_text_match,
     walker::{Invalid, Node},
 };
 
 /// Decodes a GRPCRoute. Without matches it is for every gRPC request, not for other requests.
 pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> RouteObject {
-    let every = RequestMatch { path: PathMatch::Grpc { service: None, method: None }, ..RequestMatch::default() };
-    crate::route::decode(object, RouteKind::Grpc, decode_match, every, report)
+    let form = Form {
+        kind: RouteKind::Grpc,
+        matches: Some((decode_match, every)),
+        rule_fields: &["name", "matches", "filters", "backendRefs", "timeouts", "sessionPersistence"],
+        max_hostnames: MAX_LIST,
+    };
+    crate::route::decode(object, &form, report)
+}
+
+fn every() -> RequestMatch {
+    RequestMatch { path: PathMatch::Grpc { service: None, method: None }, ..RequestMatch::default() }
 }
 
 fn decode_match(node: &Node<'_>, report: &mut Report<'_>) -> Result<RequestMatch, Invalid> {

@@ -9,18 +9,25 @@ use crate::{
     filter::decode_header_name,
     object::Object,
     problem::Report,
-    route::{MAX_LIST, RouteObject, decode_regex, decode_text_match},
+    route::{Form, MAX_LIST, RouteObject},
+    rule::{decode_regex, decode_text_match},
     walker::{Invalid, Node},
 };
 
 /// Longest path value (Gateway API, `HTTPPathMatch`).
 const MAX_PATH_LENGTH: usize = 1024;
 /// Methods of the Gateway API (`HTTPMethod`).
-const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+pub(crate) const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
 /// Decodes an HTTPRoute.
 pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> RouteObject {
-    crate::route::decode(object, RouteKind::Http, decode_match, RequestMatch::default(), report)
+    let form = Form {
+        kind: RouteKind::Http,
+        matches: Some((decode_match, RequestMatch::default)),
+        rule_fields: &["name", "matches", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"],
+        max_hostnames: MAX_LIST,
+    };
+    crate::route::decode(object, &form, report)
 }
 
 fn decode_match(node: &Node<'_>, report: &mut Report<'_>) -> Result<RequestMatch, Invalid> {

@@ -4,11 +4,15 @@
 //! field, enum value or filter of a newer Gateway API never loses the object (a typed crate with closed enums does).
 //!
 //! Reading order: [`object`] (text to objects), [`snapshot`] (objects to typed state, kept up by apply and delete), the
-//! decoders ([`service`], [`endpoint_slice`], [`pod`], [`node`], [`route`]), `links` (what leads where), [`resolve`] (a name or
+//! decoders ([`service`], [`endpoint_slice`], [`pod`], [`node`], [`route`] with `rule`, `backend` and `filter`, [`retry_policy`]),
+//! `attach` (which routes are in force where), `links` (what leads where), [`resolve`] (a name or
 //! an address to a target), `endpoints` (a Service to its endpoints, for a caller), [`compile`] (a target to its policy),
 //! [`problem`].
 
+mod attach;
+mod backend;
 pub mod compile;
+mod connection_route;
 mod duration;
 pub mod endpoint_slice;
 mod endpoints;
@@ -23,19 +27,30 @@ pub mod pod;
 pub mod problem;
 pub mod reference_grant;
 pub mod resolve;
+mod retry;
+pub mod retry_policy;
 pub mod route;
+mod rule;
 pub mod service;
+mod session;
 pub mod shared_map;
 pub mod snapshot;
+pub mod status;
 mod walker;
 
+pub use attach::MAX_ROUTES;
+pub use backend::BackendObject;
 pub use endpoints::Locality;
+pub use filter::{FilterObject, MirrorObject, PolicyRef};
 pub use links::Touched;
 pub use object::{Object, ObjectId, ParseError, Source, parse_manifests};
 pub use pod::Pod;
 pub use problem::{Class, Place, Problem, Reason, Severity};
 pub use resolve::Depends;
+pub use retry_policy::RetryPolicy;
 pub use route::RouteObject;
+pub use rule::RuleObject;
 pub use service::Service;
 pub use shared_map::SharedMap;
 pub use snapshot::{Key, Options, Snapshot, is_used};
+pub use status::{Condition, ParentStatus, RouteStatus};

@@ -52,6 +52,8 @@ pub enum Reason {
     Conflicted,
     /// Filters that may not be combined.
     IncompatibleFilters,
+    /// So many routes are attached to the port that the youngest are left out.
+    TooManyRoutes,
 }
 
 impl Reason {
@@ -65,7 +67,18 @@ impl Reason {
             Self::NoMatchingParent => "NoMatchingParent",
             Self::Conflicted => "Conflicted",
             Self::IncompatibleFilters => "IncompatibleFilters",
+            Self::TooManyRoutes => "TooManyRoutes",
         }
+    }
+
+    /// Whether it is about what a route refers to (the condition `ResolvedRefs`), not about the route itself.
+    pub fn is_of_references(self) -> bool {
+        matches!(self, Self::BackendNotFound | Self::InvalidKind | Self::RefNotPermitted)
+    }
+
+    /// Whether it says that a part of the object itself is not served as written.
+    fn is_of_content(self) -> bool {
+        matches!(self, Self::UnsupportedValue | Self::IncompatibleFilters)
     }
 }
 
@@ -93,6 +106,11 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// What is wrong with which field, what follows and what to do: the words of a status condition.
+    pub fn in_status(&self) -> String {
+        format!("{}: {}; fix: {}", self.field, self.what_and_effect(), self.fix)
+    }
+
     /// What is wrong, and what follows from it.
     pub fn what_and_effect(&self) -> String {
         if self.effect.is_empty() { self.what.clone() } else { format!("{}; {}", self.what, self.effect) }
@@ -105,7 +123,7 @@ impl fmt::Display for Problem {
         if let Some(source) = &self.source {
             write!(f, "{source}: ")?;
         }
-        write!(f, "{}: {}: {}; fix: {}", self.object, self.field, self.what_and_effect(), self.fix)
+        write!(f, "{}: {}", self.object, self.in_status())
     }
 }
 
@@ -126,17 +144,19 @@ pub(crate) struct Report<'o> {
     problems: Vec<Problem>,
     /// How many were left out, by class.
     left_out: [usize; 2],
+    /// The reason of the first error about content since this was last asked.
+    rejection: Option<Reason>,
 }
 
 impl<'o> Report<'o> {
     /// For decoding an object.
     pub(crate) fn of(object: &'o Object) -> Self {
-        Self { id: object.id(), object: Some(object), problems: Vec::new(), left_out: [0; 2] }
+        Self { id: object.id(), object: Some(object), problems: Vec::new(), left_out: [0; 2], rejection: None }
     }
 
     /// For what is found after decoding; its places are given with each problem.
     pub(crate) fn about(id: ObjectId) -> Self {
-        Self { id, object: None, problems: Vec::new(), left_out: [0; 2] }
+        Self { id, object: None, problems: Vec::new(), left_out: [0; 2], rejection: None }
     }
 
     /// Something that no API server takes.
@@ -176,6 +196,11 @@ impl<'o> Report<'o> {
         }
     }
 
+    /// Why what was read since the last time is not served as written. Also knows what is not told one by one.
+    pub(crate) fn take_rejection(&mut self) -> Option<Reason> {
+        self.rejection.take()
+    }
+
     pub(crate) fn finish(mut self) -> Vec<Problem> {
         for (class, count) in [Class::Schema, Class::Status].into_iter().zip(self.left_out) {
             if let Some(last) = self.problems.iter_mut().rfind(|p| p.class == class).filter(|_| count > 0) {
@@ -186,6 +211,9 @@ impl<'o> Report<'o> {
     }
 
     fn push(&mut self, severity: Severity, class: Class, at: Place, reason: Reason, what: String, fix: String) {
+        if severity == Severity::Error && reason.is_of_content() {
+            self.rejection.get_or_insert(reason);
+        }
         if self.problems.iter().filter(|p| p.class == class).count() >= MAX_PER_CLASS {
             self.left_out[class as usize] += 1;
             return;

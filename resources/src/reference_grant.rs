@@ -34,6 +34,7 @@ impl ReferenceGrant {
 pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> ReferenceGrant {
     let mut grant = ReferenceGrant::default();
     let Ok(Some(spec)) = Node::root(&object.value).object("spec", report) else { return grant };
+    spec.ignore_others(&["from", "to"], report);
     for node in spec.items("from", report).unwrap_or_default() {
         if let Ok(Some(from)) = decode_from(&node, report) {
             grant.from.push(from);
@@ -51,11 +52,10 @@ fn decode_from(node: &Node<'_>, report: &mut Report<'_>) -> Result<Option<(Route
     node.only(&["group", "kind", "namespace"], report)?;
     let namespace = node.required_text("namespace", report)?;
     let kind = match (group(node, report)?, node.required_text("kind", report)?) {
-        (GATEWAY_GROUP, "HTTPRoute") => RouteKind::Http,
-        (GATEWAY_GROUP, "GRPCRoute") => RouteKind::Grpc,
-        _ => return Ok(None),
+        (GATEWAY_GROUP, kind) => RouteKind::ALL.into_iter().find(|known| known.as_str() == kind),
+        _ => None,
     };
-    Ok(Some((kind, namespace.into())))
+    Ok(kind.map(|kind| (kind, namespace.into())))
 }
 
 fn decode_to(node: &Node<'_>, report: &mut Report<'_>) -> Result<Option<Option<Arc<str>>>, Invalid> {

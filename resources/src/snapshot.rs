@@ -9,6 +9,7 @@ use std::sync::Arc;
 use mesh_policy::RouteKind;
 
 use crate::{
+    connection_route,
     endpoint_slice::{self, EndpointSlice},
     grpc_route, http_route,
     links::{self, Links, Touched},
@@ -17,6 +18,7 @@ use crate::{
     pod::{self, Pod},
     problem::{Problem, Report},
     reference_grant::{self, GATEWAY_GROUP, ReferenceGrant},
+    retry_policy::{self, POLICY_GROUP, RetryPolicy},
     route::RouteObject,
     service::{self, Service},
     shared_map::SharedMap,
@@ -66,7 +68,8 @@ pub fn is_used(group: &str, kind: &str) -> bool {
         (group, kind),
         ("", "Service" | "Pod" | "Node" | "Namespace")
             | ("discovery.k8s.io", "EndpointSlice")
-            | (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute" | "ReferenceGrant")
+            | (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "ReferenceGrant")
+            | (POLICY_GROUP, "RetryPolicy")
     )
 }
 
@@ -93,6 +96,8 @@ pub struct Snapshot {
     pub tcp_routes: SharedMap<Key, RouteObject>,
     /// ReferenceGrants.
     pub reference_grants: SharedMap<Key, ReferenceGrant>,
+    /// RetryPolicies.
+    pub retry_policies: SharedMap<Key, RetryPolicy>,
     pub(crate) options: Options,
     pub(crate) links: Links,
     /// What was wrong with each object when it was decoded.
@@ -131,14 +136,21 @@ impl Snapshot {
             ("discovery.k8s.io", "EndpointSlice") => {
                 self.set_slice(key, Some(endpoint_slice::decode(object, &mut report)));
             }
-            (GATEWAY_GROUP, "HTTPRoute") => {
-                self.set_route(RouteKind::Http, key, Some(http_route::decode(object, &mut report)));
-            }
-            (GATEWAY_GROUP, "GRPCRoute") => {
-                self.set_route(RouteKind::Grpc, key, Some(grpc_route::decode(object, &mut report)));
-            }
             (GATEWAY_GROUP, "ReferenceGrant") => {
                 self.set_grant(key, Some(reference_grant::decode(object, &mut report)));
+            }
+            (POLICY_GROUP, "RetryPolicy") => {
+                self.set_retry_policy(key, Some(retry_policy::decode(object, &mut report)));
+            }
+            (GATEWAY_GROUP, kind) => {
+                let Some(kind) = route_kind(kind) else { return Vec::new() };
+                let route = match kind {
+                    RouteKind::Grpc => grpc_route::decode(object, &mut report),
+                    RouteKind::Http => http_route::decode(object, &mut report),
+                    RouteKind::Tls => connection_route::decode_tls(object, &mut report),
+                    RouteKind::Tcp => connection_route::decode_tcp(object, &mut report),
+                };
+                self.set_route(kind, key, Some(route));
             }
             _ => return Vec::new(),
         }
@@ -160,10 +172,12 @@ impl Snapshot {
             "Node" => self.set_node(&key.name, None),
             "Namespace" => self.set_namespace(&key.name, None),
             "EndpointSlice" => self.set_slice(key, None),
-            "HTTPRoute" => self.set_route(RouteKind::Http, key, None),
-            "GRPCRoute" => self.set_route(RouteKind::Grpc, key, None),
             "ReferenceGrant" => self.set_grant(key, None),
-            _ => return Vec::new(),
+            "RetryPolicy" => self.set_retry_policy(key, None),
+            kind => match route_kind(kind) {
+                Some(kind) => self.set_route(kind, key, None),
+                None => return Vec::new(),
+            },
         }
         let id = ObjectId { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
         self.problems.remove(&id).map_or(Vec::new(), Arc::unwrap_or_clone)
@@ -184,6 +198,11 @@ impl Snapshot {
         all
     }
 
+    /// What was wrong with an object by itself.
+    pub(crate) fn problems_of(&self, id: &ObjectId) -> &[Problem] {
+        self.problems.get(id).map_or(&[], Vec::as_slice)
+    }
+
     /// The pod `namespace/name`.
     pub fn pod(&self, workload: &str) -> Option<&Pod> {
         let (namespace, name) = workload.split_once('/')?;
@@ -199,18 +218,18 @@ impl Snapshot {
             "Node" => self.nodes.keys().map(unplaced).collect(),
             "Namespace" => self.namespaces.keys().map(unplaced).collect(),
             "EndpointSlice" => self.endpoint_slices.keys().cloned().collect(),
-            "HTTPRoute" => self.http_routes.keys().cloned().collect(),
-            "GRPCRoute" => self.grpc_routes.keys().cloned().collect(),
             "ReferenceGrant" => self.reference_grants.keys().cloned().collect(),
-            _ => Vec::new(),
+            "RetryPolicy" => self.retry_policies.keys().cloned().collect(),
+            kind => route_kind(kind).map_or(Vec::new(), |kind| self.routes(kind).keys().cloned().collect()),
         }
     }
 
     /// How many objects there are.
     pub fn len(&self) -> usize {
         let namespaced = self.services.len() + self.endpoint_slices.len() + self.pods.len();
-        let routes = self.http_routes.len() + self.grpc_routes.len() + self.reference_grants.len();
-        namespaced + routes + self.nodes.len() + self.namespaces.len()
+        let routes: usize = RouteKind::ALL.into_iter().map(|kind| self.routes(kind).len()).sum();
+        let policies = self.reference_grants.len() + self.retry_policies.len();
+        namespaced + routes + policies + self.nodes.len() + self.namespaces.len()
     }
 
     /// Whether there are none.
@@ -298,6 +317,15 @@ impl Snapshot {
         self.touched.everything |= self.reference_grants.get(&key) != new.as_ref();
         put(&mut self.reference_grants, key, new);
     }
+
+    fn set_retry_policy(&mut self, key: Key, new: Option<RetryPolicy>) {
+        self.touched.everything |= self.retry_policies.get(&key) != new.as_ref();
+        put(&mut self.retry_policies, key, new);
+    }
+}
+
+fn route_kind(kind: &str) -> Option<RouteKind> {
+    RouteKind::ALL.into_iter().find(|known| known.as_str() == kind)
 }
 
 fn put<K: Ord + Clone, V>(map: &mut SharedMap<K, V>, key: K, value: Option<V>) {

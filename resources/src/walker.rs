@@ -74,6 +74,21 @@ impl<'v> Node<'v> {
         Ok(items)
     }
 
+    /// A list of texts, each with its place.
+    pub(crate) fn texts(
+        &self,
+        name: &str,
+        max: usize,
+        report: &mut Report<'_>,
+    ) -> Result<Vec<(Node<'v>, &'v str)>, Invalid> {
+        let text = |node: Node<'v>, report: &mut Report<'_>| match node.value.as_str() {
+            Some(text) if text.len() <= MAX_TEXT => Ok((node, text)),
+            Some(_) => Err(node.wrong_type(&format!("a text of at most {MAX_TEXT} bytes"), report)),
+            None => Err(node.wrong_type("a text", report)),
+        };
+        self.at_most(name, max, report)?.into_iter().map(|node| text(node, report)).collect()
+    }
+
     /// A text.
     pub(crate) fn text(&self, name: &str, report: &mut Report<'_>) -> Result<Option<&'v str>, Invalid> {
         let Some(node) = self.get(name) else { return Ok(None) };
@@ -148,12 +163,16 @@ impl<'v> Node<'v> {
         range: RangeInclusive<u32>,
         report: &mut Report<'_>,
     ) -> Result<Option<u32>, Invalid> {
-        let Some(node) = self.get(name) else { return Ok(None) };
-        let number = node.value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
-        number.map(Some).ok_or_else(|| {
-            let is_whole = node.value.is_i64() || node.value.is_u64();
+        self.get(name).map(|node| node.as_integer(range, report)).transpose()
+    }
+
+    /// This value as a whole number of a range.
+    pub(crate) fn as_integer(&self, range: RangeInclusive<u32>, report: &mut Report<'_>) -> Result<u32, Invalid> {
+        let number = self.value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
+        number.ok_or_else(|| {
+            let is_whole = self.value.is_i64() || self.value.is_u64();
             let kind = if is_whole { "" } else { "a whole number, " };
-            node.wrong_type(&format!("{kind}{} to {}", range.start(), range.end()), report)
+            self.wrong_type(&format!("{kind}{} to {}", range.start(), range.end()), report)
         })
     }
 
@@ -218,15 +237,20 @@ impl<'v> Node<'v> {
     }
 }
 
+/// A text as a message shows it: in quotes, short, on one line.
+pub(crate) fn short(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{:?}...", text.get(..end).unwrap_or_default()),
+        None => format!("{text:?}"),
+    }
+}
+
 /// A value as a message shows it: short, on one line.
 fn shown(value: &Value) -> String {
     match value {
         Value::Null => "nothing".to_owned(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::String(text) => match text.char_indices().nth(MAX_SHOWN) {
-            Some((end, _)) => format!("{:?}...", text.get(..end).unwrap_or_default()),
-            None => format!("{text:?}"),
-        },
+        Value::String(text) => short(text),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
     }

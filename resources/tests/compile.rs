@@ -228,10 +228,10 @@ fn what_is_not_understood_is_contained() {
         ("x: 1", "/", "500", &[(UnsupportedValue, "spec.x")]),
         ("rules: [{}]", "/", "500", &[]),
         (
-            "rules: [{retry: {attempts: 3}, backendRefs: [{name: web, port: 80}]}]",
+            "rules: [{retry: {brandNew: 3}, backendRefs: [{name: web, port: 80}]}]",
             "/",
             "1xshop/web:80",
-            &[(UnsupportedValue, "spec.rules[0].retry")],
+            &[(UnsupportedValue, "spec.rules[0].retry.brandNew")],
         ),
         ("hostnames: [x.com], rules: [{backendRefs: [{name: web, port: 80}]}]", "/", "404", &[]),
         (
@@ -279,7 +279,7 @@ fn what_is_not_understood_is_contained() {
         ),
         // Filters: 500, never skipped.
         (
-            "rules: [{filters: [{type: URLRewrite, urlRewrite: {}}], backendRefs: [{name: web, port: 80}]}]",
+            "rules: [{filters: [{type: ExternalAuth, externalAuth: {}}], backendRefs: [{name: web, port: 80}]}]",
             "/",
             "1x500",
             &[(UnsupportedValue, "spec.rules[0].filters[0].type")],
@@ -467,7 +467,7 @@ fn a_problem_is_one_line_with_its_place() {
     assert_eq!(problems[0].severity, Severity::Error);
     assert!(line.starts_with("test.yaml:"), "{line}");
     assert!(
-        line.contains(": HTTPRoute shop/r: spec.rules[0].filters[0].type: the filter New is not supported"),
+        line.contains(": HTTPRoute shop/r: spec.rules[0].filters[0].type: the filter \"New\" is not supported"),
         "{line}"
     );
     assert!(line.contains("; fix: ") && !line.contains('\n'), "{line}");

@@ -112,13 +112,13 @@ fn what_no_api_server_takes() {
 #[test]
 fn what_may_be_of_a_newer_api_is_no_matter_of_the_schema() {
     for text in [
-        rule("retry: {attempts: 1}"),
+        rule("retry: {brandNew: 1}"),
         rule("matches: [{path: {type: Fuzzy, value: /}}]"),
         rule("matches: [{method: QUERY}]"),
         rule("matches: [{cookies: []}]"),
         rule("matches: [{path: {type: RegularExpression, value: '('}}]"),
         rule("matches: [{headers: [{type: Prefix, name: a, value: b}]}]"),
-        rule("filters: [{type: URLRewrite, urlRewrite: {}}]"),
+        rule("filters: [{type: ExternalAuth, externalAuth: {}}]"),
         rule("filters: [{type: RequestHeaderModifier, requestHeaderModifier: {rename: []}}]"),
         backend("name: a, port: 1, kind: Bucket, group: example.com"),
         http_route("hostnames: [10.0.0.1]"),

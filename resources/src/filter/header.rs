@@ -1,0 +1,50 @@
+//! Header modifiers, and the names of headers, which matches have as well.
+
+use http::{HeaderName, HeaderValue};
+use mesh_policy::HeaderModifier;
+
+use crate::{
+    problem::{Reason, Report},
+    route::MAX_LIST,
+    walker::{Invalid, Node},
+};
+
+/// Decodes `requestHeaderModifier` or `responseHeaderModifier`.
+pub(super) fn decode(body: &Node<'_>, report: &mut Report<'_>) -> Result<HeaderModifier, Invalid> {
+    body.only(&["set", "add", "remove"], report)?;
+    let mut modifier = HeaderModifier::default();
+    for (name, list) in [("set", &mut modifier.set), ("add", &mut modifier.add)] {
+        for item in body.at_most(name, MAX_LIST, report)? {
+            item.only(&["name", "value"], report)?;
+            let header = decode_header_name(&item, report)?;
+            let Ok(value) = HeaderValue::from_str(item.required_text("value", report)?) else {
+                let what = "a header cannot have this value".to_owned();
+                return Err(item.unsupported("value", what, "use visible characters", report));
+            };
+            // Of equivalent names only the first counts.
+            if list.iter().any(|(n, _)| *n == header) {
+                let what = format!("{header} is in the list already; this entry is ignored");
+                report.warning(&item.path, Reason::UnsupportedValue, what, "remove one of the two");
+            } else {
+                list.push((header, value));
+            }
+        }
+    }
+    for (item, text) in body.texts("remove", MAX_LIST, report)? {
+        modifier.remove.push(HeaderName::from_bytes(text.as_bytes()).map_err(|_| {
+            // The CRD takes any text here.
+            let what = format!("{text:?} is not a header name");
+            report.error(&item.path, Reason::UnsupportedValue, what, "use letters, digits and -");
+            Invalid
+        })?);
+    }
+    Ok(modifier)
+}
+
+/// The `name` of a header entry.
+pub(crate) fn decode_header_name(node: &Node<'_>, report: &mut Report<'_>) -> Result<HeaderName, Invalid> {
+    let text = node.required_text("name", report)?;
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| {
+        node.invalid("name", format!("{text:?} is not a header name"), "use letters, digits and -", report)
+    })
+}

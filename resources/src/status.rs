@@ -1,0 +1,208 @@
+//! What belongs in `status.parents` of each route: pure; writing it is the controller's.
+//!
+//! The conditions and reasons are those of `RouteConditionType` and `RouteConditionReason`; the messages are the words of
+//! the [`Problem`]s, so that a status, `/problems` and `meshctl lint` say the same. A rule that is not served as written
+//! is a dropped one: with good rules beside it the route is accepted and `PartiallyInvalid`, without any it is not
+//! accepted. Fields that are left out harm nothing: the message of `Accepted` names them.
+
+use serde_json::Value;
+
+use mesh_policy::RouteKind;
+
+use crate::{
+    attach::{Youngest, id_of},
+    problem::{Problem, Reason, Report, Severity},
+    route::{Parent, RouteObject},
+    snapshot::{Key, Snapshot},
+};
+
+/// Longest message, in bytes. An API server takes 32 KiB; what is longer nobody reads.
+const MAX_MESSAGE: usize = 1024;
+/// Most rules whose numbers a message begins with.
+const MAX_NUMBERS: usize = 10;
+
+/// The status of one route, as far as it is the mesh's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteStatus {
+    /// Kind of the route.
+    pub kind: RouteKind,
+    /// Its namespace and name.
+    pub key: Key,
+    /// One entry a parent that is a Service, each reference once, in the order written. Empty: the mesh has nothing to
+    /// say of the route, and entries that it once wrote must go.
+    pub parents: Vec<ParentStatus>,
+}
+
+/// What is said about a route at one parent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParentStatus {
+    /// `group`, `kind`, `namespace`, `name`, `sectionName` and `port`, those that are written in `spec`, as written.
+    pub parent_ref: Value,
+    /// `Accepted`, `ResolvedRefs` and perhaps `PartiallyInvalid`.
+    pub conditions: Vec<Condition>,
+}
+
+/// One condition; time and generation are the writer's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// `Accepted`, `ResolvedRefs` or `PartiallyInvalid`.
+    pub kind: &'static str,
+    /// Whether it holds.
+    pub status: bool,
+    /// One word for programs.
+    pub reason: &'static str,
+    /// For people; at most 1024 bytes.
+    pub message: String,
+}
+
+impl Snapshot {
+    /// What belongs in the status of a route; `None` when there is no such route.
+    pub fn route_status(&self, kind: RouteKind, key: &Key) -> Option<RouteStatus> {
+        Some(self.status_of(self.routes(kind).get(key)?, &mut Youngest::default()))
+    }
+
+    /// What belongs in the status of every route of the mesh. Cheaper than asking for one after the other where thousands
+    /// are attached to one Service.
+    pub fn route_statuses(&self) -> impl Iterator<Item = RouteStatus> {
+        let mut youngest = Youngest::default();
+        self.of_mesh().map(move |route| self.status_of(route, &mut youngest))
+    }
+
+    /// The routes with a Service as parent.
+    pub fn routes_of_mesh(&self) -> impl Iterator<Item = (RouteKind, Key)> {
+        self.of_mesh().map(|route| (route.meta.kind, key_of(route)))
+    }
+
+    fn of_mesh(&self) -> impl Iterator<Item = &RouteObject> {
+        let all = RouteKind::ALL.into_iter().flat_map(|kind| self.routes(kind).values());
+        all.filter(|route| !route.parents.is_empty())
+    }
+
+    fn status_of(&self, route: &RouteObject, youngest: &mut Youngest) -> RouteStatus {
+        let mut report = Report::about(id_of(route));
+        self.check_references(route, &mut report);
+        let found = report.finish();
+        let mut problems: Vec<&Problem> = self.problems_of(&id_of(route)).iter().chain(&found).collect();
+        problems.sort_by_key(|problem| rule_of(problem));
+        let resolved = resolved_refs(&problems);
+        let mut parents: Vec<ParentStatus> = Vec::new();
+        for parent in &route.parents {
+            if parents.iter().any(|done| done.parent_ref == parent.reference) {
+                continue;
+            }
+            let mut conditions = self.acceptance(route, parent, &problems, youngest);
+            conditions.insert(1, resolved.clone());
+            parents.push(ParentStatus { parent_ref: parent.reference.clone(), conditions });
+        }
+        RouteStatus { kind: route.meta.kind, key: key_of(route), parents }
+    }
+
+    /// `Accepted`, and `PartiallyInvalid` where that holds.
+    fn acceptance(
+        &self,
+        route: &RouteObject,
+        parent: &Parent,
+        problems: &[&Problem],
+        youngest: &mut Youngest,
+    ) -> Vec<Condition> {
+        let mut report = Report::about(id_of(route));
+        let kept_out = self.check_parent(route, parent, youngest, &mut report);
+        let mut here = report.finish();
+        here.extend(problems.iter().filter(|p| is_within(&p.field, &parent.place.field)).copied().cloned());
+        let no = |reason: Reason, message: String| {
+            vec![Condition { kind: "Accepted", status: false, reason: reason.as_str(), message }]
+        };
+        if let Some(reason) = kept_out {
+            return no(reason, words("Not attached", here.iter()));
+        }
+        // What a reference leads to is told by `ResolvedRefs`.
+        let own = || problems.iter().copied().filter(|p| !p.reason.is_of_references());
+        if let Some(reason) = route.rejected {
+            let whole = own().filter(|p| p.severity == Severity::Error && !is_within(&p.field, "spec.parentRefs"));
+            return no(reason, words("Not served", whole));
+        }
+        let dropped: Vec<_> =
+            route.rules.iter().enumerate().filter_map(|(i, rule)| Some((i, rule.rejected?))).collect();
+        let of_dropped = own().filter(|p| p.severity == Severity::Error && is_of(p, &dropped));
+        match dropped.first() {
+            Some((_, reason)) if dropped.len() == route.rules.len() => {
+                no(*reason, words("No rule is good", of_dropped))
+            }
+            first => {
+                let notes = own().filter(|p| !is_within(&p.field, "spec.parentRefs"));
+                let notes = notes.filter(|p| p.severity == Severity::Warning || !is_of(p, &dropped));
+                let message = words("In force", here.iter().chain(notes));
+                let mut conditions = vec![Condition { kind: "Accepted", status: true, reason: "Accepted", message }];
+                if let Some((_, reason)) = first {
+                    let numbers: Vec<_> = dropped.iter().take(MAX_NUMBERS).map(|(i, _)| i.to_string()).collect();
+                    let others = if dropped.len() > MAX_NUMBERS { " and others" } else { "" };
+                    let title = format!("Dropped Rule {}{others}", numbers.join(", "));
+                    let message = words(&title, of_dropped);
+                    conditions.push(Condition {
+                        kind: "PartiallyInvalid",
+                        status: true,
+                        reason: reason.as_str(),
+                        message,
+                    });
+                }
+                conditions
+            }
+        }
+    }
+}
+
+/// Whether a problem is about one of the rules that are dropped.
+fn is_of(problem: &Problem, dropped: &[(usize, Reason)]) -> bool {
+    let rule = rule_of(problem).checked_sub(1);
+    dropped.iter().any(|(place, _)| Some(*place) == rule)
+}
+
+fn resolved_refs(problems: &[&Problem]) -> Condition {
+    let mut bad = problems.iter().copied().filter(|p| p.reason.is_of_references()).peekable();
+    let reason = bad.peek().map(|problem| problem.reason.as_str());
+    let title = if reason.is_some() { "Not resolved" } else { "All references are resolved" };
+    Condition {
+        kind: "ResolvedRefs",
+        status: reason.is_none(),
+        reason: reason.unwrap_or("ResolvedRefs"),
+        message: words(title, bad),
+    }
+}
+
+/// Which rule a problem is about, from 1; 0: none.
+fn rule_of(problem: &Problem) -> usize {
+    let number = problem.field.strip_prefix("spec.rules[").and_then(|rest| rest.split_once(']'));
+    number.and_then(|(number, _)| number.parse::<usize>().ok()).map_or(0, |number| number + 1)
+}
+
+/// Whether a field is another one or below it.
+fn is_within(field: &str, above: &str) -> bool {
+    field.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+fn key_of(route: &RouteObject) -> Key {
+    Key { namespace: route.meta.namespace.clone(), name: route.meta.name.clone() }
+}
+
+/// A title and as many problems as a message has room for.
+fn words<'p>(title: &str, problems: impl Iterator<Item = &'p Problem>) -> String {
+    /// Room for the number of those that are left out.
+    const RESERVE: usize = 24;
+    let mut message = title.to_owned();
+    let mut left_out = 0;
+    for (count, problem) in problems.enumerate() {
+        let separator = if count == 0 { ": " } else { " | " };
+        let text = problem.in_status();
+        if left_out == 0 && message.len() + separator.len() + text.len() + RESERVE <= MAX_MESSAGE {
+            message.push_str(separator);
+            message.push_str(&text);
+        } else {
+            left_out += 1;
+        }
+    }
+    if left_out > 0 {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE - RESERVE));
+        message.push_str(&format!(" (and {left_out} more)"));
+    }
+    message
+}

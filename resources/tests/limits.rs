@@ -1,0 +1,123 @@
+//! Far too much of everything, and objects that become others: what is beyond is told, and the rest goes on.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use mesh_policy::{OutboundPolicy, RouteKind, ServiceRef, Target};
+use mesh_resources::{Key, MAX_ROUTES, Object, Options, Reason, Snapshot, parse_manifests};
+use serde_json::{Value, json};
+
+fn web() -> Target {
+    Target::Service(ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 })
+}
+
+fn service() -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"ports": [{"name": "http", "port": 80}, {"name": "other", "port": 81}]}})
+}
+
+fn route(name: &str, namespace: &str, second: usize, port: u16) -> Value {
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": name, "namespace": namespace,
+            "creationTimestamp": format!("2026-01-01T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "web", "namespace": "shop", "port": port}],
+            "rules": [{"backendRefs": [{"name": "web", "namespace": "shop", "port": 80}]}]}})
+}
+
+fn snapshot(values: impl IntoIterator<Item = Value>) -> Snapshot {
+    let mut snapshot = Snapshot::new(Options::default());
+    for value in values {
+        snapshot.apply(&Object::from_value(value, None).unwrap());
+    }
+    snapshot
+}
+
+fn accepted(snapshot: &Snapshot, namespace: &str, name: &str) -> (bool, &'static str) {
+    let status = snapshot.route_status(RouteKind::Http, &Key::new(namespace, name)).unwrap();
+    (status.parents[0].conditions[0].status, status.parents[0].conditions[0].reason)
+}
+
+#[test]
+fn of_too_many_routes_the_youngest_are_left_out() {
+    assert_eq!(MAX_ROUTES, mesh_proto::convert::MAX_ROUTES, "what a proxy takes");
+    let more = 30;
+    // By name the youngest come first.
+    let name = |age: usize| format!("r{:05}", 90_000 - age);
+    let all = (0..MAX_ROUTES + more).map(|age| route(&name(age), "shop", age, 80));
+    let others = [route("consumer", "bank", 86_000, 80), route("elsewhere", "shop", 86_000, 81)];
+    let snapshot = snapshot([service()].into_iter().chain(all).chain(others));
+    let (policy, problems) = snapshot.compile_outbound(&web(), "shop");
+    assert_eq!(policy.routes.routes().len(), MAX_ROUTES);
+    assert!(OutboundPolicy::try_from(mesh_proto::v1::OutboundPolicy::from(&policy)).is_ok());
+    let mut left_out: Vec<_> = problems.iter().map(|p| (p.object.name.clone(), p.reason)).collect();
+    left_out.sort();
+    let expected: Vec<_> =
+        (MAX_ROUTES..MAX_ROUTES + more).rev().map(|age| (name(age), Reason::TooManyRoutes)).collect();
+    assert_eq!(left_out, expected);
+    let known = snapshot.problems();
+    assert_eq!(known.len(), more, "{:?}", known.first());
+    assert!(problems.iter().all(|problem| known.contains(problem)));
+    assert_eq!(accepted(&snapshot, "shop", &name(MAX_ROUTES - 1)), (true, "Accepted"));
+    assert_eq!(accepted(&snapshot, "shop", &name(MAX_ROUTES)), (false, "TooManyRoutes"));
+    assert_eq!(accepted(&snapshot, "bank", "consumer"), (true, "Accepted"), "another group");
+    assert_eq!(accepted(&snapshot, "shop", "elsewhere"), (true, "Accepted"), "another port");
+    let no = snapshot.route_statuses().filter(|s| !s.parents[0].conditions[0].status).count();
+    assert_eq!((no, snapshot.route_statuses().count()), (more, MAX_ROUTES + more + 2));
+    // One less, and the next one is in force.
+    let mut snapshot = snapshot;
+    snapshot.delete("HTTPRoute", "shop", &name(0));
+    assert_eq!(accepted(&snapshot, "shop", &name(MAX_ROUTES)), (true, "Accepted"));
+}
+
+#[test]
+fn an_object_that_becomes_another_leaves_nothing_behind() {
+    let mut snapshot = snapshot([service(), route("r", "shop", 0, 80), route("q", "shop", 0, 80)]);
+    let routes = |snapshot: &Snapshot| snapshot.compile_outbound(&web(), "shop").0.routes.routes().len();
+    assert_eq!((routes(&snapshot), snapshot.problems().len()), (2, 0));
+    for wrong in [json!([]), json!("text"), json!(5), Value::Null] {
+        let mut value = route("r", "shop", 0, 80);
+        value["spec"] = wrong;
+        snapshot.apply(&Object::from_value(value, None).unwrap());
+        assert_eq!((routes(&snapshot), snapshot.problems().is_empty()), (1, false), "the one beside it goes on");
+    }
+    // Of the same name, of another kind: both are there.
+    let mut value = route("r", "shop", 0, 80);
+    value["kind"] = json!("TCPRoute");
+    snapshot.apply(&Object::from_value(value, None).unwrap());
+    snapshot.delete("HTTPRoute", "shop", "r");
+    assert_eq!(snapshot.problems().iter().map(|p| p.reason).collect::<Vec<_>>(), [Reason::Conflicted]);
+    snapshot.delete("HTTPRoute", "shop", "q");
+    assert_eq!((routes(&snapshot), snapshot.problems().len()), (1, 0));
+    snapshot.delete("TCPRoute", "shop", "r");
+    assert_eq!(routes(&snapshot), 0);
+}
+
+#[test]
+fn large_annotations_and_weights_change_nothing() {
+    let mut large = route("r", "shop", 0, 80);
+    large["metadata"]["annotations"] = json!({"a": "x".repeat(1 << 20)});
+    let backends: Vec<_> = (0..64).map(|_| json!({"name": "web", "port": 80, "weight": 1_000_000})).collect();
+    large["spec"]["rules"][0]["backendRefs"] = json!(backends);
+    let snapshot = snapshot([service(), large]);
+    assert_eq!(snapshot.problems(), []);
+    let (policy, _) = snapshot.compile_outbound(&web(), "shop");
+    let rule = &policy.routes.routes()[0].rules[0];
+    assert_eq!(rule.total_weight(), 64_000_000);
+    assert_eq!(rule.pick(u64::MAX).map(|(place, _)| place), Some(63));
+}
+
+#[test]
+fn consumers_that_send_to_each_other_are_no_loop() {
+    let text = |from: &str, to: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {from}, namespace: shop}}\nspec: {{ports: [{{port: 80}}]}}\n---\n\
+             apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {from}, namespace: shop}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: {from}}}], rules: [{{backendRefs: [{{name: {to}, port: 80}}]}}]}}\n"
+        )
+    };
+    let all = format!("{}---\n{}---\n{}", text("a", "b"), text("b", "c"), text("c", "a"));
+    let (snapshot, problems) = Snapshot::from_objects(&parse_manifests(&all, "f").unwrap(), Options::default());
+    assert_eq!(problems, []);
+    for name in ["a", "b", "c"] {
+        let target = snapshot.resolve(&format!("{name}:80"), "shop").unwrap();
+        assert_eq!(snapshot.compile_outbound(&target, "shop").0.routes.routes().len(), 1);
+    }
+}
