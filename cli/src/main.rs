@@ -10,6 +10,7 @@ mod clock;
 mod cmd;
 mod globals;
 mod kube;
+mod manifests;
 mod metrics;
 mod output;
 

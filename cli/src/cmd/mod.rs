@@ -4,10 +4,14 @@ pub mod check;
 pub mod completion;
 pub mod demo;
 pub mod diagnostics;
+pub mod explain;
 pub mod identity;
 pub mod inject;
 pub mod install;
+pub mod lint;
+pub mod routes;
 pub mod run;
+pub mod test;
 pub mod uninstall;
 pub mod upgrade;
 pub mod version;
@@ -36,6 +40,14 @@ pub enum Command {
     Uninject(inject::UninjectArgs),
     /// Check a cluster: before an installation, after it, and its sidecars
     Check(check::Args),
+    /// Explain which route and backends a request would get, and why not others
+    Explain(explain::Args),
+    /// Show the routes in force, their backends, status and traffic
+    Routes(routes::Args),
+    /// Find what is wrong with manifests, before a cluster sees them
+    Lint(lint::Args),
+    /// Check expectations about requests against manifests
+    Test(test::Args),
     /// Show the certificate that a pod's sidecar proves
     Identity(identity::Args),
     /// Show what the control plane and the sidecars believe
@@ -62,6 +74,10 @@ impl Command {
             Self::Inject(args) => inject::inject(&args, globals),
             Self::Uninject(args) => inject::uninject(&args),
             Self::Check(args) => check::run(&args, globals),
+            Self::Explain(args) => explain::run(&args, globals),
+            Self::Routes(args) => routes::run(&args, globals),
+            Self::Lint(args) => lint::run(&args, globals),
+            Self::Test(args) => test::run(&args),
             Self::Identity(args) => identity::run(&args, globals),
             Self::Diagnostics(args) => diagnostics::run(&args, globals),
             Self::Version(args) => version::run(&args, globals),

@@ -1,0 +1,204 @@
+//! The rules in force, a row each.
+
+use std::collections::BTreeSet;
+
+use mesh_policy::{BackendTarget, OutboundPolicy, Route, Rule, ServiceRef, Target};
+use mesh_resources::{Object, Snapshot};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::traffic::Traffic;
+use crate::{
+    cmd::explain::{filter_words, trim},
+    kube::value,
+};
+
+/// Our name in the status of routes.
+const CONTROLLER: &str = "meshctl.dev/controller";
+/// Kinds of objects that attach to Services as routes.
+const ROUTE_KINDS: [&str; 4] = ["GRPCRoute", "HTTPRoute", "TLSRoute", "TCPRoute"];
+
+/// A rule in force for a port of a Service; of a port without routes, the port itself.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// `namespace/name:port`.
+    pub service: String,
+    /// Whom the route is for: `all`, or the namespace of a consumer route.
+    pub clients: String,
+    /// `Kind namespace/name`; `null`: no route is attached.
+    pub route: Option<String>,
+    /// The rule's place, from 0.
+    pub rule: Option<usize>,
+    /// Its name.
+    pub name: Option<String>,
+    /// Hostnames of the route.
+    pub hostnames: Vec<String>,
+    /// What it matches.
+    pub matches: Vec<String>,
+    /// What it does.
+    pub filters: Vec<String>,
+    /// Where requests go.
+    pub backends: Vec<Backend>,
+    /// What the controller says of the route: `ok`, or the condition that is not.
+    pub status: Option<String>,
+    /// How the route's requests to this rule's backends fared, if there were any.
+    pub traffic: Option<Traffic>,
+}
+
+/// A backend and its share.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Backend {
+    /// `namespace/name:port`; `null`: it cannot be served.
+    pub service: Option<String>,
+    /// As written.
+    pub weight: u32,
+    /// Percent.
+    pub share: f64,
+    /// Why its share is answered 500.
+    pub invalid: Option<String>,
+}
+
+impl Backend {
+    /// `shop/web-v1:80 90 %`.
+    pub fn words(&self) -> String {
+        format!("{} {} %", self.service.as_deref().unwrap_or("(500)"), trim(self.share))
+    }
+}
+
+impl Row {
+    /// The labels `route` and `backend` that its requests have in metrics.
+    pub fn labels(&self) -> (String, Vec<String>) {
+        let route = self.route.as_deref().and_then(|route| route.split_once(' ')).map_or("", |(_, name)| name);
+        (route.to_owned(), self.backends.iter().filter_map(|backend| backend.service.clone()).collect())
+    }
+}
+
+/// Which Services are shown.
+pub struct Shown<'a> {
+    namespace: Option<&'a str>,
+    name: Option<&'a str>,
+}
+
+impl<'a> Shown<'a> {
+    /// Those of a command line.
+    pub fn new(service: Option<&'a str>, all: bool, namespace: Option<&'a str>) -> Self {
+        let namespace = namespace.filter(|_| !all);
+        match service.map(|service| service.split_once('/')) {
+            None => Self { namespace, name: None },
+            Some(None) => Self { namespace, name: service },
+            Some(Some((namespace, name))) => Self { namespace: Some(namespace), name: Some(name) },
+        }
+    }
+
+    fn has(&self, namespace: &str, name: &str) -> bool {
+        self.namespace.is_none_or(|wanted| wanted == namespace) && self.name.is_none_or(|wanted| wanted == name)
+    }
+}
+
+/// The rows of every port that is shown.
+pub fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>) -> Vec<Row> {
+    let routes: Vec<&Object> = objects.iter().filter(|object| ROUTE_KINDS.contains(&object.kind.as_str())).collect();
+    // Only where there are routes can there be some for clients of that namespace alone.
+    let namespaces: BTreeSet<&str> = routes.iter().map(|route| route.namespace.as_str()).collect();
+    let mut rows = Vec::new();
+    for (key, service) in snapshot.services.iter().filter(|(key, _)| shown.has(&key.namespace, &key.name)) {
+        for port in &service.ports {
+            let target = ServiceRef { namespace: key.namespace.clone(), name: key.name.clone(), port: port.port };
+            let own = snapshot.compile_outbound(&Target::Service(target.clone()), &key.namespace).0;
+            rows.extend(of_policy(&target, &own, "all", &routes));
+            for namespace in namespaces.iter().filter(|namespace| **namespace != &*key.namespace) {
+                let policy = snapshot.compile_outbound(&Target::Service(target.clone()), namespace).0;
+                let is_theirs = |route: &Route| &*route.meta.namespace == *namespace;
+                if policy.routes.routes().iter().any(is_theirs) {
+                    rows.extend(of_policy(&target, &policy, namespace, &routes));
+                }
+            }
+        }
+    }
+    rows
+}
+
+fn of_policy(target: &ServiceRef, policy: &OutboundPolicy, clients: &str, routes: &[&Object]) -> Vec<Row> {
+    if policy.routes.is_empty() {
+        let itself = Backend { service: Some(target.to_string()), weight: 1, share: 100.0, invalid: None };
+        return vec![Row {
+            service: target.to_string(),
+            clients: clients.to_owned(),
+            route: None,
+            rule: None,
+            name: None,
+            hostnames: Vec::new(),
+            matches: Vec::new(),
+            filters: Vec::new(),
+            backends: vec![itself],
+            status: None,
+            traffic: None,
+        }];
+    }
+    let mut rows = Vec::new();
+    for route in policy.routes.routes() {
+        let status = routes.iter().find(|object| {
+            object.kind == route.meta.kind.as_str()
+                && object.namespace == *route.meta.namespace
+                && object.name == *route.meta.name
+        });
+        let status = status.and_then(|object| status_of(&object.value, target, &object.namespace));
+        for (index, rule) in route.rules.iter().enumerate() {
+            rows.push(Row {
+                service: target.to_string(),
+                clients: clients.to_owned(),
+                route: Some(format!("{} {}/{}", route.meta.kind.as_str(), route.meta.namespace, route.meta.name)),
+                rule: Some(index),
+                name: rule.name.as_deref().map(str::to_owned),
+                hostnames: route.hostnames.iter().map(ToString::to_string).collect(),
+                matches: rule.matches.iter().map(ToString::to_string).collect(),
+                filters: rule.filters.iter().map(filter_words).collect(),
+                backends: backends(rule),
+                status: status.clone(),
+                traffic: None,
+            });
+        }
+    }
+    rows
+}
+
+fn backends(rule: &Rule) -> Vec<Backend> {
+    let total = rule.total_weight().max(1);
+    let backend = |backend: &mesh_policy::Backend| {
+        let share = (f64::from(backend.weight) * 10_000.0 / total as f64).round() / 100.0;
+        let (service, invalid) = match &backend.target {
+            BackendTarget::Service(service) => (Some(service.to_string()), None),
+            BackendTarget::Invalid { reason } => (None, Some(reason.to_string())),
+        };
+        Backend { service, weight: backend.weight, share, invalid }
+    };
+    rule.backends.iter().map(backend).collect()
+}
+
+/// What our controller says of a route and a Service as its parent.
+fn status_of(route: &Value, service: &ServiceRef, namespace: &str) -> Option<String> {
+    let is_of = |parent: &&Value| {
+        let reference = parent.get("parentRef").unwrap_or(&Value::Null);
+        let of = Some(value::text(reference, "/namespace")).filter(|of| !of.is_empty()).unwrap_or(namespace);
+        let port = value::number(reference, "/port");
+        value::text(parent, "/controllerName") == CONTROLLER
+            && value::text(reference, "/kind") == "Service"
+            && (of, value::text(reference, "/name")) == (&*service.namespace, &*service.name)
+            && (port == 0 || port == i64::from(service.port))
+    };
+    let parent = value::items(route, "/status/parents").iter().find(is_of)?;
+    let bad = value::items(parent, "/conditions").iter().find(|condition| {
+        // A condition that says that something is not as it should be is bad when it holds.
+        let is_negative = value::text(condition, "/type") == "PartiallyInvalid";
+        value::text(condition, "/status") != if is_negative { "False" } else { "True" }
+    });
+    let text = |condition: &Value| {
+        format!(
+            "{}={} ({})",
+            value::text(condition, "/type"),
+            value::text(condition, "/status"),
+            value::text(condition, "/reason")
+        )
+    };
+    Some(bad.map_or_else(|| "ok".to_owned(), text))
+}

@@ -1,0 +1,199 @@
+//! Objects from a cluster, in whatever versions it serves them.
+//!
+//! The kinds are found out by discovery, so that routes of the experimental channel, or of an older or newer Gateway
+//! API, are read where they are.
+
+use mesh_injector::config::Config;
+use mesh_resources::{Object, Options, is_used};
+use serde_json::Value;
+
+use crate::kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object, path, value};
+
+/// Groups whose kinds are found by discovery.
+const GROUPS: [&str; 2] = ["gateway.networking.k8s.io", "policy.meshctl.dev"];
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Services, routes, and what routes refer to: all that decides about requests to Services.
+    Routes,
+    /// Endpoints and pods as well, for targets that are addresses.
+    Addresses,
+}
+
+/// What a cluster has.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Its objects.
+    pub objects: Vec<Object>,
+    /// How they are to be read.
+    pub options: Options,
+    /// What could not be seen.
+    pub notes: Vec<String>,
+}
+
+/// A kind as the API server serves it.
+#[derive(Debug)]
+struct Served {
+    /// `v1` or `group/version`.
+    api_version: String,
+    kind: String,
+    plural: String,
+}
+
+impl Served {
+    fn core(kind: &str, plural: &str) -> Self {
+        Self { api_version: "v1".to_owned(), kind: kind.to_owned(), plural: plural.to_owned() }
+    }
+
+    /// Path of its list: of a namespace, or of all.
+    fn path(&self, namespace: Option<&str>) -> String {
+        let mut parts = match self.api_version.split_once('/') {
+            Some((group, version)) => vec!["apis", group, version],
+            None => vec!["api", &self.api_version],
+        };
+        parts.extend(namespace.into_iter().flat_map(|namespace| ["namespaces", namespace]));
+        parts.push(&self.plural);
+        path(&parts)
+    }
+}
+
+/// Reads the objects. Where a kind may not be listed in the whole cluster, only those of `namespaces` are read, and a
+/// note says so.
+pub async fn read(cluster: &Cluster, wanted: Wanted, namespaces: &[&str]) -> Result<Found, ClusterError> {
+    let mut kinds = vec![Served::core("Service", "services")];
+    if wanted == Wanted::Addresses {
+        kinds.push(Served::core("Pod", "pods"));
+        kinds.push(Served {
+            api_version: "discovery.k8s.io/v1".to_owned(),
+            ..Served::core("EndpointSlice", "endpointslices")
+        });
+    }
+    for group in GROUPS {
+        kinds.extend(served(cluster, group).await?);
+    }
+    let mut found = Found { options: options(cluster).await?, ..Found::default() };
+    for kind in &kinds {
+        for mut item in list(cluster, kind, namespaces, &mut found.notes).await? {
+            // Lists of the API do not repeat these in each item.
+            if let Some(item) = item.as_object_mut() {
+                item.insert("apiVersion".to_owned(), kind.api_version.as_str().into());
+                item.insert("kind".to_owned(), kind.kind.as_str().into());
+            }
+            // What an API server gives out has a name; anything else is not the mesh's business.
+            found.objects.extend(Object::from_value(item, None));
+        }
+    }
+    Ok(found)
+}
+
+/// The kinds of a group that the mesh has a use for, each in the version that the API server prefers.
+async fn served(cluster: &Cluster, group: &str) -> Result<Vec<Served>, ClusterError> {
+    let mut found: Vec<Served> = Vec::new();
+    let about = cluster.find(&path(&["apis", group])).await?.unwrap_or_default();
+    for version in value::items(&about, "/versions") {
+        let version = value::text(version, "/version");
+        let list = cluster.find(&path(&["apis", group, version])).await?.unwrap_or_default();
+        for resource in value::items(&list, "/resources") {
+            let (plural, kind) = (value::text(resource, "/name"), value::text(resource, "/kind"));
+            // `httproutes/status` is no kind of its own.
+            let is_new = !plural.contains('/') && found.iter().all(|known| known.kind != kind);
+            if is_new && is_used(group, kind) {
+                found.push(Served { api_version: format!("{group}/{version}"), ..Served::core(kind, plural) });
+            }
+        }
+    }
+    Ok(found)
+}
+
+async fn list(
+    cluster: &Cluster,
+    kind: &Served,
+    namespaces: &[&str],
+    notes: &mut Vec<String>,
+) -> Result<Vec<Value>, ClusterError> {
+    match cluster.list(&kind.path(None), "").await {
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        Err(error) if error.is_forbidden() && !namespaces.is_empty() => {
+            let mut items = Vec::new();
+            for namespace in namespaces {
+                items.extend(cluster.list(&kind.path(Some(namespace)), "").await?);
+            }
+            let where_to = namespaces.join(", ");
+            notes.push(format!("{} may be listed in {where_to} only; what others have is not seen", kind.plural));
+            Ok(items)
+        }
+        listed => listed,
+    }
+}
+
+/// The domains of the installation; the defaults where there is none, or where it may not be read.
+async fn options(cluster: &Cluster) -> Result<Options, ClusterError> {
+    let found = match cluster.find(&core_object(CONTROL_NAMESPACE, "configmaps", "mesh-injector")).await {
+        Err(error) if error.is_forbidden() => None,
+        found => found?,
+    };
+    let text = found.as_ref().and_then(|found| found.pointer("/data/config.yaml")).and_then(Value::as_str);
+    let config = text.and_then(|text| Config::from_yaml(text).ok()).unwrap_or_default();
+    Ok(Options { meshed_by_label: false, trust_domain: config.trust_domain, cluster_domain: config.cluster_domain })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use serde_json::json;
+
+    use super::*;
+    use crate::kube::mock::Mock;
+
+    fn named(name: &str) -> Value {
+        json!({ "metadata": { "name": name, "namespace": "shop" }, "spec": {} })
+    }
+
+    fn mock() -> Mock {
+        let group = |versions: &[&str]| {
+            json!({ "versions": versions.iter().map(|v| json!({ "version": v })).collect::<Vec<_>>() })
+        };
+        let resources = |kinds: &[(&str, &str)]| {
+            json!({ "resources": kinds.iter().map(|(n, k)| json!({ "name": n, "kind": k })).collect::<Vec<_>>() })
+        };
+        Mock::default()
+            .list("/api/v1/services", vec![named("web")])
+            .object("/apis/gateway.networking.k8s.io", group(&["v1", "v1beta1"]))
+            .object(
+                "/apis/gateway.networking.k8s.io/v1",
+                resources(&[("httproutes", "HTTPRoute"), ("httproutes/status", "HTTPRoute"), ("gateways", "Gateway")]),
+            )
+            .object(
+                "/apis/gateway.networking.k8s.io/v1beta1",
+                resources(&[("httproutes", "HTTPRoute"), ("referencegrants", "ReferenceGrant")]),
+            )
+            .list("/apis/gateway.networking.k8s.io/v1/httproutes", vec![named("split")])
+            .list("/apis/gateway.networking.k8s.io/v1beta1/referencegrants", vec![named("grant")])
+    }
+
+    #[tokio::test]
+    async fn each_kind_is_read_in_the_version_that_is_preferred() {
+        let found = read(&mock().cluster(), Wanted::Routes, &["shop"]).await.unwrap();
+        let seen: Vec<_> = found.objects.iter().map(|o| format!("{} {} {}", o.api_version, o.kind, o.name)).collect();
+        assert_eq!(
+            seen,
+            [
+                "v1 Service web",
+                "gateway.networking.k8s.io/v1 HTTPRoute split",
+                "gateway.networking.k8s.io/v1beta1 ReferenceGrant grant"
+            ]
+        );
+        assert_eq!(found.notes, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn without_the_right_to_see_all_one_namespace_is_read() {
+        let limited = mock()
+            .refuses("/api/v1/services", 403, "services is forbidden")
+            .list("/api/v1/namespaces/shop/services", vec![named("web")]);
+        let found = read(&limited.cluster(), Wanted::Routes, &["shop"]).await.unwrap();
+        assert_eq!((found.objects.len(), found.notes.len()), (3, 1));
+        assert!(found.notes[0].contains("services may be listed in shop only"), "{:?}", found.notes);
+    }
+}
