@@ -55,7 +55,8 @@ fn words(line: &str) -> Vec<String> {
 /// Whether a command needs nothing but the files of its page.
 fn runs_here(words: &[String], folder: &Folder) -> bool {
     let has = |flag: &str| words.iter().any(|word| word == flag);
-    let is_there = |word: &String| !(word.ends_with(".yaml") || word.ends_with('/')) || folder.path().join(word).exists();
+    let is_there =
+        |word: &String| !(word.ends_with(".yaml") || word.ends_with('/')) || folder.path().join(word).exists();
     let command = words.get(1).map(String::as_str);
     let needs_no_cluster = match command {
         Some("explain" | "routes") => has("--manifests"),
@@ -63,7 +64,10 @@ fn runs_here(words: &[String], folder: &Folder) -> bool {
         Some("test") => true,
         _ => false,
     };
-    words[0] == "meshctl" && needs_no_cluster && words.iter().all(is_there) && !words.iter().any(|word| word.contains('*'))
+    words[0] == "meshctl"
+        && needs_no_cluster
+        && words.iter().all(is_there)
+        && !words.iter().any(|word| word.contains('*'))
 }
 
 /// Runs the commands of a page and gives how many there were.
@@ -110,7 +114,8 @@ fn run(page: &Path) -> usize {
 
 #[test]
 fn every_task_is_tried() {
-    let mut pages: Vec<_> = fs::read_dir(repository("docs/tasks")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut pages: Vec<_> =
+        fs::read_dir(repository("docs/tasks")).unwrap().map(|entry| entry.unwrap().path()).collect();
     pages.sort();
     assert!(pages.len() >= 13, "{pages:?}");
     for page in pages {

@@ -48,7 +48,8 @@ fn what_cannot_be_judged_is_two() {
 #[test]
 fn scripts_get_one_object_from_standard_input_too() {
     let folder = Folder::with(&[]);
-    let args = ["explain", "http://web.shop/cart", "-H", "User: 7", "--from", "clients", "--manifests", "-", "-o", "json"];
+    let args =
+        ["explain", "http://web.shop/cart", "-H", "User: 7", "--from", "clients", "--manifests", "-", "-o", "json"];
     let ended = folder.meshctl_with(&args, SHOP);
     let json: Value = serde_json::from_str(&ended.out).unwrap();
     assert_eq!((json["from"].as_str(), json["rule"]["name"].as_str()), (Some("clients"), Some("cart")), "{json}");
@@ -63,6 +64,8 @@ fn help_has_examples_and_codes_and_shells_complete_it() {
         let help = folder.meshctl(&[command, "--help"]).out;
         assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
         let script = folder.meshctl(&["completion", "bash"]).out;
-        assert!(script.contains(&format!("meshctl__subcmd__{command}")) || script.contains(&format!("meshctl__{command}")));
+        assert!(
+            script.contains(&format!("meshctl__subcmd__{command}")) || script.contains(&format!("meshctl__{command}"))
+        );
     }
 }

@@ -22,7 +22,8 @@ fn errors_have_file_line_field_and_fix() {
     let folder = Folder::with(&[("k8s/shop.yaml", SHOP)]);
     let ended = folder.meshctl(&["lint", "k8s"]);
     assert_eq!(ended.code, Some(1), "{}", ended.err);
-    let head = "k8s/shop.yaml:24: error: HTTPRoute shop/web: spec.rules[2].backendRefs[0]: there is no Service shop/absent";
+    let head =
+        "k8s/shop.yaml:24: error: HTTPRoute shop/web: spec.rules[2].backendRefs[0]: there is no Service shop/absent";
     assert!(ended.out.starts_with(head), "{}", ended.out);
     assert!(ended.out.contains("[BackendNotFound]\n    fix: "), "{}", ended.out);
     assert!(ended.err.contains("3 objects: 1 errors, 0 warnings, 0 notes"), "{}", ended.err);
@@ -68,7 +69,12 @@ fn pipelines_get_their_forms() {
 #[test]
 fn what_cannot_be_judged_is_two() {
     let folder = Folder::with(&[("shop.yaml", SHOP)]);
-    for args in [&["lint"][..], &["lint", "absent"], &["lint", "shop.yaml", "--with-cluster"], &["lint", "-o", "xml", "shop.yaml"]] {
+    for args in [
+        &["lint"][..],
+        &["lint", "absent"],
+        &["lint", "shop.yaml", "--with-cluster"],
+        &["lint", "-o", "xml", "shop.yaml"],
+    ] {
         let ended = folder.meshctl(args);
         assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{args:?}");
     }

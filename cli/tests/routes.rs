@@ -13,7 +13,11 @@ fn manifests_show_rules_without_traffic() {
     assert_eq!(ended.code, Some(0), "{}", ended.err);
     let lines: Vec<&str> = ended.out.lines().collect();
     assert!(lines[0].starts_with("SERVICE") && lines[0].ends_with("P99"), "{}", ended.out);
-    assert!(lines[1].contains("HTTPRoute shop/web   0 (cart)   shop/web:80 90 %, shop/web-v2:80 10 %"), "{}", ended.out);
+    assert!(
+        lines[1].contains("HTTPRoute shop/web   0 (cart)   shop/web:80 90 %, shop/web-v2:80 10 %"),
+        "{}",
+        ended.out
+    );
     assert!(lines[3].contains("(500) 100 %") && lines[4].starts_with("shop/web-v2:80   -"), "{}", ended.out);
     let wide = folder.meshctl(&["routes", "web", "-n", "shop", "-o", "wide", "--manifests", "shop.yaml"]).out;
     assert!(wide.contains("path under \"/cart\"") && wide.contains("redirect, 302"), "{wide}");

@@ -38,8 +38,14 @@ fn a_difference_is_readable_and_ends_with_one() {
 
 #[test]
 fn what_cannot_be_read_is_two() {
-    let folder = Folder::with(&[("web.yaml", TESTS), ("odd.yaml", "tests: 7"), ("typo.yaml", &TESTS.replace("rule: 1", "rul: 1"))]);
-    for (file, said) in [("web.yaml", "shop.yaml"), ("odd.yaml", "odd.yaml: "), ("typo.yaml", "rul"), ("absent.yaml", "absent.yaml")] {
+    let folder = Folder::with(&[
+        ("web.yaml", TESTS),
+        ("odd.yaml", "tests: 7"),
+        ("typo.yaml", &TESTS.replace("rule: 1", "rul: 1")),
+    ]);
+    for (file, said) in
+        [("web.yaml", "shop.yaml"), ("odd.yaml", "odd.yaml: "), ("typo.yaml", "rul"), ("absent.yaml", "absent.yaml")]
+    {
         let ended = folder.meshctl(&["test", file]);
         assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{file}");
         assert!(ended.err.contains(said), "{}", ended.err);

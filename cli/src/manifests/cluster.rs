@@ -151,12 +151,8 @@ mod tests {
     }
 
     fn mock() -> Mock {
-        let group = |versions: &[&str]| {
-            json!({ "versions": versions.iter().map(|v| json!({ "version": v })).collect::<Vec<_>>() })
-        };
-        let resources = |kinds: &[(&str, &str)]| {
-            json!({ "resources": kinds.iter().map(|(n, k)| json!({ "name": n, "kind": k })).collect::<Vec<_>>() })
-        };
+        let group = |versions: &[&str]| json!({ "versions": versions.iter().map(|v| json!({ "version": v })).collect::<Vec<_>>() });
+        let resources = |kinds: &[(&str, &str)]| json!({ "resources": kinds.iter().map(|(n, k)| json!({ "name": n, "kind": k })).collect::<Vec<_>>() });
         Mock::default()
             .list("/api/v1/services", vec![named("web")])
             .object("/apis/gateway.networking.k8s.io", group(&["v1", "v1beta1"]))

@@ -4,6 +4,7 @@
 //! `--live` it is made on the very policy that one sidecar has in force.
 
 mod answer;
+mod explained;
 mod question;
 mod shown;
 #[cfg(test)]
@@ -22,7 +23,8 @@ use mesh_resources::{Object, Options, Snapshot};
 use prost::Message;
 
 pub use self::{
-    answer::{Explained, Share, by_objects},
+    answer::by_objects,
+    explained::{Explained, Share},
     question::Question,
     shown::{filter_words, trim},
     text::title,
@@ -180,7 +182,8 @@ async fn live(cluster: &Cluster, pod: &str, question: &Question) -> anyhow::Resu
     let page = cluster.page(namespace, name, LOCAL_PAGES, &path).await;
     let page = page.map_err(|error| anyhow!("{error}; {next}"))?;
     let page = page.ok().map_err(|why| anyhow!("pod {namespace}/{name}, asked for {}: {why}", question.authority))?;
-    let wire = v1::OutboundPolicy::decode(page.body).context("the sidecar's /policy is not a policy of this version")?;
+    let wire =
+        v1::OutboundPolicy::decode(page.body).context("the sidecar's /policy is not a policy of this version")?;
     let policy = OutboundPolicy::try_from(wire).context("the sidecar's /policy cannot be understood here")?;
     Ok(answer::by_policy(&policy, question, namespace))
 }

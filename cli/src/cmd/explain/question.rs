@@ -63,7 +63,8 @@ impl Question {
     /// A request, or for `tls://` and `tcp://` a connection.
     pub fn new(method: &str, url: &str, mut headers: HeaderMap) -> anyhow::Result<Self> {
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        let uri: Uri = full.parse().with_context(|| format!("{url:?} is not a URL such as http://web.shop/cart?x=1"))?;
+        let uri: Uri =
+            full.parse().with_context(|| format!("{url:?} is not a URL such as http://web.shop/cart?x=1"))?;
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| anyhow!("{url:?} names no host"))?;
         let scheme = uri.scheme_str().unwrap_or("http").to_ascii_lowercase();
         let port = match (uri.port_u16(), scheme.as_str()) {

@@ -89,9 +89,7 @@ fn modifier_words(modifier: &HeaderModifier) -> String {
 }
 
 fn pairs(list: &[(HeaderName, HeaderValue)]) -> Vec<Value> {
-    let pair = |(name, value): &(HeaderName, HeaderValue)| {
-        json!({ "name": name.as_str(), "value": String::from_utf8_lossy(value.as_bytes()) })
-    };
+    let pair = |(name, value): &(HeaderName, HeaderValue)| json!({ "name": name.as_str(), "value": String::from_utf8_lossy(value.as_bytes()) });
     list.iter().map(pair).collect()
 }
 
@@ -249,7 +247,10 @@ mod tests {
     fn every_filter_has_its_kind_and_words() {
         let service = mesh_policy::ServiceRef { namespace: "shop".into(), name: "shadow".into(), port: 80 };
         let mirror = Mirror { target: BackendTarget::Service(service), numerator: 1, denominator: 8 };
-        let set = HeaderModifier { set: vec![(HeaderName::from_static("a"), HeaderValue::from_static("b"))], ..HeaderModifier::default() };
+        let set = HeaderModifier {
+            set: vec![(HeaderName::from_static("a"), HeaderValue::from_static("b"))],
+            ..HeaderModifier::default()
+        };
         let rewrite = Rewrite { hostname: Some("h.test".into()), path: Some(PathModifier::Prefix("/x".into())) };
         for (value, kind, words) in [
             (Filter::RequestHeaders(set.clone()), "RequestHeaderModifier", "request headers: set a: b"),

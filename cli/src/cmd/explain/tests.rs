@@ -182,7 +182,9 @@ async fn what_a_sidecar_has_in_force_is_asked_of_it() {
     let found = live(&cluster, "front", &question).await.unwrap();
     let expected = Explained { problems: Vec::new(), ..by_files(&question) };
     assert_eq!(found, expected);
-    for (pod, said) in [("odd", "is not a policy"), ("old", "asked for web.shop:80"), ("none", "meshctl check --proxy -n shop")] {
+    for (pod, said) in
+        [("odd", "is not a policy"), ("old", "asked for web.shop:80"), ("none", "meshctl check --proxy -n shop")]
+    {
         let error = format!("{:#}", live(&cluster, pod, &question).await.unwrap_err());
         assert!(error.contains(said), "{pod}: {error}");
     }

@@ -2,7 +2,11 @@
 
 use crossterm::style::Color;
 
-use super::{answer::Explained, question::Asked, question::Question, shown};
+use super::{
+    explained::Explained,
+    question::{Asked, Question},
+    shown,
+};
 use crate::output::Style;
 
 /// Rules that lost and are printed one by one; `-o json` has them all.

@@ -102,16 +102,20 @@ pub fn gather(given: &Given, cluster: Option<&Found>) -> Vec<Finding> {
     let objects: Vec<Object> = others.chain(&given.objects).cloned().collect();
     let (_, problems) = Snapshot::from_objects(&objects, options);
 
-    let mut findings: Vec<Finding> = given.broken.iter().map(|error| Finding {
-        file: Some(error.file.clone()),
-        line: Some(error.line),
-        level: Level::Error,
-        reason: UNREADABLE.to_owned(),
-        object: None,
-        field: None,
-        what: error.message.clone(),
-        fix: "correct the file".to_owned(),
-    }).collect();
+    let mut findings: Vec<Finding> = given
+        .broken
+        .iter()
+        .map(|error| Finding {
+            file: Some(error.file.clone()),
+            line: Some(error.line),
+            level: Level::Error,
+            reason: UNREADABLE.to_owned(),
+            object: None,
+            field: None,
+            what: error.message.clone(),
+            fix: "correct the file".to_owned(),
+        })
+        .collect();
     // Kinds that are none of the mesh's may repeat: nobody here reads them.
     let used = given.repeated.iter().filter(|object| mesh_resources::is_used(object.group(), &object.kind));
     findings.extend(used.map(Finding::repeated));
@@ -122,8 +126,7 @@ pub fn gather(given: &Given, cluster: Option<&Found>) -> Vec<Finding> {
         let elsewhere = cluster.is_none().then(|| known.unknown(object, problem)).flatten();
         if let Some(namespace) = elsewhere {
             finding.level = Level::Note;
-            finding.what =
-                format!("{}; not judged: the files have no Service of namespace {namespace}", problem.what);
+            finding.what = format!("{}; not judged: the files have no Service of namespace {namespace}", problem.what);
             finding.fix = "give its manifests as well, or use --with-cluster".to_owned();
         }
         findings.push(finding);
@@ -164,10 +167,8 @@ impl<'o> Namespaces<'o> {
 
 /// The value at a path such as `spec.rules[0].backendRefs[1]`.
 fn at<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
-    path.split(['.', '[']).filter(|part| !part.is_empty()).try_fold(value, |value, part| {
-        match part.strip_suffix(']') {
-            Some(index) => value.get(index.parse::<usize>().ok()?),
-            None => value.get(part),
-        }
+    path.split(['.', '[']).filter(|part| !part.is_empty()).try_fold(value, |value, part| match part.strip_suffix(']') {
+        Some(index) => value.get(index.parse::<usize>().ok()?),
+        None => value.get(part),
     })
 }

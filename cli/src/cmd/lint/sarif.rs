@@ -11,8 +11,7 @@ const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
 
 /// The log of one run. Its rules are the reasons.
 pub fn log(findings: &[Finding]) -> Value {
-    let reasons: Vec<&str> =
-        findings.iter().map(|f| f.reason.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
+    let reasons: Vec<&str> = findings.iter().map(|f| f.reason.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
     let rules: Vec<Value> = reasons
         .iter()
         .map(|reason| json!({ "id": reason, "name": reason, "shortDescription": { "text": about(reason) } }))

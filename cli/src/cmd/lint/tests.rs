@@ -22,8 +22,7 @@ const SERVICE: &str =
 fn found(files: &[(&str, &str)], cluster: Option<&str>) -> Vec<(Level, Option<u64>, String)> {
     let mut given = Given::default();
     files.iter().for_each(|(name, text)| given.take(text, name));
-    let cluster =
-        cluster.map(|text| Found { objects: parse_manifests(text, "cluster").unwrap(), ..Found::default() });
+    let cluster = cluster.map(|text| Found { objects: parse_manifests(text, "cluster").unwrap(), ..Found::default() });
     let findings = gather(&given, cluster.as_ref());
     findings.into_iter().map(|finding| (finding.level, finding.line, finding.reason)).collect()
 }

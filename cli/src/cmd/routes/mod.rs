@@ -100,7 +100,9 @@ async fn of_cluster(args: &Args, globals: &Globals) -> anyhow::Result<(Vec<Row>,
     let shown = rows::Shown::new(args.service.as_deref(), args.all_namespaces, Some(&namespace));
     let mut rows = rows::rows(&snapshot, &found.objects, &shown);
     let mut notes = found.notes;
-    if rows.is_empty() && let Some(service) = &args.service {
+    if rows.is_empty()
+        && let Some(service) = &args.service
+    {
         return Err(anyhow!("there is no Service {service} in {namespace}; see: meshctl routes -A"));
     }
     if !args.window.is_zero() && !rows.is_empty() {

@@ -71,12 +71,20 @@ fn tables_are_columns_and_objects_have_all() {
     let mut rows = shown(Some("shop/web"), true);
     rows[0].traffic = Some(Traffic { success: 99.5, rps: 12.0, p50_ms: Some(1.25), p99_ms: None });
     let table = print(&rows, Form::Table).unwrap();
-    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split("   ").map(str::trim).filter(|c| !c.is_empty()).collect()).collect();
+    let lines: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split("   ").map(str::trim).filter(|c| !c.is_empty()).collect()).collect();
     assert_eq!(
         lines[1],
         [
-            "shop/web:80", "HTTPRoute shop/split", "0 (new)", "shop/web-v2:80 75 %, (500) 25 %",
-            "ResolvedRefs=False (BackendNotFound)", "99.5 %", "12", "1.25 ms", "-"
+            "shop/web:80",
+            "HTTPRoute shop/split",
+            "0 (new)",
+            "shop/web-v2:80 75 %, (500) 25 %",
+            "ResolvedRefs=False (BackendNotFound)",
+            "99.5 %",
+            "12",
+            "1.25 ms",
+            "-"
         ]
     );
     let wide = print(&rows, Form::Wide).unwrap();

@@ -160,11 +160,7 @@ fn counted(samples: &[Sample]) -> Counted {
 }
 
 /// What came between. A sidecar that began anew counts from nothing.
-fn difference(
-    before: &BTreeMap<String, Counted>,
-    after: &BTreeMap<String, Counted>,
-    window: Duration,
-) -> Counted {
+fn difference(before: &BTreeMap<String, Counted>, after: &BTreeMap<String, Counted>, window: Duration) -> Counted {
     let mut all = Counted { window, ..Counted::default() };
     for (pod, now) in after {
         let Some(then) = before.get(pod) else { continue };

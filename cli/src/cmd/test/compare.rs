@@ -59,14 +59,17 @@ pub fn differences(expect: &Expect, explained: &Explained) -> Vec<Difference> {
     if let Some(expected) = &expect.filters {
         compare("filters", expected.join(", "), kinds(&explained.filters).join(", "));
     }
-    for (field, expected, is) in [
-        ("retry", &expect.retry, &explained.retry),
-        ("session", &expect.session, &explained.session),
-    ] {
+    for (field, expected, is) in
+        [("retry", &expect.retry, &explained.retry), ("session", &expect.session, &explained.session)]
+    {
         match (expected, is) {
             (Some(Some(expected)), Some(is)) => differ(field, expected, is, &mut compare),
             (Some(expected), is) => {
-                compare(field, or_none(expected.as_ref().map(Value::to_string)), or_none(is.as_ref().map(Value::to_string)));
+                compare(
+                    field,
+                    or_none(expected.as_ref().map(Value::to_string)),
+                    or_none(is.as_ref().map(Value::to_string)),
+                );
             }
             (None, _) => {}
         }

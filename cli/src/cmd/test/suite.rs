@@ -174,8 +174,9 @@ impl Suite {
             budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
             alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS },
         };
-        let file: File = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|error| anyhow!("{shown}: {}; see docs/testing-routes.md", error.to_string().replace('\n', " ")))?;
+        let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            anyhow!("{shown}: {}; see docs/testing-routes.md", error.to_string().replace('\n', " "))
+        })?;
         let mut given = Given::default();
         if !file.manifests.is_empty() {
             let paths: Vec<PathBuf> = file.manifests.iter().map(|path| folder.join(path)).collect();

@@ -53,7 +53,12 @@ fn what_does_not_hold_is_told_field_by_field() {
         ("{route: null}", "route", "none", "shop/web"),
         ("{rule: 1}", "rule", "1", "0"),
         ("{rule: named}", "rule", "named", "none"),
-        ("{backends: {web: 50, web-v1: 50}}", "backends", "web 50 %, web-v1 50 %", "shop/web:80 75 %, shop/web-v1:80 25 %"),
+        (
+            "{backends: {web: 50, web-v1: 50}}",
+            "backends",
+            "web 50 %, web-v1 50 %",
+            "shop/web:80 75 %, shop/web-v1:80 25 %",
+        ),
         ("{backends: {web: 1}}", "backends", "web 100 %", "shop/web:80 75 %, shop/web-v1:80 25 %"),
         ("{redirect: 'http://x/'}", "redirect", "http://x/", "none"),
         ("{status: 404}", "status", "404", "none"),
@@ -80,7 +85,12 @@ fn a_failure_says_how_it_came_about_for_people_and_for_ci() {
     assert_eq!(text(&outcomes[1], Style::PLAIN), "ok    fine");
     let xml = junit::report(&outcomes);
     assert!(xml.contains("<testsuites tests=\"2\" failures=\"1\">"), "{xml}");
-    assert!(xml.contains("<testcase classname=\"t.yaml\" name=\"a &lt; b\">\n      <failure message=\"not as expected: rule\">"), "{xml}");
+    assert!(
+        xml.contains(
+            "<testcase classname=\"t.yaml\" name=\"a &lt; b\">\n      <failure message=\"not as expected: rule\">"
+        ),
+        "{xml}"
+    );
     assert!(xml.contains("name=\"fine\"/>"), "{xml}");
 }
 
