@@ -19,6 +19,8 @@ pub enum Wanted {
     Routes,
     /// Endpoints and pods as well, for targets that are addresses.
     Addresses,
+    /// Whatever the control plane reads: Nodes and Namespaces as well.
+    Everything,
 }
 
 /// What a cluster has.
@@ -62,12 +64,15 @@ impl Served {
 /// note says so.
 pub async fn read(cluster: &Cluster, wanted: Wanted, namespaces: &[&str]) -> Result<Found, ClusterError> {
     let mut kinds = vec![Served::core("Service", "services")];
-    if wanted == Wanted::Addresses {
+    if wanted != Wanted::Routes {
         kinds.push(Served::core("Pod", "pods"));
         kinds.push(Served {
             api_version: "discovery.k8s.io/v1".to_owned(),
             ..Served::core("EndpointSlice", "endpointslices")
         });
+    }
+    if wanted == Wanted::Everything {
+        kinds.extend([Served::core("Node", "nodes"), Served::core("Namespace", "namespaces")]);
     }
     for group in GROUPS {
         kinds.extend(served(cluster, group).await?);

@@ -37,6 +37,11 @@ fn mock() -> Mock {
             "addressType": "IPv4", "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }],
             "endpoints": [endpoint("web-1", "10.88.0.1"), endpoint("web-2", "10.88.0.2")] })],
         )
+        .object("/apis/gateway.networking.k8s.io", json!({ "versions": [{ "version": "v1" }] }))
+        .object(
+            "/apis/gateway.networking.k8s.io/v1",
+            json!({ "resources": [{ "name": "httproutes", "kind": "HTTPRoute" }] }),
+        )
         .list("/apis/gateway.networking.k8s.io/v1/httproutes", vec![route])
         .object(
             "/api/v1/namespaces/mesh-system/configmaps/mesh-injector",

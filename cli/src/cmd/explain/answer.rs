@@ -5,7 +5,7 @@ use mesh_policy::{
     Backend, Filter, OutboundDecision, OutboundPolicy, OutboundVerdict, Protocol, RequestFacts, RequestMatch,
     RouteKind, Rule, Target, decide_connection, decide_outbound,
 };
-use mesh_resources::{ObjectId, Problem, Snapshot};
+use mesh_resources::{FilterObject, Key, ObjectId, Problem, Snapshot};
 use serde_json::Value;
 
 use super::{
@@ -26,6 +26,7 @@ pub fn by_objects(snapshot: &Snapshot, question: &Question, from: &str) -> Expla
         explained
             .notes
             .push(format!("{} {what}; if it is outside of the mesh, bytes pass as they are", question.authority));
+        explained.notes.extend(ports_of(snapshot, question.host(), from));
         explained.answer = Some(refusal(question, 503));
         return explained;
     };
@@ -33,6 +34,15 @@ pub fn by_objects(snapshot: &Snapshot, question: &Question, from: &str) -> Expla
     let mut explained = by_policy(&policy, question, from);
     explained.problems = problems_of(snapshot, &policy, problems).iter().map(ToString::to_string).collect();
     explained
+}
+
+/// The ports of a Service that is there, for a port that it does not have.
+fn ports_of(snapshot: &Snapshot, host: &str, from: &str) -> Option<String> {
+    let mut labels = host.split('.');
+    let (name, namespace) = (labels.next()?, labels.next().unwrap_or(from));
+    let service = snapshot.services.get(&Key::new(namespace, name))?;
+    let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
+    Some(format!("Service {namespace}/{name} has the ports: {}", ports.join(", ")))
 }
 
 /// Decides with a policy.
@@ -249,7 +259,8 @@ fn rewritten(modifier: Option<&mesh_policy::PathModifier>, path: String, matched
     modifier.map_or(path.clone(), |modifier| modifier.apply(&path, matched))
 }
 
-/// What is wrong with the objects that take part: the Service, and every route that is attached for this client.
+/// What is wrong with the objects that take part: the Service, and every route that is attached for this client with its
+/// RetryPolicies.
 fn problems_of(snapshot: &Snapshot, policy: &OutboundPolicy, compiled: Vec<Problem>) -> Vec<Problem> {
     let Target::Service(service) = &policy.target else { return compiled };
     let id = |kind: &str, namespace: &str, name: &str| ObjectId {
@@ -257,8 +268,17 @@ fn problems_of(snapshot: &Snapshot, policy: &OutboundPolicy, compiled: Vec<Probl
         namespace: namespace.to_owned(),
         name: name.to_owned(),
     };
-    let metas = policy.routes.routes().iter().map(|route| &route.meta);
-    let mut involved: Vec<ObjectId> = metas.map(|meta| id(meta.kind.as_str(), &meta.namespace, &meta.name)).collect();
+    let mut involved = Vec::new();
+    for meta in policy.routes.routes().iter().map(|route| &route.meta) {
+        involved.push(id(meta.kind.as_str(), &meta.namespace, &meta.name));
+        let key = Key { namespace: meta.namespace.clone(), name: meta.name.clone() };
+        let rules = snapshot.routes(meta.kind).get(&key).into_iter().flat_map(|route| &route.rules);
+        for filter in rules.flat_map(|rule| rule.filters.iter().flatten()) {
+            if let FilterObject::RetryPolicy(policy) = filter {
+                involved.push(id("RetryPolicy", &meta.namespace, &policy.name));
+            }
+        }
+    }
     involved.extend(compiled.iter().map(|problem| problem.object.clone()));
     involved.push(id("Service", &service.namespace, &service.name));
     let mut all = snapshot.problems();

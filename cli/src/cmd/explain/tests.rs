@@ -33,6 +33,12 @@ spec:
   - matches: [{path: {type: Exact, value: /gone}}]
     backendRefs: [{name: absent, port: 80}]
   - matches: [{path: {value: /none}}]
+    filters: [{type: ExtensionRef, extensionRef: {group: policy.meshctl.dev, kind: RetryPolicy, name: odd}}]
+---
+apiVersion: policy.meshctl.dev/v1alpha1
+kind: RetryPolicy
+metadata: {name: odd, namespace: shop}
+spec: {novelty: 1}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -85,6 +91,7 @@ fn every_key_is_there_and_stays() {
     assert!(json["tried"][0]["why"].as_str().unwrap().contains("/gone"), "{json}");
     // The fault of a sibling rule is told as well: it is the same object.
     assert!(json["problems"][0].as_str().unwrap().starts_with("shop.yaml:"), "{json}");
+    assert!(json["problems"][1].as_str().unwrap().contains("RetryPolicy shop/odd: spec.novelty"), "{json}");
 }
 
 #[test]
@@ -101,6 +108,8 @@ fn what_is_refused_says_so() {
         assert!(explained.is_refused() && Explained::VERDICTS.contains(&explained.verdict));
         assert_eq!((explained.verdict, explained.answer.as_ref().unwrap().status), (verdict, status), "{words:?}");
     }
+    let explained = by_files(&question(&["GET", "http://web.shop:81/"], &[]));
+    assert!(explained.notes[1].contains("Service shop/web has the ports: 80"), "{:?}", explained.notes);
     let explained = by_files(&question(&["tcp://web.shop:80"], &[]));
     assert_eq!((explained.verdict, explained.is_refused()), ("default", false));
 }
@@ -152,6 +161,12 @@ fn mock() -> Mock {
             "/apis/gateway.networking.k8s.io/v1",
             json!({ "resources": [{ "name": "httproutes", "kind": "HTTPRoute" }] }),
         )
+        .object("/apis/policy.meshctl.dev", json!({ "versions": [{ "version": "v1alpha1" }] }))
+        .object(
+            "/apis/policy.meshctl.dev/v1alpha1",
+            json!({ "resources": [{ "name": "retrypolicies", "kind": "RetryPolicy" }] }),
+        )
+        .list("/apis/policy.meshctl.dev/v1alpha1/retrypolicies", of("RetryPolicy"))
         .list("/apis/gateway.networking.k8s.io/v1/httproutes", of("HTTPRoute"))
 }
 

@@ -78,6 +78,7 @@ fn about(reason: &str) -> &str {
         "RefNotPermitted" => "No ReferenceGrant allows a reference to another namespace.",
         "NoMatchingParent" => "A parent, or a port of one, does not exist.",
         "Conflicted" => "Another object of the same rank goes first.",
+        "TooManyRoutes" => "More routes are attached to a port than it can have.",
         "IncompatibleFilters" => "Filters may not be combined.",
         other => other,
     }
