@@ -5,6 +5,7 @@
 
 mod answer;
 mod explained;
+mod live;
 mod question;
 mod shown;
 #[cfg(test)]
@@ -14,13 +15,10 @@ mod tried;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::Parser;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use mesh_policy::OutboundPolicy;
-use mesh_proto::v1;
 use mesh_resources::{Object, Options, Snapshot};
-use prost::Message;
 
 pub use self::{
     answer::by_objects,
@@ -29,10 +27,9 @@ pub use self::{
     shown::{filter_words, trim},
     text::title,
 };
-use super::identity::LOCAL_PAGES;
 use crate::{
     globals::Globals,
-    kube::{Cluster, encode},
+    kube::Cluster,
     manifests::{self, Given, Wanted},
     output::{self, Format, Style},
 };
@@ -90,7 +87,7 @@ fn explain(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         super::block_on(async {
             let cluster = Cluster::connect(globals).await?;
             match &args.live {
-                Some(pod) => live(&cluster, pod, &question).await,
+                Some(pod) => live::explain(&cluster, pod, &question).await,
                 None => by_cluster(&cluster, args.from.as_deref(), &question).await,
             }
         })?
@@ -172,18 +169,4 @@ async fn by_cluster(cluster: &Cluster, from: Option<&str>, question: &Question) 
     let mut explained = by_objects(&Snapshot::from_objects(&found.objects, found.options).0, question, from);
     explained.notes.extend(found.notes);
     Ok(explained)
-}
-
-/// Decides on what a sidecar has in force.
-async fn live(cluster: &Cluster, pod: &str, question: &Question) -> anyhow::Result<Explained> {
-    let (namespace, name) = cluster.pod_name(pod);
-    let path = format!("/policy?target={}", encode(&question.authority));
-    let next = format!("see whether it has a sidecar: meshctl check --proxy -n {namespace}");
-    let page = cluster.page(namespace, name, LOCAL_PAGES, &path).await;
-    let page = page.map_err(|error| anyhow!("{error}; {next}"))?;
-    let page = page.ok().map_err(|why| anyhow!("pod {namespace}/{name}, asked for {}: {why}", question.authority))?;
-    let wire =
-        v1::OutboundPolicy::decode(page.body).context("the sidecar's /policy is not a policy of this version")?;
-    let policy = OutboundPolicy::try_from(wire).context("the sidecar's /policy cannot be understood here")?;
-    Ok(answer::by_policy(&policy, question, namespace))
 }

@@ -1,11 +1,13 @@
 //! Answers over manifests, a mock of the API server, and what a sidecar has in force.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use mesh_proto::v1;
 use mesh_resources::parse_manifests;
+use prost::Message;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kube::mock::Mock;
+use crate::{cmd::identity::LOCAL_PAGES, kube::mock::Mock};
 
 const OBJECTS: &str = "
 apiVersion: v1
@@ -194,13 +196,13 @@ async fn what_a_sidecar_has_in_force_is_asked_of_it() {
         .bytes("shop/old", LOCAL_PAGES, "/config", Vec::new())
         .cluster();
     let question = question(&["GET", "http://web.shop/cart"], &[("user", "7")]);
-    let found = live(&cluster, "front", &question).await.unwrap();
+    let found = live::explain(&cluster, "front", &question).await.unwrap();
     let expected = Explained { problems: Vec::new(), ..by_files(&question) };
     assert_eq!(found, expected);
     for (pod, said) in
         [("odd", "is not a policy"), ("old", "asked for web.shop:80"), ("none", "meshctl check --proxy -n shop")]
     {
-        let error = format!("{:#}", live(&cluster, pod, &question).await.unwrap_err());
+        let error = format!("{:#}", live::explain(&cluster, pod, &question).await.unwrap_err());
         assert!(error.contains(said), "{pod}: {error}");
     }
 }
