@@ -16,7 +16,10 @@ use clap::{Parser, ValueEnum};
 use mesh_resources::{Options, Snapshot};
 use serde_json::json;
 
-use self::{rows::Row, traffic::Traffic};
+use self::{
+    rows::{Row, Told},
+    traffic::Traffic,
+};
 use super::{diagnostics::columns, explain::trim};
 use crate::{
     globals::Globals,
@@ -85,7 +88,7 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         let namespace = globals.namespace.as_deref();
         // A folder is of one installation: without -n there is no namespace that would be meant more than others.
         let shown = rows::Shown::new(args.service.as_deref(), args.all_namespaces || namespace.is_none(), namespace);
-        (rows::rows(&snapshot, &objects, &shown), Vec::new())
+        (rows::rows(&snapshot, &objects, &shown, Told::ByController), Vec::new())
     };
     notes.iter().for_each(|note| output::note(note));
     output::line(&print(&rows, args.output)?)?;
@@ -98,7 +101,7 @@ async fn of_cluster(args: &Args, globals: &Globals) -> anyhow::Result<(Vec<Row>,
     let found = manifests::read_cluster(&cluster, Wanted::Routes, &[&namespace]).await?;
     let (snapshot, _) = Snapshot::from_objects(&found.objects, found.options);
     let shown = rows::Shown::new(args.service.as_deref(), args.all_namespaces, Some(&namespace));
-    let mut rows = rows::rows(&snapshot, &found.objects, &shown);
+    let mut rows = rows::rows(&snapshot, &found.objects, &shown, Told::ByObjects);
     let mut notes = found.notes;
     if rows.is_empty()
         && let Some(service) = &args.service

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use mesh_policy::{BackendTarget, OutboundPolicy, Route, Rule, ServiceRef, Target};
-use mesh_resources::{Object, Snapshot};
+use mesh_resources::{Condition, Key, Object, ParentStatus, RouteStatus, Snapshot};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::traffic::Traffic;
 use crate::{
@@ -95,9 +95,32 @@ impl<'a> Shown<'a> {
     }
 }
 
+/// Whose word about routes is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// What stands in the objects' status.
+    ByObjects,
+    /// What the controller would write there.
+    ByController,
+}
+
 /// The rows of every port that is shown.
-pub fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>) -> Vec<Row> {
+pub fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>, told: Told) -> Vec<Row> {
     let routes: Vec<&Object> = objects.iter().filter(|object| ROUTE_KINDS.contains(&object.kind.as_str())).collect();
+    let status = |route: &Route| match told {
+        Told::ByObjects => {
+            let of_route = |object: &&&Object| {
+                object.kind == route.meta.kind.as_str()
+                    && object.namespace == *route.meta.namespace
+                    && object.name == *route.meta.name
+            };
+            routes.iter().find(of_route).map(|object| object.value.clone())
+        }
+        Told::ByController => {
+            let key = Key { namespace: route.meta.namespace.clone(), name: route.meta.name.clone() };
+            snapshot.route_status(route.meta.kind, &key).map(|status| written(&status))
+        }
+    };
     // Only where there are routes can there be some for clients of that namespace alone.
     let namespaces: BTreeSet<&str> = routes.iter().map(|route| route.namespace.as_str()).collect();
     let mut rows = Vec::new();
@@ -105,12 +128,12 @@ pub fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>) -> Vec<R
         for port in &service.ports {
             let target = ServiceRef { namespace: key.namespace.clone(), name: key.name.clone(), port: port.port };
             let own = snapshot.compile_outbound(&Target::Service(target.clone()), &key.namespace).0;
-            rows.extend(of_policy(&target, &own, "all", &routes));
+            rows.extend(of_policy(&target, &own, "all", &status));
             for namespace in namespaces.iter().filter(|namespace| **namespace != &*key.namespace) {
                 let policy = snapshot.compile_outbound(&Target::Service(target.clone()), namespace).0;
                 let is_theirs = |route: &Route| &*route.meta.namespace == *namespace;
                 if policy.routes.routes().iter().any(is_theirs) {
-                    rows.extend(of_policy(&target, &policy, namespace, &routes));
+                    rows.extend(of_policy(&target, &policy, namespace, &status));
                 }
             }
         }
@@ -118,7 +141,12 @@ pub fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>) -> Vec<R
     rows
 }
 
-fn of_policy(target: &ServiceRef, policy: &OutboundPolicy, clients: &str, routes: &[&Object]) -> Vec<Row> {
+fn of_policy(
+    target: &ServiceRef,
+    policy: &OutboundPolicy,
+    clients: &str,
+    status: &impl Fn(&Route) -> Option<Value>,
+) -> Vec<Row> {
     if policy.routes.is_empty() {
         let itself = Backend { service: Some(target.to_string()), weight: 1, share: 100.0, invalid: None };
         return vec![Row {
@@ -137,12 +165,7 @@ fn of_policy(target: &ServiceRef, policy: &OutboundPolicy, clients: &str, routes
     }
     let mut rows = Vec::new();
     for route in policy.routes.routes() {
-        let status = routes.iter().find(|object| {
-            object.kind == route.meta.kind.as_str()
-                && object.namespace == *route.meta.namespace
-                && object.name == *route.meta.name
-        });
-        let status = status.and_then(|object| status_of(&object.value, target, &object.namespace));
+        let status = status(route).and_then(|object| status_of(&object, target, &route.meta.namespace));
         for (index, rule) in route.rules.iter().enumerate() {
             rows.push(Row {
                 service: target.to_string(),
@@ -173,6 +196,19 @@ fn backends(rule: &Rule) -> Vec<Backend> {
         Backend { service, weight: backend.weight, share, invalid }
     };
     rule.backends.iter().map(backend).collect()
+}
+
+/// A status as it is written into an object.
+fn written(status: &RouteStatus) -> Value {
+    let condition = |condition: &Condition| {
+        let status = if condition.status { "True" } else { "False" };
+        json!({ "type": condition.kind, "status": status, "reason": condition.reason })
+    };
+    let parent = |parent: &ParentStatus| {
+        let conditions: Vec<Value> = parent.conditions.iter().map(condition).collect();
+        json!({ "controllerName": CONTROLLER, "parentRef": parent.parent_ref, "conditions": conditions })
+    };
+    json!({ "status": { "parents": status.parents.iter().map(parent).collect::<Vec<_>>() } })
 }
 
 /// What our controller says of a route and a Service as its parent.

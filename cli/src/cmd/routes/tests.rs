@@ -42,7 +42,7 @@ spec:
 fn shown(service: Option<&str>, all: bool) -> Vec<Row> {
     let objects = parse_manifests(OBJECTS, "f").unwrap();
     let (snapshot, _) = Snapshot::from_objects(&objects, Options::default());
-    rows::rows(&snapshot, &objects, &Shown::new(service, all, Some("shop")))
+    rows::rows(&snapshot, &objects, &Shown::new(service, all, Some("shop")), Told::ByObjects)
 }
 
 #[test]
@@ -64,6 +64,15 @@ fn rules_in_force_by_port_and_clients() {
     assert_eq!(rows[0].status.as_deref(), Some("ResolvedRefs=False (BackendNotFound)"));
     assert_eq!(rows[0].backends.iter().map(|backend| backend.share).collect::<Vec<_>>(), [75.0, 25.0]);
     assert_eq!((rows[3].status.as_deref(), shown(None, true).len()), (None, 5));
+}
+
+#[test]
+fn without_a_controller_it_is_said_what_it_would_say() {
+    let objects = parse_manifests(OBJECTS, "f").unwrap();
+    let (snapshot, _) = Snapshot::from_objects(&objects, Options::default());
+    let rows = rows::rows(&snapshot, &objects, &Shown::new(None, true, None), Told::ByController);
+    let status = |at: usize| rows[at].status.as_deref();
+    assert_eq!((status(0), status(2), status(3)), (Some("ResolvedRefs=False (BackendNotFound)"), None, Some("ok")));
 }
 
 #[test]
