@@ -180,6 +180,7 @@ fn difference(before: &BTreeMap<String, Counted>, after: &BTreeMap<String, Count
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::kube::mock::Mock;
 
     fn of(requests: u32, failed: u32, fast: u32) -> BTreeMap<String, Counted> {
         let labels = "direction=\"outbound\",route=\"shop/web\",backend=\"shop/web:80\"";
@@ -204,5 +205,24 @@ mod tests {
         // Began anew between.
         let counted = difference(&of(100, 10, 50), &of(20, 0, 20), Duration::from_secs(1));
         assert_eq!(counted.get(&key("shop/web:80")).unwrap().rps, 20.0);
+    }
+
+    #[tokio::test]
+    async fn sidecars_that_do_not_answer_are_counted() {
+        let pod = |name: &str| {
+            serde_json::json!({ "metadata": { "name": name, "namespace": "shop" },
+                "spec": { "containers": [{ "name": "mesh-proxy" }] } })
+        };
+        let cluster = Mock::default()
+            .list("/api/v1/pods", vec![pod("front"), pod("mute")])
+            .page("shop/front", READ_ONLY_PAGES, "/metrics", "mesh_requests_total{direction=\"outbound\"} 7\n")
+            .cluster();
+        let mut notes = Vec::new();
+        let counted = watch(&cluster, Duration::from_millis(1), &mut notes).await.unwrap();
+        assert_eq!(notes, ["1 sidecars could not be asked for their metrics"]);
+        assert_eq!(counted.get(&(String::new(), vec![String::new()])), None, "nothing came between");
+        let bare = Mock::default().list("/api/v1/pods", Vec::new()).cluster();
+        let error = watch(&bare, Duration::ZERO, &mut notes).await.unwrap_err().to_string();
+        assert!(error.contains("no running pod has a sidecar"), "{error}");
     }
 }
