@@ -47,7 +47,11 @@ impl Given {
             for file in files {
                 let shown = file.display().to_string();
                 let opened = fs::File::open(&file).with_context(|| shown.clone())?;
-                given.take(&text(&shown, opened)?, &shown);
+                let text = text(&shown, opened)?;
+                // Tests of routes often stand beside them.
+                if file == *path || !is_suite(&text) {
+                    given.take(&text, &shown);
+                }
             }
         }
         Ok(given)
@@ -102,6 +106,12 @@ fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::Resul
     Ok(())
 }
 
+/// Whether a text is a file of `meshctl test` and no manifest.
+fn is_suite(text: &str) -> bool {
+    let begins = |key: &str| text.lines().any(|line| line.starts_with(key));
+    begins("tests:") && !begins("apiVersion:")
+}
+
 fn text(name: &str, from: impl Read) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     from.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes).with_context(|| name.to_owned())?;
@@ -130,6 +140,7 @@ mod tests {
         write("a.yaml", &service("first"));
         write("c.json", &service("first").replace('\n', "\n\n"));
         write("notes.txt", "not: read");
+        write("b/web.test.yaml", "tests:\n- {name: n}\n");
         write("kustomization.yaml", "resources: [a.yaml]");
         write(".hidden/x.yaml", "not: read");
         write("d.yaml", "kind: [");
