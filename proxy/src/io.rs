@@ -107,4 +107,19 @@ mod tests {
         stream.read_to_string(&mut rest).await.unwrap();
         assert_eq!((&first[..], rest.as_str()), (&b"hel"[..], "lo world"));
     }
+    #[tokio::test]
+    async fn a_reset_is_seen_as_such() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for rewound in [false, true] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            if rewound {
+                reset(Rewind::new(Bytes::from_static(b"read"), server))
+            } else {
+                reset(server)
+            }
+            let seen = client.read(&mut [0; 1]).await.unwrap_err();
+            assert_eq!(seen.kind(), io::ErrorKind::ConnectionReset);
+        }
+    }
 }
