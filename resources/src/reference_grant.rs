@@ -7,6 +7,7 @@ use mesh_policy::RouteKind;
 use crate::{
     object::Object,
     problem::Report,
+    route::MAX_LIST,
     walker::{Invalid, Node},
 };
 
@@ -35,12 +36,12 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> ReferenceGrant
     let mut grant = ReferenceGrant::default();
     let Ok(Some(spec)) = Node::root(&object.value).object("spec", report) else { return grant };
     spec.ignore_others(&["from", "to"], report);
-    for node in spec.items("from", report).unwrap_or_default() {
+    for node in spec.at_most("from", MAX_LIST, report).unwrap_or_default() {
         if let Ok(Some(from)) = decode_from(&node, report) {
             grant.from.push(from);
         }
     }
-    for node in spec.items("to", report).unwrap_or_default() {
+    for node in spec.at_most("to", MAX_LIST, report).unwrap_or_default() {
         if let Ok(Some(to)) = decode_to(&node, report) {
             grant.to.push(to);
         }

@@ -196,6 +196,23 @@ fn filters_that_cannot_be_applied_are_answered_500() {
 }
 
 #[test]
+fn what_backends_answer_alike_is_their_rules() {
+    let backend =
+        |weight: u32, filters: &str| format!("{{name: web, port: 80, weight: {weight}, filters: [{filters}]}}");
+    let redirect = "{type: RequestRedirect, requestRedirect: {statusCode: 307}}";
+    let cors = "{type: CORS, cors: {allowOrigins: ['*']}}";
+    let rule = |backends: &[String]| rule("HTTPRoute", &format!("backendRefs: [{}]", backends.join(", ")));
+    let (one, problems) = rule(&[backend(1, redirect)]);
+    assert!(problems.is_empty() && matches!(&one.filters[..], [Filter::Redirect(to)] if to.status == 307), "{one:?}");
+    let (both, problems) = rule(&[backend(1, cors), backend(3, cors), backend(0, "")]);
+    assert!(problems.is_empty() && matches!(&both.filters[..], [Filter::Cors(_)]), "{both:?}");
+    assert!(both.backends.iter().all(|backend| backend.filters.is_empty()) && is_500_free(&both.backends));
+    let (some, problems) = rule(&[backend(1, redirect), backend(1, "")]);
+    assert_eq!(problems, [(Reason::UnsupportedValue, "spec.rules[0].backendRefs[0].filters".to_owned())]);
+    assert!(some.filters.is_empty() && is_500_free(&some.backends[1..]) && !is_500_free(&some.backends));
+}
+
+#[test]
 fn mirrors() {
     let mirror = |kind: &str, backend: &str, part: &str| {
         let text =

@@ -132,7 +132,13 @@ pub(crate) fn has_redirect(filters: &[FilterObject]) -> bool {
     filters.iter().any(|filter| type_of(filter) == "RequestRedirect")
 }
 
+/// Whether it may answer in place of a backend.
+pub(crate) fn answers(filter: &FilterObject) -> bool {
+    matches!(type_of(filter), "RequestRedirect" | "CORS")
+}
+
 fn decode_filter(node: &Node<'_>, site: Site<'_>, report: &mut Report<'_>) -> Result<FilterObject, Invalid> {
+    node.is_object(report)?;
     let kind = node.required_text("type", report)?;
     let known = if site.kind == RouteKind::Grpc { &TYPES[..GRPC_TYPES] } else { &TYPES[..] };
     let Some((_, field)) = known.iter().find(|(name, _)| *name == kind) else {
