@@ -75,9 +75,8 @@ pub(crate) fn decode_rule(
     report.take_rejection();
     let matches = decode_matches(node, form, report);
     let mut rule = RuleObject::default();
-    match node.at_most("backendRefs", MAX_LIST, report) {
-        Ok(nodes) => rule.backends = nodes.iter().map(|node| decode_backend(node, site, report)).collect(),
-        Err(Invalid) => {}
+    if let Ok(nodes) = node.at_most("backendRefs", MAX_LIST, report) {
+        rule.backends = nodes.iter().map(|node| decode_backend(node, site, report)).collect();
     }
     if form.matches.is_none() && rule.backends.is_empty() && node.value.is_object() {
         let mark = report.mark();
