@@ -215,7 +215,7 @@ mod tests {
         };
         let shown = rule(&whole);
         for (pointer, expected) in [
-            ("/matches/0", json!("path under /")),
+            ("/matches/0", json!(r#"path under "/""#)),
             ("/filters/0/RequestHeaderModifier/set/0", json!("x-set: 1")),
             ("/filters/1/RequestRedirect/status", json!(308)),
             ("/filters/2/URLRewrite/path/ReplacePrefixMatch", json!("/v2")),
