@@ -222,16 +222,11 @@ mod tests {
         assert!(copy.collect().await.is_err());
     }
 
-    #[tokio::test]
-    async fn a_copy_without_reader_keeps_nothing() {
-        let (tee, copies) = Tee::new(Body::full(vec![b'x'; 10_000]), 1);
-        let kept = copies[0].0.clone();
+    #[test]
+    fn a_copy_without_reader_keeps_nothing() {
+        let (tee, copies) = Tee::new(Body::default(), 1);
         drop(copies);
-        drop(kept);
-        let feed = tee.copies[0].0.clone();
-        let weak = Rc::downgrade(&feed);
-        drop(feed);
-        assert_eq!(Body::from(tee).collect().await.unwrap().to_bytes().len(), 10_000);
-        assert!(weak.upgrade().is_none());
+        tee.copies[0].feed(&Bytes::from_static(b"x"));
+        assert!(tee.copies[0].0.borrow().waiting.is_empty());
     }
 }

@@ -56,13 +56,16 @@ const GET_10: &str = "GET / HTTP/1.0\r\n\r\n";
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let input = ["GET /a", "GET /b", "GET /c"].map(|start| GET.replace("GET /", start)).concat();
-    let (answer, result) = exchange(&input, |request| async move {
+    let service = |request: TestRequest| async move {
         tokio::task::yield_now().await;
         Response::new(full(request.uri().path().to_owned())).into()
-    });
-    let one = |path: &str| format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{path}");
-    assert_eq!(answer, one("/a") + &one("/b") + &one("/c"));
+    };
+    let result = run(live(quick(), service, |mut peer| async move {
+        let input = ["GET /a", "GET /b", "GET /c"].map(|start| GET.replace("GET /", start)).concat();
+        peer.write_all(input.as_bytes()).await.unwrap();
+        let one = |path: &str| format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{path}");
+        assert_eq!(read_until(&mut peer, "/c").await, one("/a") + &one("/b") + &one("/c"));
+    }));
     assert!(result.is_ok());
 }
 
