@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::{
     metrics::Metrics,
     problems::{self, Entry},
+    statuses::Statuses,
     topics::Topics,
 };
 
@@ -55,6 +56,11 @@ pub struct Index {
     /// Whether the problems must be looked for again.
     new_problems: bool,
     publish: watch::Sender<Arc<Published>>,
+    /// What routes say of us; of an API server only.
+    statuses: Statuses,
+    /// Whether that changed since it was published.
+    new_statuses: bool,
+    publish_statuses: watch::Sender<Statuses>,
     topics: Topics,
     metrics: Arc<Metrics>,
 }
@@ -73,6 +79,9 @@ impl Index {
             refused: BTreeMap::new(),
             new_problems: false,
             publish,
+            statuses: Statuses::default(),
+            new_statuses: false,
+            publish_statuses: watch::Sender::new(Statuses::default()),
             topics: Topics::default(),
             metrics,
         };
@@ -84,14 +93,21 @@ impl Index {
         self.topics.clone()
     }
 
+    /// Where it appears what routes say of us, as the API server showed it last.
+    pub fn statuses(&self) -> watch::Receiver<Statuses> {
+        self.publish_statuses.subscribe()
+    }
+
     /// Puts an object of an API server in force, which has checked it. It is decoded and not kept.
     pub fn put(&mut self, object: &Object) {
+        self.new_statuses |= self.statuses.see(object);
         let problems = self.snapshot.apply(object);
         self.new_problems |= !problems.is_empty();
     }
 
     /// Forgets an object of an API server.
     pub fn remove(&mut self, kind: &str, key: &Key) {
+        self.new_statuses |= self.statuses.forget(kind, key);
         self.new_problems |= !self.snapshot.delete(kind, &key.namespace, &key.name).is_empty();
     }
 
@@ -155,6 +171,9 @@ impl Index {
     fn flush(&mut self, with_problems: bool) -> bool {
         for name in std::mem::take(&mut self.changed) {
             self.settle(name);
+        }
+        if std::mem::take(&mut self.new_statuses) {
+            self.publish_statuses.send_replace(self.statuses.clone());
         }
         let touched = self.snapshot.take_touched();
         self.new_problems |= touched.everything;
@@ -242,150 +261,4 @@ fn name_of(object: &Object) -> Name {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use super::*;
-    use mesh_resources::parse_manifests;
-
-    fn service(name: &str, port: u16, file: &str) -> Vec<Object> {
-        let text = format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: {port}}}]}}"
-        );
-        parse_manifests(&text, file).unwrap()
-    }
-
-    fn index() -> (Index, watch::Receiver<Arc<Published>>) {
-        Index::new(Options { meshed_by_label: true, ..Options::default() }, Metrics::new())
-    }
-
-    fn knows(rx: &watch::Receiver<Arc<Published>>, target: &str) -> bool {
-        rx.borrow().snapshot.resolve(target, "shop").is_some()
-    }
-
-    #[test]
-    fn sources_come_change_break_and_go() {
-        let (mut index, rx) = index();
-        let (a, b): (Arc<str>, Arc<str>) = ("a.yaml".into(), "b.yaml".into());
-        index.apply(&a, service("web", 80, "a.yaml"));
-        index.apply(&b, service("db", 5432, "b.yaml"));
-        assert!(index.publish());
-        assert!(knows(&rx, "web:80") && knows(&rx, "db:5432"));
-        index.apply(&a, service("web", 80, "a.yaml"));
-        assert!(!index.publish(), "the same again is no change");
-        index.refuse(&a, Entry::folder("broken".to_owned(), "mend it"));
-        assert!(index.publish());
-        assert!(knows(&rx, "web:80"), "the last good objects stay");
-        assert_eq!(rx.borrow().problems.len(), 1);
-        index.apply(&a, service("web", 81, "a.yaml"));
-        assert!(index.publish());
-        assert!(knows(&rx, "web:81") && !knows(&rx, "web:80"));
-        assert!(rx.borrow().problems.is_empty());
-        index.delete("b.yaml");
-        assert!(index.publish());
-        assert!(!knows(&rx, "db:5432"));
-        assert_eq!(rx.borrow().version, 4);
-        assert!(!index.publish());
-    }
-
-    #[test]
-    fn of_two_with_one_name_the_first_file_wins() {
-        let (mut index, rx) = index();
-        index.apply(&"b.yaml".into(), service("web", 81, "b.yaml"));
-        index.apply(&"a.yaml".into(), service("web", 80, "a.yaml"));
-        index.publish();
-        assert!(knows(&rx, "web:80") && !knows(&rx, "web:81"));
-        let problem = rx.borrow().problems[0].to_string();
-        assert!(problem.starts_with("b.yaml:1: Service shop/web: defined in a.yaml:1 as well"), "{problem}");
-    }
-
-    const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: split, namespace: shop}
-spec:
-  parentRefs: [{kind: Service, group: '', name: web}]
-  rules:
-  - backendRefs:
-    - name: web
-      port: 80
-      weight: WEIGHT
-";
-
-    fn route(weight: &str) -> Vec<Object> {
-        parse_manifests(&ROUTE.replace("WEIGHT", weight), "r.yaml").unwrap()
-    }
-
-    /// The weight of the route's backend, or why it is invalid.
-    fn weight(rx: &watch::Receiver<Arc<Published>>) -> Result<u32, String> {
-        let published = rx.borrow();
-        let backend = &published.snapshot.http_routes.values().next().expect("a route").rules[0].backends[0];
-        backend.service.clone().map(|_| backend.weight)
-    }
-
-    fn told(rx: &watch::Receiver<Arc<Published>>) -> Vec<(String, Option<u64>, String)> {
-        rx.borrow().problems.iter().map(|p| (p.reason.clone(), p.line, p.what.clone())).collect()
-    }
-
-    #[test]
-    fn an_object_that_no_api_server_takes_leaves_the_earlier_one_in_force() {
-        let (mut index, rx) = index();
-        let file: Arc<str> = "r.yaml".into();
-        index.apply(&"web.yaml".into(), service("web", 80, "web.yaml"));
-        index.apply(&file, route("3"));
-        index.publish();
-        assert_eq!((weight(&rx), told(&rx)), (Ok(3), vec![]));
-
-        index.apply(&file, route("-5"));
-        assert!(index.publish());
-        let what = "weight is -5; it must be 0 to 1000000; the object is refused, its earlier version stays in force";
-        let refused = vec![("Refused".to_owned(), Some(10), what.to_owned())];
-        assert_eq!((weight(&rx), told(&rx)), (Ok(3), refused.clone()));
-        // Neither another bad version nor another change elsewhere loses it.
-        index.apply(&file, route("many"));
-        index.apply(&"db.yaml".into(), service("db", 1, "db.yaml"));
-        index.publish();
-        assert_eq!(weight(&rx), Ok(3));
-        // In another file by now.
-        index.delete("r.yaml");
-        index.apply(&"a.yaml".into(), route("-5"));
-        index.publish();
-        assert_eq!((weight(&rx), told(&rx)), (Ok(3), refused));
-
-        index.apply(&"a.yaml".into(), route("4"));
-        index.publish();
-        assert_eq!((weight(&rx), told(&rx)), (Ok(4), vec![]));
-        // What is deleted is no earlier version of what comes later.
-        index.delete("a.yaml");
-        index.publish();
-        assert!(rx.borrow().snapshot.http_routes.is_empty());
-        index.apply(&file, route("-5"));
-        index.publish();
-        assert!(weight(&rx).is_err());
-    }
-
-    #[test]
-    fn without_an_earlier_version_what_is_understood_is_in_force() {
-        let (mut index, rx) = index();
-        index.apply(&"web.yaml".into(), service("web", 80, "web.yaml"));
-        index.apply(&"r.yaml".into(), route("-5"));
-        index.publish();
-        assert!(weight(&rx).is_err());
-        let what = "weight is -5; it must be 0 to 1000000; its share of the requests is answered 500";
-        assert_eq!(told(&rx), [("UnsupportedValue".to_owned(), Some(10), what.to_owned())]);
-        index.apply(&"r.yaml".into(), route("7"));
-        index.publish();
-        assert_eq!((weight(&rx), told(&rx)), (Ok(7), vec![]));
-    }
-
-    #[test]
-    fn what_is_not_understood_replaces_the_earlier_version() {
-        let (mut index, rx) = index();
-        index.apply(&"web.yaml".into(), service("web", 80, "web.yaml"));
-        index.apply(&"r.yaml".into(), route("3"));
-        index.publish();
-        index.apply(&"r.yaml".into(), route("4\n    brandNew: {a: 1}"));
-        index.publish();
-        assert_eq!(weight(&rx), Ok(4));
-        assert_eq!(told(&rx).len(), 1);
-        assert_eq!(told(&rx)[0].0, "UnsupportedValue");
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! It takes its objects from a folder of manifests or from an API server. Reading order: [`args`], [`role`] (one file a
 //! role: its startup, top to bottom) and [`app`] (what roles share at start and end); [`watch`], `listing` and [`folder`]
-//! (files) or [`kube`] (watches), then [`index`] (objects to snapshots), [`topics`] and [`problems`]; [`server`] (TLS and gRPC), then one file
+//! (files) or [`kube`] (watches), then [`index`] (objects to snapshots), [`topics`], [`statuses`] and [`problems`]; [`server`] (TLS and gRPC), then one file
 //! a service: [`identity`], [`trust`], [`policy`], [`destination`]. It decides nothing itself: what an object means is
 //! `mesh-resources`'.
 
@@ -28,6 +28,7 @@ pub mod problems;
 pub mod role;
 pub mod server;
 pub mod serving;
+pub mod statuses;
 pub mod token;
 pub mod token_files;
 pub mod topics;

@@ -35,6 +35,14 @@ pub struct Metrics {
     pub trust_bundles_written: Counter,
     /// Trust bundles that could not be written.
     pub trust_bundles_failed: Counter,
+    /// Routes whose status is not as it should be, as the leader knows.
+    pub statuses_outdated: Gauge,
+    /// Statuses of routes written.
+    pub statuses_written: Counter,
+    /// Writes of statuses that met another's and were done again.
+    pub statuses_conflicted: Counter,
+    /// Statuses of routes that could not be written.
+    pub statuses_failed: Counter,
     /// Whether this replica is the leader.
     pub leading: Gauge,
     /// When our own certificate ends.
@@ -101,6 +109,10 @@ impl Metrics {
             let help = "Writes of the ConfigMap mesh-trust-bundle, by outcome.";
             counter(r, "mesh_controller_trust_bundle_writes_total", help, Some(("outcome", outcome)))
         };
+        let statuses = |result| {
+            let help = "Writes of the status of routes, by result; a conflict is written again.";
+            counter(r, "mesh_controller_status_writes_total", help, Some(("result", result)))
+        };
         Arc::new(Self {
             snapshot_version: gauge(r, "mesh_controller_snapshot_version", "Version of the state in force.", None),
             objects: gauge(r, "mesh_controller_objects", "Objects in force.", None),
@@ -135,6 +147,15 @@ impl Metrics {
             ),
             trust_bundles_written: bundles("written"),
             trust_bundles_failed: bundles("failed"),
+            statuses_outdated: gauge(
+                r,
+                "mesh_controller_status_outdated",
+                "Routes whose status is not as it should be and is to be written; on the leader.",
+                None,
+            ),
+            statuses_written: statuses("written"),
+            statuses_conflicted: statuses("conflict"),
+            statuses_failed: statuses("failed"),
             leading: gauge(r, "mesh_controller_leading", "1 on the replica that holds the role's Lease.", None),
             certificate_ends: gauge(
                 r,

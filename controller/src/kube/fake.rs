@@ -1,4 +1,4 @@
-//! An API server for tests: objects by path, lists, watches by name or label, server-side apply, and outages.
+//! An API server for tests: objects by path, lists, watches by name or label, patches, conflicts, and outages.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
@@ -17,6 +17,7 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const MERGE: &str = "application/merge-patch+json";
 /// Most events that a watch may be behind.
 const EVENTS: usize = 1024;
 
@@ -43,6 +44,7 @@ struct State {
     forbidden: Vec<String>,
     /// `METHOD path` of everything that was asked.
     asked: Vec<String>,
+    before_patch: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Fake {
@@ -77,7 +79,10 @@ impl Fake {
     }
 
     pub(crate) fn remove(&self, path: &str) -> Option<Value> {
-        let object = self.state.lock().unwrap().objects.remove(path)?;
+        let mut state = self.state.lock().unwrap();
+        let object = state.objects.remove(path)?;
+        state.version += 1;
+        drop(state);
         let _ = self.events.send((path.to_owned(), json!({"type": "DELETED", "object": object})));
         Some(object)
     }
@@ -118,6 +123,21 @@ impl Fake {
         self.state.lock().unwrap().forbidden.clear();
     }
 
+    /// Does something when the next patch has been asked for and is not taken yet.
+    pub(crate) fn before_next_patch(&self, rival: impl FnOnce() + Send + 'static) {
+        self.state.lock().unwrap().before_patch = Some(Box::new(rival));
+    }
+
+    /// Grows with every write.
+    pub(crate) fn version(&self) -> u64 {
+        self.state.lock().unwrap().version
+    }
+
+    /// Every object.
+    pub(crate) fn all(&self) -> Vec<Value> {
+        self.state.lock().unwrap().objects.values().cloned().collect()
+    }
+
     pub(crate) fn asked(&self) -> Vec<String> {
         self.state.lock().unwrap().asked.clone()
     }
@@ -139,7 +159,7 @@ impl Fake {
             }
         }
         let is_collection = ["namespaces", "pods", "configmaps", "secrets"].iter().any(|kind| path.ends_with(kind));
-        Ok(match method {
+        Ok(match method.clone() {
             Method::GET if query.contains("watch=true") => self.watch(&path, &query),
             Method::GET if is_collection => {
                 let state = self.state.lock().unwrap();
@@ -150,20 +170,32 @@ impl Fake {
             Method::GET => self.get(&path).map_or_else(|| failure(404, "not found"), |object| answer(&object)),
             Method::PATCH | Method::PUT => {
                 let patch: Value = serde_json::from_slice(&body).unwrap();
-                let is_merge = parts.headers.get("content-type").is_some_and(|kind| kind == STRATEGIC);
-                let object = match self.get(&path) {
-                    _ if !is_merge => patch,
+                let is = |wanted: &str| parts.headers.get("content-type").is_some_and(|kind| kind == wanted);
+                let rival = self.state.lock().unwrap().before_patch.take();
+                rival.into_iter().for_each(|rival| rival());
+                // Of a subresource the object is written.
+                let path = path.strip_suffix("/status").unwrap_or(&path);
+                let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+                let object = match self.get(path) {
+                    Some(there) if method == Method::PUT && version(&there) != version(&patch) => {
+                        return Ok(failure(409, "the object has been modified"));
+                    }
+                    _ if !is(STRATEGIC) && !is(MERGE) => patch,
                     None => return Ok(failure(404, "not found")),
                     Some(mut object) => {
-                        if object["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"] {
+                        if version(&object) != version(&patch) {
                             return Ok(failure(409, "the object has been modified"));
                         }
-                        merge(&mut object, &patch);
+                        if is(MERGE) {
+                            object["status"] = patch["status"].clone();
+                        } else {
+                            merge(&mut object, &patch);
+                        }
                         object
                     }
                 };
-                self.put(&path, object);
-                answer(&self.get(&path).unwrap())
+                self.put(path, object);
+                answer(&self.get(path).unwrap())
             }
             Method::DELETE => self.remove(&path).map_or_else(|| failure(404, "not found"), |object| answer(&object)),
             Method::POST => {
@@ -175,6 +207,9 @@ impl Fake {
                     return Ok(answer(&object));
                 }
                 let path = format!("{path}/{}", object["metadata"]["name"].as_str().unwrap());
+                if self.get(&path).is_some() {
+                    return Ok(failure(409, "the object is there already"));
+                }
                 self.put(&path, object);
                 answer(&self.get(&path).unwrap())
             }

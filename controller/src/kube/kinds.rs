@@ -22,7 +22,8 @@ pub(crate) struct Kind {
 pub(crate) enum Version {
     /// Every API server that we support has this one.
     Fixed(&'static str),
-    /// The best of those that the API server serves now, for CRDs that others install.
+    /// The best of those that the API server serves of the kind now, for CRDs: a Gateway API of some years has its
+    /// routes in `v1`, and others of its kinds in `v1beta1` or `v1alpha3`.
     Served,
 }
 
@@ -41,13 +42,16 @@ const fn core(kind: &'static str, plural: &'static str, parts: Parts, is_needed:
     Kind { group: "", version: Version::Fixed("v1"), kind, plural, parts, is_needed }
 }
 
-const fn gateway(kind: &'static str, plural: &'static str) -> Kind {
-    let (group, version) = ("gateway.networking.k8s.io", Version::Served);
-    Kind { group, version, kind, plural, parts: Parts::Whole, is_needed: false }
+const fn served(group: &'static str, kind: &'static str, plural: &'static str) -> Kind {
+    Kind { group, version: Version::Served, kind, plural, parts: Parts::Whole, is_needed: false }
 }
 
+const GATEWAY: &str = "gateway.networking.k8s.io";
+/// Group of the kinds that are ours.
+pub(crate) const OURS: &str = "policy.meshctl.dev";
+
 /// Every kind.
-pub(crate) static KINDS: [Kind; 8] = [
+pub(crate) static KINDS: [Kind; 11] = [
     core("Service", "services", Parts::Whole, true),
     Kind {
         group: "discovery.k8s.io",
@@ -60,7 +64,10 @@ pub(crate) static KINDS: [Kind; 8] = [
     core("Pod", "pods", Parts::Pod, true),
     core("Node", "nodes", Parts::Labels, false),
     core("Namespace", "namespaces", Parts::Labels, false),
-    gateway("HTTPRoute", "httproutes"),
-    gateway("GRPCRoute", "grpcroutes"),
-    gateway("ReferenceGrant", "referencegrants"),
+    served(GATEWAY, "HTTPRoute", "httproutes"),
+    served(GATEWAY, "GRPCRoute", "grpcroutes"),
+    served(GATEWAY, "TLSRoute", "tlsroutes"),
+    served(GATEWAY, "TCPRoute", "tcproutes"),
+    served(GATEWAY, "ReferenceGrant", "referencegrants"),
+    served(OURS, "RetryPolicy", "retrypolicies"),
 ];

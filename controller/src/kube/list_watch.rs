@@ -2,7 +2,9 @@
 //!
 //! A list is one reset: what is not in it is gone, everything else stays in force meanwhile. While the API server is away
 //! nothing changes; afterwards the watch goes on where it was, or begins with a list when that is too long ago (410).
-//! A kind whose CRD is not there is waited for. A kind that may not be read is told and tried again.
+//! A kind whose CRD is not there is waited for. A kind whose version is served no longer is looked for in another one
+//! before anything of it is forgotten, and one that has come in a better version is read in that within some minutes. A
+//! kind that may not be read is told and tried again.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -86,7 +88,7 @@ enum End {
     Over,
     /// The version is too old, or the server knows it not: everything is listed anew.
     Expired,
-    /// The kind is no longer served.
+    /// The kind is not served, or no longer in the version that it was read in.
     Absent,
     /// It failed.
     Failed(Trouble),
@@ -136,14 +138,23 @@ impl Watch {
             }
             let wait = match end {
                 End::Closed => return,
-                End::Over if begun.elapsed() > STEADY => Duration::ZERO,
-                End::Over => backoff,
+                End::Over => {
+                    if let Some(better) = self.moved(path.as_ref()).await {
+                        (path, version) = (Some(better), None);
+                    }
+                    if begun.elapsed() > STEADY { Duration::ZERO } else { backoff }
+                }
                 End::Expired => {
                     version = None;
                     backoff
                 }
-                End::Absent => {
+                // Its version is gone; whether the kind is, discovery says.
+                End::Absent if path.is_some() => {
                     (path, version) = (None, None);
+                    backoff
+                }
+                End::Absent => {
+                    version = None;
                     if !self.tell(Event::Absent).await {
                         return;
                     }
@@ -178,10 +189,22 @@ impl Watch {
                     Ok(Err(error)) => return Err(self.end_of(error)),
                     Err(_) => return Err(away("no answer about the API group".to_owned())),
                 };
-                served.recommended_kind(self.kind.kind).ok_or(End::Absent)?.0.version
+                // Not the version that the group prefers: a kind may not be in it.
+                let kinds = served.resources_by_stability();
+                let found = kinds.into_iter().find(|(resource, _)| resource.kind == self.kind.kind);
+                found.ok_or(End::Absent)?.0.version
             }
         };
         Ok((format!("/apis/{group}/{version}/{plural}"), format!("{group}/{version}")))
+    }
+
+    /// Where the kind is by now, if that is elsewhere: in a better version.
+    async fn moved(&self, from: Option<&(String, String)>) -> Option<(String, String)> {
+        if matches!(self.kind.version, Version::Fixed(_)) {
+            return None;
+        }
+        // What cannot be found out now is found out when the next watch ends.
+        self.discover().await.ok().filter(|found| Some(found) != from)
     }
 
     /// Lists everything; gives the version that a watch begins with.

@@ -9,6 +9,8 @@ pub mod lease;
 mod list_watch;
 pub mod named;
 mod review_limit;
+pub mod status_plan;
+pub mod status_writer;
 pub mod token_review;
 pub(crate) mod trust_pem;
 pub mod trust_plan;

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    kinds::{KINDS, Kind, Parts},
+    kinds::{KINDS, Kind, OURS, Parts},
     lean::{Labels, PodParts, Whole},
     list_watch::{Event, Trouble, Watch},
 };
@@ -165,7 +165,12 @@ fn away(kind: &Kind, why: &str) -> Entry {
 
 fn absent(kind: &Kind) -> Entry {
     let what = format!("the API server serves no {}; it is looked for again", qualified(kind));
-    let fix = "install the Gateway API: meshctl install --gateway-api-crds | kubectl apply -f -".to_owned();
+    let fix = if kind.group == OURS {
+        "install the definitions of Mesh: meshctl upgrade | kubectl apply -f -"
+    } else {
+        "install the Gateway API: meshctl install --gateway-api-crds | kubectl apply --server-side -f -"
+    };
+    let fix = fix.to_owned();
     Entry::source(Severity::Warning, "NotServed", what, fix)
 }
 

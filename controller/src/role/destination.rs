@@ -1,6 +1,7 @@
 //! `mesh-controller destination`: policies and endpoints, from the watches of an API server.
 //!
 //! Any number of replicas serve alike: each watches everything, and a proxy that loses one asks another for all it needs.
+//! The one that holds the Lease also writes the status of routes.
 
 use std::time::SystemTime;
 
@@ -17,11 +18,14 @@ use crate::{
     args::DestinationArgs,
     destination::DestinationService,
     index::Index,
-    kube::world::World,
-    metrics::Metrics,
+    kube::{lead, lease::Election, replica_name, status_writer::StatusWriter, world::World},
+    metrics::{Held, Metrics},
     policy::PolicyService,
     server,
 };
+
+/// Name of our ServiceAccount and of the Lease.
+const NAME: &str = "mesh-destination";
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: DestinationArgs) -> Result<()> {
@@ -67,7 +71,7 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
         cluster_domain: args.cluster_domain.trim_end_matches('.').to_ascii_lowercase(),
     };
     let (index, state) = Index::new(options, metrics.clone());
-    let topics = index.topics();
+    let (topics, statuses) = (index.topics(), index.statuses());
     let pages = Admin { index: state.clone(), metrics: metrics.clone(), ready: servers.ready() };
     let metrics_listener = listen(args.common.metrics_listen, "--metrics-listen")?;
     servers.spawn(admin::serve(metrics_listener, pages, cancel.clone()));
@@ -75,7 +79,7 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     // 3. The world and the certificate, at the same time. No proxy is told NOT_FOUND only because we just started, and
     //    none is told that a server is not meshed before its pod was seen.
     let (world, mut synced) = World::new(index, &metrics);
-    servers.spawn(world.run(client, cancel.clone()));
+    servers.spawn(world.run(client.clone(), cancel.clone()));
     servers.spawn(credentials.clone().run(config, cancel.clone()));
     tracing::info!("reading the cluster's objects, and asking {} for a certificate", args.identity.identity_addr);
     tokio::try_join!(
@@ -101,7 +105,7 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     // 4. The services.
     let limit = server::MAX_REQUEST_BYTES;
     let policy = PolicyService::new(state.clone(), topics.clone(), cancel.clone(), metrics.clone());
-    let destination = DestinationService::new(state.clone(), topics, cancel, metrics.clone());
+    let destination = DestinationService::new(state.clone(), topics.clone(), cancel, metrics.clone());
     let router = server::grpc()
         .add_service(PolicyServer::new(policy).max_decoding_message_size(limit))
         .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));
@@ -117,5 +121,24 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
         "mesh-controller {} destination: policy and destination on {address}, {objects} objects known",
         env!("CARGO_PKG_VERSION")
     );
+
+    // 6. Whoever leads says in each route what became of it.
+    let writer = StatusWriter { client: client.clone(), state, topics, statuses, metrics };
+    elect(client, &args.common.namespace, writer, servers);
     Ok(())
+}
+
+/// Takes part in the election, and writes while it is won.
+fn elect(client: Client, namespace: &str, writer: StatusWriter, servers: &Servers) {
+    let (election, mut leading) = Election::new(client, namespace, NAME, &replica_name());
+    // It gives the Lease back at the end.
+    servers.spawn(election.run(servers.cancel()));
+    let cancel = servers.cancel();
+    servers.spawn(async move {
+        let writing = lead(&mut leading, || async {
+            let _leading = Held::new(&writer.metrics.leading);
+            writer.clone().run().await;
+        });
+        cancel.run_until_cancelled(writing).await;
+    });
 }

@@ -1,204 +1,20 @@
-//! The watches against a small API server: restarts, lists that expire, kinds that come late, missing permission.
+//! The watches against a small API server: restarts, lists that expire, kinds that come late or in other versions,
+//! missing permission.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
-};
+mod server;
 
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
-use hyper::body::Frame;
-use kube::client::Body;
+use std::collections::BTreeSet;
+
 use mesh_resources::Options;
 use serde_json::{Value, json};
 
+use self::server::{Served, Server};
 use super::*;
 use crate::index::Published;
 
 /// Ample for a state that must come; nothing is asserted about how long it took.
 const LIMIT: Duration = Duration::from_secs(30);
-
-type Answer = UnsyncBoxBody<Bytes, std::io::Error>;
-
-/// Lists with pages, watches from a version, and what goes wrong with either.
-#[derive(Clone)]
-struct Server {
-    state: Arc<Mutex<State>>,
-    changed: watch::Sender<u64>,
-}
-
-#[derive(Default)]
-struct State {
-    version: u64,
-    /// By plural, then by path of namespace and name.
-    objects: BTreeMap<String, BTreeMap<String, Value>>,
-    log: Vec<(u64, String, Value)>,
-    /// Versions up to this are forgotten.
-    compacted: u64,
-    /// Grows when every connection breaks.
-    breaks: u64,
-    is_away: bool,
-    denied: BTreeSet<String>,
-    gateway_kinds: Vec<(&'static str, &'static str)>,
-    lists: BTreeMap<String, usize>,
-}
-
-impl Server {
-    fn new() -> Self {
-        let state = State { version: 1, ..State::default() };
-        Self { state: Arc::new(Mutex::new(state)), changed: watch::channel(0).0 }
-    }
-
-    fn client(&self) -> Client {
-        let server = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let answer = server.answer(&request);
-            async move { answer }
-        });
-        Client::new(service, "default")
-    }
-
-    fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        let result = change(&mut self.state.lock().unwrap());
-        self.changed.send_modify(|n| *n += 1);
-        result
-    }
-
-    fn put(&self, plural: &str, namespace: &str, name: &str, mut object: Value) {
-        self.with(|state| {
-            state.version += 1;
-            let mut metadata =
-                json!({"name": name, "resourceVersion": state.version.to_string(), "managedFields": [{}]});
-            if !namespace.is_empty() {
-                metadata["namespace"] = json!(namespace);
-            }
-            for (field, value) in object["metadata"].as_object().into_iter().flatten() {
-                metadata[field] = value.clone();
-            }
-            object["metadata"] = metadata;
-            let all = state.objects.entry(plural.to_owned()).or_default();
-            let kind =
-                if all.insert(format!("{namespace}/{name}"), object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
-            state.log.push((state.version, plural.to_owned(), json!({"type": kind, "object": object})));
-        });
-    }
-
-    fn remove(&self, plural: &str, namespace: &str, name: &str) {
-        self.with(|state| {
-            state.version += 1;
-            let mut object = state.objects.get_mut(plural).unwrap().remove(&format!("{namespace}/{name}")).unwrap();
-            object["metadata"]["resourceVersion"] = json!(state.version.to_string());
-            state.log.push((state.version, plural.to_owned(), json!({"type": "DELETED", "object": object})));
-        });
-    }
-
-    fn service(&self, name: &str, port: u16) {
-        self.put("services", "shop", name, json!({"spec": {"clusterIP": "None", "ports": [{"port": port}]}}));
-    }
-
-    fn lists(&self, plural: &str) -> usize {
-        self.state.lock().unwrap().lists.get(plural).copied().unwrap_or_default()
-    }
-
-    fn answer(&self, request: &Request<Body>) -> Result<Response<Answer>, std::io::Error> {
-        let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
-        let mut state = self.state.lock().unwrap();
-        if state.is_away {
-            return Err(std::io::Error::other("connection refused"));
-        }
-        let parameter = |name: &str| {
-            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
-        };
-        let group = "gateway.networking.k8s.io";
-        if path == "/apis" {
-            let version = json!({"groupVersion": format!("{group}/v1"), "version": "v1"});
-            let there = json!({"name": group, "versions": [version], "preferredVersion": version});
-            let groups = if state.gateway_kinds.is_empty() { vec![] } else { vec![there] };
-            return Ok(answer(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})));
-        }
-        if path == format!("/apis/{group}/v1") {
-            let kind = |(kind, plural): &(&str, &str)| json!({"name": plural, "kind": kind, "namespaced": true, "singularName": "", "verbs": ["list", "watch"]});
-            let resources: Vec<_> = state.gateway_kinds.iter().map(kind).collect();
-            let list = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("{group}/v1"),
-                "resources": resources});
-            return Ok(answer(200, &list));
-        }
-        let plural = path.rsplit('/').next().unwrap().to_owned();
-        if state.denied.contains(&plural) {
-            return Ok(failure(403, &format!("{plural} is forbidden")));
-        }
-        if path.contains(group) && !state.gateway_kinds.iter().any(|(_, served)| *served == plural) {
-            return Ok(failure(404, "the server could not find the requested resource"));
-        }
-        if parameter("watch").is_some() {
-            let from = parameter("resourceVersion").unwrap().parse().unwrap();
-            let breaks = state.breaks;
-            drop(state);
-            return Ok(self.watch(plural, from, breaks));
-        }
-        *state.lists.entry(plural.clone()).or_default() += 1;
-        let (skip, limit): (usize, usize) = (
-            parameter("continue").map_or(0, |token| token.parse().unwrap()),
-            parameter("limit").unwrap().parse().unwrap(),
-        );
-        let all = state.objects.get(&plural);
-        let items: Vec<_> = all.into_iter().flat_map(BTreeMap::values).skip(skip).take(limit).collect();
-        let is_last = skip + items.len() >= all.map_or(0, BTreeMap::len);
-        let token = if is_last { String::new() } else { (skip + limit).to_string() };
-        let metadata = json!({"resourceVersion": state.version.to_string(), "continue": token});
-        Ok(answer(200, &json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items})))
-    }
-
-    fn watch(&self, plural: String, from: u64, breaks: u64) -> Response<Answer> {
-        let (server, changed) = (self.clone(), self.changed.subscribe());
-        let events = stream::unfold((from, changed), move |(mut from, mut changed)| {
-            let (server, plural) = (server.clone(), plural.clone());
-            async move {
-                loop {
-                    changed.mark_unchanged();
-                    {
-                        let state = server.state.lock().unwrap();
-                        if state.breaks > breaks || state.is_away {
-                            return None;
-                        }
-                        if from < state.compacted {
-                            let gone = json!({"kind": "Status", "code": 410, "reason": "Expired", "status": "Failure",
-                                "message": "too old resource version"});
-                            let line = json!({"type": "ERROR", "object": gone}).to_string() + "\n";
-                            return Some((Ok(Frame::data(Bytes::from(line))), (u64::MAX, changed)));
-                        }
-                        let next = state.log.iter().find(|(version, of, _)| *version > from && *of == plural);
-                        if let Some((version, _, event)) = next {
-                            from = *version;
-                            return Some((Ok(Frame::data(Bytes::from(event.to_string() + "\n"))), (from, changed)));
-                        }
-                    }
-                    changed.changed().await.ok()?;
-                }
-            }
-        });
-        Response::new(StreamBody::new(events.boxed()).boxed_unsync())
-    }
-}
-
-fn answer(code: u16, body: &Value) -> Response<Answer> {
-    let mut response = Response::new(Full::from(body.to_string()).map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = StatusCode::from_u16(code).unwrap();
-    response
-}
-
-fn failure(code: u16, message: &str) -> Response<Answer> {
-    let reason = if code == 403 { "Forbidden" } else { "NotFound" };
-    answer(
-        code,
-        &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message,
-        "reason": reason}),
-    )
-}
 
 struct Fixture {
     published: watch::Receiver<Arc<Published>>,
@@ -253,12 +69,21 @@ fn reasons(world: &Published) -> BTreeSet<String> {
     world.problems.iter().map(|problem| problem.reason.clone()).collect()
 }
 
-const GATEWAY: [(&str, &str); 3] =
-    [("HTTPRoute", "httproutes"), ("GRPCRoute", "grpcroutes"), ("ReferenceGrant", "referencegrants")];
+const GROUP: &str = "gateway.networking.k8s.io";
+/// As Gateway API v1.6 and Mesh have them.
+const GATEWAY: [Served; 7] = [
+    (GROUP, "v1", "HTTPRoute", "httproutes"),
+    (GROUP, "v1", "GRPCRoute", "grpcroutes"),
+    (GROUP, "v1", "TLSRoute", "tlsroutes"),
+    (GROUP, "v1", "TCPRoute", "tcproutes"),
+    (GROUP, "v1", "ReferenceGrant", "referencegrants"),
+    (GROUP, "v1beta1", "ReferenceGrant", "referencegrants"),
+    (OURS, "v1alpha1", "RetryPolicy", "retrypolicies"),
+];
 
 fn with_gateway() -> Server {
     let server = Server::new();
-    server.with(|state| state.gateway_kinds = GATEWAY.to_vec());
+    server.with(|state| state.served = GATEWAY.to_vec());
     server
 }
 
@@ -371,7 +196,7 @@ async fn kinds_that_are_not_served_are_waited_for() {
     let mut fixture = Fixture::start(&server);
     fixture.synced().await;
     fixture.until(|w| reasons(w) == ["NotServed".to_owned()].into()).await;
-    server.with(|state| state.gateway_kinds = GATEWAY.to_vec());
+    server.with(|state| state.served = GATEWAY.to_vec());
     server.put(
         "httproutes",
         "shop",
@@ -381,11 +206,51 @@ async fn kinds_that_are_not_served_are_waited_for() {
     fixture.until(|w| w.snapshot.http_routes.len() == 1 && w.problems.is_empty()).await;
     // The CRDs are removed, and their objects with them.
     server.with(|state| {
-        state.gateway_kinds.clear();
+        state.served.clear();
         state.breaks += 1;
     });
     fixture.until(|w| w.snapshot.http_routes.is_empty() && reasons(w).contains("NotServed")).await;
     assert!(knows(&fixture.published.borrow(), "web:80"));
+}
+
+fn tls_route() -> Value {
+    let rules = json!([{"backendRefs": [{"name": "web", "port": 443}]}]);
+    json!({"spec": {"parentRefs": [{"kind": "Service", "group": "", "name": "web"}], "hostnames": ["web.example"],
+        "rules": rules}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_kind_is_read_in_the_best_version_that_has_it() {
+    let server = Server::new();
+    // As Gateway API v1.4 has them, experimental channel.
+    let older = [
+        (GROUP, "v1", "HTTPRoute", "httproutes"),
+        (GROUP, "v1beta1", "HTTPRoute", "httproutes"),
+        (GROUP, "v1beta1", "ReferenceGrant", "referencegrants"),
+        (GROUP, "v1alpha2", "TLSRoute", "tlsroutes"),
+        (GROUP, "v1alpha3", "TLSRoute", "tlsroutes"),
+        (GROUP, "v1alpha2", "TCPRoute", "tcproutes"),
+    ];
+    server.with(|state| state.served = older.to_vec());
+    server.put("tlsroutes", "shop", "r", tls_route());
+    server.put("referencegrants", "shop", "g", json!({"spec": {"from": [], "to": []}}));
+    let mut fixture = Fixture::start(&server);
+    fixture.synced().await;
+    fixture.until(|w| w.snapshot.tls_routes.len() == 1 && w.snapshot.reference_grants.len() == 1).await;
+    let asked = |path: &str| server.with(|state| state.paths.contains(&format!("/apis/{GROUP}/{path}")));
+    assert!(asked("v1alpha3/tlsroutes") && asked("v1alpha2/tcproutes") && asked("v1beta1/referencegrants"));
+    assert!(asked("v1/httproutes") && !asked("v1alpha2/tlsroutes") && !asked("v1beta1/httproutes"));
+    // The Gateway API is upgraded, and what was read is served no longer: it is read elsewhere, and never forgotten.
+    server.with(|state| {
+        state.served = GATEWAY.to_vec();
+        state.breaks += 1;
+    });
+    let mut newer = tls_route();
+    newer["spec"]["hostnames"] = json!(["new.example", "web.example"]);
+    server.put("tlsroutes", "shop", "r", newer);
+    let seen = fixture.until(|w| w.snapshot.tls_routes.values().any(|route| route.hostnames.len() == 2)).await;
+    assert!(seen.iter().all(|world| world.snapshot.tls_routes.len() == 1), "it was there all the time");
+    assert!(asked("v1/tlsroutes"));
 }
 
 #[tokio::test(start_paused = true)]

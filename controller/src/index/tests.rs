@@ -1,0 +1,146 @@
+//! Sources that come, change, break and go; objects that are refused.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+use super::*;
+use mesh_resources::parse_manifests;
+
+fn service(name: &str, port: u16, file: &str) -> Vec<Object> {
+    let text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: {port}}}]}}"
+    );
+    parse_manifests(&text, file).unwrap()
+}
+
+fn index() -> (Index, watch::Receiver<Arc<Published>>) {
+    Index::new(Options { meshed_by_label: true, ..Options::default() }, Metrics::new())
+}
+
+fn knows(rx: &watch::Receiver<Arc<Published>>, target: &str) -> bool {
+    rx.borrow().snapshot.resolve(target, "shop").is_some()
+}
+
+#[test]
+fn sources_come_change_break_and_go() {
+    let (mut index, rx) = index();
+    let (a, b): (Arc<str>, Arc<str>) = ("a.yaml".into(), "b.yaml".into());
+    index.apply(&a, service("web", 80, "a.yaml"));
+    index.apply(&b, service("db", 5432, "b.yaml"));
+    assert!(index.publish());
+    assert!(knows(&rx, "web:80") && knows(&rx, "db:5432"));
+    index.apply(&a, service("web", 80, "a.yaml"));
+    assert!(!index.publish(), "the same again is no change");
+    index.refuse(&a, Entry::folder("broken".to_owned(), "mend it"));
+    assert!(index.publish());
+    assert!(knows(&rx, "web:80"), "the last good objects stay");
+    assert_eq!(rx.borrow().problems.len(), 1);
+    index.apply(&a, service("web", 81, "a.yaml"));
+    assert!(index.publish());
+    assert!(knows(&rx, "web:81") && !knows(&rx, "web:80"));
+    assert!(rx.borrow().problems.is_empty());
+    index.delete("b.yaml");
+    assert!(index.publish());
+    assert!(!knows(&rx, "db:5432"));
+    assert_eq!(rx.borrow().version, 4);
+    assert!(!index.publish());
+}
+
+#[test]
+fn of_two_with_one_name_the_first_file_wins() {
+    let (mut index, rx) = index();
+    index.apply(&"b.yaml".into(), service("web", 81, "b.yaml"));
+    index.apply(&"a.yaml".into(), service("web", 80, "a.yaml"));
+    index.publish();
+    assert!(knows(&rx, "web:80") && !knows(&rx, "web:81"));
+    let problem = rx.borrow().problems[0].to_string();
+    assert!(problem.starts_with("b.yaml:1: Service shop/web: defined in a.yaml:1 as well"), "{problem}");
+}
+
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: split, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: '', name: web}]
+  rules:
+  - backendRefs:
+    - name: web
+      port: 80
+      weight: WEIGHT
+";
+
+fn route(weight: &str) -> Vec<Object> {
+    parse_manifests(&ROUTE.replace("WEIGHT", weight), "r.yaml").unwrap()
+}
+
+/// The weight of the route's backend, or why it is invalid.
+fn weight(rx: &watch::Receiver<Arc<Published>>) -> Result<u32, String> {
+    let published = rx.borrow();
+    let backend = &published.snapshot.http_routes.values().next().expect("a route").rules[0].backends[0];
+    backend.service.clone().map(|_| backend.weight)
+}
+
+fn told(rx: &watch::Receiver<Arc<Published>>) -> Vec<(String, Option<u64>, String)> {
+    rx.borrow().problems.iter().map(|p| (p.reason.clone(), p.line, p.what.clone())).collect()
+}
+
+#[test]
+fn an_object_that_no_api_server_takes_leaves_the_earlier_one_in_force() {
+    let (mut index, rx) = index();
+    let file: Arc<str> = "r.yaml".into();
+    index.apply(&"web.yaml".into(), service("web", 80, "web.yaml"));
+    index.apply(&file, route("3"));
+    index.publish();
+    assert_eq!((weight(&rx), told(&rx)), (Ok(3), vec![]));
+
+    index.apply(&file, route("-5"));
+    assert!(index.publish());
+    let what = "weight is -5; it must be 0 to 1000000; the object is refused, its earlier version stays in force";
+    let refused = vec![("Refused".to_owned(), Some(10), what.to_owned())];
+    assert_eq!((weight(&rx), told(&rx)), (Ok(3), refused.clone()));
+    // Neither another bad version nor another change elsewhere loses it.
+    index.apply(&file, route("many"));
+    index.apply(&"db.yaml".into(), service("db", 1, "db.yaml"));
+    index.publish();
+    assert_eq!(weight(&rx), Ok(3));
+    // In another file by now.
+    index.delete("r.yaml");
+    index.apply(&"a.yaml".into(), route("-5"));
+    index.publish();
+    assert_eq!((weight(&rx), told(&rx)), (Ok(3), refused));
+
+    index.apply(&"a.yaml".into(), route("4"));
+    index.publish();
+    assert_eq!((weight(&rx), told(&rx)), (Ok(4), vec![]));
+    // What is deleted is no earlier version of what comes later.
+    index.delete("a.yaml");
+    index.publish();
+    assert!(rx.borrow().snapshot.http_routes.is_empty());
+    index.apply(&file, route("-5"));
+    index.publish();
+    assert!(weight(&rx).is_err());
+}
+
+#[test]
+fn without_an_earlier_version_what_is_understood_is_in_force() {
+    let (mut index, rx) = index();
+    index.apply(&"web.yaml".into(), service("web", 80, "web.yaml"));
+    index.apply(&"r.yaml".into(), route("-5"));
+    index.publish();
+    assert!(weight(&rx).is_err());
+    let what = "weight is -5; it must be 0 to 1000000; its share of the requests is answered 500";
+    assert_eq!(told(&rx), [("UnsupportedValue".to_owned(), Some(10), what.to_owned())]);
+    index.apply(&"r.yaml".into(), route("7"));
+    index.publish();
+    assert_eq!((weight(&rx), told(&rx)), (Ok(7), vec![]));
+}
+
+#[test]
+fn what_is_not_understood_replaces_the_earlier_version() {
+    let (mut index, rx) = index();
+    index.apply(&"web.yaml".into(), service("web", 80, "web.yaml"));
+    index.apply(&"r.yaml".into(), route("3"));
+    index.publish();
+    index.apply(&"r.yaml".into(), route("4\n    brandNew: {a: 1}"));
+    index.publish();
+    assert_eq!(weight(&rx), Ok(4));
+    assert_eq!(told(&rx).len(), 1);
+    assert_eq!(told(&rx)[0].0, "UnsupportedValue");
+}

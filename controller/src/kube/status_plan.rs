@@ -1,0 +1,185 @@
+//! Which routes do not say of us what they should, and what to write into them. Pure.
+//!
+//! What should be said is `mesh_resources`' to decide; what is there is what the watches showed last (`statuses`).
+//! Writes are limited in number, wait longer after each failure, and stop altogether while the API server is away.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use mesh_resources::status::{ParentStatus, RouteStatus};
+use serde_json::{Value, json};
+
+use crate::statuses::{CONTROLLER, RouteId, Statuses, entries, fingerprint, is_ours};
+
+/// Writes a second in the long run: a change that concerns five thousand routes takes under two minutes, and an API
+/// server hardly notices.
+const WRITES_PER_SECOND: f64 = 50.0;
+/// Writes at once, after a time without any: what one change of a usual cluster needs.
+const BURST: f64 = 100.0;
+/// Waits after a write that failed: doubled from the first to the last.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// See [`RETRY_FIRST`].
+const RETRY_LAST: Duration = Duration::from_secs(30);
+/// Waits while the API server is away: doubled from the first to the last.
+const AWAY_FIRST: Duration = Duration::from_millis(500);
+/// See [`AWAY_FIRST`].
+const AWAY_LAST: Duration = Duration::from_secs(5);
+/// How long what we wrote is believed to be there before a watch has shown it.
+const UNSEEN: Duration = Duration::from_secs(10);
+
+/// A wait that grows with each failure.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    until: Duration,
+    waited: Duration,
+}
+
+/// What was written and not seen yet.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    print: Option<u64>,
+    /// What was seen before.
+    before: Option<u64>,
+    at: Duration,
+}
+
+/// The state; times are since any one moment.
+#[derive(Debug)]
+pub struct Plan {
+    /// What each route of the mesh should say of us.
+    wanted: BTreeMap<RouteId, u64>,
+    written: BTreeMap<RouteId, Written>,
+    failed: BTreeMap<RouteId, Wait>,
+    /// Set while the API server is away.
+    away: Option<Wait>,
+    /// Writes that are allowed now, as of a time.
+    allowed: (f64, Duration),
+}
+
+/// What to do next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Todo {
+    /// Routes to write now.
+    pub write: Vec<RouteId>,
+    /// How many routes are not as they should be, these included.
+    pub outdated: usize,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            wanted: BTreeMap::new(),
+            written: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            away: None,
+            allowed: (BURST, Duration::ZERO),
+        }
+    }
+}
+
+impl Plan {
+    /// What should be said from now on, by route: fingerprints of [`wanted`].
+    pub fn want(&mut self, wanted: BTreeMap<RouteId, u64>) {
+        // A route that is to say something else is a new matter.
+        self.failed.retain(|id, _| self.wanted.get(id) == wanted.get(id));
+        self.wanted = wanted;
+    }
+
+    /// What to do now, given what is there.
+    pub fn todo(&mut self, there: &Statuses, now: Duration) -> Todo {
+        self.written.retain(|id, written| there.get(id) == written.before && now < written.at + UNSEEN);
+        let is_right = |id: &RouteId, wanted: Option<u64>| {
+            let found = self.written.get(id).map_or_else(|| there.get(id), |written| written.print);
+            found == wanted
+        };
+        let wrong = self.wanted.iter().filter(|(id, wanted)| !is_right(id, Some(**wanted))).map(|(id, _)| id);
+        // Entries of ours where there should be none.
+        let left = there.iter().map(|(id, _)| id).filter(|id| !self.wanted.contains_key(*id) && !is_right(id, None));
+        let outdated: BTreeSet<RouteId> = wrong.chain(left).cloned().collect();
+        let count = outdated.len();
+        self.failed.retain(|id, _| outdated.contains(id));
+        let (allowed, since) = self.allowed;
+        let allowed = (allowed + now.saturating_sub(since).as_secs_f64() * WRITES_PER_SECOND).min(BURST);
+        let mut todo = Todo { write: Vec::new(), outdated: count };
+        if self.away.is_none_or(|away| away.until <= now) {
+            let due = outdated.into_iter().filter(|id| self.failed.get(id).is_none_or(|wait| wait.until <= now));
+            todo.write = due.take(allowed as usize).collect();
+        }
+        self.allowed = (allowed - todo.write.len() as f64, now);
+        todo
+    }
+
+    /// A route says by now what it should; `before` is what the watches had shown.
+    pub fn written(&mut self, id: &RouteId, print: Option<u64>, before: Option<u64>, now: Duration) {
+        self.away = None;
+        self.failed.remove(id);
+        self.written.insert(id.clone(), Written { print, before, at: now });
+    }
+
+    /// A route cannot be written now, which is its own fault or a matter of permission.
+    pub fn failed(&mut self, id: &RouteId, now: Duration) {
+        self.away = None;
+        let wait = next(self.failed.get(id), RETRY_FIRST, RETRY_LAST, now);
+        self.failed.insert(id.clone(), wait);
+    }
+
+    /// The API server does not answer. Says whether that is news.
+    pub fn away(&mut self, now: Duration) -> bool {
+        let is_news = self.away.is_none();
+        self.away = Some(next(self.away.as_ref(), AWAY_FIRST, AWAY_LAST, now));
+        is_news
+    }
+}
+
+fn next(before: Option<&Wait>, first: Duration, last: Duration, now: Duration) -> Wait {
+    let waited = before.map_or(first, |wait| (wait.waited * 2).min(last));
+    Wait { until: now + waited, waited }
+}
+
+/// What a route should say of us: entries without times.
+pub fn wanted(status: &RouteStatus, generation: i64) -> Vec<Value> {
+    let entry = |parent: &ParentStatus| {
+        let conditions = parent.conditions.iter().map(|condition| {
+            json!({
+                "type": condition.kind, "status": if condition.status { "True" } else { "False" },
+                "reason": condition.reason, "message": condition.message, "observedGeneration": generation,
+            })
+        });
+        json!({"parentRef": parent.parent_ref, "controllerName": CONTROLLER, "conditions": conditions.collect::<Vec<_>>()})
+    };
+    status.parents.iter().map(entry).collect()
+}
+
+/// `status.parents` as it has to be: what others wrote stays, what is ours is as wanted. A condition whose status stays
+/// keeps its time. `None` when there is nothing to write.
+pub fn merged(object: &Value, wanted: &[Value], now: &str) -> Option<Vec<Value>> {
+    let ours: Vec<&Value> = entries(object).filter(|entry| is_ours(entry)).collect();
+    if fingerprint(ours.iter().copied()) == fingerprint(wanted) {
+        return None;
+    }
+    let mut all: Vec<Value> = entries(object).filter(|entry| !is_ours(entry)).cloned().collect();
+    for entry in wanted {
+        let before = ours.iter().find(|there| there.get("parentRef") == entry.get("parentRef"));
+        let mut entry = entry.clone();
+        for condition in entry.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+            let time = before.and_then(|before| time_of(before, condition)).unwrap_or(now).to_owned();
+            if let Value::Object(fields) = condition {
+                fields.insert("lastTransitionTime".to_owned(), time.into());
+            }
+        }
+        all.push(entry);
+    }
+    Some(all)
+}
+
+/// Since when an entry has a condition of this type and status.
+fn time_of<'e>(entry: &'e Value, wanted: &Value) -> Option<&'e str> {
+    let conditions = entry.get("conditions")?.as_array()?;
+    let same = |found: &&Value| ["type", "status"].iter().all(|field| found.get(field) == wanted.get(field));
+    conditions.iter().find(same)?.get("lastTransitionTime")?.as_str()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The plan over fingerprints and times, and the merging of lists.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use mesh_policy::RouteKind;
+use mesh_resources::{Key, Object};
+
+use super::*;
+
+fn id(name: &str) -> RouteId {
+    (RouteKind::Http, Key::new("shop", name))
+}
+
+fn at(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+/// One entry of ours that says this.
+fn says(message: &str) -> Value {
+    entry("web", &[("Accepted", "True", message)], None)
+}
+
+fn entry(parent: &str, conditions: &[(&str, &str, &str)], time: Option<&str>) -> Value {
+    let condition = |(kind, status, message): &(&str, &str, &str)| {
+        let mut condition =
+            json!({"type": kind, "status": status, "reason": "R", "message": message, "observedGeneration": 1});
+        if let Some(time) = time {
+            condition["lastTransitionTime"] = json!(time);
+        }
+        condition
+    };
+    let conditions: Vec<_> = conditions.iter().map(condition).collect();
+    json!({"parentRef": {"name": parent}, "controllerName": CONTROLLER, "conditions": conditions})
+}
+
+fn route(name: &str, parents: &[Value]) -> Object {
+    let value = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": name, "namespace": "shop"}, "status": {"parents": parents}});
+    Object::from_value(value, None).unwrap()
+}
+
+fn print(entries: &[Value]) -> Option<u64> {
+    fingerprint(entries)
+}
+
+/// A plan that wants these messages of these routes.
+fn wants(messages: &[(&str, &str)]) -> BTreeMap<RouteId, u64> {
+    messages.iter().map(|(name, message)| (id(name), print(&[says(message)]).unwrap())).collect()
+}
+
+fn write(plan: &mut Plan, there: &Statuses, now: Duration) -> Vec<String> {
+    plan.todo(there, now).write.iter().map(|(_, key)| key.name.to_string()).collect()
+}
+
+#[test]
+fn what_differs_is_written_once_and_what_is_left_is_removed() {
+    let (mut plan, mut there) = (Plan::default(), Statuses::default());
+    there.see(&route("right", &[says("a")]));
+    there.see(&route("wrong", &[says("b")]));
+    there.see(&route("old", &[says("a")]));
+    there.see(&route("foreign", &[json!({"controllerName": "other", "parentRef": {}})]));
+    plan.want(wants(&[("right", "a"), ("wrong", "a"), ("new", "a")]));
+    assert_eq!(write(&mut plan, &there, at(0.0)), ["new", "old", "wrong"]);
+    // Written, and not shown by the watches yet.
+    for name in ["new", "wrong"] {
+        plan.written(&id(name), print(&[says("a")]), there.get(&id(name)), at(0.0));
+    }
+    plan.written(&id("old"), None, there.get(&id("old")), at(0.0));
+    assert_eq!(plan.todo(&there, at(1.0)), Todo::default());
+    for (name, entries) in [("new", vec![says("a")]), ("wrong", vec![says("a")]), ("old", vec![])] {
+        there.see(&route(name, &entries));
+    }
+    assert_eq!(plan.todo(&there, at(2.0)), Todo::default());
+    // Somebody else wrote over it.
+    there.see(&route("new", &[says("other")]));
+    assert_eq!(write(&mut plan, &there, at(3.0)), ["new"]);
+    // What is wanted changes.
+    plan.written(&id("new"), print(&[says("a")]), there.get(&id("new")), at(3.0));
+    plan.want(wants(&[("right", "a"), ("wrong", "a"), ("new", "c")]));
+    assert_eq!(write(&mut plan, &there, at(3.0)), ["new"]);
+}
+
+#[test]
+fn what_no_watch_shows_is_looked_at_again() {
+    let (mut plan, there) = (Plan::default(), Statuses::default());
+    plan.want(wants(&[("r", "a")]));
+    plan.written(&id("r"), print(&[says("a")]), None, at(0.0));
+    assert!(write(&mut plan, &there, at(9.0)).is_empty());
+    assert_eq!(write(&mut plan, &there, at(10.0)), ["r"]);
+}
+
+#[test]
+fn writes_are_bounded_in_number() {
+    let (mut plan, there) = (Plan::default(), Statuses::default());
+    let names: Vec<String> = (0..5_000).map(|n| format!("r{n}")).collect();
+    plan.want(wants(&names.iter().map(|name| (name.as_str(), "a")).collect::<Vec<_>>()));
+    let mut write = |now| {
+        let todo = plan.todo(&there, now);
+        let right = print(&[says("a")]);
+        todo.write.iter().for_each(|id| plan.written(id, right, None, now));
+        (todo.write.len(), todo.outdated)
+    };
+    assert_eq!(write(at(0.0)), (100, 5_000));
+    assert_eq!(write(at(0.0)), (0, 4_900));
+    assert_eq!(write(at(1.0)), (50, 4_900));
+    assert_eq!(write(at(1.5)), (25, 4_850));
+    // A time without any allows no more than before.
+    assert_eq!(write(at(9.9)).0, 100);
+}
+
+#[test]
+fn failures_wait_longer_each_time_and_hold_up_no_other() {
+    let (mut plan, there) = (Plan::default(), Statuses::default());
+    plan.want(wants(&[("a", "1"), ("b", "1")]));
+    plan.failed(&id("a"), at(0.0));
+    assert_eq!(write(&mut plan, &there, at(0.5)), ["b"]);
+    assert_eq!(write(&mut plan, &there, at(1.0)), ["a", "b"]);
+    plan.failed(&id("a"), at(1.0));
+    assert_eq!(write(&mut plan, &there, at(2.9)), ["b"]);
+    assert_eq!(write(&mut plan, &there, at(3.0)), ["a", "b"]);
+    (0..10).for_each(|_| plan.failed(&id("a"), at(3.0)));
+    assert_eq!(write(&mut plan, &there, at(32.0)), ["b"]);
+    assert_eq!(write(&mut plan, &there, at(33.0)), ["a", "b"]);
+    plan.failed(&id("a"), at(33.0));
+    // Something else is to be said: that may well go through.
+    plan.want(wants(&[("a", "2"), ("b", "1")]));
+    assert_eq!(write(&mut plan, &there, at(33.0)), ["a", "b"]);
+}
+
+#[test]
+fn nothing_is_tried_while_the_api_server_is_away() {
+    let (mut plan, there) = (Plan::default(), Statuses::default());
+    plan.want(wants(&[("a", "1"), ("b", "1")]));
+    assert!(plan.away(at(0.0)));
+    assert!(write(&mut plan, &there, at(0.4)).is_empty());
+    assert_eq!(write(&mut plan, &there, at(0.5)), ["a", "b"]);
+    assert!(!plan.away(at(0.5)), "it is told once");
+    assert!((0..10).all(|_| !plan.away(at(1.0))));
+    assert!(write(&mut plan, &there, at(5.9)).is_empty());
+    assert_eq!(write(&mut plan, &there, at(6.0)), ["a", "b"]);
+    plan.written(&id("a"), wants(&[("a", "1")]).get(&id("a")).copied(), None, at(6.0));
+    assert_eq!(write(&mut plan, &there, at(6.0)), ["b"]);
+}
+
+#[test]
+fn times_move_only_with_the_status_and_others_entries_stay() {
+    let foreign =
+        json!({"controllerName": "example.com/other", "parentRef": {"name": "web"}, "conditions": [{"x": 1}]});
+    let there = [
+        entry("web", &[("Accepted", "True", "old"), ("ResolvedRefs", "True", "")], Some("T1")),
+        foreign.clone(),
+        entry("gone", &[("Accepted", "True", "")], Some("T1")),
+    ];
+    let object = json!({"status": {"parents": there}});
+    let wanted = [
+        entry("web", &[("Accepted", "True", "new"), ("ResolvedRefs", "False", "")], None),
+        entry("db", &[("Accepted", "True", "")], None),
+    ];
+    let merged_now = merged(&object, &wanted, "T2").unwrap();
+    let mut web = entry("web", &[("Accepted", "True", "new"), ("ResolvedRefs", "False", "")], Some("T1"));
+    web["conditions"][1]["lastTransitionTime"] = json!("T2");
+    assert_eq!(merged_now, [foreign.clone(), web, entry("db", &[("Accepted", "True", "")], Some("T2"))]);
+    // Once it is so, there is nothing to write.
+    assert_eq!(merged(&json!({"status": {"parents": merged_now}}), &wanted, "T3"), None);
+    assert_eq!(merged(&object, &[], "T2").unwrap(), [foreign]);
+    assert_eq!(merged(&json!({}), &[], "T2"), None);
+    assert_eq!(merged(&json!({"status": {"parents": null}}), &wanted[1..], "T2").unwrap().len(), 1);
+}
