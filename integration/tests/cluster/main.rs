@@ -14,3 +14,4 @@ mod probes;
 mod rollout;
 mod seed;
 mod startup;
+mod status;
