@@ -30,6 +30,10 @@ pub const TEMPLATES: &[(&str, &str)] = templates![
     "webhook.yaml",
 ];
 
+/// CustomResourceDefinitions with their names: files that Helm does not render.
+pub const DEFINITIONS: &[(&str, &str)] =
+    &[("retrypolicies.yaml", include_str!("../../../charts/mesh/crds/retrypolicies.yaml"))];
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -37,15 +41,17 @@ mod tests {
 
     #[test]
     fn every_file_of_the_chart_is_embedded() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/mesh/templates");
-        let mut there: Vec<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != "_helpers.tpl")
-            .collect();
-        there.sort();
-        let embedded: Vec<&str> = TEMPLATES.iter().map(|(name, _)| *name).collect();
-        assert_eq!(embedded, there, "files.rs lists the templates in the order of their names");
+        for (folder, embedded) in [("templates", TEMPLATES), ("crds", DEFINITIONS)] {
+            let path = format!("{}/../charts/mesh/{folder}", env!("CARGO_MANIFEST_DIR"));
+            let mut there: Vec<String> = std::fs::read_dir(path)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .filter(|name| name != "_helpers.tpl")
+                .collect();
+            there.sort();
+            let embedded: Vec<&str> = embedded.iter().map(|(name, _)| *name).collect();
+            assert_eq!(embedded, there, "files.rs lists the files of {folder} in the order of their names");
+        }
     }
 
     #[test]

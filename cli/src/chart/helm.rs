@@ -13,7 +13,7 @@ use std::{
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::{given::Given, identity, read_documents, render, yaml};
+use super::{definitions, given::Given, identity, read_documents, render, yaml};
 
 /// Where `cargo xtask test` puts it.
 const HELM: &str = "../target/tools/helm-3.22.0/helm";
@@ -109,7 +109,9 @@ impl Words {
     fn ours(&self) -> Result<Vec<Value>, String> {
         let line = Line::try_parse_from(["install".to_owned()].iter().chain(&self.words)).map_err(|e| e.to_string())?;
         let given = line.given.over(json!({})).map_err(|error| format!("{error:#}"))?;
-        Ok(render(given).map_err(|error| error.to_string())?.into_iter().map(|manifest| manifest.object).collect())
+        let rendered = render(given).map_err(|error| error.to_string())?;
+        let definitions = definitions().map_err(|error| error.to_string())?;
+        Ok(definitions.into_iter().chain(rendered).map(|manifest| manifest.object).collect())
     }
 
     /// The objects by Helm.
@@ -117,7 +119,7 @@ impl Words {
         let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/mesh");
         let mut command = Command::new(helm);
         command
-            .args(["template", "mesh", chart, "--namespace", "mesh-system", "--kube-version", "1.34.0"])
+            .args(["template", "mesh", chart, "--namespace", "mesh-system", "--kube-version", "1.34.0", "--include-crds"])
             .args(&self.words);
         let said = command.output().unwrap();
         if !said.status.success() {

@@ -89,6 +89,20 @@ pub fn render(given: Value) -> Result<Vec<Manifest>, ChartError> {
     Ok(manifests)
 }
 
+/// The CustomResourceDefinitions of Mesh: what Helm takes from the chart's folder `crds`. They come before all else,
+/// no value changes them, and they outlive an installation, for policies of users go with them.
+pub fn definitions() -> Result<Vec<Manifest>, ChartError> {
+    let mut manifests = Vec::new();
+    for (file, text) in files::DEFINITIONS {
+        for text in documents(text) {
+            let object = serde_saphyr::from_str(text)
+                .map_err(|error| ChartError::Manifest { file: (*file).to_owned(), why: error.to_string() })?;
+            manifests.push(Manifest { text: text.trim().to_owned(), object });
+        }
+    }
+    Ok(manifests)
+}
+
 /// Judges the injector's configuration as the injector will.
 fn check_injection(manifests: &[Manifest]) -> Result<(), ChartError> {
     for manifest in manifests {
@@ -133,10 +147,11 @@ pub fn object_path(object: &Value) -> Option<String> {
 }
 
 /// Kinds and the names of their resources.
-const RESOURCES: [(&str, &str); 14] = [
+const RESOURCES: [(&str, &str); 15] = [
     ("ClusterRole", "clusterroles"),
     ("ClusterRoleBinding", "clusterrolebindings"),
     ("ConfigMap", "configmaps"),
+    ("CustomResourceDefinition", "customresourcedefinitions"),
     ("Deployment", "deployments"),
     ("Lease", "leases"),
     ("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),

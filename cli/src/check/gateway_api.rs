@@ -5,24 +5,42 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{Check, Context, Finding, Outcome, When, kubernetes::numbers, names, page};
-use crate::kube::{ClusterError, value};
+use crate::kube::{CONTROL_NAMESPACE, ClusterError, value};
 
 const AREA: &str = "Gateway API";
 const GROUP: &str = "gateway.networking.k8s.io";
-/// Routes for meshes, GRPCRoute among them, are stable from this release on.
-const OLDEST: (u64, u64) = (1, 1);
-/// The kinds that Mesh reads, with the version that it reads.
-const KINDS: [(&str, &str); 3] = [("httproutes", "v1"), ("grpcroutes", "v1"), ("referencegrants", "v1beta1")];
+/// The oldest release that Mesh is tried with.
+const OLDEST: (u64, u64) = (1, 4);
+/// A kind that Mesh reads.
+struct Kind {
+    /// As in a path.
+    resource: &'static str,
+    /// As in a manifest.
+    kind: &'static str,
+    /// Versions that Mesh knows, best first; it reads the best that is served.
+    versions: &'static [&'static str],
+}
+
+const KINDS: [Kind; 5] = [
+    Kind { resource: "httproutes", kind: "HTTPRoute", versions: &["v1", "v1beta1"] },
+    Kind { resource: "grpcroutes", kind: "GRPCRoute", versions: &["v1"] },
+    Kind { resource: "tlsroutes", kind: "TLSRoute", versions: &["v1", "v1alpha3", "v1alpha2"] },
+    Kind { resource: "tcproutes", kind: "TCPRoute", versions: &["v1", "v1alpha2"] },
+    Kind { resource: "referencegrants", kind: "ReferenceGrant", versions: &["v1", "v1beta1"] },
+];
 /// Group of the kinds that Mesh brings.
 const OURS: &str = "policy.meshctl.dev";
+/// Those kinds, as in a path.
+const OUR_KINDS: [&str; 1] = ["retrypolicies"];
 const MEND: &str = "meshctl install --gateway-api-crds | kubectl apply --server-side -f -";
+const MEND_OURS: &str = "meshctl upgrade | kubectl apply -f -";
 
 pub(super) static CHECKS: &[Check] = &[
     Check {
         id: "gateway-api-present",
         area: AREA,
         what: "the Gateway API is there",
-        why: "routes (weights, retries, rewrites) are written as its HTTPRoute and GRPCRoute; without it traffic is only encrypted and balanced",
+        why: "routes (weights, retries, rewrites) are written as its own kinds; without it traffic is only encrypted and balanced",
         mend: MEND,
         page: page!("gateway-api-present"),
         when: &[When::Pre, When::Installed],
@@ -48,39 +66,60 @@ async fn present(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     };
     let version = value::annotation(&routes, "gateway.networking.k8s.io/bundle-version");
     let channel = value::annotation(&routes, "gateway.networking.k8s.io/channel");
-    Ok(match numbers(version) {
-        None => Outcome::pass("the Gateway API is there, and does not say which version it is"),
-        Some(found) if found < OLDEST => {
-            Outcome::warn(format!("the Gateway API is {version}, older than {}.{}", OLDEST.0, OLDEST.1))
+    let mut absent = Vec::new();
+    for Kind { resource, kind, .. } in &KINDS {
+        if definition(&context, resource, GROUP).await?.is_none() {
+            absent.push(*kind);
         }
-        Some(_) => Outcome::pass(format!("Gateway API {version}, {channel} channel")),
+    }
+    // Older releases lack kinds, or have them in the experimental channel; whoever does not use them misses nothing.
+    let without = if absent.is_empty() { String::new() } else { format!(", without {}", absent.join(", ")) };
+    Ok(match numbers(version) {
+        None => Outcome::pass(format!("the Gateway API is there{without}, and does not say which version it is")),
+        Some(found) if found < OLDEST => Outcome::warn(format!(
+            "the Gateway API is {version}, older than {}.{}, the oldest that Mesh is tried with",
+            OLDEST.0, OLDEST.1
+        )),
+        Some(_) => Outcome::pass(format!("Gateway API {version}, {channel} channel{without}")),
     })
 }
 
 async fn served(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let mut wrong = Vec::new();
     let mut seen = 0;
-    for (resource, version) in KINDS {
+    for Kind { resource, versions, .. } in &KINDS {
         let Some(found) = definition(&context, resource, GROUP).await? else { continue };
         seen += 1;
-        let versions = value::items(&found, "/spec/versions");
-        let is_served = |v: &Value| value::text(v, "/name") == version && value::flag(v, "/served");
-        if !versions.iter().any(is_served) {
-            wrong.push(format!("{resource} is not served in version {version}"));
+        let served = value::items(&found, "/spec/versions").iter().filter(|v| value::flag(v, "/served"));
+        let served: Vec<_> = served.map(|version| value::text(version, "/name")).collect();
+        if !versions.iter().any(|known| served.contains(known)) {
+            let served = if served.is_empty() { "no version".to_owned() } else { served.join(", ") };
+            wrong.push(format!("{resource} is served in {served}, and Mesh reads {}", versions.join(", ")));
         }
         wrong.extend(unready(&found));
     }
-    let ours = format!(".{OURS}");
     let all = context.cluster.list("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "").await?;
+    let ours = format!(".{OURS}");
     for found in all.iter().filter(|found| value::name(found).ends_with(&ours)) {
         seen += 1;
         wrong.extend(unready(found));
     }
-    Ok(match (wrong.as_slice(), seen) {
-        ([], 0) => Outcome::skip("there are none"),
-        ([], 1) => Outcome::pass("1 kind of the Gateway API and of Mesh is served"),
-        ([], seen) => Outcome::pass(format!("{seen} kinds of the Gateway API and of Mesh are served")),
-        (wrong, _) => Outcome::NotYet(Finding::mend(names(wrong), MEND)),
+    if !wrong.is_empty() {
+        return Ok(Outcome::NotYet(Finding::mend(names(&wrong), MEND)));
+    }
+    // They come with an installation.
+    let is_installed =
+        context.object("apps", "v1", CONTROL_NAMESPACE, "deployments", "mesh-destination").await?.is_some();
+    let expected: Vec<String> = OUR_KINDS.iter().map(|kind| format!("{kind}{ours}")).collect();
+    let missing: Vec<_> = expected.iter().filter(|name| !all.iter().any(|found| value::name(found) == *name)).collect();
+    if let Some(first) = missing.first().filter(|_| is_installed) {
+        let said = format!("there is no {first}: policies of that kind cannot be written");
+        return Ok(Outcome::Warn(Finding::mend(said, MEND_OURS)));
+    }
+    Ok(match seen {
+        0 => Outcome::skip("there are none"),
+        1 => Outcome::pass("1 kind of the Gateway API and of Mesh is served"),
+        seen => Outcome::pass(format!("{seen} kinds of the Gateway API and of Mesh are served")),
     })
 }
 

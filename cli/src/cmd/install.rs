@@ -51,7 +51,7 @@ pub struct Args {
     /// Where the key of the trust anchor that is made goes; otherwise it is not kept
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     identity_anchor_key_out: Option<PathBuf>,
-    /// Leave out CustomResourceDefinitions (this version has none of its own)
+    /// Leave out the CustomResourceDefinitions of Mesh (policy.meshctl.dev)
     #[arg(long)]
     skip_crds: bool,
     /// Print the CustomResourceDefinitions of the Gateway API v1.6.3 and nothing else
@@ -81,7 +81,8 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     if args.identity_anchor_key_out.is_some() && !matches!(signing, Signing::Made(_)) {
         bail!("--identity-anchor-key-out is for an anchor that is made here, and the trust anchors were given");
     }
-    let manifests = chart::render(given)?;
+    let mut manifests = if args.skip_crds { Vec::new() } else { chart::definitions()? };
+    manifests.extend(chart::render(given)?);
     tell(&signing, args.identity_anchor_key_out.as_deref())?;
     print::manifests(form, &manifests)?;
     Ok(ExitCode::SUCCESS)

@@ -45,7 +45,7 @@ pub struct Args {
     /// Print what would change in the cluster, and no manifests
     #[arg(long, conflicts_with = "output")]
     dry_run: bool,
-    /// Leave out CustomResourceDefinitions (this version has none of its own)
+    /// Leave out the CustomResourceDefinitions of Mesh (policy.meshctl.dev)
     #[arg(long)]
     skip_crds: bool,
     /// How to print it
@@ -64,7 +64,8 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         may_upgrade(&found, cluster.server())?;
         check_skew(&cluster, &found).await?;
         let given = kept(args, &cluster, &found).await?;
-        let manifests = chart::render(given)?;
+        let mut manifests = if args.skip_crds { Vec::new() } else { chart::definitions()? };
+        manifests.extend(chart::render(given)?);
         tell_leftovers(&cluster, &manifests).await?;
         if args.dry_run {
             return difference(&cluster, &manifests).await;

@@ -82,11 +82,18 @@ async fn gateway_api() {
     expect(cluster().refuses(&routes, 404, "not found"), id, Warning, &["no HTTPRoute"]).await;
     let mut old = crd("httproutes.gateway.networking.k8s.io", "v1");
     old["metadata"]["annotations"]["gateway.networking.k8s.io/bundle-version"] = "v1.0.0".into();
-    expect(cluster().object(&routes, old), id, Warning, &["v1.0.0", "older than 1.1"]).await;
+    expect(cluster().object(&routes, old), id, Warning, &["v1.0.0", "older than 1.4"]).await;
+    let report = one(cluster(), id).await;
+    assert!(report.said.contains("without TLSRoute, TCPRoute, ReferenceGrant"), "{}", report.said);
 
     let id = "gateway-api-served";
-    let beta = crd("httproutes.gateway.networking.k8s.io", "v1beta1");
-    expect(cluster().object(&routes, beta), id, Failed, &["httproutes is not served in version v1"]).await;
+    let alpha = crd("httproutes.gateway.networking.k8s.io", "v1alpha2");
+    let words = ["httproutes is served in v1alpha2, and Mesh reads v1, v1beta1"];
+    expect(cluster().object(&routes, alpha), id, Failed, &words).await;
+    let alpha = crd("tlsroutes.gateway.networking.k8s.io", "v1alpha3");
+    expect_ok(cluster().object(&format!("{CRDS}/tlsroutes.gateway.networking.k8s.io"), alpha), id).await;
+    let words = ["no retrypolicies.policy.meshctl.dev"];
+    expect(cluster().list(CRDS, vec![]), id, Warning, &words).await;
     let mut pending = crd("x.policy.meshctl.dev", "v1");
     pending["status"]["conditions"][0]["status"] = "False".into();
     expect(cluster().list(CRDS, vec![pending]), id, Failed, &["x.policy.meshctl.dev is not established"]).await;

@@ -203,6 +203,7 @@ pub(super) fn cluster() -> Mock {
     let lease =
         json!({ "spec": { "holderIdentity": "mesh-identity-1", "leaseDurationSeconds": 15, "renewTime": stamp(-2) } });
     let mut mock = empty()
+        .list(CRDS, vec![crd("retrypolicies.policy.meshctl.dev", "v1alpha1")])
         .object("/api/v1/namespaces/mesh-system", system.clone())
         .list("/api/v1/namespaces", vec![system, shop])
         .object("/api/v1/namespaces/mesh-system/configmaps/mesh-trust-bundle", bundle.clone())
