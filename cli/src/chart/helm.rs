@@ -119,7 +119,16 @@ impl Words {
         let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/mesh");
         let mut command = Command::new(helm);
         command
-            .args(["template", "mesh", chart, "--namespace", "mesh-system", "--kube-version", "1.34.0", "--include-crds"])
+            .args([
+                "template",
+                "mesh",
+                chart,
+                "--namespace",
+                "mesh-system",
+                "--kube-version",
+                "1.34.0",
+                "--include-crds",
+            ])
             .args(&self.words);
         let said = command.output().unwrap();
         if !said.status.success() {
