@@ -116,7 +116,7 @@ async fn a_copy_is_the_request_with_its_body() {
     eventually("the copy to arrive", TEST_WAIT, arrived).await.unwrap();
     let copy = mirror.seen().pop().unwrap();
     assert!(copy.head.starts_with("post /echo?a=b http/1.1\r\n"), "{}", copy.head);
-    assert_eq!((copy.get("host"), copy.get("x-set"), copy.body), (Some("web.shop"), Some("1"), body));
+    assert_eq!((copy.get("host"), copy.get("x-set"), &copy.body), (Some("web.shop"), Some("1"), &body));
 }
 
 #[tokio::test]
