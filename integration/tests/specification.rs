@@ -94,7 +94,8 @@ impl Stage {
                 }
             }
         }
-        let tests: Vec<Value> = read["tests"].as_array().unwrap().iter().filter(|test| is_request(test)).cloned().collect();
+        let tests: Vec<Value> =
+            read["tests"].as_array().unwrap().iter().filter(|test| is_request(test)).cloned().collect();
         let callers: BTreeSet<(String, String)> = tests.iter().map(|test| (from(test), authority(test))).collect();
         let (mut entries, mut proxies) = (BTreeMap::new(), Vec::new());
         for namespace in callers.iter().map(|(namespace, _)| namespace).collect::<BTreeSet<_>>() {
@@ -120,7 +121,9 @@ async fn slices(service: &Value, servers: &mut Vec<App>) -> Option<Value> {
     let mut ports = Vec::new();
     for port in service["spec"]["ports"].as_array()? {
         let app = server(&format!("{namespace}/{name}:{}", port["port"])).await;
-        ports.push(json!({"name": port["name"].as_str().unwrap_or_default(), "port": app.address.port(), "protocol": "TCP"}));
+        ports.push(
+            json!({"name": port["name"].as_str().unwrap_or_default(), "port": app.address.port(), "protocol": "TCP"}),
+        );
         servers.push(app);
     }
     Some(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
@@ -242,7 +245,8 @@ fn judge(test: &Value, seen: &Seen) -> Result<Option<String>, String> {
         "forward" | "default" => backend(expect, seen),
         other => Err(format!("unknown verdict {other}")),
     }?;
-    if !grpc && let Some(status) = expect["status"].as_u64()
+    if !grpc
+        && let Some(status) = expect["status"].as_u64()
         && u64::from(seen.status) != status
         && found.is_none()
     {
@@ -331,7 +335,10 @@ async fn run(stage: &Stage, test: &Value, failures: &mut Vec<String>) -> usize {
                     let protocol = if http2 { "HTTP/2" } else { "HTTP/1.1" };
                     let body = String::from_utf8_lossy(&seen.body);
                     let (file, name) = (&stage.name, &test["name"]);
-                    failures.push(format!("{file}: {name} by {protocol}: {why}: {} {:?} {body}", seen.status, seen.headers));
+                    failures.push(format!(
+                        "{file}: {name} by {protocol}: {why}: {} {:?} {body}",
+                        seen.status, seen.headers
+                    ));
                     return sent;
                 }
             }
@@ -370,7 +377,9 @@ async fn the_proxy_does_what_the_specification_says() {
 async fn ready(stage: &Stage) {
     for ((namespace, authority), entry) in &stage.entries {
         let is_known = !stage.tests.iter().any(|test| {
-            from(test) == *namespace && self::authority(test) == *authority && test["expect"]["verdict"] == "unknown-target"
+            from(test) == *namespace
+                && self::authority(test) == *authority
+                && test["expect"]["verdict"] == "unknown-target"
         });
         let answered = async || {
             let Ok(mut connection) = H1::connect(*entry).await else { return Ok(None) };
