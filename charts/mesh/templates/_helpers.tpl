@@ -186,13 +186,13 @@ resources:
 admissionReviewVersions: [v1]
 clientConfig:
   # Rendered once; mesh-identity's leader keeps it current from then on.
-  caBundle: {{ include "mesh.trustAnchors" . | b64enc }}
+  caBundle: {{ include "mesh.trustAnchors" .root | b64enc }}
   service:
     name: mesh-injector
-    namespace: {{ .Release.Namespace }}
+    namespace: {{ .root.Release.Namespace }}
     path: /inject
     port: 443
-failurePolicy: {{ .Values.webhook.failurePolicy }}
+failurePolicy: {{ .failurePolicy }}
 matchPolicy: Equivalent
 reinvocationPolicy: IfNeeded
 rules:

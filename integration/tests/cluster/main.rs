@@ -8,6 +8,8 @@ mod apps;
 mod kube;
 
 mod commands;
+mod ha;
+mod measures;
 mod odd_traffic;
 mod outage;
 mod probes;
