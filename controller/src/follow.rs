@@ -3,6 +3,7 @@
 //! It holds what it sent last and nothing else. A proxy that reads slowly gets the newest state next, never a queue.
 
 use futures_util::{Stream, stream};
+use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -31,7 +32,7 @@ pub(crate) fn follow<W, T, F>(
 ) -> impl Stream<Item = Result<T, Status>> + Send + use<W, T, F>
 where
     W: Send + Sync + 'static,
-    T: Send + 'static,
+    T: Message + 'static,
     F: FnMut() -> Step<T> + Send + 'static,
 {
     struct State<W, F> {
@@ -59,11 +60,11 @@ where
             match (state.step)() {
                 Step::SendPart(update) => {
                     state.looked = false;
-                    state.metrics.updates.increment(1);
+                    state.metrics.sent(&update);
                     return Some((Ok(update), Some(state)));
                 }
                 Step::Send(update) => {
-                    state.metrics.updates.increment(1);
+                    state.metrics.sent(&update);
                     return Some((Ok(update), Some(state)));
                 }
                 Step::Same => {}

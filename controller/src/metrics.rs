@@ -68,6 +68,16 @@ pub struct StreamMetrics {
     pub open: Gauge,
     /// Updates sent.
     pub updates: Counter,
+    /// Their bytes.
+    pub bytes: Counter,
+}
+
+impl StreamMetrics {
+    /// Counts one update.
+    pub fn sent(&self, update: &impl prost::Message) {
+        self.updates.increment(1);
+        self.bytes.increment(update.encoded_len() as u64);
+    }
 }
 
 /// The metrics of the watch of one kind of object.
@@ -100,6 +110,7 @@ impl Metrics {
         let streams = |kind| StreamMetrics {
             open: gauge(r, "mesh_controller_streams", "Open streams to proxies.", Some(("kind", kind))),
             updates: counter(r, "mesh_controller_updates_total", "Updates sent to proxies.", Some(("kind", kind))),
+            bytes: counter(r, "mesh_controller_policy_bytes_total", "Bytes of those updates.", Some(("kind", kind))),
         };
         let certificates = |outcome| {
             let help = "Requests for workload certificates, by outcome.";

@@ -4,7 +4,10 @@ use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use mesh_policy::{InboundPolicy, OutboundPolicy};
-use mesh_proto::v1::{self, policy_server};
+use mesh_proto::{
+    RouteDelta,
+    v1::{self, policy_server},
+};
 use mesh_resources::{Depends, Key};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -60,7 +63,7 @@ impl policy_server::Policy for PolicyService {
 
     async fn outbound(&self, request: Request<v1::OutboundRequest>) -> Result<Response<Self::OutboundStream>, Status> {
         let caller = caller::identity(&request)?;
-        let v1::OutboundRequest { target, workload } = request.into_inner();
+        let v1::OutboundRequest { target, workload, deltas } = request.into_inner();
         caller::check_length("target", &target)?;
         let shared = self.shared.clone();
         let world = shared.index.borrow().clone();
@@ -82,7 +85,14 @@ impl policy_server::Policy for PolicyService {
         if compile(&world).is_none() {
             return Err(not_found(&target));
         }
-        let step = step(self.shared.index.clone(), compile, move || not_found(&target));
+        let wire = move |last: Option<&OutboundPolicy>, now: &OutboundPolicy| {
+            let delta = last.filter(|_| deltas).and_then(|last| RouteDelta::between(last, now));
+            match delta {
+                Some(delta) => v1::OutboundPolicy { delta: Some((&delta).into()), ..Default::default() },
+                None => now.into(),
+            }
+        };
+        let step = step(self.shared.index.clone(), compile, wire, move || not_found(&target));
         let stream = follow(changes, self.shared.cancel.clone(), &self.shared.metrics.outbound, step);
         Ok(Response::new(Box::pin(stream)))
     }
@@ -105,7 +115,8 @@ impl policy_server::Policy for PolicyService {
             shared.inbound.get(world.version, key.clone(), compile)
         };
         let gone = move || Status::not_found(format!("the pod {workload} is gone; its last policy stays in force"));
-        let step = step(self.shared.index.clone(), compile, gone);
+        let wire = |_: Option<&InboundPolicy>, now: &InboundPolicy| v1::InboundPolicy::from(now);
+        let step = step(self.shared.index.clone(), compile, wire, gone);
         let stream = follow(changes, self.shared.cancel.clone(), &self.shared.metrics.inbound, step);
         Ok(Response::new(Box::pin(stream)))
     }
@@ -117,15 +128,15 @@ fn not_found(target: &str) -> Status {
     ))
 }
 
-/// Sends what really changed.
+/// Sends what really changed. `wire` says it to who was told the value before, if any.
 fn step<M, W>(
     index: watch::Receiver<Arc<Published>>,
     compile: impl Fn(&Published) -> Option<Arc<M>> + Send + 'static,
+    wire: impl Fn(Option<&M>, &M) -> W + Send + 'static,
     gone: impl Fn() -> Status + Send + 'static,
 ) -> impl FnMut() -> Step<W> + Send + 'static
 where
     M: PartialEq + Send + Sync + 'static,
-    W: for<'m> From<&'m M>,
 {
     let mut last: Option<Arc<M>> = None;
     move || {
@@ -135,8 +146,8 @@ where
         if same {
             return Step::Same;
         }
-        let wire = W::from(&now);
+        let message = wire(last.as_deref(), &now);
         last = Some(now);
-        Step::Send(wire)
+        Step::Send(message)
     }
 }

@@ -8,13 +8,14 @@ use std::time::Duration;
 use common::{Fixture, LIMIT, WORLD, next, route, slice};
 use mesh_policy::{BackendTarget, OutboundPolicy, Protocol, Target};
 use mesh_proto::{
-    EndpointsDelta,
+    EndpointsDelta, RouteDelta,
     v1::{self, destination_client::DestinationClient, policy_client::PolicyClient},
 };
+use prost::Message;
 use tonic::{Code, Request, transport::Channel};
 
 fn ask(target: &str, workload: &str) -> Request<v1::OutboundRequest> {
-    Request::new(v1::OutboundRequest { target: target.into(), workload: workload.into() })
+    Request::new(v1::OutboundRequest { target: target.into(), workload: workload.into(), deltas: false })
 }
 
 fn web() -> v1::EndpointsRequest {
@@ -36,6 +37,49 @@ fn weights(wire: v1::OutboundPolicy) -> Vec<(String, u32)> {
 
 async fn code_of(channel: Channel, target: &str, workload: &str) -> Code {
     PolicyClient::new(channel).outbound(ask(target, workload)).await.map(|_| ()).unwrap_err().code()
+}
+
+#[tokio::test]
+async fn one_rule_of_a_thousand_routes_is_sent_alone_to_who_asks_for_changes() {
+    let f = Fixture::start(&[]).await;
+    let route = |n: usize, backend: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r{n}, namespace: shop}}\nspec:\n  \
+             parentRefs: [{{kind: Service, group: \"\", name: web, port: 80}}]\n  rules:\n  \
+             - matches: [{{path: {{type: PathPrefix, value: /part-{n}}}}}]\n    backendRefs: [{{name: {backend}, port: 80}}]\n"
+        )
+    };
+    let others: Vec<String> = (0..999).map(|n| route(n, "web")).collect();
+    f.write("others.yaml", &others.join("---\n"));
+    f.write("route.yaml", &route(999, "web"));
+    let mut client = PolicyClient::new(f.proxy("shop.client").await);
+    let request = v1::OutboundRequest { target: "web:80".into(), workload: "shop/client".into(), deltas: true };
+    let mut changes = client.outbound(request).await.unwrap().into_inner();
+    let mut wholes = client.outbound(ask("web:80", "shop/client")).await.unwrap().into_inner();
+
+    // The first is whole; what the folder had not shown by then follows.
+    let mut held = OutboundPolicy::try_from(next(&mut changes).await).unwrap();
+    while held.routes.routes().len() < 1_000 {
+        held = match next(&mut changes).await {
+            v1::OutboundPolicy { delta: Some(delta), .. } => RouteDelta::try_from(delta).unwrap().apply(&held).unwrap(),
+            whole => OutboundPolicy::try_from(whole).unwrap(),
+        };
+    }
+    let mut whole = next(&mut wholes).await;
+    while whole.routes.len() < 1_000 {
+        whole = next(&mut wholes).await;
+    }
+
+    f.write("route.yaml", &route(999, "web-v2"));
+    let change = next(&mut changes).await;
+    let whole = next(&mut wholes).await;
+    let (small, large) = (change.encoded_len(), whole.encoded_len());
+    println!("{small} bytes instead of {large}");
+    assert!(small * 50 < large, "{small} of {large}");
+    let delta = RouteDelta::try_from(change.delta.expect("only what changed")).unwrap();
+    assert_eq!((delta.upsert.len(), delta.removed.len()), (1, 0));
+    assert_eq!(delta.apply(&held).unwrap(), OutboundPolicy::try_from(whole).unwrap());
+    assert!(f.page("/metrics").await.1.contains("mesh_controller_policy_bytes_total{kind=\"outbound\"}"));
 }
 
 #[tokio::test]

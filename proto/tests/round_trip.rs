@@ -1,7 +1,7 @@
 //! What goes over the wire comes back the same, and what should not come in does not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method};
 use mesh_policy::{
@@ -14,7 +14,7 @@ use mesh_policy::{
     model::Timeouts,
     route::{HeaderMatch, HostMatch, PathMatch, QueryMatch, RegexMatch, RequestMatch, RouteTable, StringMatch},
 };
-use mesh_proto::{EndpointsDelta, v1};
+use mesh_proto::{EndpointsDelta, RouteDelta, v1};
 use proptest::{collection::vec, option, prelude::*};
 use prost::Message;
 
@@ -244,6 +244,37 @@ proptest! {
         prop_assert_eq!(OutboundPolicy::try_from(wire).unwrap(), policy);
     }
 
+    /// A reader of deltas ends where a reader of whole policies does, whatever comes and goes between.
+    #[test]
+    fn folded_deltas_agree_with_whole_policies(target in service(), tables in vec(vec((0..4u8, 0..3u8, rule()), 0..6), 1..6)) {
+        let policy = |table: &[(u8, u8, Rule)]| {
+            let mut routes: BTreeMap<u8, Route> = BTreeMap::new();
+            for (object, created, rule) in table {
+                let meta = RouteMeta {
+                    kind: RouteKind::Http,
+                    namespace: "n".into(),
+                    name: format!("r{object}").into(),
+                    created: i64::from(*created),
+                };
+                routes.insert(*object, Route { meta, hostnames: Vec::new(), rules: vec![rule.clone()] });
+            }
+            let routes = RouteTable::new(routes.into_values().collect());
+            OutboundPolicy { target: Target::Service(target.clone()), protocol: Protocol::Detect, routes }
+        };
+        let mut told = policy(&tables[0]);
+        let mut held = told.clone();
+        for table in &tables {
+            let now = policy(table);
+            let delta = RouteDelta::between(&told, &now).unwrap();
+            let wire = over_the_wire(&v1::RouteDelta::from(&delta));
+            let delta = RouteDelta::try_from(wire).unwrap();
+            prop_assert_eq!(delta == RouteDelta::default(), told == now);
+            held = delta.apply(&held).unwrap();
+            prop_assert_eq!(&held, &now);
+            told = now;
+        }
+    }
+
     #[test]
     fn inbound_policies_come_back(policy in inbound()) {
         let wire = over_the_wire(&v1::InboundPolicy::from(&policy));
@@ -336,4 +367,72 @@ fn an_access_that_is_absent_or_false_never_opens_a_port() {
         let wire = v1::InboundPolicy { access: Some(v1::Access { kind }), ..Default::default() };
         assert_eq!(InboundPolicy::try_from(wire).unwrap_err().path(), "access.kind");
     }
+}
+
+/// A thousand routes with a rule each, as one Service may have them.
+fn thousand(backend_of_the_last: &str) -> OutboundPolicy {
+    let service = |name: &str| ServiceRef { namespace: "shop".into(), name: name.into(), port: 80 };
+    let route = |n: usize| {
+        let backend = if n == 999 { backend_of_the_last } else { "web-v1" };
+        let path = PathMatch::Prefix(format!("/part-{n}"));
+        let rule = Rule {
+            matches: vec![RequestMatch { path, ..Default::default() }],
+            backends: vec![Backend {
+                weight: 1,
+                target: BackendTarget::Service(service(backend)),
+                filters: Vec::new(),
+            }],
+            ..Default::default()
+        };
+        let meta = RouteMeta {
+            kind: RouteKind::Http,
+            namespace: "shop".into(),
+            name: format!("route-{n}").into(),
+            created: 7,
+        };
+        Route { meta, hostnames: Vec::new(), rules: vec![rule] }
+    };
+    OutboundPolicy {
+        target: Target::Service(service("web")),
+        protocol: Protocol::Detect,
+        routes: RouteTable::new((0..1_000).map(route).collect()),
+    }
+}
+
+#[test]
+fn one_rule_of_a_thousand_routes_is_a_small_message() {
+    let (before, after) = (thousand("web-v1"), thousand("web-v2"));
+    let delta = RouteDelta::between(&before, &after).unwrap();
+    assert_eq!((delta.upsert.len(), delta.removed.len()), (1, 0));
+    let wire = v1::OutboundPolicy { delta: Some((&delta).into()), ..Default::default() };
+    let (small, whole) = (wire.encoded_len(), v1::OutboundPolicy::from(&after).encoded_len());
+    println!("{small} bytes instead of {whole}");
+    assert!(small * 50 < whole, "{small} of {whole}");
+    let began = std::time::Instant::now();
+    assert_eq!(delta.apply(&before).unwrap(), after);
+    println!("put in force in {:?}", began.elapsed());
+}
+
+#[test]
+fn a_delta_that_does_not_follow_is_refused() {
+    let (before, after) = (thousand("web-v1"), thousand("web-v2"));
+    let other = OutboundPolicy { protocol: Protocol::Http2, ..after.clone() };
+    assert_eq!(RouteDelta::between(&before, &other), None, "the whole says it");
+    let none = OutboundPolicy { routes: RouteTable::default(), ..before.clone() };
+    let gone = RouteDelta::between(&before, &none).unwrap();
+    assert_eq!(gone.clone().apply(&before).unwrap(), none);
+    assert_eq!(gone.apply(&none).unwrap_err().path(), "delta.removed[0]");
+    let many = RouteDelta {
+        upsert: (0..25)
+            .map(|n| {
+                let mut route = before.routes.routes()[0].clone();
+                route.meta.name = format!("more-{n}").into();
+                route
+            })
+            .collect(),
+        removed: Vec::new(),
+    };
+    assert_eq!(many.apply(&before).unwrap_err().path(), "delta.upsert");
+    let alone = v1::OutboundPolicy { delta: Some(v1::RouteDelta::default()), ..Default::default() };
+    assert_eq!(OutboundPolicy::try_from(alone).unwrap_err().path(), "delta");
 }

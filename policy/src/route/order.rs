@@ -138,8 +138,10 @@ fn specificity(routes: &[Route], entry: Entry) -> Specificity {
 fn compare_meta(a: &RouteMeta, b: &RouteMeta) -> Ordering {
     // By the characters of "namespace/name" as written, which is not the same as by namespace and then by name:
     // `a-b/x` sorts before `a/x`.
-    let full = |meta: &RouteMeta| format!("{}/{}", meta.namespace, meta.name);
-    a.created.cmp(&b.created).then_with(|| full(a).cmp(&full(b))).then_with(|| a.kind.as_str().cmp(b.kind.as_str()))
+    fn full(meta: &RouteMeta) -> impl Iterator<Item = u8> {
+        meta.namespace.bytes().chain([b'/']).chain(meta.name.bytes())
+    }
+    a.created.cmp(&b.created).then_with(|| full(a).cmp(full(b))).then_with(|| a.kind.as_str().cmp(b.kind.as_str()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! or kind of match) refuses the whole message instead of changing its meaning; the receiver then keeps its last good
 //! state. Nothing here logs or counts.
 
+mod delta;
 mod endpoint;
 mod filter;
 mod inbound;
@@ -12,6 +13,7 @@ mod outbound;
 mod retry;
 mod route;
 
+pub use delta::{RouteDelta, RouteKey};
 pub use endpoint::EndpointsDelta;
 
 use std::{fmt, sync::Arc};

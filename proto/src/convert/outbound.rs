@@ -16,6 +16,9 @@ impl TryFrom<v1::OutboundPolicy> for OutboundPolicy {
             (None, Some(endpoint)) => {
                 Target::Endpoint(endpoint.try_into().map_err(|e: ConvertError| e.within("endpoint"))?)
             }
+            (None, None) if wire.delta.is_some() => {
+                return Err(ConvertError::new("delta", "a change, which only says something after what it changes"));
+            }
             _ => return Err(ConvertError::new("service", "exactly one of service and endpoint must be there")),
         };
         let routes = list("routes", wire.routes, MAX_ROUTES, Route::try_from)?;
@@ -34,6 +37,7 @@ impl From<&OutboundPolicy> for v1::OutboundPolicy {
             endpoint,
             protocol: v1::Protocol::from(model.protocol).into(),
             routes: model.routes.routes().iter().map(Into::into).collect(),
+            delta: None,
         }
     }
 }

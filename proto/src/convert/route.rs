@@ -19,15 +19,7 @@ impl TryFrom<v1::Route> for Route {
     type Error = ConvertError;
 
     fn try_from(wire: v1::Route) -> Result<Self, ConvertError> {
-        let kind = match v1::RouteKind::try_from(wire.kind) {
-            Ok(v1::RouteKind::Http) => RouteKind::Http,
-            Ok(v1::RouteKind::Grpc) => RouteKind::Grpc,
-            Ok(v1::RouteKind::Tls) => RouteKind::Tls,
-            Ok(v1::RouteKind::Tcp) => RouteKind::Tcp,
-            Err(_) => {
-                return Err(ConvertError::new("kind", format_args!("{} is not known to this version", wire.kind)));
-            }
-        };
+        let kind = kind(wire.kind)?;
         let hostname = |text: String| HostMatch::parse(&text).map_err(|e| ConvertError::new("", e));
         Ok(Self {
             meta: RouteMeta {
@@ -44,19 +36,35 @@ impl TryFrom<v1::Route> for Route {
 
 impl From<&Route> for v1::Route {
     fn from(model: &Route) -> Self {
-        let kind = match model.meta.kind {
-            RouteKind::Http => v1::RouteKind::Http,
-            RouteKind::Grpc => v1::RouteKind::Grpc,
-            RouteKind::Tls => v1::RouteKind::Tls,
-            RouteKind::Tcp => v1::RouteKind::Tcp,
-        };
         Self {
-            kind: kind.into(),
+            kind: v1::RouteKind::from(model.meta.kind).into(),
             namespace: model.meta.namespace.to_string(),
             name: model.meta.name.to_string(),
             created: model.meta.created,
             hostnames: model.hostnames.iter().map(ToString::to_string).collect(),
             rules: model.rules.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+/// A kind that this version knows.
+pub(super) fn kind(number: i32) -> Result<RouteKind, ConvertError> {
+    match v1::RouteKind::try_from(number) {
+        Ok(v1::RouteKind::Http) => Ok(RouteKind::Http),
+        Ok(v1::RouteKind::Grpc) => Ok(RouteKind::Grpc),
+        Ok(v1::RouteKind::Tls) => Ok(RouteKind::Tls),
+        Ok(v1::RouteKind::Tcp) => Ok(RouteKind::Tcp),
+        Err(_) => Err(ConvertError::new("kind", format_args!("{number} is not known to this version"))),
+    }
+}
+
+impl From<RouteKind> for v1::RouteKind {
+    fn from(model: RouteKind) -> Self {
+        match model {
+            RouteKind::Http => Self::Http,
+            RouteKind::Grpc => Self::Grpc,
+            RouteKind::Tls => Self::Tls,
+            RouteKind::Tcp => Self::Tcp,
         }
     }
 }

@@ -14,9 +14,12 @@ use std::{
 };
 
 use mesh_policy::{Endpoint, InboundPolicy, OutboundPolicy, ServiceRef};
-use mesh_proto::v1::{
-    self, EndpointsRequest, EndpointsUpdate, InboundRequest, OutboundRequest, destination_client::DestinationClient,
-    policy_client::PolicyClient,
+use mesh_proto::{
+    ConvertError, RouteDelta,
+    v1::{
+        self, EndpointsRequest, EndpointsUpdate, InboundRequest, OutboundRequest,
+        destination_client::DestinationClient, policy_client::PolicyClient,
+    },
 };
 use tonic::{Code, Response, Status, Streaming};
 
@@ -38,10 +41,16 @@ const MAX_ENDPOINTS: usize = 50_000;
 pub(super) async fn outbound(control: Arc<Control>, target: String, snapshot: Weak<Snapshot<OutboundPolicy>>) {
     let ask = |control: &Control| {
         let mut client = PolicyClient::new(control.channel.clone());
-        let request = OutboundRequest { target: target.clone(), workload: control.workload.clone() };
+        let request = OutboundRequest { target: target.clone(), workload: control.workload.clone(), deltas: true };
         async move { client.outbound(request).await }
     };
-    let apply = |update: v1::OutboundPolicy| OutboundPolicy::try_from(update).map_err(|error| error.to_string());
+    let mut follows = false;
+    let apply = |update: v1::OutboundPolicy| {
+        let before = snapshot.upgrade().and_then(|held| held.get()).filter(|_| follows);
+        let applied = apply_outbound(before.as_deref(), update);
+        follows = applied.is_ok();
+        applied
+    };
     follow(&control, &snapshot, &format!("outbound policy of {target}"), Kind::Target, ask, apply).await;
 }
 
@@ -51,7 +60,7 @@ pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Sna
         let request = InboundRequest { port: port.into(), workload: control.workload.clone() };
         async move { client.inbound(request).await }
     };
-    let apply = |update: v1::InboundPolicy| InboundPolicy::try_from(update).map_err(|error| error.to_string());
+    let apply = |update: v1::InboundPolicy| InboundPolicy::try_from(update).map_err(Refused::whole);
     follow(&control, &snapshot, &format!("inbound policy of port {port}"), Kind::Port, ask, apply).await;
 }
 
@@ -62,8 +71,40 @@ pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapsh
         async move { client.endpoints(request).await }
     };
     let mut known = BTreeMap::new();
-    let apply = |update: EndpointsUpdate| apply_endpoints(&mut known, update);
+    let apply = |update: EndpointsUpdate| {
+        apply_endpoints(&mut known, update).map_err(|why| Refused { why, leaves_a_gap: true })
+    };
     follow(&control, &snapshot, &format!("endpoints of {service}"), Kind::Backend, ask, apply).await;
+}
+
+/// An update that is not put in force.
+struct Refused {
+    why: String,
+    /// Later updates build on it, so everything is asked for anew.
+    leaves_a_gap: bool,
+}
+
+impl Refused {
+    /// One that says everything, as the next will.
+    fn whole(error: ConvertError) -> Self {
+        Self { why: error.to_string(), leaves_a_gap: false }
+    }
+
+    /// One that says what changed.
+    fn delta(why: impl ToString) -> Self {
+        Self { why: why.to_string(), leaves_a_gap: true }
+    }
+}
+
+/// A whole policy, or a change of the one before: of none, where the one before was refused.
+fn apply_outbound(before: Option<&OutboundPolicy>, mut update: v1::OutboundPolicy) -> Result<OutboundPolicy, Refused> {
+    match (update.delta.take(), before) {
+        (None, _) => OutboundPolicy::try_from(update).map_err(Refused::whole),
+        (Some(delta), Some(before)) => {
+            RouteDelta::try_from(delta).and_then(|delta| delta.apply(before)).map_err(Refused::delta)
+        }
+        (Some(_), None) => Err(Refused::delta("a change of what was refused")),
+    }
 }
 
 /// Applies one delta. A malformed one changes nothing.
@@ -89,7 +130,6 @@ fn apply_endpoints(known: &mut BTreeMap<SocketAddr, Endpoint>, update: Endpoints
 enum Kind {
     Target,
     Port,
-    /// Its updates are deltas: one that is refused leaves a gap, so everything is asked for anew.
     Backend,
 }
 
@@ -99,7 +139,7 @@ async fn follow<M, T, F>(
     what: &str,
     kind: Kind,
     ask: impl Fn(&Control) -> F,
-    mut apply: impl FnMut(M) -> Result<T, String>,
+    mut apply: impl FnMut(M) -> Result<T, Refused>,
 ) where
     F: Future<Output = Result<Response<Streaming<M>>, Status>>,
 {
@@ -111,7 +151,7 @@ async fn follow<M, T, F>(
         let ended = match ask(control).await {
             Ok(stream) => {
                 away = None;
-                read(control, snapshot, what, kind, stream.into_inner(), &mut apply).await
+                read(control, snapshot, what, stream.into_inner(), &mut apply).await
             }
             Err(status) => {
                 // That there is no such thing is an answer, too.
@@ -148,9 +188,8 @@ async fn read<M, T>(
     control: &Control,
     snapshot: &Weak<Snapshot<T>>,
     what: &str,
-    kind: Kind,
     mut stream: Streaming<M>,
-    apply: &mut impl FnMut(M) -> Result<T, String>,
+    apply: &mut impl FnMut(M) -> Result<T, Refused>,
 ) -> Status {
     loop {
         let update = match tokio::time::timeout(LIVENESS, stream.message()).await {
@@ -166,10 +205,10 @@ async fn read<M, T>(
                 control.metrics.updates.increment(1);
                 alive.publish(value);
             }
-            Err(error) => {
+            Err(Refused { why, leaves_a_gap }) => {
                 control.metrics.rejected.increment(1);
-                tracing::warn!("{what}: refused an update, the last good one stays: {error}");
-                if kind == Kind::Backend {
+                tracing::warn!("{what}: refused an update, the last good one stays: {why}");
+                if leaves_a_gap {
                     return Status::data_loss("an update was refused");
                 }
             }
@@ -178,7 +217,7 @@ async fn read<M, T>(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
 
@@ -196,6 +235,29 @@ mod tests {
         assert_eq!(apply_endpoints(&mut known, second).unwrap().endpoints[0].address.port(), 2);
         let third = EndpointsUpdate { reset: true, ..Default::default() };
         assert!(apply_endpoints(&mut known, third).unwrap().endpoints.is_empty());
+    }
+
+    #[test]
+    fn a_change_needs_what_it_changes() {
+        let service = v1::ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+        let route = |name: &str| v1::Route { namespace: "shop".into(), name: name.into(), ..Default::default() };
+        let whole =
+            v1::OutboundPolicy { service: Some(service), routes: vec![route("a"), route("b")], ..Default::default() };
+        let delta = |upsert: &[&str], removed: &[&str]| {
+            let key = |name: &&str| v1::RouteKey { kind: 0, namespace: "shop".into(), name: (*name).into() };
+            let upsert = upsert.iter().map(|name| route(name)).collect();
+            let delta = v1::RouteDelta { upsert, removed: removed.iter().map(key).collect() };
+            v1::OutboundPolicy { delta: Some(delta), ..Default::default() }
+        };
+        let Ok(before) = apply_outbound(None, whole) else { panic!("a whole policy needs nothing before") };
+        let Ok(after) = apply_outbound(Some(&before), delta(&["c"], &["a"])) else { panic!("it follows") };
+        assert_eq!(after.routes.routes().iter().map(|r| &*r.meta.name).collect::<Vec<_>>(), ["b", "c"]);
+        for (before, bad) in
+            [(None, delta(&["c"], &[])), (Some(&after), delta(&[], &["a"])), (Some(&after), delta(&["."], &[]))]
+        {
+            assert!(apply_outbound(before, bad).is_err_and(|refused| refused.leaves_a_gap));
+        }
+        assert!(apply_outbound(Some(&after), v1::OutboundPolicy::default()).is_err_and(|r| !r.leaves_a_gap));
     }
 
     #[test]
