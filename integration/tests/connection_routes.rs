@@ -45,8 +45,11 @@ enum End {
 
 /// Says one byte, for servers of this file answer, and reads what comes until the end.
 async fn ask(entry: SocketAddr) -> End {
-    let mut stream = TcpStream::connect(entry).await.unwrap();
-    // A reset may come before this is written.
+    // A reset may come before this is written, or before the connection is known to stand.
+    let mut stream = match TcpStream::connect(entry).await {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => return End::Reset,
+        connected => connected.unwrap(),
+    };
     let _ = stream.write_all(b"?").await;
     let mut said = String::new();
     let read = tokio::time::timeout(TEST_WAIT, stream.read_to_string(&mut said)).await.expect("it ends");

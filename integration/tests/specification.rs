@@ -89,9 +89,8 @@ impl Stage {
         for (n, object) in read["objects"].as_array().unwrap().iter().enumerate() {
             mesh.manifests.write(&format!("object-{n:03}"), &object.to_string()).unwrap();
             if object["kind"] == "Service" {
-                for slice in slices(object, &mut servers).await {
-                    mesh.manifests.write(&format!("slice-{n:03}"), &slice.to_string()).unwrap();
-                }
+                let slice = slice(object, &mut servers).await.expect("a Service has a name and ports");
+                mesh.manifests.write(&format!("slice-{n:03}"), &slice.to_string()).unwrap();
             }
         }
         let tests: Vec<Value> =
@@ -115,7 +114,7 @@ impl Stage {
 }
 
 /// The endpoints of a Service: one server for each of its ports, all with the Service's name and the port.
-async fn slices(service: &Value, servers: &mut Vec<App>) -> Option<Value> {
+async fn slice(service: &Value, servers: &mut Vec<App>) -> Option<Value> {
     let metadata = &service["metadata"];
     let (name, namespace) = (metadata["name"].as_str()?, metadata["namespace"].as_str().unwrap_or("default"));
     let mut ports = Vec::new();

@@ -18,6 +18,9 @@ use crate::error::{Delivery, Error, Reason};
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The same between proxies, milliseconds, for everything that is no gRPC.
 pub const MESH_TIMEOUT: HeaderName = HeaderName::from_static("mesh-timeout");
+/// What a peer's proxy waits longer than the caller's, which knows more about the request and is to give it up first, also
+/// where both wake up late. Else an answer that says so may be cut by the one who passes it on.
+const HEAD_START: Duration = Duration::from_millis(10);
 /// Digits of a `grpc-timeout`.
 const MOST_DIGITS: usize = 8;
 /// What eight digits cannot say.
@@ -72,8 +75,7 @@ pub fn hand_on(headers: &mut HeaderMap, at: Instant, now: Instant, grpc: bool, p
             headers.insert(GRPC_TIMEOUT, value);
         }
     } else if peer {
-        // Rounded up: whoever knows more about the request, the caller's proxy, is to give it up first.
-        let millis = left.as_nanos().div_ceil(1_000_000).max(1);
+        let millis = (left + HEAD_START).as_nanos().div_ceil(1_000_000);
         headers.insert(MESH_TIMEOUT, HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX)));
     }
 }
@@ -155,8 +157,8 @@ mod tests {
         assert_eq!(handed(Duration::from_secs(100), true, true), (some("100000m"), None));
         assert_eq!(handed(Duration::from_secs(200_000), true, true), (some("200000S"), None));
         assert_eq!(handed(Duration::ZERO, true, false), (some("1u"), None));
-        assert_eq!(handed(Duration::from_micros(80_001), false, true), (None, some("81")));
-        assert_eq!(handed(Duration::ZERO, false, true), (None, some("1")));
+        assert_eq!(handed(Duration::from_micros(80_001), false, true), (None, some("91")));
+        assert_eq!(handed(Duration::ZERO, false, true), (None, some("10")));
         assert_eq!(handed(Duration::from_secs(1), false, false), (None, None));
     }
 
