@@ -61,7 +61,7 @@ fn how_soon_a_changed_endpoint_is_in_force() {
          n=$(grep -a '^mesh_control_updates_total ' <&3); echo \"$EPOCHREALTIME $n\"; exec 3<&-; done"
     );
     let mut looking = in_node("bash").args(["-c", &script]).stdout(Stdio::piped()).spawn().expect("bash");
-    let (tell, seen) = mpsc::channel();
+    let (tell, seen) = mpsc::sync_channel(4_096);
     let lines = BufReader::new(looking.stdout.take().expect("piped")).lines();
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
