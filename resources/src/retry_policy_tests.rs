@@ -1,3 +1,5 @@
+//! Tests of `retry_policy.rs`: what its fields mean to a rule, and that the decoder and the schema know the same ones.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use std::collections::BTreeSet;
 
