@@ -122,7 +122,7 @@ pub fn run(program: &Path, work: &Path, kubeconfig: &Path, options: &Options) ->
     Ok(outcome)
 }
 
-/// The flags, as https://gateway-api.sigs.k8s.io/concepts/conformance/ has them.
+/// The flags, as <https://gateway-api.sigs.k8s.io/concepts/conformance/> has them.
 fn flags(report: &Path, options: &Options) -> Vec<String> {
     let clean = !options.keep;
     let mut flags = vec![
