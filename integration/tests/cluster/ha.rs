@@ -52,8 +52,11 @@ fn one_replica_of_each_part_may_die() {
     for component in ["identity", "destination", "injector"] {
         let label = format!("app.kubernetes.io/component={component}");
         let sorted = ["--sort-by=.metadata.creationTimestamp", "-o", "name"];
-        let names = kubectl(&[&["get", "pods", "-n", SYSTEM, "-l", &label][..], &sorted].concat());
-        let oldest = names.lines().next().expect("a replica");
+        let two = wait("two replicas, and those before them gone", || {
+            let names = kubectl(&[&["get", "pods", "-n", SYSTEM, "-l", &label][..], &sorted].concat());
+            (names.lines().count() == 2).then_some(names)
+        });
+        let oldest = two.lines().next().expect("two");
         kubectl(&["delete", "-n", SYSTEM, oldest, "--grace-period=0", "--force"]);
     }
     // New pods are injected, certified and told of endpoints by those that are left.
