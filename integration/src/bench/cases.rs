@@ -31,7 +31,9 @@ pub(super) type Figures = Vec<(&'static str, f64)>;
 pub(super) enum Case {
     /// HTTP/1.1, 1 KiB, 32 connections, as fast as it goes.
     Http1k,
-    /// The same with 64 KiB.
+    /// The same by a Service with a hundred rules in ten routes, the last of which matches; Envoy has one rule as ever.
+    Rules,
+    /// The same as the first with 64 KiB.
     Http64k,
     /// gRPC unary, 1 KiB there and back, 32 connections, as fast as it goes.
     Grpc,
@@ -47,8 +49,8 @@ pub(super) enum Case {
 
 impl Case {
     /// Every case, in the order of the table.
-    pub(super) fn all() -> [Self; 7] {
-        [Self::Http1k, Self::Http64k, Self::Grpc, Self::Paced, Self::Tcp, Self::Connect, Self::Memory]
+    pub(super) fn all() -> [Self; 8] {
+        [Self::Http1k, Self::Rules, Self::Http64k, Self::Grpc, Self::Paced, Self::Tcp, Self::Connect, Self::Memory]
     }
 
     /// The cases of these names; all if there are none.
@@ -68,6 +70,7 @@ impl Case {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Http1k => "http1_1k_c32",
+            Self::Rules => "http1_1k_100rules",
             Self::Http64k => "http1_64k_c32",
             Self::Grpc => "grpc_unary_c32",
             Self::Paced => "http1_1k_1000rps",
@@ -114,6 +117,7 @@ impl Case {
     ) -> Result<(Report, Option<PairUsage>)> {
         let (mode, target) = match self {
             Self::Http1k | Self::Paced | Self::Memory | Self::Http64k => ("http1", local(ports.http)),
+            Self::Rules => ("http1", local(ports.rules)),
             Self::Grpc => ("grpc", local(ports.grpc)),
             Self::Tcp => ("tcp", local(ports.sink)),
             Self::Connect => ("connect", local(ports.echo)),
@@ -152,7 +156,7 @@ impl Case {
         match self {
             Self::Tcp => figures.push(("gb_per_s", report.bytes as f64 / 1e9 / report.seconds)),
             Self::Connect | Self::Memory => {}
-            Self::Http1k | Self::Http64k | Self::Grpc | Self::Paced => figures.push(("rps", report.rps)),
+            Self::Http1k | Self::Rules | Self::Http64k | Self::Grpc | Self::Paced => figures.push(("rps", report.rps)),
         }
         if self.paced() {
             let latencies = [("p50_us", report.p50_us), ("p99_us", report.p99_us), ("p999_us", report.p999_us)];

@@ -33,7 +33,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 pub(super) async fn start(sandbox: &Sandbox, envoy: &Path, servers: &Servers) -> Result<Pair> {
     let dir = tempfile::Builder::new().prefix("envoy-").tempdir_in(sandbox.path())?.keep();
     let chain = certs::make(&dir)?;
-    let (outer, between) = (Ports::free(), Ports::free());
+    let (mut outer, between) = (Ports::free(), Ports::free());
+    outer.rules = outer.http;
     let inbound = inbound(&chain, &between, servers);
     let (inbound, admin) = start_one(sandbox, envoy, "envoy-inbound", &inbound, &dir).await?;
     let outbound = outbound(&chain, &outer, &between);

@@ -11,6 +11,9 @@ const HTTP: u16 = 80;
 const GRPC: u16 = 50051;
 const SINK: u16 = 9000;
 const ECHO: u16 = 9001;
+/// Routes of the Service `rules.bench`, and rules of each.
+const ROUTES: usize = 10;
+const RULES: usize = 10;
 
 /// Starts the controller with the manifests that tell it where `between` listens.
 pub(super) async fn controller(sandbox: &Sandbox, between: &Ports) -> Result<Controller> {
@@ -27,7 +30,30 @@ pub(super) async fn controller(sandbox: &Sandbox, between: &Ports) -> Result<Con
     manifests.service("bench", "web", &ports)?;
     manifests.endpoint("bench", "web", "web-0", &ports)?;
     manifests.http_route("bench", "all", "web", HTTP, "web")?;
+    manifests.service("bench", "rules", &ports[..1])?;
+    manifests.endpoint("bench", "rules", "web-0", &ports[..1])?;
+    manifests.write("rules", &rules())?;
     Controller::start(sandbox).await
+}
+
+/// A hundred rules in ten routes of the Service `rules`. The one that matches is tried last: shorter prefixes come later.
+fn rules() -> String {
+    let mut routes = String::new();
+    for route in 0..ROUTES {
+        routes.push_str(&format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+             metadata: {{name: rules-{route}, namespace: bench}}\nspec:\n  \
+             parentRefs: [{{group: \"\", kind: Service, name: rules, port: {HTTP}}}]\n  rules:\n"
+        ));
+        for rule in 0..RULES {
+            let is_last = route + 1 == ROUTES && rule + 1 == RULES;
+            let path = if is_last { "/1k".to_owned() } else { format!("/another-{route}-{rule}") };
+            routes.push_str(&format!(
+                "  - matches: [{{path: {{type: PathPrefix, value: {path}}}}}]\n    backendRefs: [{{name: rules, port: {HTTP}}}]\n"
+            ));
+        }
+    }
+    routes
 }
 
 /// Starts both proxies.
@@ -54,7 +80,13 @@ pub(super) async fn start(
     let to = |listen, port: u16| (listen, format!("web.bench:{port}"));
     let outbound = ProxyConfig {
         workload: "bench/client-0".to_owned(),
-        outbound: vec![to(outer.http, HTTP), to(outer.grpc, GRPC), to(outer.sink, SINK), to(outer.echo, ECHO)],
+        outbound: vec![
+            to(outer.http, HTTP),
+            to(outer.grpc, GRPC),
+            to(outer.sink, SINK),
+            to(outer.echo, ECHO),
+            (outer.rules, format!("rules.bench:{HTTP}")),
+        ],
         env: workers,
         ..ProxyConfig::default()
     };

@@ -58,12 +58,14 @@ pub(super) struct Ports {
     pub(super) grpc: u16,
     pub(super) sink: u16,
     pub(super) echo: u16,
+    /// HTTP by a Service with a hundred rules (Mesh); otherwise the same as `http`.
+    pub(super) rules: u16,
 }
 
 impl Ports {
     pub(super) fn free() -> Self {
-        let [http, grpc, sink, echo] = free_ports();
-        Self { http, grpc, sink, echo }
+        let [http, grpc, sink, echo, rules] = free_ports();
+        Self { http, grpc, sink, echo, rules }
     }
 }
 
@@ -156,7 +158,7 @@ impl Stage {
     pub(super) fn direct(&self) -> Ports {
         let Servers { http, sink, echo } = &self.servers;
         let port = |origin: &Origin| origin.address.port();
-        Ports { http: port(http), grpc: port(http), sink: port(sink), echo: port(echo) }
+        Ports { http: port(http), grpc: port(http), sink: port(sink), echo: port(echo), rules: port(http) }
     }
 
     /// The machine and the versions, in one line without names or dates.
