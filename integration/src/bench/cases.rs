@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn cases_are_found_by_name() {
-        assert_eq!(Case::select(&[]).unwrap().len(), 7);
+        assert_eq!(Case::select(&[]).unwrap().len(), 8);
         assert_eq!(Case::select(&["tcp".to_owned()]).unwrap(), [Case::Tcp]);
         assert!(Case::select(&["nope".to_owned()]).unwrap_err().to_string().contains("http1_1k_c32"));
     }
