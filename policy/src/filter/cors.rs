@@ -156,17 +156,11 @@ impl Cors {
     /// Adds what a browser must know of a response. What the server itself said of origins is replaced, as two values
     /// would make the browser refuse both.
     pub fn apply_response(&self, headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
-        if origin.is_none() || !self.allow_origin(headers, origin) {
+        if !self.allow_origin(headers, origin) {
             return;
         }
-        match (&self.expose_headers, self.allow_credentials) {
-            // With credentials a `*` would be the name of a header.
-            (Wildcard::None, _) | (Wildcard::Any, true) => {}
-            (Wildcard::Any, false) => {
-                set(headers, header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"))
-            }
-            (Wildcard::Listed(names), _) => set(headers, header::ACCESS_CONTROL_EXPOSE_HEADERS, names.clone()),
-        }
+        // With credentials a `*` would be the name of a header, and there is nothing that was asked for in its place.
+        self.put(headers, header::ACCESS_CONTROL_EXPOSE_HEADERS, &self.expose_headers, None);
     }
 
     /// Says that the origin is allowed, if it is.
@@ -174,14 +168,14 @@ impl Cors {
         let Some((value, text)) = origin.and_then(|origin| Some((origin, origin.to_str().ok()?))) else { return false };
         let Some(found) = self.allow_origins.iter().find(|allowed| allowed.matches(text)) else { return false };
         if *found == OriginMatch::Any && !self.allow_credentials {
-            set(headers, header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         } else {
-            set(headers, header::ACCESS_CONTROL_ALLOW_ORIGIN, value.clone());
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, value.clone());
             // The answer depends on who asked: a cache must know.
             headers.append(header::VARY, HeaderValue::from_name(header::ORIGIN));
         }
         if self.allow_credentials {
-            set(headers, header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         }
         true
     }
@@ -198,10 +192,6 @@ impl Cors {
             answer.insert(name, value);
         }
     }
-}
-
-fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    headers.insert(name, value);
 }
 
 #[cfg(test)]
