@@ -20,11 +20,11 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-pub use self::suite::Verdict;
+pub use self::suite::{Suite, Verdict};
 use crate::{
-    cluster::{GATEWAY_API, quiet},
+    cluster::quiet,
     step::{cargo, root, run, step},
-    tools::{go, go_is_there},
+    tools::go_is_there,
 };
 
 /// Namespaces that the suite makes.
@@ -39,6 +39,10 @@ const GONE: &str = "--timeout=120s";
 /// Flags of `cargo xtask conformance`.
 #[derive(clap::Args, Default)]
 pub struct Options {
+    /// The suite of this minor release of the Gateway API: 1.4, 1.5, 1.6 (the usual one) or 1.7. A cluster of ours gets
+    /// that release in place of its own, and loses the routes in it.
+    #[arg(long, value_name = "MINOR")]
+    suite: Option<String>,
     /// The cluster of this context in your kubeconfig; otherwise the one that is up.
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
@@ -80,25 +84,27 @@ struct Target {
 /// Runs the suite, and writes report and page when everything that is claimed passes.
 pub fn run_conformance(options: &Options) -> Result<()> {
     ensure!(go_is_there(), "the suite is built with Go, and there is no `go`: install Go 1.26 or newer");
-    let outcome = run_suite(options)?;
+    let suite = Suite::of(options.suite.as_deref())?;
+    let outcome = run_suite(suite, options)?;
     outcome.judge(options)?;
     if options.only.is_none() {
-        step("docs/conformance", || page::write(&outcome))?;
+        step("docs/conformance", || page::write(suite, &outcome))?;
     }
     println!("\n{} passed, 0 failed; report: {}", outcome.count(Verdict::Passed), shown(&outcome.report));
     Ok(())
 }
 
 /// Builds what is needed and runs the suite. What it made in the cluster is taken away, whatever comes of it.
-pub fn run_suite(options: &Options) -> Result<Outcome> {
+pub fn run_suite(suite: &Suite, options: &Options) -> Result<Outcome> {
     let work = root().join("target/conformance");
     fs::create_dir_all(&work)?;
     let target = target(options.context.as_deref())?;
-    let program = step("the suite (minutes with an empty cache)", || suite::build(&work))?;
-    let image = step("the image of its pods", || echo::image(&work))?;
+    let title = format!("the suite of Gateway API {} (minutes with an empty cache)", suite.release);
+    let program = step(&title, || suite::build(suite, &work))?;
+    let image = step("the image of its pods", || echo::image(suite, &work))?;
     step("the cluster: image, Gateway API, mesh", || {
         target.load(&image)?;
-        target.gateway_api()?;
+        target.gateway_api(suite)?;
         target.mesh()?;
         target.clear()
     })?;
@@ -109,6 +115,13 @@ pub fn run_suite(options: &Options) -> Result<Outcome> {
         step("namespaces away", || target.clear())?;
     }
     outcome
+}
+
+impl Options {
+    /// What is asked for by `--suite` alone.
+    pub fn of(minor: &str) -> Self {
+        Self { suite: Some(minor.to_owned()), ..Self::default() }
+    }
 }
 
 impl Outcome {
@@ -178,26 +191,41 @@ impl Target {
         run(cargo(load.into_iter().chain([image.to_owned()])))
     }
 
-    /// Sees that the suite's version of the Gateway API is there: the suite refuses any other.
-    fn gateway_api(&self) -> Result<()> {
+    /// Sees that the suite's release of the Gateway API is there, as the suite refuses any other.
+    fn gateway_api(&self, suite: &Suite) -> Result<()> {
         let annotation = r"jsonpath={.metadata.annotations.gateway\.networking\.k8s\.io/bundle-version}";
         let get = ["get", "crd", "httproutes.gateway.networking.k8s.io", "--ignore-not-found", "-o", annotation];
         let there = quiet(self.kubectl(&get))?;
-        let wanted = format!("v{GATEWAY_API}");
+        let wanted = format!("v{}", suite.release);
         if there == wanted {
             println!("the Gateway API {wanted} is there");
             return Ok(());
         }
-        ensure!(there.is_empty(), "the cluster has the Gateway API {there}, and the suite is for {wanted}");
         if self.is_context {
-            bail!("the cluster has no Gateway API, and nothing of it is altered. Its owner can install {wanted}");
+            let has = if there.is_empty() { "no Gateway API" } else { &there };
+            bail!("the cluster has {has}, and nothing of it is altered. Its owner can install {wanted}");
+        }
+        if !there.is_empty() {
+            println!("taking the Gateway API {there} away, and the routes with it");
+            self.without_gateway_api()?;
         }
         println!("installing the Gateway API {wanted}, standard channel");
-        let crds = module(&suite::folder(), "sigs.k8s.io/gateway-api")?.join("config/crd/standard");
         let mut apply = self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f"]);
-        apply.arg(crds);
+        apply.arg(suite.definitions()?);
         quiet(apply)?;
         quiet(self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", READY])).map(drop)
+    }
+
+    /// An older release cannot be put over a newer one: a policy of the newer forbids it, and kinds of it would stay.
+    fn without_gateway_api(&self) -> Result<()> {
+        for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
+            let policy = "safe-upgrades.gateway.networking.k8s.io";
+            quiet(self.kubectl(&["delete", kind, policy, "--ignore-not-found"]))?;
+        }
+        let all = quiet(self.kubectl(&["get", "crd", "-o", "name"]))?;
+        let names = all.lines().filter(|name| name.ends_with(".gateway.networking.k8s.io"));
+        let delete: Vec<&str> = ["delete", GONE].into_iter().chain(names).collect();
+        quiet(self.kubectl(&delete)).map(drop)
     }
 
     /// Sees that a mesh is there, and waits for it.
@@ -221,12 +249,10 @@ impl Target {
     }
 }
 
-/// The folder of a module that what is in `folder` is built from.
-fn module(folder: &Path, name: &str) -> Result<PathBuf> {
-    let mut list = go(folder);
-    list.args(["list", "-m", "-f", "{{.Dir}}", name]);
+/// The folder of a module, as `go list` says.
+fn module(list: Command, name: &str) -> Result<PathBuf> {
     let said = quiet(list)?;
-    ensure!(!said.trim().is_empty(), "the module {name} has no folder: `go mod download` in {}", shown(folder));
+    ensure!(!said.trim().is_empty(), "the module {name} has no folder: `go mod download` fetches it");
     Ok(said.trim().into())
 }
 
@@ -272,10 +298,15 @@ mod tests {
     }
 
     #[test]
-    fn the_suite_that_is_pinned_is_for_the_cluster_s_gateway_api() {
-        let pinned = fs::read_to_string(suite::folder().join("go.mod")).unwrap();
-        for module in ["sigs.k8s.io/gateway-api", "sigs.k8s.io/gateway-api/conformance"] {
-            assert!(pinned.contains(&format!("\t{module} v{GATEWAY_API}\n")), "{module}");
+    fn each_suite_is_pinned_to_its_release() {
+        for suite in &suite::SUITES {
+            let pinned = fs::read_to_string(suite::folder().join(suite.pinned)).unwrap();
+            let names = |module: &str| pinned.contains(&format!("{module} v{}\n", suite.release));
+            assert!(names("sigs.k8s.io/gateway-api"), "{suite:?}");
+            assert!(suite.minor == "1.4" || names("sigs.k8s.io/gateway-api/conformance"), "{suite:?}");
         }
+        assert_eq!(Suite::of(None).unwrap().pinned, "go.mod");
+        assert_eq!(Suite::of(Some("1.7")).unwrap().release, "1.7.0");
+        assert!(Suite::of(Some("1.3")).unwrap_err().to_string().contains("1.4, 1.5, 1.6, 1.7"));
     }
 }

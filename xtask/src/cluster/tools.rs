@@ -116,6 +116,16 @@ pub fn kubectl_program(layout: &Layout) -> PathBuf {
     find("kubectl").unwrap_or_else(|| fetched(layout, KUBECTL_WHEEL, "kubectl"))
 }
 
+/// Puts the kubectl that was fetched where the README's path leads to.
+pub fn link_kubectl(layout: &Layout) -> Result<PathBuf> {
+    let folder = layout.run.join("bin");
+    fs::create_dir_all(&folder)?;
+    let link = folder.join("kubectl");
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(kubectl_program(layout), &link)?;
+    Ok(link)
+}
+
 /// A program on the path.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;

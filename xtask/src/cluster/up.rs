@@ -40,7 +40,7 @@ pub fn up(layout: &Layout, options: &UpOptions) -> Result<()> {
         addons::wait_ready(layout)
     })?;
     if tools::find("kubectl").is_none() {
-        println!("\nkubectl: {}", tools::kubectl_program(layout).display());
+        println!("\nkubectl: {}", tools::link_kubectl(layout)?.display());
     }
     println!(
         "\nKubernetes {KUBERNETES} is up, {:.0} s ({}):\n  export KUBECONFIG={}\n  logs: {}",

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{module, suite};
+use super::{Suite, module};
 use crate::{
     images::{
         archive::{self, Config, Image},
@@ -31,8 +31,8 @@ const CERTIFICATE: [(&str, &str); 2] =
 const USER: &str = "1338:1338";
 
 /// Builds the image and gives its archive.
-pub fn image(work: &Path) -> Result<PathBuf> {
-    let manifests = module(&suite::folder(), "sigs.k8s.io/gateway-api/conformance")?.join("mesh/manifests.yaml");
+pub fn image(suite: &Suite, work: &Path) -> Result<PathBuf> {
+    let manifests = suite.sources()?.join("mesh/manifests.yaml");
     let manifests = fs::read_to_string(&manifests).with_context(|| format!("cannot read {}", manifests.display()))?;
     let reference = reference(&manifests)?;
     let folder = root().join("integration/conformance/echo");
@@ -51,7 +51,9 @@ pub fn image(work: &Path) -> Result<PathBuf> {
     for program in PROGRAMS {
         add(format!("{BIN}/{program}"), built.join(program), 0o555)?;
     }
-    let certificates = module(&folder, MODULE)?;
+    let mut list = go(&folder);
+    list.args(["list", "-m", "-f", "{{.Dir}}", MODULE]);
+    let certificates = module(list, MODULE)?;
     for (path, from) in CERTIFICATE {
         add(path.to_owned(), certificates.join(from), 0o444)?;
     }

@@ -5,38 +5,55 @@ use std::{fmt::Write as _, fs};
 use anyhow::{Context, Result};
 
 use super::{
-    Outcome, Verdict, seconds,
-    suite::{FEATURES, PROFILES},
+    Outcome, Suite, Verdict, seconds,
+    suite::{FEATURES, PROFILES, SUITES},
 };
 use crate::{cluster::GATEWAY_API, step::root};
 
-/// Writes both.
-pub fn write(outcome: &Outcome) -> Result<()> {
-    let report = fs::read_to_string(&outcome.report).context("the suite's report")?;
+/// Writes the report; of the usual suite also the page.
+pub fn write(suite: &Suite, outcome: &Outcome) -> Result<()> {
     let folder = root().join("docs/conformance");
-    let name = format!("gateway-api-v{GATEWAY_API}-report.yaml");
-    for (name, text) in [(name.as_str(), &report), ("gateway-api.md", &page(outcome, &report, &name)?)] {
+    let put = |name: &str, text: &str| {
         fs::write(folder.join(name), text).with_context(|| format!("cannot write docs/conformance/{name}"))?;
         println!("docs/conformance/{name}");
+        anyhow::Ok(())
+    };
+    put(&name(suite), &fs::read_to_string(&outcome.report).context("the suite's report")?)?;
+    if suite.is_usual() {
+        let report = |suite: &Suite| Some((name(suite), fs::read_to_string(folder.join(name(suite))).ok()?));
+        let reports: Vec<_> = SUITES.iter().filter_map(report).collect();
+        put("gateway-api.md", &page(outcome, &reports)?)?;
     }
     Ok(())
 }
 
-/// The page. Its first table has the columns that the Gateway API asks of a report's README.
-fn page(outcome: &Outcome, report: &str, name: &str) -> Result<String> {
-    let (channel, mode) = (value(report, "gatewayAPIChannel"), value(report, "mode"));
-    let (version, passed) = (env!("CARGO_PKG_VERSION"), outcome.count(Verdict::Passed));
+/// The name of the report's file.
+fn name(suite: &Suite) -> String {
+    format!("gateway-api-v{}-report.yaml", suite.release)
+}
+
+/// The page about the usual suite, with a table of all reports, by the names of their files. It has the columns that the
+/// Gateway API asks of a report's README.
+fn page(outcome: &Outcome, reports: &[(String, String)]) -> Result<String> {
     let mut page = format!(
         "# Gateway API: the official conformance suite
 
-Written by `cargo xtask conformance`, which runs the suite of Gateway API {GATEWAY_API} on the cluster that is up
-([how](../development/conformance.md)); `cargo xtask test` does the same after its own tests on a cluster.
+Written by `cargo xtask conformance`, which runs the suite on the cluster that is up ([how](../development/conformance.md));
+`cargo xtask test` does the same after its own tests on a cluster, with the suites of {GATEWAY_API} and of the newest release.
 
-| API channel | Implementation version | Mode | Report |
-|---|---|---|---|
-| {channel} | v{version} | {mode} | [report]({name}) |
-
-**{passed} of {} tests for a mesh pass**, none is skipped; {} in all. Profiles: {}.
+| Gateway API | API channel | Implementation version | Mode | Report |
+|---|---|---|---|---|
+"
+    );
+    for (name, report) in reports {
+        let value = |key| value(report, key);
+        let (release, channel, mode) = (value("gatewayAPIVersion"), value("gatewayAPIChannel"), value("mode"));
+        writeln!(page, "| {release} | {channel} | v{} | {mode} | [report]({name}) |", env!("CARGO_PKG_VERSION"))?;
+    }
+    write!(
+        page,
+        "
+Of {GATEWAY_API} **{} of {} tests for a mesh pass**, none is skipped; {} in all. Profiles: {}.
 
 The official report counts fewer: it leaves out each test that needs a feature which is in no mesh profile
 (`HTTPRoute...` below). They run all the same, and must pass.
@@ -44,10 +61,11 @@ The official report counts fewer: it leaves out each test that needs a feature w
 ## Claimed
 
 ",
+        outcome.count(Verdict::Passed),
         outcome.tests.len(),
         seconds(outcome.took),
         PROFILES.join(", "),
-    );
+    )?;
     for feature in FEATURES {
         writeln!(page, "- {feature}")?;
     }
@@ -80,9 +98,10 @@ mod tests {
             log: "suite.log".into(),
             took,
         };
-        let report = "apiVersion: x\ngatewayAPIChannel: standard\nmode: default\n";
-        let page = page(&outcome, report, "r.yaml").unwrap();
-        assert!(page.contains(&format!("| standard | v{} | default | [report](r.yaml) |", env!("CARGO_PKG_VERSION"))));
+        let report = "apiVersion: x\ngatewayAPIVersion: v1.2.3\ngatewayAPIChannel: standard\nmode: default\n";
+        let page = page(&outcome, &[("r.yaml".into(), report.into())]).unwrap();
+        let row = format!("| v1.2.3 | standard | v{} | default | [report](r.yaml) |\n", env!("CARGO_PKG_VERSION"));
+        assert!(page.contains(&row), "{page}");
         assert!(page.contains("**1 of 1 tests for a mesh pass**") && page.contains("| MeshBasic | 1.5 s |"), "{page}");
         assert!(FEATURES.iter().all(|feature| page.contains(&format!("- {feature}\n"))));
     }

@@ -11,11 +11,79 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Options, Outcome, Ran, seconds, shown};
+use super::{Options, Outcome, Ran, module, seconds, shown};
 use crate::{
+    cluster::GATEWAY_API,
     step::{root, run as run_command},
     tools::go,
 };
+
+/// One release of the suite, for the release of the Gateway API that it has the name of.
+#[derive(Debug)]
+pub struct Suite {
+    /// As `--suite` has it.
+    pub minor: &'static str,
+    /// The release; the cluster must have the Gateway API in it.
+    pub release: &'static str,
+    /// The file beside the suite's own go.mod that pins it and what it is built from.
+    pub pinned: &'static str,
+    /// The Go that it is built with, where that is newer than what builds everything else; Go fetches it.
+    toolchain: Option<&'static str>,
+}
+
+/// The ones that are run: all that Mesh claims to know. The one that [`GATEWAY_API`] names is the usual one.
+pub const SUITES: [Suite; 4] = [
+    Suite { minor: "1.4", release: "1.4.1", pinned: "go-1.4.mod", toolchain: None },
+    Suite { minor: "1.5", release: "1.5.1", pinned: "go-1.5.mod", toolchain: None },
+    Suite { minor: "1.6", release: GATEWAY_API, pinned: "go.mod", toolchain: None },
+    Suite { minor: "1.7", release: "1.7.0", pinned: "go-1.7.mod", toolchain: Some("go1.27.4") },
+];
+
+impl Suite {
+    /// The one of `--suite`, or the usual one.
+    pub fn of(minor: Option<&str>) -> Result<&'static Self> {
+        let is_it = |suite: &&Self| minor.map_or(suite.is_usual(), |minor| suite.minor == minor);
+        let known = || SUITES.map(|suite| suite.minor).join(", ");
+        SUITES.iter().find(is_it).with_context(|| format!("there are the suites {}", known()))
+    }
+
+    /// Whether it is the one for the Gateway API that our clusters have.
+    pub fn is_usual(&self) -> bool {
+        self.release == GATEWAY_API
+    }
+
+    /// Whether a Go that builds it can be had.
+    pub fn go_is_there(&self) -> bool {
+        self.go(&["version"]).output().is_ok_and(|said| said.status.success())
+    }
+
+    /// Go in its folder; a command that reads the pinned versions is told where by [`Suite::modfile`].
+    pub fn go(&self, words: &[&str]) -> Command {
+        let mut go = go(&folder());
+        go.envs(self.toolchain.map(|toolchain| ("GOTOOLCHAIN", toolchain))).args(words);
+        go
+    }
+
+    /// The flag that names the pinned versions.
+    pub fn modfile(&self) -> String {
+        format!("-modfile={}", self.pinned)
+    }
+
+    /// The folder of its sources; they became a module of their own with v1.5.
+    pub fn sources(&self) -> Result<PathBuf> {
+        let api = || anyhow::Ok(self.module("sigs.k8s.io/gateway-api")?.join("conformance"));
+        self.module("sigs.k8s.io/gateway-api/conformance").or_else(|_| api())
+    }
+
+    /// The folder with the resource definitions of its release, standard channel.
+    pub fn definitions(&self) -> Result<PathBuf> {
+        Ok(self.module("sigs.k8s.io/gateway-api")?.join("config/crd/standard"))
+    }
+
+    fn module(&self, name: &str) -> Result<PathBuf> {
+        module(self.go(&["list", &self.modfile(), "-m", "-f", "{{.Dir}}", name]), name)
+    }
+}
 
 /// The suite's profiles for a mesh; each claims its core features.
 pub const PROFILES: [&str; 2] = ["MESH-HTTP", "MESH-GRPC"];
@@ -69,10 +137,10 @@ pub fn folder() -> PathBuf {
 }
 
 /// Builds it. Go's cache knows whether there is something to do.
-pub fn build(work: &Path) -> Result<PathBuf> {
-    let program = work.join("gateway-api.test");
-    let mut build = go(&folder());
-    build.args(["test", "-c", "-o"]).arg(&program).arg(".");
+pub fn build(suite: &Suite, work: &Path) -> Result<PathBuf> {
+    let program = work.join(format!("gateway-api-{}.test", suite.minor));
+    let mut build = suite.go(&["test", &suite.modfile(), "-c", "-o"]);
+    build.arg(&program).arg(".");
     run_command(build)?;
     Ok(program)
 }

@@ -11,10 +11,12 @@ use serde_json::Value;
 
 use super::{CLUSTER, Count, Options, tests};
 use crate::{
-    conformance::{self, Verdict},
+    conformance::{self, Suite, Verdict},
     step::{cargo, root, run, step},
-    tools,
 };
+
+/// The releases of the Gateway API whose suites run: the newest, and last the usual one, which the cluster then has again.
+const CONFORMANCE: [&str; 2] = ["1.7", "1.6"];
 
 /// What the tests need of a machine beside the cluster's own parts: programs, and Debian's packages that have them.
 const PACKAGES: [(&str, &str); 2] = [("tcpdump", "tcpdump"), ("ping", "iputils-ping")];
@@ -50,7 +52,14 @@ fn on_cluster(options: &Options, count: &mut Count) -> Result<()> {
     let described: Value = serde_json::from_str(&described)?;
     let text = |name: &str| described[name].as_str().unwrap_or_default().to_owned();
     let (kubeconfig, node) = (text("kubeconfig"), text("networkNamespace"));
-    let environment = [("MESH_TEST_KUBECONFIG", kubeconfig.as_str()), ("MESH_TEST_NODE", node.as_str())];
+    // Where `cluster up` puts a kubectl for a machine without one.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(env::split_paths(&path).chain([root().join("target/cluster/bin")]))?;
+    let environment = [
+        ("MESH_TEST_KUBECONFIG", kubeconfig.as_str()),
+        ("MESH_TEST_NODE", node.as_str()),
+        ("PATH", path.to_str().context("PATH is no text")?),
+    ];
     let on_it = |title: &str, test: &str, count: &mut Count| {
         // One after the other: they share two cores with a whole cluster, and the control plane that some take away.
         let which = ["-p", "mesh-integration", "--features", CLUSTER, "--test", test];
@@ -59,22 +68,28 @@ fn on_cluster(options: &Options, count: &mut Count) -> Result<()> {
     };
     on_it("the README's quick start on Kubernetes", "quickstart", count)?;
     on_it("tests on the cluster", "cluster", count)?;
-    step("the Gateway API's own conformance suite", || conformance(count))
+    step("the Gateway API's own conformance suites", || conformance(count))
 }
 
-/// The official suite on the mesh that the tests before have left; each of its tests counts as one.
+/// The official suites on the mesh that the tests before have left; each of their tests counts as one.
 fn conformance(count: &mut Count) -> Result<()> {
-    if !tools::go_is_there() {
-        count.skipped += 1;
-        println!("\n!!! SKIPPED: the Gateway API's conformance suite. It is built with Go, and there is no `go`.\n");
-        return Ok(());
+    for minor in CONFORMANCE {
+        let options = conformance::Options::of(minor);
+        let suite = Suite::of(Some(minor))?;
+        if !suite.go_is_there() {
+            count.skipped += 1;
+            println!(
+                "\n!!! SKIPPED: the Gateway API's conformance suite {minor}. It is built with Go, and there is no `go` that can.\n"
+            );
+            continue;
+        }
+        let outcome = conformance::run_suite(suite, &options)?;
+        count.passed += outcome.count(Verdict::Passed);
+        count.failed += outcome.count(Verdict::Failed);
+        count.skipped += outcome.count(Verdict::Skipped);
+        outcome.judge(&options)?;
     }
-    let options = conformance::Options::default();
-    let outcome = conformance::run_suite(&options)?;
-    count.passed += outcome.count(Verdict::Passed);
-    count.failed += outcome.count(Verdict::Failed);
-    count.skipped += outcome.count(Verdict::Skipped);
-    outcome.judge(&options)
+    Ok(())
 }
 
 /// This program again, by cargo: the tests' build may have replaced the file that runs.
