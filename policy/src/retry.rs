@@ -1,7 +1,7 @@
 //! Which failed attempts are made again (Gateway API, `HTTPRouteRetry`, GEP-1731; GEP-3388 for the budget).
 //!
-//! What was never delivered is always tried at another endpoint, whatever the method and without any of this. Waiting,
-//! counting and keeping bodies are the proxy's.
+//! What was never delivered is tried at another endpoint, whatever the method and without any of this, unless a policy
+//! of 0 attempts forbids it. Waiting, counting and keeping bodies are the proxy's.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// Retries of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// Most attempts after the first. At least 1.
+    /// Most attempts after the first; 0: the first is the only one, even if it was never delivered.
     pub attempts: u32,
     /// Least wait before the second attempt; doubled before each further one, up to [`Retry::max_backoff`].
     pub backoff: Duration,

@@ -9,6 +9,8 @@ pub struct SessionPersistence {
     pub name: Box<str>,
     /// What carries the session.
     pub carrier: SessionCarrier,
+    /// Path of the cookie (RFC 6265 section 4.1.2.4); `None`: that of the match. A header has none.
+    pub path: Option<Box<str>>,
     /// When a session ends, counted from its start; `None`: never by age.
     pub absolute_timeout: Option<Duration>,
 }

@@ -160,10 +160,12 @@ fn retry() -> impl Strategy<Value = Retry> {
 
 fn session() -> impl Strategy<Value = SessionPersistence> {
     let carriers = [SessionCarrier::SessionCookie, SessionCarrier::PermanentCookie, SessionCarrier::Header];
-    ("[A-Za-z][A-Za-z_-]{0,9}", prop::sample::select(carriers.to_vec()), option::of(1u64..1_000_000)).prop_map(
-        |(name, carrier, seconds)| SessionPersistence {
+    let carrier = prop::sample::select(carriers.to_vec());
+    ("[A-Za-z][A-Za-z_-]{0,9}", carrier, option::of(1u64..1_000_000), option::of("/[a-z/]{0,9}")).prop_map(
+        |(name, carrier, seconds, path)| SessionPersistence {
             name: name.into(),
             carrier,
+            path: path.map(Into::into),
             absolute_timeout: seconds.map(Duration::from_secs),
         },
     )

@@ -209,6 +209,7 @@ mod tests {
             session: Some(SessionPersistence {
                 name: "sticky".into(),
                 carrier: SessionCarrier::Header,
+                path: None,
                 absolute_timeout: None,
             }),
             ..Rule::default()

@@ -28,7 +28,7 @@ pub(crate) fn decode_retry(rule: &Node<'_>, report: &mut Report<'_>) -> Option<R
     node.ignore_others(&["codes", "attempts", "backoff"], report);
     let mut retry = Retry::default();
     let mark = report.mark();
-    if let Some(attempts) = node.integer("attempts", 1..=i32::MAX as u32, report).ok().flatten() {
+    if let Some(attempts) = node.integer("attempts", 0..=i32::MAX as u32, report).ok().flatten() {
         retry.attempts = attempts.min(MAX_ATTEMPTS);
         if attempts > MAX_ATTEMPTS {
             let what = format!("{attempts} attempts are too many; at most {MAX_ATTEMPTS} are made");

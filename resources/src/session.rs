@@ -1,4 +1,5 @@
-//! `sessionPersistence` of a rule (Gateway API, `SessionPersistence`, GEP-1619).
+//! `sessionPersistence` of a rule (Gateway API, `SessionPersistence`, GEP-1619), as v1.7 has it (`cookie`, `header`) and as
+//! the versions before it do (`sessionName`, `cookieConfig`).
 
 use http::HeaderName;
 use mesh_policy::{SessionCarrier, SessionPersistence};
@@ -11,6 +12,8 @@ use crate::{
 
 /// Longest name (Gateway API, `sessionName`).
 const MAX_NAME: usize = 128;
+/// Longest path of a cookie (Gateway API, `CookieConfig.path`).
+const MAX_PATH: usize = 1024;
 /// What follows from a `sessionPersistence` that cannot be understood.
 const NO_SESSION: &str = "its requests go to any endpoint";
 
@@ -27,26 +30,24 @@ pub(crate) fn decode_session(rule: &Node<'_>, seed: &str, report: &mut Report<'_
 
 fn decode(rule: &Node<'_>, seed: &str, report: &mut Report<'_>) -> Result<Option<SessionPersistence>, Invalid> {
     let Some(node) = rule.object("sessionPersistence", report)? else { return Ok(None) };
-    node.ignore_others(&["sessionName", "absoluteTimeout", "type", "cookieConfig"], report);
+    let fields = ["sessionName", "absoluteTimeout", "type", "cookieConfig", "cookie", "header"];
+    node.ignore_others(&fields, report);
     let is_header = node.one_of("type", &["Cookie", "Header"], report)? == Some("Header");
-    let name = match node.text("sessionName", report)?.filter(|name| !name.is_empty()) {
-        Some(name) => checked_name(&node, name, is_header, report)?.into(),
-        None => format!("session-{:08x}", fnv1a(seed)).into(),
-    };
     let absolute_timeout = match node.get("absoluteTimeout") {
         Some(_) => Some(duration::read(&node, "absoluteTimeout", NO_SESSION, report).ok_or(Invalid)?),
         None => None,
     };
-    let config = node.object("cookieConfig", report)?;
-    if config.is_some() && is_header {
-        let what = "`cookieConfig` is for sessions of type Cookie".to_owned();
-        return Err(node.invalid("cookieConfig", what, "remove it", report));
+    let (cookie, header) = (cookie(&node, is_header, report)?, header(&node, is_header, report)?);
+    let own = cookie.as_ref().or(header.as_ref()).map(|node| (node, "name"));
+    let mut name = None;
+    for (node, field) in own.into_iter().chain([(&node, "sessionName")]) {
+        let Some(text) = node.text(field, report)?.filter(|text| !text.is_empty()) else { continue };
+        let text = checked_name(node, field, text, is_header, report)?;
+        name.get_or_insert(text);
     }
-    let lifetime = match &config {
-        Some(config) => {
-            config.ignore_others(&["lifetimeType"], report);
-            config.one_of("lifetimeType", &["Session", "Permanent"], report)?
-        }
+    let name = name.map_or_else(|| format!("session-{:08x}", fnv1a(seed)).into(), Into::into);
+    let lifetime = match &cookie {
+        Some(cookie) => cookie.one_of("lifetimeType", &["Session", "Permanent"], report)?,
         None => None,
     };
     let carrier = match (is_header, lifetime) {
@@ -58,26 +59,72 @@ fn decode(rule: &Node<'_>, seed: &str, report: &mut Report<'_>) -> Result<Option
         let what = "a cookie of the lifetime Permanent needs `absoluteTimeout`".to_owned();
         return Err(node.invalid("absoluteTimeout", what, "write how long it lives", report));
     }
+    // Up to v1.6 the path was that of the match; who writes a name or a cookie as it was then means that.
+    let is_old = ["sessionName", "cookieConfig"].iter().any(|field| node.get(field).is_some());
+    let path = match &cookie {
+        Some(cookie) => cookie_path(cookie, report)?,
+        None => None,
+    };
+    let path = path.or((!is_old && !is_header).then_some("/")).map(Into::into);
     let absolute_timeout = absolute_timeout.filter(|age| !age.is_zero());
-    Ok(Some(SessionPersistence { name, carrier, absolute_timeout }))
+    Ok(Some(SessionPersistence { name, carrier, path, absolute_timeout }))
+}
+
+/// What is said of a cookie: `cookie`, which was `cookieConfig` up to v1.6.
+fn cookie<'n>(node: &Node<'n>, is_header: bool, report: &mut Report<'_>) -> Result<Option<Node<'n>>, Invalid> {
+    for field in ["cookie", "cookieConfig"] {
+        let Some(cookie) = node.object(field, report)? else { continue };
+        if is_header {
+            let what = format!("`{field}` is for sessions of type Cookie");
+            return Err(node.invalid(field, what, "remove it", report));
+        }
+        cookie.ignore_others(&["name", "path", "lifetimeType"], report);
+        return Ok(Some(cookie));
+    }
+    Ok(None)
+}
+
+/// What is said of a header.
+fn header<'n>(node: &Node<'n>, is_header: bool, report: &mut Report<'_>) -> Result<Option<Node<'n>>, Invalid> {
+    let Some(header) = node.object("header", report)? else { return Ok(None) };
+    if !is_header {
+        let what = "`header` is for sessions of type Header".to_owned();
+        return Err(node.invalid("header", what, "remove it, or write `type: Header`", report));
+    }
+    header.ignore_others(&["name"], report);
+    header.required_text("name", report)?;
+    Ok(Some(header))
+}
+
+/// `path` of a cookie: an absolute one, of characters that may stand in an attribute (RFC 6265 section 4.1.1).
+fn cookie_path<'n>(cookie: &Node<'n>, report: &mut Report<'_>) -> Result<Option<&'n str>, Invalid> {
+    let Some(path) = cookie.text("path", report)?.filter(|path| !path.is_empty()) else { return Ok(None) };
+    let is_plain = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b';');
+    if !is_plain || path.len() > MAX_PATH {
+        let what = format!("{} can be no path of a cookie", short(path));
+        let fix = "write one that begins with / and has no blanks and no ;, of at most 1024 bytes";
+        return Err(cookie.unsupported("path", what, fix, report));
+    }
+    Ok(Some(path))
 }
 
 /// The name of a cookie or a header is a token (RFC 6265, RFC 9110), and `mesh-` headers are the proxies' own.
 fn checked_name<'n>(
-    node: &Node<'_>,
+    node: &Node<'n>,
+    field: &str,
     name: &'n str,
     is_header: bool,
     report: &mut Report<'_>,
 ) -> Result<&'n str, Invalid> {
     if name.len() > MAX_NAME {
-        let what = format!("sessionName has {} bytes; it must have at most {MAX_NAME}", name.len());
-        return Err(node.invalid("sessionName", what, "shorten it", report));
+        let what = format!("{field} has {} bytes; it must have at most {MAX_NAME}", name.len());
+        return Err(node.invalid(field, what, "shorten it", report));
     }
     let is_ours = is_header && name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("mesh-"));
     if is_ours || HeaderName::from_bytes(name.as_bytes()).is_err() {
         let what = format!("{} can name no session", short(name));
         let fix = "use letters, digits and -, and nothing that begins with mesh-";
-        return Err(node.unsupported("sessionName", what, fix, report));
+        return Err(node.unsupported(field, what, fix, report));
     }
     Ok(name)
 }

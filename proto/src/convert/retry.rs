@@ -86,6 +86,7 @@ impl TryFrom<v1::SessionPersistence> for SessionPersistence {
             name: wire.name.into(),
             carrier,
             absolute_timeout: timeout("absolute_timeout", wire.absolute_timeout)?,
+            path: (!wire.path.is_empty()).then(|| wire.path.into()),
         })
     }
 }
@@ -101,6 +102,7 @@ impl From<&SessionPersistence> for v1::SessionPersistence {
             name: model.name.to_string(),
             carrier: carrier.into(),
             absolute_timeout: model.absolute_timeout.map(wire_duration),
+            path: model.path.as_deref().unwrap_or_default().to_owned(),
         }
     }
 }

@@ -96,11 +96,12 @@ impl<'p> Session<'p> {
         if self.token.is_some_and(is_known) {
             return;
         }
-        let SessionPersistence { name, carrier, absolute_timeout } = self.persistence;
+        let SessionPersistence { name, carrier, path, absolute_timeout } = self.persistence;
         let mut text = match carrier {
             SessionCarrier::Header => token.to_string(),
             SessionCarrier::SessionCookie | SessionCarrier::PermanentCookie => {
-                format!("{name}={token}; Path={}; HttpOnly; SameSite=Lax", cookie_path(matched))
+                let path = path.as_deref().unwrap_or_else(|| path_of(matched));
+                format!("{name}={token}; Path={}; HttpOnly; SameSite=Lax", cookie_path(path))
             }
         };
         if let (SessionCarrier::PermanentCookie, Some(limit)) = (carrier, absolute_timeout) {
@@ -133,12 +134,16 @@ fn carried<'h>(persistence: &'h SessionPersistence, headers: &'h HeaderMap) -> i
     of_header.into_iter().flatten().filter_map(text).chain(cookies)
 }
 
-/// Where the cookie is sent: the path of the match, if it is one that a cookie can have.
-fn cookie_path(matched: Option<&RequestMatch>) -> &str {
-    let path = match matched.map(|m| &m.path) {
+/// The path of a match, if it is one.
+fn path_of(matched: Option<&RequestMatch>) -> &str {
+    match matched.map(|m| &m.path) {
         Some(PathMatch::Exact(path) | PathMatch::Prefix(path)) => path,
         Some(PathMatch::Regex(_) | PathMatch::Grpc { .. }) | None => "/",
-    };
+    }
+}
+
+/// Where the cookie is sent: the path, if it is one that a cookie can have.
+fn cookie_path(path: &str) -> &str {
     if path.bytes().all(|b| b.is_ascii_graphic() && b != b';') { path } else { "/" }
 }
 
@@ -198,7 +203,8 @@ mod tests {
     use super::*;
 
     fn persistence(carrier: SessionCarrier, seconds: Option<u64>) -> SessionPersistence {
-        SessionPersistence { name: "Sticky".into(), carrier, absolute_timeout: seconds.map(Duration::from_secs) }
+        let absolute_timeout = seconds.map(Duration::from_secs);
+        SessionPersistence { name: "Sticky".into(), carrier, path: None, absolute_timeout }
     }
 
     fn service() -> ServiceRef {
@@ -254,6 +260,9 @@ mod tests {
             let value = cookie(session, None, &under(path));
             assert!(value.contains(shown), "{value}");
         }
+        let everywhere = SessionPersistence { path: Some("/".into()), ..persistence(session, None) };
+        let value = given(&everywhere, &request, 1, &under("/cart"))[header::SET_COOKIE].clone();
+        assert!(value.to_str().unwrap().contains("Path=/;"), "{value:?}");
         let regex = PathMatch::Regex(mesh_policy::RegexMatch::new("/a.*").unwrap());
         assert!(cookie(session, None, &RequestMatch { path: regex, ..Default::default() }).contains("Path=/;"));
     }

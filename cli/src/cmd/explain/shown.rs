@@ -200,6 +200,7 @@ pub fn session(session: &SessionPersistence) -> Value {
     json!({
         "name": session.name,
         "carrier": carrier(session),
+        "path": session.path,
         "absoluteTimeout": session.absolute_timeout.map(duration),
     })
 }
