@@ -9,7 +9,7 @@ use crate::{
     facts::{ConnectionFacts, RequestFacts},
     filter::{Cors, Filter, Redirect},
     model::{Access, Backend, InboundPolicy, OutboundPolicy, RouteKind, RouteMeta, Rule, Target},
-    route::RequestMatch,
+    route::{RequestMatch, settle},
     trace::{Step, Trace},
 };
 
@@ -76,7 +76,9 @@ pub fn decide_outbound<'p>(
         trace.step(Step::NoRoutes { target: &policy.target });
         return without_route(OutboundVerdict::Default(&policy.target));
     }
-    by_table(policy, facts, trace, |rule| answer_of(rule, facts))
+    let path = settle(facts.path);
+    let settled = RequestFacts { path: &path, ..*facts };
+    by_table(policy, &settled, trace, |rule| answer_of(&rule.filters, facts))
 }
 
 /// Decides about one connection whose bytes are passed as they are. `sni` is the name that it asks for, if it begins
@@ -103,9 +105,9 @@ fn without_route(verdict: OutboundVerdict<'_>) -> OutboundDecision<'_> {
     OutboundDecision { route: None, rule: None, route_index: 0, rule_index: 0, matched: None, verdict }
 }
 
-/// What a rule answers itself: the first of its filters that does.
-fn answer_of<'p>(rule: &'p Rule, facts: &RequestFacts<'_>) -> Option<OutboundVerdict<'p>> {
-    rule.filters.iter().find_map(|filter| match filter {
+/// What is answered in place of a backend: by the first of the filters that does.
+fn answer_of<'p>(filters: &'p [Filter], facts: &RequestFacts<'_>) -> Option<OutboundVerdict<'p>> {
+    filters.iter().find_map(|filter| match filter {
         Filter::Redirect(redirect) => Some(OutboundVerdict::Redirect(redirect)),
         Filter::Cors(cors) if Cors::is_preflight(facts) => Some(OutboundVerdict::Preflight(cors)),
         Filter::Cors(_)
@@ -144,6 +146,13 @@ fn by_table<'p>(
         rule_index: found.rule_index,
         matched: found.matched,
         verdict,
+    }
+}
+
+impl Backend {
+    /// What its own filters answer to a request that was given to it; `None`: it goes to the backend.
+    pub fn answer(&self, facts: &RequestFacts<'_>) -> Option<OutboundVerdict<'_>> {
+        answer_of(&self.filters, facts)
     }
 }
 

@@ -162,7 +162,7 @@ pub struct Rule {
 pub struct Timeouts {
     /// From the last byte of the request head to the end of the response, attempts included.
     pub request: Option<Duration>,
-    /// Each attempt at a backend, until its response head. Never longer than `request`.
+    /// Each attempt at a backend, until its response has ended. Never longer than `request`.
     pub backend_request: Option<Duration>,
 }
 

@@ -153,9 +153,18 @@ impl Cors {
         answer
     }
 
-    /// Adds what a browser must know of a response. What the server itself said of origins is replaced, as two values
-    /// would make the browser refuse both.
+    /// Adds what a browser must know of a response. What the server itself said goes: it is the filter that says which
+    /// origins may read, and with what.
     pub fn apply_response(&self, headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
+        if origin.is_some() {
+            for name in [
+                header::ACCESS_CONTROL_ALLOW_ORIGIN,
+                header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+                header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            ] {
+                headers.remove(name);
+            }
+        }
         if !self.allow_origin(headers, origin) {
             return;
         }

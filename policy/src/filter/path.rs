@@ -1,6 +1,6 @@
 //! How a redirect or a rewrite changes a path (Gateway API, `HTTPPathModifier`).
 
-use crate::route::{PathMatch, RequestMatch};
+use crate::route::{PathMatch, RequestMatch, settle};
 
 /// A change of a path; the query stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,9 @@ impl PathModifier {
             Some(PathMatch::Prefix(prefix)) => prefix.strip_suffix('/').unwrap_or(prefix),
             Some(PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Grpc { .. }) => return path.to_owned(),
         };
-        let rest = path.strip_prefix(prefix).unwrap_or(path);
+        // As it was matched: what the prefix stood for may be written in other ways.
+        let path = settle(path);
+        let rest = path.strip_prefix(prefix).unwrap_or(&path);
         match (replacement, rest) {
             // A path is never empty.
             ("", "") => "/".to_owned(),
@@ -59,6 +61,7 @@ mod tests {
             ("/foo/", "/foo", "/", "/"),
             ("/foo", "/foo", "/", "/"),
             ("/foo/bar", "/", "/xyz", "/xyz/foo/bar"),
+            ("/x/../foo/b%61r", "/foo", "/xyz", "/xyz/bar"),
         ] {
             let modifier = PathModifier::Prefix(replacement.into());
             assert_eq!(modifier.apply(path, Some(&prefix(matched))), expected, "{path} {matched} {replacement}");
@@ -70,7 +73,7 @@ mod tests {
     proptest! {
         /// What the prefix did not match survives, and a path stays a path.
         #[test]
-        fn the_rest_stays(root in "/[ab]{1,3}", rest in "(/[ab.]{0,3}){0,3}", replacement in "(/[xy]{1,2}){0,2}/?") {
+        fn the_rest_stays(root in "/[ab]{1,3}", rest in "(/[ab]{1,3}){0,3}/?", replacement in "(/[xy]{1,2}){0,2}/?") {
             let path = format!("{root}{rest}");
             let after = PathModifier::Prefix(replacement.into()).apply(&path, Some(&prefix(&root)));
             prop_assert!(after.starts_with('/') && after.ends_with(&rest), "{path} -> {after}");

@@ -3,13 +3,14 @@
 //! The semantics are the Gateway API's (HTTPRoute and GRPCRoute, v1); where it leaves a choice to the implementation,
 //! the type that makes the choice says which and why. Matching borrows and compares; it allocates only to join a
 //! repeated header or to decode a query parameter that is longer than a buffer on the stack, and then only for a
-//! regular expression. It never normalises a path: the proxy does that once, before anything is decided.
+//! regular expression. Paths are compared as they are: [`settle`] says what a request's path is, once, before.
 
 pub mod header;
 pub mod host;
 pub mod order;
 pub mod path;
 pub mod query;
+pub mod settle;
 pub mod text;
 
 use std::fmt;
@@ -19,6 +20,7 @@ pub use host::{HostMatch, HostMatchError};
 pub use order::RouteTable;
 pub use path::PathMatch;
 pub use query::QueryMatch;
+pub use settle::settle;
 pub use text::{MAX_REGEX_LENGTH, REGEX_SIZE_LIMIT, RegexError, RegexMatch, StringMatch};
 
 use crate::facts::RequestFacts;

@@ -1,7 +1,6 @@
 //! Paths (Gateway API, `HTTPPathMatch` and `GRPCMethodMatch`).
 //!
-//! Bytes are compared as they are: percent-encoding, `..` and `//` were settled by the proxy before, once, so that
-//! policy, routing and the server all see the same path.
+//! Bytes are compared as they are: percent-encoding, `..` and `//` were settled before, once ([`super::settle`]).
 
 use std::fmt;
 

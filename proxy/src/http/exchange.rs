@@ -9,10 +9,10 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use http::{Request, Uri, header, uri::Authority};
+use http::{HeaderValue, Request, Uri, header, uri::Authority};
 use mesh_policy::{
-    Backend, BackendTarget, Filter, Mirror, OutboundPolicy, OutboundVerdict, RequestFacts, RequestMatch, Rewrite, Rule,
-    Target, decide_outbound,
+    Backend, BackendTarget, Filter, Mirror, OutboundDecision, OutboundPolicy, OutboundVerdict, RequestFacts,
+    RequestMatch, Rewrite, Rule, Target, decide_outbound,
 };
 use smallvec::SmallVec;
 
@@ -32,7 +32,7 @@ use crate::{
 /// Serves one request of the application.
 pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incoming) -> Result<Reply, Error> {
     let began = Instant::now();
-    let Incoming { mut request, interim } = incoming;
+    let Incoming { request, interim } = incoming;
 
     // Destination and policy.
     let authority = headers::authority(&request)?;
@@ -45,7 +45,7 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
     let rule = match decision.verdict {
         OutboundVerdict::Default(_) => None,
         OutboundVerdict::Forward(rule) => Some(rule),
-        _ => return own::answer(&worker, &policy, &decision, &facts, began).map(Reply::from),
+        _ => return own::answer(&worker, &policy, &decision, None, &facts, began).map(Reply::from),
     };
 
     // Session: the backend and the endpoint of before. Else a backend by weight.
@@ -56,31 +56,14 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
         _ => (None, None),
     };
     let backend = stayed.or_else(|| rule?.pick(worker.random.next()).map(|(_, backend)| backend));
+    if let Some(verdict) = backend.and_then(|backend| backend.answer(&facts)) {
+        let decision = OutboundDecision { verdict, ..decision };
+        return own::answer(&worker, &policy, &decision, backend, &facts, began).map(Reply::from);
+    }
 
     // Request filters.
-    let upgrade = headers::wants_upgrade(&request);
-    let upgrade_to = upgrade.then(|| request.headers().get(header::UPGRADE).cloned()).flatten();
-    headers::strip_hop_by_hop(request.headers_mut());
-    headers::strip_mesh(request.headers_mut());
-    let mut request = request.map(Body::without_mesh_trailers);
-    let mut authority = match authority {
-        Some(authority) => authority,
-        // HTTP/1.0 may name none.
-        None => Authority::try_from(&*target.name).map_err(bad_request)?,
-    };
-    let mut origin = None;
-    let mut mirrors: SmallVec<[&Mirror; 1]> = SmallVec::new();
-    for filter in rule.into_iter().flat_map(|r| &r.filters).chain(backend.into_iter().flat_map(|b| &b.filters)) {
-        match filter {
-            Filter::Rewrite(change) => rewrite(&mut request, &mut authority, change, decision.matched)?,
-            Filter::Mirror(mirror) if !upgrade && mirror.picks(worker.random.next()) => mirrors.push(mirror),
-            Filter::Cors(_) => origin = request.headers().get(header::ORIGIN).cloned(),
-            filter => filter.apply_request(request.headers_mut()),
-        }
-    }
-    if !mirrors.is_empty() {
-        request = mirror::send(&worker, &mirrors, request, &authority);
-    }
+    let Outgoing { request, authority, upgrade, origin } =
+        outgoing(&worker, &target, request, authority, (rule, backend, decision.matched))?;
 
     // Attempts, within the time of the route and of the caller.
     let timeouts = rule.map(|r| r.timeouts).unwrap_or_default();
@@ -106,8 +89,8 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
         began,
     };
     let answered = async {
-        if upgrade {
-            return call.upgrade(request, upgrade_to).await;
+        if let Some(to) = upgrade {
+            return call.upgrade(request, to).await;
         }
         call.attempts(request).await.map(|(response, endpoint)| (Reply::from(response), endpoint))
     };
@@ -149,6 +132,50 @@ fn facts<'r>(request: &'r Request<Body>, authority: Option<&'r Authority>) -> Re
         query: request.uri().query(),
         headers: request.headers(),
     }
+}
+
+/// A request as it goes out.
+struct Outgoing {
+    request: Request<Body>,
+    authority: Authority,
+    /// Whether it leaves HTTP, and the protocol that it asks for.
+    upgrade: Option<Option<HeaderValue>>,
+    /// Its `Origin`, where the response is to say something of that.
+    origin: Option<HeaderValue>,
+}
+
+/// What goes out of a request: without what is for this hop alone, changed by the filters of its rule and its backend, and
+/// with the copies sent that they ask for.
+fn outgoing(
+    worker: &Rc<Worker>,
+    target: &OutboundTarget,
+    mut request: Request<Body>,
+    authority: Option<Authority>,
+    (rule, backend, matched): (Option<&Rule>, Option<&Backend>, Option<&RequestMatch>),
+) -> Result<Outgoing, Error> {
+    let upgrade = headers::wants_upgrade(&request).then(|| request.headers().get(header::UPGRADE).cloned());
+    headers::strip_hop_by_hop(request.headers_mut());
+    headers::strip_mesh(request.headers_mut());
+    let mut request = request.map(Body::without_mesh_trailers);
+    let mut authority = match authority {
+        Some(authority) => authority,
+        // HTTP/1.0 may name none.
+        None => Authority::try_from(&*target.name).map_err(bad_request)?,
+    };
+    let mut origin = None;
+    let mut mirrors: SmallVec<[&Mirror; 1]> = SmallVec::new();
+    for filter in rule.into_iter().flat_map(|r| &r.filters).chain(backend.into_iter().flat_map(|b| &b.filters)) {
+        match filter {
+            Filter::Rewrite(change) => rewrite(&mut request, &mut authority, change, matched)?,
+            Filter::Mirror(mirror) if upgrade.is_none() && mirror.picks(worker.random.next()) => mirrors.push(mirror),
+            Filter::Cors(_) => origin = request.headers().get(header::ORIGIN).cloned(),
+            filter => filter.apply_request(request.headers_mut()),
+        }
+    }
+    if !mirrors.is_empty() {
+        request = mirror::send(worker, &mirrors, request, &authority);
+    }
+    Ok(Outgoing { request, authority, upgrade, origin })
 }
 
 /// Changes what the backend sees of the URL; the query stays.

@@ -6,8 +6,8 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use mesh_policy::{
-    Cors, Filter, OutboundDecision, OutboundPolicy, OutboundVerdict, Redirect, RequestFacts, RequestMatch, RouteMeta,
-    Target,
+    Backend, Cors, Filter, OutboundDecision, OutboundPolicy, OutboundVerdict, Redirect, RequestFacts, RequestMatch,
+    RouteMeta, Target,
 };
 
 use super::Body;
@@ -28,11 +28,13 @@ const MAX_BOUND: usize = 64;
 #[derive(Default)]
 pub struct Answered(RefCell<Vec<(RouteMeta, Rc<Series>)>>);
 
-/// Carries out a verdict that needs no backend: the answer of a rule, or why there is none.
+/// Carries out a verdict that needs no backend: the answer of a rule, or of a filter of the chosen backend, or why there
+/// is none.
 pub fn answer(
     worker: &Worker,
     policy: &OutboundPolicy,
     decision: &OutboundDecision<'_>,
+    backend: Option<&Backend>,
     facts: &RequestFacts<'_>,
     began: Instant,
 ) -> Result<Response<Body>, Error> {
@@ -52,7 +54,8 @@ pub fn answer(
     // A preflight has been told of origins already.
     let preflight = matches!(decision.verdict, OutboundVerdict::Preflight(_));
     let origin = facts.headers.get(header::ORIGIN);
-    for filter in decision.rule.into_iter().flat_map(|rule| &rule.filters) {
+    let (of_backend, of_rule) = (backend.map(|backend| &backend.filters), decision.rule.map(|rule| &rule.filters));
+    for filter in of_backend.into_iter().chain(of_rule).flatten() {
         match filter {
             Filter::Cors(_) if preflight => {}
             filter => filter.apply_response(response.headers_mut(), origin),
