@@ -33,6 +33,7 @@ pub struct Annotation {
 
 const QUANTITY: &str = "a quantity such as 100m, 0.5 or 64Mi";
 const PORTS: &str = "ports and ranges such as 25,3306,8000-8100 (at most 64)";
+const PROTOCOLS: &str = "ports and what they speak such as 8080=http2,9000-9010=tcp (http, http2, grpc, tcp or detect)";
 const BOOL: &str = "true or false";
 
 /// Every annotation there is, by name.
@@ -84,6 +85,13 @@ pub const ANNOTATIONS: &[Annotation] = &[
             settings.pre_stop_seconds = whole(text, 0, MAX_PRE_STOP_SECONDS)?;
             Ok(())
         },
+    },
+    Annotation {
+        name: "protocol",
+        allowed: PROTOCOLS,
+        purpose: "What ports of this pod speak, where `appProtocol` of its Services does not say it or is wrong. \
+                  Discovery reads it from the pod.",
+        apply: |_, text| protocols(text),
     },
     Annotation {
         name: "proxy-cpu-limit",
@@ -277,6 +285,15 @@ fn seconds(text: &str) -> Result<u32, ()> {
     whole(text.strip_suffix('s').ok_or(())?, 0, MAX_SHUTDOWN_GRACE_SECONDS)
 }
 
+/// Only looked at: `mesh-resources` has the same form, and says what it means.
+fn protocols(text: &str) -> Result<(), ()> {
+    let is_known = |name: &str| ["http", "http2", "grpc", "tcp", "detect"].contains(&name);
+    text.split(',').try_for_each(|part| match part.split_once('=') {
+        Some((ports, name)) if is_known(name.trim()) => ports.parse::<PortList>().map(drop).map_err(drop),
+        _ => Err(()),
+    })
+}
+
 fn quantity(resources: &mut std::collections::BTreeMap<String, Quantity>, name: &str, text: &str) -> Result<(), ()> {
     resources.insert(name.to_owned(), Quantity::parse(text).map_err(drop)?);
     Ok(())
@@ -300,6 +317,7 @@ mod tests {
             "config.meshctl.dev/native-sidecar": "false",
             "config.meshctl.dev/opaque-ports": "25,3306-3310",
             "config.meshctl.dev/pre-stop-seconds": "0",
+            "config.meshctl.dev/protocol": "8080=http2, 9000-9010=tcp",
             "config.meshctl.dev/proxy-cpu-limit": "1",
             "config.meshctl.dev/proxy-cpu-request": "100m",
             "config.meshctl.dev/proxy-memory-limit": "1Gi",
@@ -349,6 +367,9 @@ mod tests {
             ("shutdown-grace", "3601s"),
             ("native-sidecar", "yes"),
             ("opaque-ports", "http"),
+            ("protocol", "8080"),
+            ("protocol", "8080=smtp"),
+            ("protocol", "70000=tcp"),
             ("skip-inbound-ports", "70000"),
             ("proxy-cpu-request", "-1"),
         ] {

@@ -67,6 +67,20 @@ impl Snapshot {
             return parent.rejected;
         }
         let ports: Vec<_> = self.ports_of(parent).collect();
+        let key = Key { namespace: parent.namespace.clone(), name: parent.name.clone() };
+        let service = self.services.get(&key);
+        if service.is_some_and(|service| service.is_headless) {
+            let what = "the Service is headless: its clients call pods, for which no route is asked";
+            report.error_at(&parent.place, Reason::NoMatchingParent, what, "name a Service with a cluster IP");
+            return Some(Reason::NoMatchingParent);
+        }
+        let is_opaque = |port: &ServiceRef| service.is_some_and(|service| service.is_opaque(port.port));
+        if route.meta.kind.is_of_requests() && !ports.is_empty() && ports.iter().all(is_opaque) {
+            let what = "the port speaks tcp: its bytes pass unread, and no requests are seen";
+            let fix = "attach a TCPRoute, or correct the port's appProtocol or the Service's annotations";
+            report.error_at(&parent.place, Reason::UnsupportedValue, what, fix);
+            return Some(Reason::UnsupportedValue);
+        }
         if ports.is_empty() {
             let port = parent.port.map_or(String::new(), |port| format!(" with port {port}"));
             let section = parent.section.as_ref().map_or(String::new(), |name| format!(" with a port named {name}"));
@@ -170,7 +184,8 @@ impl Snapshot {
     /// The Service's ports that a parent reference is about.
     fn ports_of<'s>(&'s self, parent: &'s Parent) -> impl Iterator<Item = ServiceRef> {
         let key = Key { namespace: parent.namespace.clone(), name: parent.name.clone() };
-        let service = self.services.get(&key).filter(|service| service.external_name.is_none());
+        let service = self.services.get(&key);
+        let service = service.filter(|service| service.external_name.is_none() && !service.is_headless);
         let ports = service.filter(|_| parent.rejected.is_none()).into_iter().flat_map(|service| &service.ports);
         let wanted = ports.filter(|port| {
             parent.port.is_none_or(|number| number == port.port)

@@ -21,7 +21,7 @@ use crate::{
     retry_policy::RetryPolicy,
     route::{RouteObject, unserved},
     rule::{RuleObject, in_force},
-    service::{TargetPort, includes},
+    service::TargetPort,
     snapshot::{Key, Snapshot},
 };
 
@@ -58,11 +58,11 @@ impl Snapshot {
 
     /// The policy of an application's port of a pod; `None` when the pod is unknown.
     ///
-    /// The protocol is that of the Services that lead to the port, if they agree; the pod's own annotation goes first.
+    /// The protocol is that of the Services that lead to the port, if they agree; the pod's own annotations go first.
     pub fn compile_inbound(&self, workload: &str, port: u16) -> Option<InboundPolicy> {
         let pod = self.pod(workload)?;
-        let protocol = if includes(&pod.opaque_ports, port) {
-            Protocol::Opaque
+        let protocol = if let Some(declared) = pod.declared.get(port) {
+            declared
         } else {
             let key = Key { namespace: pod.namespace.clone(), name: pod.name.clone() };
             let of_pod = self.links.slices_by_pod.linked(&key).iter().filter_map(|key| self.endpoint_slices.get(key));
@@ -222,15 +222,20 @@ impl Snapshot {
                 let why = format!("Service {}/{} has no port {}", service.namespace, service.name, service.port);
                 Some((Reason::BackendNotFound, why, "use one of the Service's ports"))
             }
+            Some(found) if kind.is_of_requests() && found.is_opaque(service.port) => {
+                let why = format!("port {} of Service {}/{} speaks tcp", service.port, service.namespace, service.name);
+                Some((Reason::UnsupportedProtocol, why, "refer to a port that speaks HTTP, or correct its appProtocol"))
+            }
             Some(_) => None,
         }
     }
 
-    /// The protocol of one endpoint: that of its pod's annotation, else that of the Service port it serves.
+    /// The protocol of one endpoint: that of its pod's annotations, else that of the Service port it serves.
     fn endpoint_protocol(&self, target: &Target) -> Protocol {
         let Target::Endpoint(endpoint) = target else { return Protocol::Detect };
-        if self.pod(&endpoint.workload).is_some_and(|pod| includes(&pod.opaque_ports, endpoint.address.port())) {
-            return Protocol::Opaque;
+        let declared = self.pod(&endpoint.workload).and_then(|pod| pod.declared.get(endpoint.address.port()));
+        if let Some(declared) = declared {
+            return declared;
         }
         let slices = self.links.slices_by_ip.linked(&endpoint.address.ip()).iter();
         let mut protocols = slices.filter_map(|key| {

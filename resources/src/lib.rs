@@ -25,6 +25,7 @@ pub mod node;
 pub mod object;
 pub mod pod;
 pub mod problem;
+pub mod protocol;
 pub mod reference_grant;
 pub mod resolve;
 mod retry;

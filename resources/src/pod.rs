@@ -7,7 +7,8 @@ use mesh_policy::Identity;
 use crate::{
     object::Object,
     problem::{Reason, Report},
-    service::{OPAQUE_PORTS_ANNOTATION, SKIP_INBOUND_PORTS_ANNOTATION, includes, port_ranges},
+    protocol::Declared,
+    service::{SKIP_INBOUND_PORTS_ANNOTATION, includes, port_ranges},
     snapshot::Options,
     walker::Node,
 };
@@ -34,8 +35,8 @@ pub struct Pod {
     pub identity: Option<Identity>,
     /// Container ports by name.
     pub ports: BTreeMap<String, u16>,
-    /// Ranges of the opaque-ports annotation.
-    pub opaque_ports: Vec<(u16, u16)>,
+    /// What its annotations say of its ports.
+    pub declared: Declared,
     /// Ranges of the skip-inbound-ports annotation: connections to them do not come to its proxy.
     pub skip_inbound_ports: Vec<(u16, u16)>,
 }
@@ -83,7 +84,7 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
         service_account: account.into(),
         identity: None,
         ports: BTreeMap::new(),
-        opaque_ports: port_ranges(&root, OPAQUE_PORTS_ANNOTATION, report),
+        declared: Declared::of(&root, report),
         skip_inbound_ports: port_ranges(&root, SKIP_INBOUND_PORTS_ANNOTATION, report),
     };
     let mut ports = Vec::new();

@@ -46,6 +46,8 @@ pub enum Reason {
     InvalidKind,
     /// A backend in another namespace that no ReferenceGrant allows.
     RefNotPermitted,
+    /// A backend whose port does not speak what the route is about.
+    UnsupportedProtocol,
     /// A parent, or a port of one, that does not exist.
     NoMatchingParent,
     /// Another route of a kind that goes first is attached to the same port (GEP-1426).
@@ -64,6 +66,7 @@ impl Reason {
             Self::BackendNotFound => "BackendNotFound",
             Self::InvalidKind => "InvalidKind",
             Self::RefNotPermitted => "RefNotPermitted",
+            Self::UnsupportedProtocol => "UnsupportedProtocol",
             Self::NoMatchingParent => "NoMatchingParent",
             Self::Conflicted => "Conflicted",
             Self::IncompatibleFilters => "IncompatibleFilters",
@@ -73,7 +76,7 @@ impl Reason {
 
     /// Whether it is about what a route refers to (the condition `ResolvedRefs`), not about the route itself.
     pub fn is_of_references(self) -> bool {
-        matches!(self, Self::BackendNotFound | Self::InvalidKind | Self::RefNotPermitted)
+        matches!(self, Self::BackendNotFound | Self::InvalidKind | Self::RefNotPermitted | Self::UnsupportedProtocol)
     }
 
     /// Whether it says that a part of the object itself is not served as written.

@@ -153,7 +153,9 @@ fn decode_rules(spec: &Node<'_>, form: &Form, route: &mut RouteObject, report: &
         }
         Ok(rules) => {
             for (place, node) in rules.iter().enumerate() {
-                route.rules.push(decode_rule(node, place, form, &route.meta, report));
+                let rule = decode_rule(node, place, form, &route.meta, report);
+                warn_of_the_name(node, &rule, &route.rules, report);
+                route.rules.push(rule);
             }
             return;
         }
@@ -162,6 +164,17 @@ fn decode_rules(spec: &Node<'_>, form: &Form, route: &mut RouteObject, report: &
     report.effect(mark, no_rule(form.kind));
     if route.rules.is_empty() {
         route.rejected = Some(Reason::UnsupportedValue);
+    }
+}
+
+/// Names of rules are unique in their route (Gateway API, `rules`; enforced since v1.7). Two of one name are still two.
+fn warn_of_the_name(node: &Node<'_>, rule: &RuleObject, before: &[RuleObject], report: &mut Report<'_>) {
+    let is_taken = |name: &Arc<str>| before.iter().position(|other| other.name.as_ref() == Some(name));
+    if let Some(first) = rule.name.as_ref().and_then(is_taken) {
+        let mark = report.mark();
+        let what = format!("rules[{first}] has this name already");
+        report.warning(&node.field("name"), Reason::UnsupportedValue, what, "give each rule a name of its own");
+        report.effect(mark, "the rule is in force; what is said of it by name is ambiguous");
     }
 }
 

@@ -89,7 +89,7 @@ pub(crate) fn decode_rule(
         if let Ok(matches) = &matches {
             check_prefixes(node, matches, &mut rule, report);
         }
-        lift_answers(&mut rule, report);
+        lift_answers(&mut rule);
     }
     rule.matches = matches.unwrap_or_else(|Invalid| {
         let what = "Dropped Rule: a match cannot be understood, so the rule matches no request";
@@ -151,29 +151,19 @@ fn check_prefixes(node: &Node<'_>, matches: &[RequestMatch], rule: &mut RuleObje
     }
 }
 
-/// Redirects and CORS answer before a backend is chosen. Those of backends are therefore the rule's, if all its backends
-/// have the same; that some requests of a rule are answered so and others not cannot be carried out.
-fn lift_answers(rule: &mut RuleObject, report: &mut Report<'_>) {
+/// Redirects and CORS answer in place of a backend. What all backends of a rule have is said once, as the rule's own: then
+/// it holds of a request whatever backend it is given to.
+fn lift_answers(rule: &mut RuleObject) {
     let answers = |backend: &BackendObject| -> Vec<FilterObject> {
         backend.filters.iter().flatten().filter(|filter| filter::answers(filter)).cloned().collect()
     };
-    let all: Vec<_> = rule.backends.iter().filter(|backend| backend.weight > 0).map(answers).collect();
-    let Some(first) = all.iter().find(|list| !list.is_empty()) else { return };
-    let is_same = all.iter().all(|list| list == first);
-    if let (true, Ok(filters)) = (is_same, &mut rule.filters) {
-        filters.extend(first.iter().cloned());
-    }
+    let mut all = rule.backends.iter().filter(|backend| backend.weight > 0).map(answers);
+    let Some(first) = all.next().filter(|list| !list.is_empty()) else { return };
+    let (true, Ok(filters)) = (all.all(|list| list == first), &mut rule.filters) else { return };
+    filters.extend(first);
     for backend in &mut rule.backends {
-        let Ok(filters) = &mut backend.filters else { continue };
-        let before = filters.len();
-        filters.retain(|filter| !filter::answers(filter));
-        if filters.len() < before && !is_same {
-            let field = format!("{}.filters", backend.place.field);
-            let what = "RequestRedirect and CORS are only for all backends of a rule alike";
-            let mark = report.mark();
-            report.error(&field, Reason::UnsupportedValue, what, "write them into the filters of the rule");
-            report.effect(mark, "its share of the requests is answered 500, for a filter is never skipped");
-            backend.filters = Err(format!("a filter in {field} cannot be applied"));
+        if let Ok(filters) = &mut backend.filters {
+            filters.retain(|filter| !filter::answers(filter));
         }
     }
 }

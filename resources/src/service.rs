@@ -7,11 +7,10 @@ use mesh_policy::Protocol;
 use crate::{
     object::Object,
     problem::Report,
+    protocol::Declared,
     walker::{Invalid, Node},
 };
 
-/// Annotation of a Service or Pod that lists opaque ports: `3306,5000-5010`.
-pub const OPAQUE_PORTS_ANNOTATION: &str = "config.meshctl.dev/opaque-ports";
 /// Annotation of a Pod that lists the ports whose connections do not come to its proxy.
 pub const SKIP_INBOUND_PORTS_ANNOTATION: &str = "config.meshctl.dev/skip-inbound-ports";
 
@@ -27,6 +26,8 @@ pub struct Service {
     pub name: Arc<str>,
     /// Its cluster addresses; none for a headless one.
     pub cluster_ips: Vec<IpAddr>,
+    /// Whether it says that it has none (`clusterIP: None`): clients call its pods, and it is no parent of routes (GEP-1426).
+    pub is_headless: bool,
     /// The other name that it is (`type: ExternalName`); then it is neither parent nor backend (GEP-1426).
     pub external_name: Option<Arc<str>>,
     /// Whether only endpoints on the caller's node serve (`internalTrafficPolicy: Local`).
@@ -74,6 +75,11 @@ pub enum TargetPort {
 }
 
 impl Service {
+    /// Whether the bytes of a port pass unread.
+    pub fn is_opaque(&self, number: u16) -> bool {
+        self.port(number).is_some_and(|port| port.protocol == Protocol::Opaque)
+    }
+
     /// The port with this number.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.port == number)
@@ -87,13 +93,14 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
         namespace: object.namespace.as_str().into(),
         name: object.name.as_str().into(),
         cluster_ips: Vec::new(),
+        is_headless: false,
         external_name: None,
         local_only: false,
         distribution: Distribution::Any,
         prefers_v6: false,
         ports: Vec::new(),
     };
-    let opaque = port_ranges(&root, OPAQUE_PORTS_ANNOTATION, report);
+    let declared = Declared::of(&root, report);
     let Ok(Some(spec)) = root.object("spec", report) else { return service };
     if matches!(spec.text("type", report), Ok(Some("ExternalName"))) {
         service.external_name = Some(spec.text("externalName", report).ok().flatten().unwrap_or_default().into());
@@ -107,6 +114,7 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
     };
     let single = spec.text("clusterIP", report).ok().flatten();
     let several = spec.items("clusterIPs", report).unwrap_or_default();
+    service.is_headless = single == Some("None");
     for text in single.into_iter().chain(several.iter().filter_map(|ip| ip.value.as_str())) {
         match text.parse() {
             Ok(ip) if service.cluster_ips.contains(&ip) => {}
@@ -129,14 +137,14 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
     service.prefers_v6 =
         family.map_or(service.cluster_ips.first().is_some_and(IpAddr::is_ipv6), |family| family == "IPv6");
     for node in spec.items("ports", report).unwrap_or_default() {
-        if let Some(port) = decode_port(&node, &opaque, report) {
+        if let Some(port) = decode_port(&node, &declared, report) {
             service.ports.push(port);
         }
     }
     service
 }
 
-fn decode_port(node: &Node<'_>, opaque: &[(u16, u16)], report: &mut Report<'_>) -> Option<ServicePort> {
+fn decode_port(node: &Node<'_>, declared: &Declared, report: &mut Report<'_>) -> Option<ServicePort> {
     let mark = report.mark();
     let port = decode_number(node, report);
     report.effect(mark, "the port is left out");
@@ -146,11 +154,8 @@ fn decode_port(node: &Node<'_>, opaque: &[(u16, u16)], report: &mut Report<'_>) 
         Some(target) if target.value.is_string() => TargetPort::Name(target.value.as_str()?.to_owned()),
         _ => TargetPort::Number(node.port("targetPort", report).ok()?.unwrap_or(port)),
     };
-    let protocol = if includes(opaque, port) {
-        Protocol::Opaque
-    } else {
-        node.text("appProtocol", report).ok()?.map_or(Protocol::Detect, protocol_of)
-    };
+    let said = node.text("appProtocol", report).ok()?.map_or(Protocol::Detect, protocol_of);
+    let protocol = declared.get(port).unwrap_or(said);
     Some(ServicePort { name, port, target, protocol })
 }
 

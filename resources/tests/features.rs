@@ -196,7 +196,7 @@ fn filters_that_cannot_be_applied_are_answered_500() {
 }
 
 #[test]
-fn what_backends_answer_alike_is_their_rules() {
+fn what_all_backends_answer_alike_is_their_rules() {
     let backend =
         |weight: u32, filters: &str| format!("{{name: web, port: 80, weight: {weight}, filters: [{filters}]}}");
     let redirect = "{type: RequestRedirect, requestRedirect: {statusCode: 307}}";
@@ -208,8 +208,17 @@ fn what_backends_answer_alike_is_their_rules() {
     assert!(problems.is_empty() && matches!(&both.filters[..], [Filter::Cors(_)]), "{both:?}");
     assert!(both.backends.iter().all(|backend| backend.filters.is_empty()) && is_500_free(&both.backends));
     let (some, problems) = rule(&[backend(1, redirect), backend(1, "")]);
-    assert_eq!(problems, [(Reason::UnsupportedValue, "spec.rules[0].backendRefs[0].filters".to_owned())]);
-    assert!(some.filters.is_empty() && is_500_free(&some.backends[1..]) && !is_500_free(&some.backends));
+    assert!(problems.is_empty() && some.filters.is_empty() && is_500_free(&some.backends), "{some:?}");
+    assert!(matches!(&some.backends[0].filters[..], [Filter::Redirect(to)] if to.status == 307), "{some:?}");
+}
+
+#[test]
+fn names_of_rules_are_unique() {
+    let rules = format!("rules: [{{name: a, {TO_WEB}}}, {{name: b, {TO_WEB}}}, {{name: a, {TO_WEB}}}, {{{TO_WEB}}}]");
+    let (_, routes, problems) = compiled("HTTPRoute", &rules);
+    assert_eq!(routes[0].rules.len(), 4);
+    assert_eq!(problems.iter().map(|p| p.field.as_str()).collect::<Vec<_>>(), ["spec.rules[2].name"]);
+    assert!(problems[0].to_string().contains("rules[0] has this name already"), "{}", problems[0]);
 }
 
 #[test]
@@ -273,6 +282,9 @@ fn retries() {
     let retry = rule("HTTPRoute", &format!("retry: {{}}, {TO_WEB}")).0.retry.unwrap();
     assert_eq!((retry.attempts, retry.backoff), (1, Duration::from_millis(25)));
     assert_eq!(rule("HTTPRoute", TO_WEB).0.retry, None);
+    // v1.7: an explicit zero switches them off.
+    let (none, problems) = rule("HTTPRoute", &format!("retry: {{attempts: 0}}, {TO_WEB}"));
+    assert_eq!((none.retry.unwrap().attempts, problems.len()), (0, 0));
     let (rule_, problems) = rule("HTTPRoute", &format!("retry: {{codes: [200], attempts: 5000}}, {TO_WEB}"));
     let fields: Vec<_> = problems.iter().map(|(_, field)| field.as_str()).collect();
     assert_eq!(fields, ["spec.rules[0].retry.attempts", "spec.rules[0].retry.codes[0]"]);
@@ -365,6 +377,37 @@ fn sessions() {
         ("type: Header, sessionName: Mesh-x", "sessionName"),
         ("absoluteTimeout: soon", "absoluteTimeout"),
         ("cookieConfig: {lifetimeType: Ever}", "cookieConfig.lifetimeType"),
+    ] {
+        assert_eq!(session("HTTPRoute", body), (None, vec![field.to_owned()]), "{body}");
+    }
+    // As v1.7 of the Gateway API has it.
+    let found = |body: &str| {
+        let (session, problems) = session("HTTPRoute", body);
+        assert!(problems.is_empty(), "{body}: {problems:?}");
+        let session = session.unwrap();
+        (session.name.to_string(), session.carrier, session.path.map(String::from))
+    };
+    let (cookie, permanent) = (SessionCarrier::SessionCookie, SessionCarrier::PermanentCookie);
+    let everywhere = || Some("/".to_owned());
+    for (body, expected) in [
+        ("cookie: {name: sid}", ("sid", cookie, everywhere())),
+        ("cookie: {name: sid, path: /a}", ("sid", cookie, Some("/a".to_owned()))),
+        ("absoluteTimeout: 1h, cookie: {name: sid, lifetimeType: Permanent}", ("sid", permanent, everywhere())),
+        ("type: Header, header: {name: x-sid}", ("x-sid", SessionCarrier::Header, None)),
+        ("sessionName: sid", ("sid", cookie, None)),
+    ] {
+        let (name, carrier, path) = expected;
+        assert_eq!(found(body), (name.to_owned(), carrier, path), "{body}");
+    }
+    assert_eq!(plain.path.as_deref(), Some("/"));
+    for (body, field) in [
+        ("type: Header, header: {}", "header.name"),
+        ("header: {name: x-sid}", "header"),
+        ("type: Header, cookie: {name: a}", "cookie"),
+        ("cookie: {name: 'a;b'}", "cookie.name"),
+        ("cookie: {name: a, path: 'a'}", "cookie.path"),
+        ("cookie: {name: a, path: '/;x'}", "cookie.path"),
+        ("cookie: {lifetimeType: Permanent}", "absoluteTimeout"),
     ] {
         assert_eq!(session("HTTPRoute", body), (None, vec![field.to_owned()]), "{body}");
     }

@@ -274,12 +274,22 @@ fn protocols_of_services_and_pods() {
     let service_opaque =
         ports("").replace("namespace: shop}", "namespace: shop, annotations: {config.meshctl.dev/opaque-ports: '80'}}");
     let pod_opaque = named.replace("namespace: shop}", &format!("namespace: shop, {opaque}}}}}"));
+    // What is said of a port goes before a list that it is in.
+    let http2 = |port: u16| format!("protocol: '{port}=http2', config.meshctl.dev/opaque-ports: '{port}'");
+    let service_http2 = ports(", appProtocol: http")
+        .replace("namespace: shop}", &format!("namespace: shop, annotations: {{config.meshctl.dev/{}}}}}", http2(80)));
+    let pod_http2 = named.replace(
+        "namespace: shop}",
+        &format!("namespace: shop, annotations: {{config.meshctl.dev/{}}}}}", http2(8080)),
+    );
     for (service, pod, outbound, direct, inbound) in [
         (ports(""), &named, Protocol::Detect, Protocol::Detect, Protocol::Detect),
         (ports(", appProtocol: kubernetes.io/h2c"), &named, Protocol::Http2, Protocol::Http2, Protocol::Http2),
         (ports(", appProtocol: http"), &named, Protocol::Http1, Protocol::Http1, Protocol::Http1),
         (service_opaque.clone(), &named, Protocol::Opaque, Protocol::Opaque, Protocol::Opaque),
         (ports(", appProtocol: http"), &pod_opaque, Protocol::Http1, Protocol::Opaque, Protocol::Opaque),
+        (service_http2, &named, Protocol::Http2, Protocol::Http2, Protocol::Http2),
+        (ports(", appProtocol: http"), &pod_http2, Protocol::Http1, Protocol::Http2, Protocol::Http2),
     ] {
         let world = snapshot(&(service + &slices + pod));
         let policy = |target: &str| world.compile_outbound(&world.resolve(target, "shop").unwrap(), "shop").0.protocol;

@@ -4,7 +4,10 @@
 
 use std::{fmt, marker::PhantomData};
 
-use mesh_resources::service::{OPAQUE_PORTS_ANNOTATION, SKIP_INBOUND_PORTS_ANNOTATION};
+use mesh_resources::{
+    protocol::{OPAQUE_PORTS_ANNOTATION, PROTOCOL_ANNOTATION},
+    service::SKIP_INBOUND_PORTS_ANNOTATION,
+};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -90,8 +93,11 @@ const POD_METADATA: Keep = Keep::Fields(
     ],
     Others::Skipped,
 );
-const POD_ANNOTATIONS: &[(&str, Keep)] =
-    &[(OPAQUE_PORTS_ANNOTATION, Keep::All), (SKIP_INBOUND_PORTS_ANNOTATION, Keep::All)];
+const POD_ANNOTATIONS: &[(&str, Keep)] = &[
+    (OPAQUE_PORTS_ANNOTATION, Keep::All),
+    (PROTOCOL_ANNOTATION, Keep::All),
+    (SKIP_INBOUND_PORTS_ANNOTATION, Keep::All),
+];
 const POD_SPEC: Keep = Keep::Fields(
     &[
         ("serviceAccountName", Keep::All),

@@ -17,6 +17,7 @@ pub(super) fn decode(body: &Node<'_>, report: &mut Report<'_>) -> Result<HeaderM
         for item in body.at_most(name, MAX_LIST, report)? {
             item.only(&["name", "value"], report)?;
             let header = decode_header_name(&item, report)?;
+            check_changeable(&item, "name", &header, report)?;
             let Ok(value) = HeaderValue::from_str(item.required_text("value", report)?) else {
                 let what = "a header cannot have this value".to_owned();
                 return Err(item.unsupported("value", what, "use visible characters", report));
@@ -39,6 +40,28 @@ pub(super) fn decode(body: &Node<'_>, report: &mut Report<'_>) -> Result<HeaderM
         })?);
     }
     Ok(modifier)
+}
+
+/// Headers that a filter cannot set: the host is the authority's, what frames a message or belongs to its connection is the
+/// proxies' (RFC 9110 section 7.6.1), and `mesh-` is what they tell each other.
+fn check_changeable(node: &Node<'_>, field: &str, name: &HeaderName, report: &mut Report<'_>) -> Result<(), Invalid> {
+    const FRAMING: [&str; 8] = [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let name = name.as_str();
+    let fix = match name {
+        "host" => "write a URLRewrite with `hostname`",
+        _ if FRAMING.contains(&name) || name.starts_with("mesh-") || name.starts_with("mesh_") => "remove the entry",
+        _ => return Ok(()),
+    };
+    Err(node.unsupported(field, format!("{name} cannot be set by a filter"), fix, report))
 }
 
 /// The `name` of a header entry.

@@ -1,0 +1,90 @@
+//! What ports speak where annotations say so, which goes before `appProtocol`: `opaque-ports` of the mesh lists ports whose
+//! bytes pass unread, `protocol` says it of each port.
+
+use mesh_policy::Protocol;
+
+use crate::{
+    problem::Report,
+    service::{includes, port_ranges},
+    walker::Node,
+};
+
+/// Annotation of a Service or Pod that lists opaque ports: `3306,5000-5010`.
+pub const OPAQUE_PORTS_ANNOTATION: &str = "config.meshctl.dev/opaque-ports";
+/// Annotation of a Service or Pod that says what ports speak: `8080=http2,9000-9010=tcp`. It goes before the other.
+pub const PROTOCOL_ANNOTATION: &str = "config.meshctl.dev/protocol";
+/// What it may say; the names of `appProtocol`, and one to take that back.
+const NAMES: [(&str, Protocol); 5] = [
+    ("http", Protocol::Http1),
+    ("http2", Protocol::Http2),
+    ("grpc", Protocol::Http2),
+    ("tcp", Protocol::Opaque),
+    ("detect", Protocol::Detect),
+];
+
+/// What the annotations of one object say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// Ranges of ports and what they speak; the first that holds a port counts.
+    ranges: Vec<(u16, u16, Protocol)>,
+}
+
+impl Declared {
+    /// Reads them. What is malformed is left out.
+    pub(crate) fn of(root: &Node<'_>, report: &mut Report<'_>) -> Self {
+        let mut ranges = Vec::new();
+        let annotations = root.get("metadata").and_then(|metadata| metadata.get("annotations"));
+        let text = annotations.as_ref().and_then(|all| Some((all, all.text(PROTOCOL_ANNOTATION, report).ok()??)));
+        for (all, part) in text.into_iter().flat_map(|(all, text)| text.split(',').map(move |part| (all, part.trim())))
+        {
+            match read(part) {
+                _ if part.is_empty() => {}
+                Some(range) => ranges.push(range),
+                None => {
+                    let what = format!("{part:?} does not say what a port speaks; it is left out");
+                    let fix = "write PORT=http, http2, grpc, tcp or detect, as in 8080=http2,9000-9010=tcp";
+                    all.unsupported(PROTOCOL_ANNOTATION, what, fix, report);
+                }
+            }
+        }
+        let opaque = port_ranges(root, OPAQUE_PORTS_ANNOTATION, report);
+        ranges.extend(opaque.into_iter().map(|(low, high)| (low, high, Protocol::Opaque)));
+        Self { ranges }
+    }
+
+    /// What they say of a port.
+    pub fn get(&self, port: u16) -> Option<Protocol> {
+        self.ranges.iter().find(|(low, high, _)| includes(&[(*low, *high)], port)).map(|(_, _, protocol)| *protocol)
+    }
+}
+
+/// `8080=http2` or `9000-9010=tcp`.
+fn read(part: &str) -> Option<(u16, u16, Protocol)> {
+    let (ports, name) = part.split_once('=')?;
+    let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
+    let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+    let (_, protocol) = NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name.trim()))?;
+    (0 < low && low <= high).then_some((low, high, *protocol))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_ports_and_a_name() {
+        for (part, expected) in [
+            ("8080=http", Some((8080, 8080, Protocol::Http1))),
+            (" 8080 = GRPC", Some((8080, 8080, Protocol::Http2))),
+            ("9000-9010=tcp", Some((9000, 9010, Protocol::Opaque))),
+            ("1=detect", Some((1, 1, Protocol::Detect))),
+            ("8080", None),
+            ("0=tcp", None),
+            ("2-1=tcp", None),
+            ("8080=smtp", None),
+            ("70000=tcp", None),
+        ] {
+            assert_eq!(read(part), expected, "{part}");
+        }
+    }
+}
