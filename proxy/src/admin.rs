@@ -3,7 +3,7 @@
 //!
 //! They run on the control thread: a scrape costs no request its turn.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_policy::OutboundPolicy;
 use mesh_proto::v1;
 use prost::Message;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{net::TcpListener, task::AbortHandle};
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::{
@@ -25,15 +25,14 @@ use crate::{
     worker::canonical,
 };
 
-/// Connections at once to each of the two ports: a Prometheus, a kubelet and a person.
-const MAX_CONNECTIONS: usize = 32;
+/// Connections at once to each of the two ports. Who comes beyond takes the place of the oldest: each has one request, so
+/// that is one that asks for nothing, and nobody can keep kubelet out by holding connections.
+const MAX_CONNECTIONS: usize = 128;
 /// A log filter; longer ones are no filter.
 const MAX_BODY: usize = 4 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection is asked to end after this, and cut when its last answer is not taken in time: clients that read nothing
-/// must not keep kubelet from `/live`.
+/// A connection is cut after this: clients that read nothing must not keep what is written for them.
 const CONNECTION_LIFE: Duration = Duration::from_secs(60);
-const LAST_ANSWER: Duration = Duration::from_secs(10);
 
 /// What the pages show.
 pub struct Admin {
@@ -61,9 +60,8 @@ pub enum Pages {
 impl Admin {
     /// Serves one of the ports until the process ends.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, pages: Pages) {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut open: VecDeque<AbortHandle> = VecDeque::new();
         loop {
-            let Ok(permit) = permits.clone().acquire_owned().await else { return };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -72,27 +70,26 @@ impl Admin {
                     continue;
                 }
             };
+            open.retain(|connection| !connection.is_finished());
+            if open.len() >= MAX_CONNECTIONS
+                && let Some(oldest) = open.pop_front()
+            {
+                oldest.abort();
+            }
             let admin = self.clone();
-            tokio::spawn(async move {
+            let serving = tokio::spawn(async move {
                 let service = service_fn(move |request| {
                     let admin = admin.clone();
                     async move { Ok::<_, Infallible>(admin.answer(request, pages).await) }
                 });
                 let mut http = hyper::server::conn::http1::Builder::new();
-                http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-                let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-                let served = match tokio::time::timeout(CONNECTION_LIFE, serving.as_mut()).await {
-                    Ok(served) => served,
-                    Err(_) => {
-                        serving.as_mut().graceful_shutdown();
-                        tokio::time::timeout(LAST_ANSWER, serving).await.unwrap_or(Ok(()))
-                    }
-                };
-                if let Err(error) = served {
+                http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
+                let serving = http.serve_connection(TokioIo::new(stream), service);
+                if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_LIFE, serving).await {
                     tracing::debug!("admin connection: {error}");
                 }
-                drop(permit);
             });
+            open.push_back(serving.abort_handle());
         }
     }
 

@@ -3,54 +3,23 @@
 //! Values are read through [`Env`], so that tests never touch the environment of their process. Parsing happens once,
 //! at start: everything behind it works with resolved types.
 
+mod env;
+mod limits;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    str::FromStr,
-    time::Duration,
 };
 
 use mesh_policy::Identity;
 use mesh_proto::names::Address;
 
-/// Where configuration text comes from.
-pub trait Env {
-    /// The text of a variable; `None` if it is not set or empty.
-    fn get(&self, name: &str) -> Option<String>;
-}
-
-/// The environment of the process.
-#[derive(Clone, Copy, Debug)]
-pub struct ProcessEnv;
-
-impl Env for ProcessEnv {
-    fn get(&self, name: &str) -> Option<String> {
-        std::env::var(name).ok().filter(|v| !v.is_empty())
-    }
-}
-
-/// A variable whose text cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A required variable is absent.
-    #[error("{name} is not set; it is needed to {why}")]
-    Missing {
-        /// The variable.
-        name: &'static str,
-        /// What it is for.
-        why: &'static str,
-    },
-    /// The text is not of the variable's form.
-    #[error("{name}={value:?} is not {expected}")]
-    Invalid {
-        /// The variable.
-        name: &'static str,
-        /// Its text.
-        value: String,
-        /// The form it should have, with an example.
-        expected: &'static str,
-    },
-}
+use self::env::{addresses, at_least_one, pairs};
+pub(crate) use self::env::{duration, parse};
+pub use self::{
+    env::{ConfigError, Env, ProcessEnv},
+    limits::{Limits, Times},
+};
 
 /// A listening port that stands for an application port (`MESH_INBOUND_PORTS`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,63 +37,6 @@ pub struct OutboundPort {
     pub listen: u16,
     /// `host:port` that it stands for.
     pub authority: String,
-}
-
-/// Limits: what no honest application meets and what a hostile one must not pass.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// `MESH_MAX_CONNECTIONS`, 10,000: accepted connections a worker, each direction. Beyond it new ones wait in the
-    /// kernel's queue.
-    pub connections: usize,
-    /// `MESH_MAX_HEADERS`, 1,100: header fields of one message: a thousand of an application, and those that clients,
-    /// servers and proxies add.
-    pub headers: usize,
-    /// `MESH_MAX_HEADER_BYTES`, 131,072: bytes of one header section.
-    pub header_bytes: usize,
-    /// `MESH_MAX_TARGETS`, 10,000: destinations remembered a worker; the one not used for longest is forgotten first.
-    pub targets: usize,
-    /// `MESH_MAX_STREAMS`, 100: requests at once on one connection between proxies; another opens beyond it. The
-    /// connection window is this many stream windows, so a reader that stalls cannot hold up the others.
-    pub streams: u32,
-    /// `MESH_STREAM_WINDOW`, 262,144: bytes in flight on one HTTP/2 stream; also what is kept for a replay.
-    pub stream_window: u32,
-    /// `MESH_MAX_INBOUND_STREAMS`, 1,000: streams that a peer may open on one HTTP/2 connection.
-    pub inbound_streams: u32,
-    /// `MESH_POOL_IDLE`, 64: idle HTTP/1 connections kept to one application port or unmeshed endpoint.
-    pub pool_idle: usize,
-    /// `MESH_MAX_ENDPOINT_CONNECTIONS`, 64: HTTP/2 connections to one endpoint.
-    pub endpoint_connections: usize,
-    /// `MESH_MAX_MIRRORS`, 256: mirrored requests under way at once on each worker; those beyond are not mirrored.
-    pub mirrors: usize,
-}
-
-/// Time limits.
-#[derive(Clone, Debug)]
-pub struct Times {
-    /// `MESH_CONNECT_TIMEOUT`, 1s: TCP and TLS handshake towards an endpoint. In-cluster round trips are below 10 ms.
-    pub connect: Duration,
-    /// `MESH_DETECT_WAIT`, 100ms: how long a client may be silent before the proxy connects and lets whoever speaks
-    /// first decide.
-    pub detect: Duration,
-    /// `MESH_HANDSHAKE_TIMEOUT`, 10s: an accepted connection's TLS handshake or HTTP/2 preface.
-    pub handshake: Duration,
-    /// `MESH_HEADER_TIMEOUT`, 30s: from the first byte of a request head to its last.
-    pub header: Duration,
-    /// `MESH_IDLE_TIMEOUT`, 10m: an HTTP connection without a request, from the application or a peer.
-    pub idle: Duration,
-    /// `MESH_POOL_IDLE_TIMEOUT`, 4s: an idle connection towards an application; below the 5 s of common servers.
-    pub pool_idle: Duration,
-    /// `MESH_DISCOVERY_TIMEOUT`, 1500ms: the first answer of the controller about a destination.
-    pub discovery: Duration,
-    /// `MESH_MIRROR_TIMEOUT`, 15s: a mirrored request, from its head to the end of the response that nobody reads.
-    pub mirror: Duration,
-    /// `MESH_SHUTDOWN_GRACE`, 30s: open requests may end this long after SIGTERM.
-    pub shutdown_grace: Duration,
-    /// `MESH_EWMA_DECAY`, 10s: time constant of the latency estimate of an endpoint.
-    pub ewma_decay: Duration,
-    /// `MESH_FAILURE_PENALTY`, 1s: what a failed response adds to the latency estimate, so that failing fast never
-    /// looks like being fast.
-    pub failure_penalty: Duration,
 }
 
 /// The proxy's whole configuration.
@@ -226,41 +138,7 @@ impl Config {
     }
 }
 
-impl Limits {
-    fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
-        Ok(Self {
-            connections: at_least_one(env, "MESH_MAX_CONNECTIONS", "10000")?,
-            headers: at_least_one(env, "MESH_MAX_HEADERS", "1100")?,
-            header_bytes: at_least_one(env, "MESH_MAX_HEADER_BYTES", "131072")?,
-            targets: at_least_one(env, "MESH_MAX_TARGETS", "10000")?,
-            streams: at_least_one(env, "MESH_MAX_STREAMS", "100")?,
-            stream_window: window(env, "MESH_STREAM_WINDOW", "262144")?,
-            inbound_streams: at_least_one(env, "MESH_MAX_INBOUND_STREAMS", "1000")?,
-            pool_idle: at_least_one(env, "MESH_POOL_IDLE", "64")?,
-            endpoint_connections: at_least_one(env, "MESH_MAX_ENDPOINT_CONNECTIONS", "64")?,
-            mirrors: at_least_one(env, "MESH_MAX_MIRRORS", "256")?,
-        })
-    }
-}
-
-impl Times {
-    fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
-        Ok(Self {
-            connect: duration(env, "MESH_CONNECT_TIMEOUT", "1s")?,
-            detect: duration(env, "MESH_DETECT_WAIT", "100ms")?,
-            handshake: duration(env, "MESH_HANDSHAKE_TIMEOUT", "10s")?,
-            header: duration(env, "MESH_HEADER_TIMEOUT", "30s")?,
-            idle: duration(env, "MESH_IDLE_TIMEOUT", "10m")?,
-            pool_idle: duration(env, "MESH_POOL_IDLE_TIMEOUT", "4s")?,
-            discovery: duration(env, "MESH_DISCOVERY_TIMEOUT", "1500ms")?,
-            mirror: duration(env, "MESH_MIRROR_TIMEOUT", "15s")?,
-            shutdown_grace: duration(env, "MESH_SHUTDOWN_GRACE", "30s")?,
-            ewma_decay: duration(env, "MESH_EWMA_DECAY", "10s")?,
-            failure_penalty: duration(env, "MESH_FAILURE_PENALTY", "1s")?,
-        })
-    }
-}
-
+/// What a listening address looks like.
 pub(crate) const ADDRESS: &str = "an address with a port, such as 127.0.0.1:4640";
 /// Where the pages are unless it is said otherwise.
 pub(crate) const METRICS_LISTEN: &str = "[::]:4692";
@@ -269,88 +147,10 @@ fn missing(name: &'static str, why: &'static str) -> ConfigError {
     ConfigError::Missing { name, why }
 }
 
-pub(crate) fn parse<T: FromStr>(
-    env: &impl Env,
-    name: &'static str,
-    default: &str,
-    expected: &'static str,
-) -> Result<T, ConfigError> {
-    let value = env.get(name).unwrap_or_else(|| default.to_owned());
-    value.parse().map_err(|_| ConfigError::Invalid { name, value, expected })
-}
-
-fn at_least_one<T: FromStr + PartialOrd + From<u8>>(
-    env: &impl Env,
-    name: &'static str,
-    default: &str,
-) -> Result<T, ConfigError> {
-    const EXPECTED: &str = "a whole number of at least 1";
-    let number: T = parse(env, name, default, EXPECTED)?;
-    if number < T::from(1) {
-        return Err(ConfigError::Invalid { name, value: "0".into(), expected: EXPECTED });
-    }
-    Ok(number)
-}
-
-/// A flow-control window, which HTTP/2 counts in 31 bits.
-fn window(env: &impl Env, name: &'static str, default: &str) -> Result<u32, ConfigError> {
-    let size: u32 = at_least_one(env, name, default)?;
-    i32::try_from(size).map_err(|_| ConfigError::Invalid {
-        name,
-        value: size.to_string(),
-        expected: "a number of bytes below 2147483648 (2 GiB)",
-    })?;
-    Ok(size)
-}
-
-/// `1500ms`, `2s`, `10m`: a whole number and a unit.
-pub(crate) fn duration(env: &impl Env, name: &'static str, default: &str) -> Result<Duration, ConfigError> {
-    let value = env.get(name).unwrap_or_else(|| default.to_owned());
-    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let parsed = digits.parse::<u32>().ok().and_then(|n| match &value[digits.len()..] {
-        "ms" => Some(Duration::from_millis(n.into())),
-        "s" => Some(Duration::from_secs(n.into())),
-        "m" => Some(Duration::from_secs(u64::from(n) * 60)),
-        _ => None,
-    });
-    parsed.filter(|d| !d.is_zero()).ok_or(ConfigError::Invalid {
-        name,
-        value,
-        expected: "a time such as 500ms, 2s or 10m",
-    })
-}
-
-/// Most addresses of a pod: two in a dual-stack cluster, and some of other networks.
-const MAX_POD_IPS: usize = 16;
-
-fn addresses(env: &impl Env, name: &'static str) -> Result<Vec<IpAddr>, ConfigError> {
-    const EXPECTED: &str = "a list of at most 16 IP addresses such as 10.1.0.7,fd00::7";
-    let value = env.get(name).unwrap_or_default();
-    let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
-    let all = items.map(|item| item.parse().ok()).collect::<Option<Vec<IpAddr>>>();
-    all.filter(|all| all.len() <= MAX_POD_IPS).ok_or(ConfigError::Invalid { name, value, expected: EXPECTED })
-}
-
-fn pairs<T>(
-    env: &impl Env,
-    name: &'static str,
-    expected: &'static str,
-    make: impl Fn(&str, &str) -> Option<T>,
-) -> Result<Vec<T>, ConfigError> {
-    let value = env.get(name).unwrap_or_default();
-    value
-        .split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-        .map(|item| item.split_once('=').and_then(|(l, r)| make(l.trim(), r.trim())))
-        .collect::<Option<Vec<T>>>()
-        .ok_or(ConfigError::Invalid { name, value, expected })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
-    use std::collections::HashMap;
+    use std::{collections::HashMap, time::Duration};
 
     use super::*;
 

@@ -26,6 +26,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LONGEST_METHOD: usize = 20;
 /// One ClientHello, post-quantum key shares and large session tickets included; beyond it is no client of ours.
 const MAX_HELLO: usize = 64 * 1024;
+/// One request line; what is longer is refused by the HTTP/1 server.
+const MAX_LINE: usize = 64 * 1024;
+/// So much is looked at after each read: preface and method are shorter.
+const FIRST_LOOKS: usize = 32;
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +67,13 @@ pub async fn detect<T: AsyncRead + Unpin>(
         }
     }
     let telling = async {
+        let mut looked_at = 0;
         loop {
-            if let Some(spoken) = classify(read) {
-                return Ok(spoken);
+            if is_worth_a_look(read, looked_at) {
+                if let Some(spoken) = classify(read) {
+                    return Ok(spoken);
+                }
+                looked_at = read.len();
             }
             if io.read_buf(read).await? == 0 {
                 return Ok(Spoken::Opaque);
@@ -84,10 +92,13 @@ pub async fn detect_hello<T: AsyncRead + Unpin>(
     limit: Duration,
 ) -> io::Result<Option<Hello>> {
     let telling = async {
+        let mut looked_at = 0;
         loop {
-            match sni::read(read) {
-                Hello::Partial => {}
-                told => return Ok(Some(told)),
+            if is_worth_a_look(read, looked_at) {
+                match sni::read(read) {
+                    Hello::Partial => looked_at = read.len(),
+                    told => return Ok(Some(told)),
+                }
             }
             if io.read_buf(read).await? == 0 {
                 return Ok((!read.is_empty()).then_some(Hello::Partial));
@@ -95,6 +106,28 @@ pub async fn detect_hello<T: AsyncRead + Unpin>(
         }
     };
     tokio::time::timeout(limit, telling).await.unwrap_or(Ok(Some(Hello::Partial)))
+}
+
+/// Whether what came since the last look may tell more. A client that sends byte by byte must not have all of it read again
+/// for each: that would be quadratic.
+fn is_worth_a_look(read: &[u8], looked_at: usize) -> bool {
+    let Some(fresh) = read.get(looked_at..).filter(|_| looked_at >= FIRST_LOOKS) else { return true };
+    match read.first() {
+        Some(0x16) => end_of_records(read) <= read.len() || read.len() >= MAX_HELLO,
+        _ => fresh.contains(&b'\n') || read.len() >= MAX_LINE,
+    }
+}
+
+/// Where the last TLS record that has begun ends (RFC 8446 section 5.1).
+fn end_of_records(read: &[u8]) -> usize {
+    let mut end = 0;
+    while end < read.len() {
+        match read.get(end + 3..end + 5) {
+            Some([high, low]) => end += 5 + usize::from(u16::from_be_bytes([*high, *low])),
+            _ => return end + 5,
+        }
+    }
+    end
 }
 
 /// What was said first on a connection whose client was silent, and by whom. Empty: that side closed.
@@ -158,7 +191,6 @@ fn classify_http(read: &[u8]) -> Option<Spoken> {
 
 /// A request line ends in a version: `HELO mail.example` is no HTTP although it begins with a word and a space.
 fn classify_target(rest: &[u8]) -> Option<Spoken> {
-    const MAX_LINE: usize = 64 * 1024;
     match rest.iter().position(|b| *b == b'\n') {
         None if rest.len() < MAX_LINE => match rest.first() {
             // These begin no request target; there is no need to wait for the line's end.
@@ -208,6 +240,20 @@ mod tests {
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
     use super::*;
+
+    #[test]
+    fn what_cannot_tell_more_is_not_looked_at() {
+        let line = [b"GET /".as_slice(), &[b'a'; 100], b" HTTP/1.1\r\n"].concat();
+        for end in 1..line.len() {
+            assert_eq!(is_worth_a_look(&line[..end], end - 1), end <= FIRST_LOOKS, "{end}");
+        }
+        assert!(is_worth_a_look(&line, line.len() - 1));
+        // Two records of 40 bytes each.
+        let record = [&[0x16, 3, 1, 0, 40][..], &[1; 40]].concat();
+        let hello = [&record[..], &record].concat();
+        let looks = (FIRST_LOOKS + 1..=hello.len()).filter(|end| is_worth_a_look(&hello[..*end], end - 1));
+        assert_eq!(looks.collect::<Vec<_>>(), [45, 90]);
+    }
 
     #[test]
     fn first_bytes_tell() {

@@ -109,6 +109,10 @@ impl Reason {
 
     /// The canonical gRPC status code (grpc/doc/statuscodes.md) for gRPC callers.
     pub fn grpc_status(self) -> u8 {
+        // Gateway API, `GRPCRouteRule.backendRefs`: UNAVAILABLE.
+        if self == Self::InvalidBackend {
+            return 14;
+        }
         match self.status() {
             StatusCode::NOT_FOUND => 12,
             StatusCode::FORBIDDEN => 7,

@@ -14,7 +14,7 @@ use crate::{
     detect::{First, Spoken, detect, first_words},
     error::{Error, Reason},
     http::{Incoming, inbound::Caller, server},
-    io::{Io, Rewind},
+    io::{self, Io, Rewind},
     metrics::Direction,
     tcp, tls,
     tls_stream::{self, Session},
@@ -136,5 +136,6 @@ async fn admit_bytes(caller: &Caller) -> Result<(), Error> {
 async fn copy<T: Io, U: Io>(worker: &Worker, mut io: T, mut app: U) -> Result<(), Error> {
     let metrics = &worker.inbound;
     metrics.opaque.increment(1);
-    tcp::copy(&mut io, &mut app, &metrics.bytes_sent, &metrics.bytes_received).await.map_err(Error::connection)
+    let copied = tcp::copy(&mut io, &mut app, &metrics.bytes_sent, &metrics.bytes_received).await;
+    io::end(copied, io, app).map_err(Error::connection)
 }

@@ -15,19 +15,46 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Any byte stream, where its type does not matter for speed.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {}
+use crate::http::h1::Upgraded;
 
-impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {}
+/// Any byte stream, where its type does not matter for speed.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// What it is.
+    fn as_any(&self) -> &dyn Any;
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
 
 /// Closes a connection so that its peer sees it fail: a reset where it is TCP, for an orderly end would look as if all were
-/// said. What else it may be is only closed.
+/// said. What else it may be is only closed: of TLS the end without its close_notify tells.
 pub fn reset<T: Io>(io: T) {
-    let any: &dyn Any = &io;
-    let tcp = any.downcast_ref::<TcpStream>().or_else(|| any.downcast_ref::<Rewind<TcpStream>>().map(Rewind::get_ref));
-    if let Some(tcp) = tcp {
+    if let Some(tcp) = tcp_of(io.as_any()) {
         let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO)); // else it is closed in order
     }
+}
+
+/// The socket, through what may be around it.
+fn tcp_of(any: &dyn Any) -> Option<&TcpStream> {
+    if let Some(boxed) = any.downcast_ref::<Box<dyn Io>>() {
+        return tcp_of((**boxed).as_any());
+    }
+    let rewound = || any.downcast_ref::<Rewind<TcpStream>>().map(Rewind::get_ref);
+    let upgraded = || any.downcast_ref::<Upgraded<TcpStream>>().map(|upgraded| &upgraded.io);
+    let both = || any.downcast_ref::<Upgraded<Rewind<TcpStream>>>().map(|upgraded| upgraded.io.get_ref());
+    any.downcast_ref::<TcpStream>().or_else(rewound).or_else(upgraded).or_else(both)
+}
+
+/// Both ends of what was copied between them: if that failed, they see it fail.
+pub fn end<A: Io, B: Io>(copied: io::Result<()>, a: A, b: B) -> io::Result<()> {
+    if copied.is_err() {
+        reset(a);
+        reset(b);
+    }
+    copied
 }
 
 /// A stream that first yields `prefix`: what detection read, and what a codec had read beyond its message.

@@ -9,7 +9,7 @@ mod histogram;
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -25,6 +25,8 @@ use crate::error::Reason;
 
 /// Label sets of requests; beyond it `overflow="true"` counts the rest (CVE-2025-43915 is what happens without).
 pub const MAX_SERIES: usize = 10_000;
+/// Identities of peers that are told apart in the count of handshakes: more than most proxies ever meet.
+const MAX_PEERS: usize = 1_000;
 
 /// Name and help of each family, in the order of `docs/metrics.md`.
 pub const CATALOGUE: &[(&str, &str)] = &[
@@ -82,6 +84,8 @@ pub struct Metrics {
     handle: PrometheusHandle,
     /// By label text: label sets that come back, or are known to several workers, are one.
     histograms: Mutex<BTreeMap<String, Arc<Histogram>>>,
+    /// Identities that proved themselves, as far as they are told apart.
+    peers: Mutex<BTreeSet<Box<str>>>,
 }
 
 static METADATA: Metadata<'static> = Metadata::new("mesh", Level::INFO, None);
@@ -94,7 +98,7 @@ impl Default for Metrics {
             recorder.describe_gauge((*name).into(), None, (*help).into());
         }
         let handle = recorder.handle();
-        Self { recorder, handle, histograms: Mutex::default() }
+        Self { recorder, handle, histograms: Mutex::default(), peers: Mutex::default() }
     }
 }
 
@@ -107,6 +111,19 @@ impl Metrics {
     /// A bound gauge.
     pub fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
         self.recorder.register_gauge(&key(name, labels), &METADATA)
+    }
+
+    /// An identity as a label: itself, or `other` where there are too many.
+    pub fn peer<'i>(&self, identity: &'i str) -> &'i str {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if peers.contains(identity) {
+            return identity;
+        }
+        if peers.len() >= MAX_PEERS {
+            return "other";
+        }
+        peers.insert(identity.into());
+        identity
     }
 
     /// Everything in the text format of Prometheus.
@@ -370,6 +387,16 @@ mod tests {
         let text = metrics.render();
         assert_eq!(text.lines().filter(|l| l.starts_with("mesh_requests_total{")).count(), MAX_CODES + 1);
         assert!(text.contains(r#"response_code="other",grpc_status=""} 836"#), "{text}");
+    }
+
+    #[test]
+    fn peers_beyond_the_limit_are_one() {
+        let metrics = Metrics::default();
+        for i in 0..MAX_PEERS {
+            let name = i.to_string();
+            assert_eq!(metrics.peer(&name), name);
+        }
+        assert_eq!((metrics.peer("one more"), metrics.peer("0")), ("other", "0"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
     detect::{First, Spoken, detect, detect_hello, first_words, speaks_first},
     error::{Error, Reason},
     http::{Body, Incoming, Reply, exchange, headers, in_flight::InFlight, server},
-    io::{Io, Rewind, reset},
+    io::{self, Io, Rewind, reset},
     metrics::Direction,
     sni::Hello,
     tcp,
@@ -292,7 +292,7 @@ async fn copy<T: Io, U: Io>(worker: &Worker, mut io: T, mut upstream: U, in_flig
     metrics.opaque.increment(1);
     let copied = tcp::copy(&mut io, &mut upstream, &metrics.bytes_sent, &metrics.bytes_received).await;
     drop(in_flight);
-    copied.map_err(Error::connection)
+    io::end(copied, io, upstream).map_err(Error::connection)
 }
 
 /// Opens a connection for bytes: mutual TLS to a peer, else plain. Another endpoint is tried when one cannot be reached.

@@ -264,7 +264,7 @@ impl Worker {
         let group = session.negotiated_key_exchange_group().map_or("unknown".into(), |g| format!("{:?}", g.name()));
         let labels = [
             ("direction", direction.as_str()),
-            ("peer_identity", peer.as_str()),
+            ("peer_identity", self.metrics.peer(peer.as_str())),
             ("version", version_name(session.protocol_version())),
             ("group", group.as_str()),
         ];

@@ -95,9 +95,14 @@ impl Body {
         self
     }
 
-    /// Fails the body when `deadline` passes; that of a `grpc` response ends with DEADLINE_EXCEEDED.
+    /// Fails the body when `deadline` passes, or an earlier one that it has; that of a `grpc` response ends with
+    /// DEADLINE_EXCEEDED.
     pub fn limited(mut self, deadline: Option<Pin<Box<Sleep>>>, grpc: bool) -> Self {
-        self.deadline = deadline;
+        if let Some(deadline) = deadline
+            && self.deadline.as_ref().is_none_or(|earlier| deadline.deadline() < earlier.deadline())
+        {
+            self.deadline = Some(deadline);
+        }
         self.grpc = grpc;
         self
     }

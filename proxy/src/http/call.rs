@@ -6,6 +6,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use http::{Method, Request, Response, uri::Authority};
 use mesh_policy::{Outcome, Retry, RetryBudget, RouteMeta, ServiceRef};
 use metrics::Counter;
 use smallvec::SmallVec;
+use tokio::time::Sleep;
 
 use super::{
     Body, Interim, client,
@@ -31,7 +33,7 @@ use crate::{
 };
 
 /// Tries at other endpoints for a request that was never delivered. Each goes to another endpoint, so it makes no storm.
-pub const MAX_REDELIVERIES: usize = 3;
+const MAX_REDELIVERIES: usize = 3;
 
 /// Addresses of endpoints. Most requests are tried at one.
 pub type Addresses = SmallVec<[SocketAddr; 4]>;
@@ -97,6 +99,8 @@ struct Answered {
     /// `grpc-status`, if it stands in the head.
     code: Option<u8>,
     at: Instant,
+    /// Until when the whole of it must have come.
+    limit: Option<Pin<Box<Sleep>>>,
 }
 
 /// The attempts so far.
@@ -106,7 +110,7 @@ struct SoFar {
     refused: Addresses,
     /// Endpoints at which it failed.
     failed: Addresses,
-    /// Attempts that the budget paid for.
+    /// Attempts after the first that the policy counts.
     retries: u32,
 }
 
@@ -124,7 +128,10 @@ impl Call<'_> {
                 let Some(error) = last else {
                     return Err(Error::undelivered(Reason::NoEndpoints, self.places.name()));
                 };
-                let wants = self.retry.is_some_and(|retry| retry.wants(Outcome::NoResponse, &parts.method));
+                // Nothing was delivered if the last attempt ended so, and then the method does not matter.
+                let wants = self.retry.is_some_and(|retry| {
+                    error.delivery == Delivery::Never || retry.wants(Outcome::NoResponse, &parts.method)
+                });
                 let Some(wait) =
                     self.again(wants && can_begin_again(), &mut so_far, &self.worker.outbound.retries_refused)
                 else {
@@ -164,8 +171,9 @@ impl Call<'_> {
             if error.delivery == Delivery::Never && error.is_of_the_endpoint() {
                 endpoint.refused(Instant::now());
                 so_far.refused.push(endpoint.info.address);
-                if so_far.refused.len() <= MAX_REDELIVERIES {
+                if so_far.refused.len() <= self.redeliveries() {
                     self.worker.outbound.retries_refused.increment(1);
+                    so_far.retries += u32::from(self.retry.is_some());
                 }
             } else {
                 let Some(why) = self.repeats_after(&error, &parts.method, &so_far) else { return Err(error) };
@@ -180,9 +188,14 @@ impl Call<'_> {
         }
     }
 
+    /// How often what was never delivered may go elsewhere: at most as often as the route has attempts.
+    pub fn redeliveries(&self) -> usize {
+        self.retry.map_or(MAX_REDELIVERIES, |retry| MAX_REDELIVERIES.min(retry.attempts as usize))
+    }
+
     /// The endpoint for the next attempt: none that refused, and one that failed only if there is no other.
     fn pick(&self, so_far: &SoFar) -> Option<Rc<Endpoint>> {
-        if so_far.refused.len() > MAX_REDELIVERIES {
+        if so_far.refused.len() > self.redeliveries() {
             return None;
         }
         if so_far.failed.is_empty() {
@@ -266,10 +279,8 @@ impl Call<'_> {
         let authority = self.authority.clone();
         let hop = Hop { worker: self.worker, endpoint, authority, deadline: self.deadline, grpc: self.grpc };
         let sending = hop.send(request, &self.interim, &mut in_flight);
-        let answered = match self.backend_request {
-            None => sending.await,
-            Some(limit) => within(Some(Box::pin(tokio::time::sleep(limit)).as_mut()), sending).await,
-        };
+        let mut limit = self.backend_request.map(|limit| Box::pin(tokio::time::sleep(limit)));
+        let answered = within(limit.as_mut().map(|limit| limit.as_mut()), sending).await;
         let at = Instant::now();
         in_flight.answered();
         let response = answered.inspect_err(|error| {
@@ -280,12 +291,12 @@ impl Call<'_> {
         })?;
         let code = grpc_status(response.headers());
         endpoint.observe(at - sent, response.status().is_server_error() || code.is_some_and(is_grpc_failure), at);
-        Ok(Answered { response, in_flight, code, at })
+        Ok(Answered { response, in_flight, code, at, limit })
     }
 
     /// Counts the request's response.
     fn finish(&self, answered: Answered, endpoint: &Endpoint) -> Response<Body> {
-        let Answered { response, mut in_flight, code, at } = answered;
+        let Answered { response, mut in_flight, code, at, limit } = answered;
         let series = endpoint.series(self.route, || self.series(endpoint));
         let (status, latency) = (response.status(), at - self.began);
         if self.grpc && code.is_none() {
@@ -293,7 +304,7 @@ impl Call<'_> {
         } else {
             series.record(status, code, latency);
         }
-        response.map(|body| body.counted(in_flight))
+        response.map(|body| body.counted(in_flight).limited(limit, self.grpc))
     }
 
     /// Binds the metrics of requests to an endpoint.

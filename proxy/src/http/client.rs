@@ -30,7 +30,7 @@ use super::{
 use crate::{
     connect,
     error::{Delivery, Error, Reason},
-    io::Io,
+    io::{self, Io},
     metrics::Direction,
     tcp,
     worker::Worker,
@@ -196,8 +196,8 @@ pub async fn send_upgrade(
             let tasks = worker.tasks.clone();
             tasks.spawn_local(async move {
                 let metrics = worker.direction(direction);
-                let copied = tcp::copy(&mut client, &mut upstream, &metrics.bytes_sent, &metrics.bytes_received);
-                if let Err(error) = copied.await {
+                let copied = tcp::copy(&mut client, &mut upstream, &metrics.bytes_sent, &metrics.bytes_received).await;
+                if let Err(error) = io::end(copied, client, upstream) {
                     tracing::debug!("upgraded connection: {error}");
                 }
                 drop(in_flight);

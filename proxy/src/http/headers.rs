@@ -15,6 +15,7 @@ pub const ORIG_PROTO: HeaderName = HeaderName::from_static("mesh-orig-proto");
 /// Marks, on HTTP/1 between proxies, a response to a request that was never delivered.
 pub const NEVER_DELIVERED: HeaderName = HeaderName::from_static("mesh-never-delivered");
 
+const CLIENT_CERT: &[u8] = b"x-forwarded-client-cert";
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -32,33 +33,27 @@ pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
 
 /// Whether any field `name` lists `token`.
 fn lists(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .any(|t| t.trim().eq_ignore_ascii_case(token))
+    members(headers, name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The members of a list (RFC 9110 section 5.6.1), whatever bytes stand beside them.
+fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(name).into_iter();
+    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 /// Removes what belongs to the connection that a message came on. `te: trailers` stays: it tells the next hop what the
 /// caller can take, and HTTP/2 allows exactly that value.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
-        let nominated: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-            .flat_map(|v| v.split(','))
-            .filter_map(|t| t.trim().parse().ok())
-            .filter(|name| name != header::TE)
-            .collect();
+        let names = members(headers, header::CONNECTION).filter_map(|member| HeaderName::from_bytes(member).ok());
+        let nominated: Vec<HeaderName> = names.filter(|name| name != header::TE).collect();
         nominated.iter().for_each(|name| drop(headers.remove(name)));
         headers.remove(header::CONNECTION);
     }
     if headers.contains_key(header::TE) {
-        let trailers = headers.get_all(header::TE).iter().filter_map(|v| v.to_str().ok()).any(|v| {
-            v.split(',').any(|t| t.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("trailers")))
-        });
+        let coding = |member: &[u8]| member.split(|byte| *byte == b';').next().is_some_and(is_trailers);
+        let trailers = members(headers, header::TE).any(coding);
         headers.remove(header::TE);
         if trailers {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -68,6 +63,26 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         if headers.contains_key(&name) {
             headers.remove(name);
         }
+    }
+}
+
+fn is_trailers(coding: &[u8]) -> bool {
+    coding.trim_ascii().eq_ignore_ascii_case(b"trailers")
+}
+
+/// Removes what tells an application who calls it in the words of other meshes (Istio's and Envoy's
+/// `x-forwarded-client-cert`, Linkerd's `l5d-*`): here nobody vouches for it. `_` is as good as `-`.
+pub fn strip_foreign_identities(headers: &mut HeaderMap) {
+    let is_foreign = |name: &&HeaderName| match name.as_str().as_bytes() {
+        [b'l', b'5', b'd', b'-' | b'_', ..] => true,
+        name @ [b'x', b'-' | b'_', b'f', ..] if name.len() == CLIENT_CERT.len() => {
+            name.iter().zip(CLIENT_CERT).all(|(is, should)| is == should || (*is == b'_' && *should == b'-'))
+        }
+        _ => false,
+    };
+    if headers.keys().any(|name| is_foreign(&name)) {
+        let foreign: Vec<HeaderName> = headers.keys().filter(is_foreign).cloned().collect();
+        foreign.iter().for_each(|name| drop(headers.remove(name)));
     }
 }
 

@@ -106,6 +106,7 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     let upgrade = headers::wants_upgrade(&request);
     let upgrade_to = upgrade.then(|| request.headers().get(header::UPGRADE).cloned()).flatten();
     headers::strip_hop_by_hop(request.headers_mut());
+    headers::strip_foreign_identities(request.headers_mut());
     let handed = headers::take_mesh(request.headers_mut()).filter(|_| caller.identity.is_some());
     let mut request = request.map(Body::without_mesh_trailers);
     *request.version_mut() = version;

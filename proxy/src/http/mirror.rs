@@ -16,7 +16,7 @@ use metrics::Counter;
 use smallvec::SmallVec;
 
 use super::{
-    Body, Interim, call,
+    Body, Interim, call, deadline, headers,
     in_flight::InFlight,
     tee::{Copy, Tee},
 };
@@ -144,8 +144,11 @@ async fn send_one(
     let sent = Instant::now();
     let Some(endpoint) = balancer.pick(&worker.random, sent, &[]) else { return Outcome::NoEndpoints };
     let mut in_flight = InFlight::on(endpoint.clone());
-    let until = sent + limit;
-    let hop = call::Hop { worker, endpoint: &endpoint, authority, deadline: Some(until), grpc: false };
+    // The mirror is told how long anybody reads what it says, which is never longer than its caller waits.
+    let grpc = headers::is_grpc(request.headers());
+    let asked = if grpc { deadline::of_grpc(request.headers()) } else { None };
+    let until = sent + asked.map_or(limit, |asked| asked.min(limit));
+    let hop = call::Hop { worker, endpoint: &endpoint, authority, deadline: Some(until), grpc };
     let response = match hop.send(request, &Interim::None, &mut in_flight).await {
         Ok(response) => response,
         Err(error) => {

@@ -34,6 +34,8 @@ struct Shared {
     trailers: Option<HeaderMap>,
     kept_bytes: usize,
     limit: usize,
+    /// Nobody asks for another attempt.
+    is_last: bool,
     /// More was taken than is kept.
     overflowed: bool,
     ended: bool,
@@ -52,6 +54,7 @@ impl Source {
             trailers: None,
             kept_bytes: 0,
             limit,
+            is_last: false,
             overflowed: false,
             ended: false,
             attempt: 0,
@@ -72,6 +75,13 @@ impl Source {
         shared.attempt += 1;
         let attempt = shared.attempt;
         Some(Replay { shared: self.0.clone(), next: 0, attempt, ended: false }.into())
+    }
+}
+
+impl Drop for Source {
+    /// The attempt that is under way is the last: nothing is kept for another.
+    fn drop(&mut self) {
+        self.0.borrow_mut().is_last = true;
     }
 }
 
@@ -99,7 +109,7 @@ impl Replay {
             return Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))));
         }
         // Whoever asks for more has sent all that was taken: beyond the limit that was more than one window.
-        if shared.kept_bytes > shared.limit && !shared.overflowed {
+        if (shared.kept_bytes > shared.limit || shared.is_last) && !shared.overflowed {
             shared.overflowed = true;
             shared.kept = Vec::new();
             self.next = 0;
@@ -167,6 +177,18 @@ mod tests {
         let mut first = source.attempt().unwrap();
         assert!(first.frame().await.unwrap().unwrap().is_data());
         assert_eq!(source.attempt().unwrap().collect().await.unwrap().to_bytes(), "hello");
+    }
+
+    #[tokio::test]
+    async fn the_last_attempt_keeps_nothing() {
+        let source = Source::new(Body::full("hello"), 10);
+        drop(source.attempt().unwrap().frame().await);
+        let mut last = source.attempt().unwrap();
+        let shared = source.0.clone();
+        drop(source);
+        assert_eq!(last.frame().await.unwrap().unwrap().into_data().unwrap(), "hello", "what was kept comes first");
+        assert!(last.frame().await.is_none());
+        assert!(shared.borrow().kept.is_empty());
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Request, Version, header};
 
 use super::{
     Body, Reply,
-    call::{Addresses, Call, MAX_REDELIVERIES},
+    call::{Addresses, Call},
     client, headers,
     in_flight::InFlight,
     replay::Source,
@@ -52,7 +52,7 @@ impl Call<'_> {
                 Err(error) if error.delivery == Delivery::Never && error.is_of_the_endpoint() => {
                     endpoint.refused(Instant::now());
                     tried.push(endpoint.info.address);
-                    if tried.len() > MAX_REDELIVERIES {
+                    if tried.len() > self.redeliveries() {
                         return Err(error);
                     }
                     self.worker.outbound.retries_refused.increment(1);

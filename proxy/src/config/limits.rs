@@ -1,0 +1,97 @@
+//! Limits on sizes, counts and times: each with its variable, default and reason.
+
+use std::time::Duration;
+
+use super::env::{ConfigError, Env, at_least_one, duration, window};
+
+/// Limits: what no honest application meets and what a hostile one must not pass.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// `MESH_MAX_CONNECTIONS`, 10,000: accepted connections a worker, each direction. Beyond it new ones wait in the
+    /// kernel's queue.
+    pub connections: usize,
+    /// `MESH_MAX_HEADERS`, 1,100: header fields of one message: a thousand of an application, and those that clients,
+    /// servers and proxies add.
+    pub headers: usize,
+    /// `MESH_MAX_HEADER_BYTES`, 131,072: bytes of one header section.
+    pub header_bytes: usize,
+    /// `MESH_MAX_TARGETS`, 10,000: destinations remembered a worker; the one not used for longest is forgotten first.
+    pub targets: usize,
+    /// `MESH_MAX_STREAMS`, 100: requests at once on one connection between proxies; another opens beyond it. The
+    /// connection window is this many stream windows, so a reader that stalls cannot hold up the others.
+    pub streams: u32,
+    /// `MESH_STREAM_WINDOW`, 262,144: bytes in flight on one HTTP/2 stream; also what is kept for a replay.
+    pub stream_window: u32,
+    /// `MESH_MAX_INBOUND_STREAMS`, 1,000: streams that a peer may open on one HTTP/2 connection.
+    pub inbound_streams: u32,
+    /// `MESH_POOL_IDLE`, 64: idle HTTP/1 connections kept to one application port or unmeshed endpoint.
+    pub pool_idle: usize,
+    /// `MESH_MAX_ENDPOINT_CONNECTIONS`, 64: HTTP/2 connections to one endpoint.
+    pub endpoint_connections: usize,
+    /// `MESH_MAX_MIRRORS`, 256: mirrored requests under way at once on each worker; those beyond are not mirrored.
+    pub mirrors: usize,
+}
+
+/// Time limits.
+#[derive(Clone, Debug)]
+pub struct Times {
+    /// `MESH_CONNECT_TIMEOUT`, 1s: TCP and TLS handshake towards an endpoint. In-cluster round trips are below 10 ms.
+    pub connect: Duration,
+    /// `MESH_DETECT_WAIT`, 100ms: how long a client may be silent before the proxy connects and lets whoever speaks
+    /// first decide.
+    pub detect: Duration,
+    /// `MESH_HANDSHAKE_TIMEOUT`, 10s: an accepted connection's TLS handshake or HTTP/2 preface.
+    pub handshake: Duration,
+    /// `MESH_HEADER_TIMEOUT`, 30s: from the first byte of a request head to its last.
+    pub header: Duration,
+    /// `MESH_IDLE_TIMEOUT`, 10m: an HTTP connection without a request, from the application or a peer.
+    pub idle: Duration,
+    /// `MESH_POOL_IDLE_TIMEOUT`, 4s: an idle connection towards an application; below the 5 s of common servers.
+    pub pool_idle: Duration,
+    /// `MESH_DISCOVERY_TIMEOUT`, 1500ms: the first answer of the controller about a destination.
+    pub discovery: Duration,
+    /// `MESH_MIRROR_TIMEOUT`, 15s: a mirrored request, from its head to the end of the response that nobody reads.
+    pub mirror: Duration,
+    /// `MESH_SHUTDOWN_GRACE`, 30s: open requests may end this long after SIGTERM.
+    pub shutdown_grace: Duration,
+    /// `MESH_EWMA_DECAY`, 10s: time constant of the latency estimate of an endpoint.
+    pub ewma_decay: Duration,
+    /// `MESH_FAILURE_PENALTY`, 1s: what a failed response adds to the latency estimate, so that failing fast never
+    /// looks like being fast.
+    pub failure_penalty: Duration,
+}
+
+impl Limits {
+    pub(super) fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            connections: at_least_one(env, "MESH_MAX_CONNECTIONS", "10000")?,
+            headers: at_least_one(env, "MESH_MAX_HEADERS", "1100")?,
+            header_bytes: at_least_one(env, "MESH_MAX_HEADER_BYTES", "131072")?,
+            targets: at_least_one(env, "MESH_MAX_TARGETS", "10000")?,
+            streams: at_least_one(env, "MESH_MAX_STREAMS", "100")?,
+            stream_window: window(env, "MESH_STREAM_WINDOW", "262144")?,
+            inbound_streams: at_least_one(env, "MESH_MAX_INBOUND_STREAMS", "1000")?,
+            pool_idle: at_least_one(env, "MESH_POOL_IDLE", "64")?,
+            endpoint_connections: at_least_one(env, "MESH_MAX_ENDPOINT_CONNECTIONS", "64")?,
+            mirrors: at_least_one(env, "MESH_MAX_MIRRORS", "256")?,
+        })
+    }
+}
+
+impl Times {
+    pub(super) fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            connect: duration(env, "MESH_CONNECT_TIMEOUT", "1s")?,
+            detect: duration(env, "MESH_DETECT_WAIT", "100ms")?,
+            handshake: duration(env, "MESH_HANDSHAKE_TIMEOUT", "10s")?,
+            header: duration(env, "MESH_HEADER_TIMEOUT", "30s")?,
+            idle: duration(env, "MESH_IDLE_TIMEOUT", "10m")?,
+            pool_idle: duration(env, "MESH_POOL_IDLE_TIMEOUT", "4s")?,
+            discovery: duration(env, "MESH_DISCOVERY_TIMEOUT", "1500ms")?,
+            mirror: duration(env, "MESH_MIRROR_TIMEOUT", "15s")?,
+            shutdown_grace: duration(env, "MESH_SHUTDOWN_GRACE", "30s")?,
+            ewma_decay: duration(env, "MESH_EWMA_DECAY", "10s")?,
+            failure_penalty: duration(env, "MESH_FAILURE_PENALTY", "1s")?,
+        })
+    }
+}
