@@ -1,22 +1,20 @@
 //! Read-only pages over plain HTTP: `/live`, `/ready`, `/metrics` and `/problems`.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
+use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{index::Published, metrics::Metrics};
 
-/// Most connections at a time; scrapers and probes need few.
-const MAX_CONNECTIONS: usize = 64;
+/// Most connections at a time; scrapers and probes need few. Who comes beyond takes the place of the oldest: each has one
+/// request, so that is one that asks for nothing, and nobody can keep kubelet out by holding connections.
+const MAX_CONNECTIONS: usize = 128;
 /// Longest wait for a request's head.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// Longest life of a connection.
@@ -37,11 +35,9 @@ pub struct Admin {
 
 /// Serves the pages until cancelled.
 pub async fn serve(listener: TcpListener, admin: Admin, cancel: CancellationToken) {
-    let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let accepting = async {
+        let mut open: VecDeque<AbortHandle> = VecDeque::new();
         loop {
-            // Never closed, so this is never an error.
-            let Ok(permit) = limit.clone().acquire_owned().await else { return };
             let tcp = match listener.accept().await {
                 Ok((tcp, _)) => tcp,
                 Err(error) => {
@@ -50,9 +46,14 @@ pub async fn serve(listener: TcpListener, admin: Admin, cancel: CancellationToke
                     continue;
                 }
             };
+            open.retain(|connection| !connection.is_finished());
+            if open.len() >= MAX_CONNECTIONS
+                && let Some(oldest) = open.pop_front()
+            {
+                oldest.abort();
+            }
             let (admin, cancel) = (admin.clone(), cancel.clone());
-            tokio::spawn(async move {
-                let _permit = permit;
+            let serving = tokio::spawn(async move {
                 let service = service_fn(move |request: http::Request<Incoming>| {
                     let answer = admin.answer(request.method(), request.uri().path());
                     async move { Ok::<_, Infallible>(answer) }
@@ -60,12 +61,14 @@ pub async fn serve(listener: TcpListener, admin: Admin, cancel: CancellationToke
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_LIMIT)
+                    .keep_alive(false)
                     .serve_connection(TokioIo::new(tcp), service);
                 let connection = tokio::time::timeout(CONNECTION_LIMIT, connection);
                 if let Some(Ok(Err(error))) = cancel.run_until_cancelled(connection).await {
                     tracing::debug!("admin connection: {error}");
                 }
             });
+            open.push_back(serving.abort_handle());
         }
     };
     cancel.run_until_cancelled(accepting).await;

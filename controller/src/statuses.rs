@@ -82,7 +82,15 @@ pub fn is_ours(entry: &Value) -> bool {
     entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER)
 }
 
-/// What entries say, without the times: `None` of none. Neither the order of entries nor that of conditions matters.
+/// The conditions of an entry that are ours; others may be somebody else's, who says something of the same route.
+const CONDITIONS: [&str; 3] = ["Accepted", "ResolvedRefs", "PartiallyInvalid"];
+
+/// Whether a condition is one that we write.
+pub fn is_our_condition(condition: &Value) -> bool {
+    condition.get("type").and_then(Value::as_str).is_some_and(|kind| CONDITIONS.contains(&kind))
+}
+
+/// What entries say of us, without the times: `None` of none. Neither the order of entries nor that of conditions matters.
 /// It is the same within a process only.
 pub fn fingerprint<'e>(entries: impl IntoIterator<Item = &'e Value>) -> Option<u64> {
     let mut all = None;
@@ -91,7 +99,11 @@ pub fn fingerprint<'e>(entries: impl IntoIterator<Item = &'e Value>) -> Option<u
         entry.get("parentRef").map(Value::to_string).hash(&mut hasher);
         // A sum, so that the order does not matter and two of a kind are not one.
         let conditions = entry.get("conditions").and_then(Value::as_array).into_iter().flatten();
-        conditions.map(said).fold(0u64, u64::wrapping_add).hash(&mut hasher);
+        conditions
+            .filter(|condition| is_our_condition(condition))
+            .map(said)
+            .fold(0u64, u64::wrapping_add)
+            .hash(&mut hasher);
         all = Some(all.unwrap_or(0u64).wrapping_add(hasher.finish()));
     }
     all

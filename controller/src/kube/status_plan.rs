@@ -11,7 +11,7 @@ use std::{
 use mesh_resources::status::{ParentStatus, RouteStatus};
 use serde_json::{Value, json};
 
-use crate::statuses::{CONTROLLER, RouteId, Statuses, entries, fingerprint, is_ours};
+use crate::statuses::{CONTROLLER, RouteId, Statuses, entries, fingerprint, is_our_condition, is_ours};
 
 /// Writes a second in the long run: a change that concerns five thousand routes takes under two minutes, and an API
 /// server hardly notices.
@@ -169,9 +169,29 @@ pub fn merged(object: &Value, wanted: &[Value], now: &str) -> Option<Vec<Value>>
                 fields.insert("lastTransitionTime".to_owned(), time.into());
             }
         }
+        if let Some(before) = before {
+            keep_others(before, &mut entry);
+        }
         all.push(entry);
     }
     Some(all)
+}
+
+/// Conditions of an entry of ours that others wrote stay, and everything keeps its place (Gateway API, `conditions`).
+fn keep_others(before: &Value, entry: &mut Value) {
+    let Some(ours) = entry.get_mut("conditions").and_then(Value::as_array_mut) else { return };
+    let before = before.get("conditions").and_then(Value::as_array).into_iter().flatten();
+    let mut kept = Vec::new();
+    for there in before {
+        let same = ours.iter().position(|condition| condition.get("type") == there.get("type"));
+        match same {
+            Some(place) => kept.push(ours.remove(place)),
+            None if !is_our_condition(there) => kept.push(there.clone()),
+            None => {}
+        }
+    }
+    kept.append(ours);
+    *ours = kept;
 }
 
 /// Since when an entry has a condition of this type and status.

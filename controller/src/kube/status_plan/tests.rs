@@ -165,3 +165,19 @@ fn times_move_only_with_the_status_and_others_entries_stay() {
     assert_eq!(merged(&json!({}), &[], "T2"), None);
     assert_eq!(merged(&json!({"status": {"parents": null}}), &wanted[1..], "T2").unwrap().len(), 1);
 }
+
+#[test]
+fn conditions_of_others_in_our_entry_stay_where_they_are() {
+    let foreign = json!({"type": "special.io/X", "status": "True", "reason": "R", "message": "m"});
+    let wanted = [entry("web", &[("Accepted", "True", "new"), ("ResolvedRefs", "True", "")], None)];
+    let mut there = entry("web", &[("PartiallyInvalid", "True", "old"), ("Accepted", "True", "old")], Some("t"));
+    there["conditions"].as_array_mut().unwrap().insert(1, foreign.clone());
+    let object = json!({"status": {"parents": [there]}});
+    let written = merged(&object, &wanted, "now").unwrap();
+    let conditions = written[0]["conditions"].as_array().unwrap();
+    let kinds: Vec<_> = conditions.iter().map(|condition| condition["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["special.io/X", "Accepted", "ResolvedRefs"]);
+    assert_eq!(conditions[0], foreign);
+    let object = json!({"status": {"parents": written}});
+    assert_eq!(merged(&object, &wanted, "later"), None, "what others say is no reason to write");
+}

@@ -96,7 +96,7 @@ impl Server {
     }
 
     pub(super) fn service(&self, name: &str, port: u16) {
-        self.put("services", "shop", name, json!({"spec": {"clusterIP": "None", "ports": [{"port": port}]}}));
+        self.put("services", "shop", name, json!({"spec": {"clusterIP": "10.96.0.1", "ports": [{"port": port}]}}));
     }
 
     pub(super) fn lists(&self, plural: &str) -> usize {
