@@ -16,6 +16,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer as Signer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd,
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 
 use crate::{certificate::Certificate, clock, kube::CONTROL_NAMESPACE};
@@ -63,6 +64,31 @@ pub fn make(trust_domain: &str) -> anyhow::Result<Made> {
     };
     make()
         .with_context(|| format!("a trust anchor and an issuer for the trust domain {trust_domain} could not be made"))
+}
+
+/// A new issuer under one of the anchors, the one whose key this is. Nothing has to be restarted for it: what is trusted
+/// stays the same.
+pub fn renew(trust_domain: &str, anchors: &str, anchor_key: &str) -> anyhow::Result<Material> {
+    let key_pair = KeyPair::from_pem(anchor_key).context("the anchor's key is none (PEM, PKCS #8)")?;
+    for anchor in CertificateDer::pem_slice_iter(anchors.as_bytes()).flatten() {
+        let is_its_key = x509_parser::parse_x509_certificate(&anchor)
+            .is_ok_and(|(_, read)| read.public_key().subject_public_key.data == key_pair.public_key_raw());
+        if !is_its_key {
+            continue;
+        }
+        let signed = || -> Result<(String, String), rcgen::Error> {
+            let signer = Signer::from_ca_cert_der(&anchor, &key_pair)?;
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+            let mut issuer = authority(trust_domain, "issuer", 0, ISSUER_LIFETIME)?;
+            issuer.use_authority_key_identifier_extension = true;
+            Ok((issuer.signed_by(&key, &signer)?.pem(), key.serialize_pem()))
+        };
+        let (certificate, key) = signed().context("an issuer could not be made under the anchor")?;
+        let material = Material { anchors: anchors.to_owned(), certificate, key };
+        material.check(trust_domain)?;
+        return Ok(material);
+    }
+    Err(anyhow!("the key belongs to none of the trust anchors of the installation"))
 }
 
 /// A certificate that may sign; `below` is how many further authorities it may have below it.
@@ -145,6 +171,19 @@ mod tests {
             found.left(clock::now()) / (365 * 24 * 3600 - 60)
         };
         assert_eq!((years(&made.material.anchors), years(&made.material.certificate)), (10, 1));
+    }
+
+    #[test]
+    fn the_next_issuer_is_under_the_anchor_whose_key_it_is() {
+        let (one, other) = (make("cluster.local").unwrap(), make("cluster.local").unwrap());
+        let both = format!("{}{}", other.material.anchors, one.material.anchors);
+        let next = renew("cluster.local", &both, &one.anchor_key).unwrap();
+        assert_eq!(next.anchors, both);
+        assert_ne!(next.certificate, one.material.certificate);
+        Material { anchors: one.material.anchors.clone(), ..next }.check("cluster.local").unwrap();
+        let said = |key: &str| format!("{:#}", renew("cluster.local", &one.material.anchors, key).err().unwrap());
+        assert!(said(&other.anchor_key).contains("belongs to none"), "{}", said(&other.anchor_key));
+        assert!(said("x").contains("the anchor's key is none"), "{}", said("x"));
     }
 
     #[test]

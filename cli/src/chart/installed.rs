@@ -5,7 +5,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
-use super::identity::Material;
+use super::{identity::Material, values};
 use crate::{
     clock,
     kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object, path, value},
@@ -96,6 +96,18 @@ impl Installed {
     pub fn is_helms(&self) -> bool {
         let objects = self.deployments.iter().chain(&self.values).chain(&self.webhook);
         objects.into_iter().any(|found| value::label(found, "app.kubernetes.io/managed-by") == "Helm")
+    }
+
+    /// Whether something else keeps the Secret with the issuer.
+    pub fn is_external(&self) -> bool {
+        let text = self.values.as_ref().and_then(|found| found["data"]["values.yaml"].as_str());
+        let values = text.and_then(|text| values::read_yaml("ConfigMap mesh-values", text).ok());
+        values.is_some_and(|values| values["identity"]["external"] == true)
+    }
+
+    /// Whether there is a namespace that no installation made: it is neither changed nor deleted.
+    pub fn is_in_anothers_namespace(&self) -> bool {
+        self.namespace.as_ref().is_some_and(|found| value::label(found, "app.kubernetes.io/part-of") != "mesh")
     }
 
     /// How long ago its youngest object was made, for messages.

@@ -222,6 +222,31 @@ fn fill(given: &mut Value, defaults: Value) {
     }
 }
 
+/// Maps whose entries are taken away one by one with `null`; what is not in them was taken away.
+const TAKEN_ONE_BY_ONE: [&str; 2] = ["resources", "nodeSelector"];
+
+/// Says again of the values of an installation which defaults had been taken away: they are stored without them, and would get
+/// them back. Where a newer version has a value that the stored ones cannot know, it keeps its default.
+pub fn take_away(stored: &mut Value) -> Result<(), ChartError> {
+    without(stored, &defaults()?, false);
+    Ok(())
+}
+
+fn without(stored: &mut Value, defaults: &Value, inside: bool) {
+    let (Value::Object(stored), Value::Object(defaults)) = (stored, defaults) else { return };
+    if stored.is_empty() && !inside {
+        return;
+    }
+    for (name, default) in defaults {
+        let of_these = inside || TAKEN_ONE_BY_ONE.contains(&name.as_str());
+        match stored.get_mut(name) {
+            Some(value) => without(value, default, of_these),
+            None if inside => drop(stored.insert(name.clone(), Value::Null)),
+            None => {}
+        }
+    }
+}
+
 impl Values {
     /// Reads the values in force. The error names the value, as in `proxy.workers`.
     pub fn read(values: &Value) -> Result<Self, ChartError> {

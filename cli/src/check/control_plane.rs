@@ -16,6 +16,8 @@ const INSTALLED: &[When] = &[When::Installed];
 pub(super) const PARTS: [&str; 3] = ["mesh-identity", "mesh-destination", "mesh-injector"];
 /// A leader renews its Lease every few seconds; one that is a minute over is of a leader that is gone.
 const LEASE_GRACE: i64 = 60;
+/// The Leases that leaders hold.
+const LEASES: [&str; 2] = ["mesh-identity", "mesh-destination"];
 
 pub(super) static CHECKS: &[Check] = &[
     Check {
@@ -54,8 +56,8 @@ pub(super) static CHECKS: &[Check] = &[
     Check {
         id: "control-plane-leader",
         area: AREA,
-        what: "the control plane has one leader",
-        why: "the leader of identity hands the trust bundle to namespaces and to the webhook",
+        what: "identity and destination have one leader each",
+        why: "the leader of identity hands the trust bundle to namespaces and to the webhook, that of destination writes the status of routes",
         mend: "kubectl -n mesh-system get leases",
         page: page!("control-plane-leader"),
         when: INSTALLED,
@@ -215,47 +217,100 @@ async fn services(context: Arc<Context>) -> Result<Outcome, ClusterError> {
 }
 
 async fn leader(context: Arc<Context>) -> Result<Outcome, ClusterError> {
-    let lease = context.object("coordination.k8s.io", "v1", CONTROL_NAMESPACE, "leases", "mesh-identity").await?;
-    let Some(lease) = lease else {
-        return Ok(Outcome::not_yet(format!("there is no Lease {CONTROL_NAMESPACE}/mesh-identity: nobody leads")));
-    };
-    let holder = value::text(&lease, "/spec/holderIdentity");
-    if holder.is_empty() {
-        return Ok(Outcome::not_yet("nobody holds the Lease mesh-identity"));
+    let (mut leaders, mut wrong) = (Vec::new(), Vec::new());
+    for name in LEASES {
+        let lease = context.object("coordination.k8s.io", "v1", CONTROL_NAMESPACE, "leases", name).await?;
+        match lease.map(|lease| holder(name, &lease)) {
+            None => wrong.push(format!("there is no Lease {CONTROL_NAMESPACE}/{name}: nobody leads")),
+            Some(Err(why)) => wrong.push(why),
+            Some(Ok(holder)) => leaders.push(holder),
+        }
     }
-    let lasts = value::number(&lease, "/spec/leaseDurationSeconds");
-    let renewed = clock::parse(value::text(&lease, "/spec/renewTime")).unwrap_or_default();
-    let over = clock::now() - renewed - lasts;
-    Ok(if over > LEASE_GRACE {
-        Outcome::not_yet(format!("{holder} led until {} ago, and nobody has taken over", clock::span(over)))
-    } else {
-        Outcome::pass(format!("{holder} leads"))
+    Ok(match wrong.as_slice() {
+        [] => Outcome::pass(format!("{} lead", leaders.join(" and "))),
+        wrong => Outcome::not_yet(names(wrong)),
     })
 }
 
-/// Who must be allowed what: account, verb, group, resource, whether in the namespace of the control plane.
-const NEEDED: [(&str, &str, &str, &str, bool); 8] = [
-    ("mesh-identity", "create", "authentication.k8s.io", "tokenreviews", false),
-    ("mesh-identity", "list", "", "namespaces", false),
-    ("mesh-identity", "create", "", "configmaps", false),
-    ("mesh-destination", "list", "", "services", false),
-    ("mesh-destination", "list", "", "pods", false),
-    ("mesh-destination", "list", "discovery.k8s.io", "endpointslices", false),
-    ("mesh-destination", "list", "gateway.networking.k8s.io", "httproutes", false),
-    ("mesh-injector", "create", "", "events", false),
+/// Who leads by this Lease; or why nobody does.
+fn holder(name: &str, lease: &Value) -> Result<String, String> {
+    let holder = value::text(lease, "/spec/holderIdentity");
+    if holder.is_empty() {
+        return Err(format!("nobody holds the Lease {name}"));
+    }
+    let lasts = value::number(lease, "/spec/leaseDurationSeconds");
+    let renewed = clock::parse(value::text(lease, "/spec/renewTime")).unwrap_or_default();
+    let over = clock::now() - renewed - lasts;
+    if over > LEASE_GRACE {
+        return Err(format!("{holder} led until {} ago, and nobody has taken over", clock::span(over)));
+    }
+    Ok(holder.to_owned())
+}
+
+/// What an account must be allowed.
+struct Needed {
+    account: &'static str,
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    /// An object by name.
+    name: &'static str,
+    /// Whether it is in the namespace of the control plane only.
+    inside: bool,
+}
+
+const fn needed(account: &'static str, verb: &'static str, group: &'static str, resource: &'static str) -> Needed {
+    Needed { account, verb, group, resource, name: "", inside: false }
+}
+
+const fn of_one(name: &'static str, inside: bool, needed: Needed) -> Needed {
+    Needed { name, inside, ..needed }
+}
+
+const GATEWAY: &str = "gateway.networking.k8s.io";
+const LEASES_GROUP: &str = "coordination.k8s.io";
+
+/// One of each rule of the chart's roles.
+const NEEDED: [Needed; 19] = [
+    needed("mesh-identity", "create", "authentication.k8s.io", "tokenreviews"),
+    needed("mesh-identity", "list", "", "pods"),
+    needed("mesh-identity", "list", "", "namespaces"),
+    needed("mesh-identity", "create", "", "configmaps"),
+    of_one("mesh-trust-bundle", false, needed("mesh-identity", "patch", "", "configmaps")),
+    of_one(
+        "mesh-injector",
+        false,
+        needed("mesh-identity", "patch", "admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+    ),
+    of_one("mesh-issuer", true, needed("mesh-identity", "get", "", "secrets")),
+    of_one("mesh-identity", true, needed("mesh-identity", "update", LEASES_GROUP, "leases")),
+    needed("mesh-destination", "watch", "", "services"),
+    needed("mesh-destination", "watch", "", "pods"),
+    needed("mesh-destination", "watch", "", "nodes"),
+    needed("mesh-destination", "watch", "", "namespaces"),
+    needed("mesh-destination", "watch", "discovery.k8s.io", "endpointslices"),
+    needed("mesh-destination", "watch", GATEWAY, "httproutes"),
+    needed("mesh-destination", "watch", GATEWAY, "referencegrants"),
+    needed("mesh-destination", "watch", "policy.meshctl.dev", "retrypolicies"),
+    needed("mesh-destination", "patch", GATEWAY, "httproutes/status"),
+    of_one("mesh-destination", true, needed("mesh-destination", "update", LEASES_GROUP, "leases")),
+    needed("mesh-injector", "create", "", "events"),
 ];
 
 async fn permissions(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     const PATH: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
     let mut lacking = Vec::new();
-    for (account, verb, group, resource, inside) in NEEDED {
+    for Needed { account, verb, group, resource, name, inside } in NEEDED {
         let namespace = if inside { CONTROL_NAMESPACE } else { "" };
+        let (plain, sub) = resource.split_once('/').unwrap_or((resource, ""));
         let asked = json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
             "spec": {
                 "user": format!("system:serviceaccount:{CONTROL_NAMESPACE}:{account}"),
                 "groups": ["system:serviceaccounts", format!("system:serviceaccounts:{CONTROL_NAMESPACE}"), "system:authenticated"],
-                "resourceAttributes": { "verb": verb, "group": group, "resource": resource, "namespace": namespace },
+                "resourceAttributes": {
+                    "verb": verb, "group": group, "resource": plain, "subresource": sub, "name": name, "namespace": namespace,
+                },
             },
         });
         let answer = context.cluster.post(PATH, &asked).await?;

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Check, Context, Finding, Outcome, When, count, names, page};
 use crate::{
+    chart::installed::{Extent, Installed},
     clock,
     kube::{CONTROL_NAMESPACE, ClusterError, value},
 };
@@ -18,6 +19,8 @@ const ALWAYS: &[When] = &[When::Pre, When::Installed, When::Proxy];
 const OLDEST: (u64, u64) = (1, 27);
 /// From this kubelet on, init containers with `restartPolicy: Always` work without a feature gate.
 const NATIVE_SIDECARS: (u64, u64) = (1, 29);
+/// From this API server on, `preStop: sleep` works without a feature gate.
+const PRE_STOP_SLEEP: (u64, u64) = (1, 30);
 /// nf_tables redirects IPv4 and IPv6 in one table from this kernel on.
 const KERNEL: (u64, u64) = (5, 2);
 /// Certificates are dated back by this: a clock that is further behind refuses fresh ones.
@@ -86,6 +89,17 @@ pub(super) static CHECKS: &[Check] = &[
         run: |context| Box::pin(sidecars(context)),
     },
     Check {
+        id: "kubernetes-pre-stop",
+        area: AREA,
+        what: "the API server knows `preStop: sleep`",
+        why: "pods get one, so that they serve until everyone knows that they leave; where it is not known, it is refused or lost",
+        mend: "meshctl install --set preStopSleep=false | kubectl apply -f -",
+        page: page!("kubernetes-pre-stop"),
+        when: &[When::Pre],
+        after: &["kubernetes-api"],
+        run: |context| Box::pin(pre_stop(context)),
+    },
+    Check {
         id: "kubernetes-kernel",
         area: AREA,
         what: "every node's kernel can redirect traffic",
@@ -128,6 +142,7 @@ type Permission = (&'static str, &'static str, &'static str, bool);
 
 const INSTALL: &[Permission] = &[
     ("create", "", "namespaces", false),
+    ("create", "apiextensions.k8s.io", "customresourcedefinitions", false),
     ("create", "rbac.authorization.k8s.io", "clusterroles", false),
     ("create", "rbac.authorization.k8s.io", "clusterrolebindings", false),
     ("create", "admissionregistration.k8s.io", "mutatingwebhookconfigurations", false),
@@ -274,36 +289,33 @@ async fn kernel(context: Arc<Context>) -> Result<Outcome, ClusterError> {
 }
 
 async fn no_mesh(context: Arc<Context>) -> Result<Outcome, ClusterError> {
-    let webhook = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/mesh-injector";
-    let namespace = context.cluster.find(&format!("/api/v1/namespaces/{CONTROL_NAMESPACE}")).await?;
-    let webhook = context.cluster.find(webhook).await?;
-    let deployments = match &namespace {
-        Some(_) => {
-            context.cluster.list(&format!("/apis/apps/v1/namespaces/{CONTROL_NAMESPACE}/deployments"), "").await?
-        }
-        None => Vec::new(),
-    };
-    if namespace.as_ref().is_some_and(|namespace| value::text(namespace, "/status/phase") == "Terminating") {
-        return Ok(Outcome::not_yet(format!("the namespace {CONTROL_NAMESPACE} is being deleted")));
-    }
-    let mesh = deployments.iter().filter(|deployment| value::name(deployment).starts_with("mesh-")).count();
-    Ok(match (mesh, webhook.is_some()) {
-        (0, false) => Outcome::pass("there is no Mesh here yet"),
-        (0, true) => Outcome::Fail(Finding::mend(
+    const UNINSTALL: &str = "meshctl uninstall | kubectl delete --ignore-not-found -f -";
+    let found = Installed::look(&context.cluster).await?;
+    let version = found.version().unwrap_or("of an unknown version");
+    Ok(match found.extent() {
+        Extent::None => Outcome::pass("there is no Mesh here yet"),
+        Extent::Ending => Outcome::not_yet(format!("the namespace {CONTROL_NAMESPACE} is being deleted")),
+        Extent::Whole => Outcome::warn(format!("Mesh {version} is installed in {CONTROL_NAMESPACE}")),
+        Extent::Half { .. } if found.deployments.is_empty() && found.webhook.is_some() => Outcome::Fail(Finding::mend(
             "the webhook configuration mesh-injector is there without a control plane: pods of labelled namespaces are refused",
-            "meshctl uninstall | kubectl delete --ignore-not-found -f -",
+            UNINSTALL,
         )),
-        (some, _) => {
-            let version = deployments
-                .iter()
-                .map(|found| value::label(found, "app.kubernetes.io/version"))
-                .find(|v| !v.is_empty());
-            Outcome::warn(format!(
-                "Mesh {} is installed in {CONTROL_NAMESPACE} ({})",
-                version.unwrap_or("of an unknown version"),
-                count(some, "Deployment")
-            ))
-        }
+        Extent::Half { there, missing } => Outcome::Fail(Finding::mend(
+            format!("Mesh {version} is half installed: there is {}; missing is {}", names(&there), names(&missing)),
+            UNINSTALL,
+        )),
+    })
+}
+
+async fn pre_stop(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let version = context.cluster.get("/version").await?;
+    let found = value::text(&version, "/gitVersion");
+    Ok(match numbers(found) {
+        Some(version) if version < PRE_STOP_SLEEP => Outcome::warn(format!(
+            "Kubernetes {found} does not know `preStop: sleep`, which came with {}.{}",
+            PRE_STOP_SLEEP.0, PRE_STOP_SLEEP.1
+        )),
+        _ => Outcome::pass("`preStop: sleep` is known"),
     })
 }
 

@@ -209,6 +209,11 @@ async fn called(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     })
 }
 
+/// Whether a pod is refused for what is injected, and not for what it is itself.
+fn refuses_init(said: &str) -> bool {
+    said.contains("violates PodSecurity") && said.contains("mesh-init")
+}
+
 /// Creates a pod without storing it, and looks at what came back. It is one that Pod Security "restricted" accepts.
 async fn dry_run(context: &Context, namespace: &str) -> Result<Outcome, ClusterError> {
     let pod = json!({
@@ -230,6 +235,13 @@ async fn dry_run(context: &Context, namespace: &str) -> Result<Outcome, ClusterE
         Err(ClusterError::Forbidden { message }) if message.contains("cannot create") => {
             Outcome::skip("this user may not create pods")
         }
+        Err(error) if refuses_init(&error.to_string()) => Outcome::Fail(Finding::mend(
+            format!(
+                "Pod Security of the namespace {namespace} refuses NET_ADMIN, which mesh-init needs: no pod can start there with \
+                 a sidecar"
+            ),
+            format!("kubectl label namespace {namespace} --overwrite pod-security.kubernetes.io/enforce=privileged"),
+        )),
         // A webhook of ours that cannot be reached, or that refuses; the API server names it.
         Err(error) if error.to_string().contains("inject.meshctl.dev") => {
             Outcome::not_yet(format!("the API server could not have a pod of {namespace} injected: {error}"))

@@ -72,11 +72,9 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     }
     let form = print::wanted(args.output, "meshctl install | kubectl apply -f -")?;
     only_namespace(globals)?;
-    if !args.ignore_cluster {
-        super::block_on(absent(globals))?;
-    }
-    // Helm needs the namespace before the chart; kubectl is given it with the rest.
-    let mut given = args.given.over(json!({"namespace": {"create": true}}))?;
+    // Helm needs the namespace before the chart; kubectl is given it with the rest, unless it is somebody else's.
+    let create = args.ignore_cluster || super::block_on(absent(globals))?;
+    let mut given = args.given.over(json!({"namespace": {"create": create}}))?;
     let signing = sign(&mut given)?;
     if args.identity_anchor_key_out.is_some() && !matches!(signing, Signing::Made(_)) {
         bail!("--identity-anchor-key-out is for an anchor that is made here, and the trust anchors were given");
@@ -98,8 +96,9 @@ pub fn only_namespace(globals: &Globals) -> anyhow::Result<()> {
     }
 }
 
-/// Refuses when Mesh is in the cluster already, wholly or half. A cluster that does not answer is only told about.
-async fn absent(globals: &Globals) -> anyhow::Result<()> {
+/// Refuses when Mesh is in the cluster already, wholly or half. A cluster that does not answer is only told about. Whether
+/// the namespace is ours to make.
+async fn absent(globals: &Globals) -> anyhow::Result<bool> {
     let named = globals.context.is_some() || globals.kubeconfig.is_some();
     let look = async {
         let cluster = Cluster::connect(globals).await?;
@@ -107,24 +106,31 @@ async fn absent(globals: &Globals) -> anyhow::Result<()> {
     };
     let (found, server) = match tokio::time::timeout(LOOK, look).await {
         Ok(Ok(found)) => found,
-        Ok(Err(ClusterError::NoKubeconfig { .. })) if !named => return Ok(()),
+        Ok(Err(ClusterError::NoKubeconfig { .. })) if !named => return Ok(true),
         Ok(Err(error)) if named => {
             return Err(error)
                 .context("whether Mesh is installed there already is unknown; --ignore-cluster does not look");
         }
         Ok(Err(error)) => {
             output::note(&format!("note: whether Mesh is installed already was not seen: {error}"));
-            return Ok(());
+            return Ok(true);
         }
         Err(_) => {
             output::note(&format!(
                 "note: whether Mesh is installed already was not seen: no answer in {} s",
                 LOOK.as_secs()
             ));
-            return Ok(());
+            return Ok(true);
         }
     };
-    judge(&found, &server)
+    judge(&found, &server)?;
+    if found.is_in_anothers_namespace() {
+        output::note(&format!(
+            "note: the namespace {CONTROL_NAMESPACE} is there and stays as it is. Label it, so that our own pods are never injected: \
+             kubectl label namespace {CONTROL_NAMESPACE} meshctl.dev/inject=disabled"
+        ));
+    }
+    Ok(!found.is_in_anothers_namespace())
 }
 
 /// What is there decides whether an install may follow.

@@ -63,9 +63,14 @@ async fn there(cluster: &Cluster, force: bool) -> anyhow::Result<Vec<Value>> {
         bail!("Helm installed Mesh at {}: use `helm uninstall`, so that Helm knows of it", cluster.server());
     }
     warn_of_pods(&installed::injected_pods(cluster).await?, force)?;
+    let external = found.is_external();
     let mut objects = Vec::new();
     for object in everything()? {
         let namespaces_own = object["kind"] == "Namespace";
+        if external && object["kind"] == "Secret" {
+            output::note(&format!("note: the Secret {CONTROL_NAMESPACE}/mesh-issuer stays: something else keeps it"));
+            continue;
+        }
         let Some(place) = chart::object_path(&object) else { continue };
         let Some(live) = cluster.find(&place).await? else { continue };
         // A namespace that was there before us, or is somebody else's, is not ours to delete.

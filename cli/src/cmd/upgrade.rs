@@ -3,7 +3,11 @@
 //!
 //! It writes nothing into the cluster; `--dry-run` shows what applying would change, as the API server sees it.
 
-use std::process::ExitCode;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -34,6 +38,7 @@ const SKEW: u64 = 1;
   meshctl upgrade | kubectl apply -f -
   meshctl upgrade --set proxy.logLevel=warn | kubectl apply -f -
   kubectl -n shop rollout restart deployment        # afterwards: new sidecars
+  meshctl upgrade --identity-anchor-key-file anchor.key | kubectl apply -f -   # the next issuer
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage.")]
 pub struct Args {
@@ -42,6 +47,9 @@ pub struct Args {
     /// Forget the values of the installation; the identity is kept
     #[arg(long)]
     reset_values: bool,
+    /// Make the next issuer, for a year, with the key of the trust anchor (`meshctl install --identity-anchor-key-out`)
+    #[arg(long, value_name = "FILE", help_heading = "Identity")]
+    identity_anchor_key_file: Option<PathBuf>,
     /// Print what would change in the cluster, and no manifests
     #[arg(long, conflicts_with = "output")]
     dry_run: bool,
@@ -150,11 +158,9 @@ async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Resu
         base = values::read_yaml(&format!("ConfigMap {CONTROL_NAMESPACE}/mesh-values, key values.yaml"), text)?;
     }
     // An object of the installation stays in it, whatever values are reset.
-    let ours = found
-        .namespace
-        .as_ref()
-        .is_some_and(|namespace| value::label(namespace, "app.kubernetes.io/part-of") == "mesh");
+    let ours = found.namespace.is_some() && !found.is_in_anothers_namespace();
     values::merge(&mut base, json!({"namespace": {"create": ours}}));
+    values::take_away(&mut base)?;
     let stored = values::with_defaults(base.clone())?;
     values::Values::read(&stored).context(
         "the values of the installation, in the ConfigMap mesh-system/mesh-values, are not those of this version; correct \
@@ -173,6 +179,9 @@ async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Resu
         _ => {}
     }
     let mut given = args.given.over(base)?;
+    if let Some(file) = &args.identity_anchor_key_file {
+        next_issuer(&mut given, file, external)?;
+    }
     match sign(&mut given)
         .context("the identity of the installation (Secret mesh-system/mesh-issuer), with what was given")?
     {
@@ -189,6 +198,18 @@ async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Resu
         }
     }
     Ok(given)
+}
+
+/// Lays a new issuer over the one that signs, under an anchor that is trusted already.
+fn next_issuer(given: &mut Value, file: &Path, external: bool) -> anyhow::Result<()> {
+    if external {
+        bail!("something else keeps the issuer of this installation (identity.external): it makes the next one");
+    }
+    let key = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let all = values::Values::read(&values::with_defaults(given.clone())?)?;
+    let next = identity::renew(&all.trust_domain, &all.identity.trust_anchors, &key)?;
+    values::merge(given, next.values());
+    Ok(())
 }
 
 /// Kinds of which an installation has some only by certain values: `kubectl apply` does not remove them.
@@ -299,6 +320,23 @@ mod tests {
             kept(&args(&["--reset-values", "--set", "trustDomain=corp.example"]), &cluster, &found).await.unwrap();
         assert_eq!(reset["proxy"], Value::Null);
         assert_eq!(reset["identity"]["trustAnchors"], made.material.anchors);
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_away_stays_away() {
+        let made = identity::make("cluster.local").unwrap();
+        let cluster = Mock::default().object(SECRET, secret(&made)).cluster();
+        let mut all = values::with_defaults(json!({
+            "destination": {"resources": {"limits": null}}, "nodeSelector": {"kubernetes.io/os": null},
+        }))
+        .unwrap();
+        assert!(all["destination"]["resources"].get("limits").is_none());
+        all["identity"].as_object_mut().unwrap().retain(|name, _| !["issuer", "trustAnchors"].contains(&name.as_str()));
+        let given = kept(&args(&[]), &cluster, &installed(&all.to_string())).await.unwrap();
+        let again = values::with_defaults(given).unwrap();
+        for place in ["destination", "nodeSelector", "injector", "proxy"] {
+            assert_eq!(again[place], all[place], "{place}");
+        }
     }
 
     #[tokio::test]

@@ -71,7 +71,7 @@ async fn kubernetes() {
     let id = "kubernetes-no-mesh";
     let installed =
         cluster().list("/apis/apps/v1/namespaces/mesh-system/deployments", vec![deployment("mesh-identity", 1, 1)]);
-    expect(installed, id, Warning, &["Mesh", env!("CARGO_PKG_VERSION"), "is installed"]).await;
+    expect(installed, id, Failed, &["Mesh", env!("CARGO_PKG_VERSION"), "half installed", "missing is"]).await;
     expect(empty().object(WEBHOOK, well::webhook("")), id, Failed, &["without a control plane"]).await;
 }
 
@@ -139,6 +139,8 @@ async fn control_plane() {
     let lease = "/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases/mesh-identity";
     expect(cluster().refuses(lease, 404, "x"), id, Failed, &["nobody leads"]).await;
     expect(cluster().object(lease, json!({ "spec": {} })), id, Failed, &["nobody holds"]).await;
+    let other = "/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases/mesh-destination";
+    expect(cluster().refuses(other, 404, "x"), id, Failed, &["Lease mesh-system/mesh-destination: nobody leads"]).await;
     let over = json!({ "spec": { "holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": stamp(-600) } });
     expect(cluster().object(lease, over), id, Failed, &["a led until 9 min 45 s ago"]).await;
 

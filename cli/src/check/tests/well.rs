@@ -201,7 +201,7 @@ pub(super) fn cluster() -> Mock {
     let bundle = json!({ "data": { "ca-bundle.pem": AUTHORITY.root } });
     let secret = json!({ "data": { "tls.crt": base64(&AUTHORITY.issuer), "tls.key": base64(&AUTHORITY.issuer_key) } });
     let lease =
-        json!({ "spec": { "holderIdentity": "mesh-identity-1", "leaseDurationSeconds": 15, "renewTime": stamp(-2) } });
+        |holder| json!({ "spec": { "holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": stamp(-2) } });
     let mut mock = empty()
         .list(CRDS, vec![crd("retrypolicies.policy.meshctl.dev", "v1alpha1")])
         .object("/api/v1/namespaces/mesh-system", system.clone())
@@ -209,7 +209,11 @@ pub(super) fn cluster() -> Mock {
         .object("/api/v1/namespaces/mesh-system/configmaps/mesh-trust-bundle", bundle.clone())
         .object("/api/v1/namespaces/shop/configmaps/mesh-trust-bundle", bundle)
         .object("/api/v1/namespaces/mesh-system/secrets/mesh-issuer", secret)
-        .object("/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases/mesh-identity", lease)
+        .object("/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases/mesh-identity", lease("mesh-identity-1"))
+        .object(
+            "/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases/mesh-destination",
+            lease("mesh-destination-1"),
+        )
         .object(WEBHOOK, webhook(&AUTHORITY.root))
         .post("/api/v1/namespaces/shop/pods", |query, mut pod| {
             assert_eq!(query, "dryRun=All", "a check must not store anything");
