@@ -50,7 +50,10 @@ async fn ask(entry: SocketAddr) -> End {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => return End::Reset,
         connected => connected.unwrap(),
     };
-    let _ = stream.write_all(b"?").await;
+    // Whoever is told of the reset first has it: the read that follows would see an ordinary end.
+    if stream.write_all(b"?").await.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset) {
+        return End::Reset;
+    }
     let mut said = String::new();
     let read = tokio::time::timeout(TEST_WAIT, stream.read_to_string(&mut said)).await.expect("it ends");
     match read {

@@ -84,6 +84,30 @@ async fn redirects_say_where_with_every_code() {
 }
 
 #[tokio::test]
+async fn backends_of_one_rule_may_answer_differently() {
+    let rules = "  - backendRefs:\n    - {name: web-v1, port: 80}\n    - name: web-v1\n      port: 80\n      filters:\n      \
+        - {type: RequestRedirect, requestRedirect: {hostname: new.example, statusCode: 307}}\n      \
+        - {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-by, value: backend}]}}\n";
+    let stage = Stage::new(rules).await;
+    let mut connection = H1::connect(stage.client.entry()).await.unwrap();
+    let mut seen = [0, 0];
+    for _ in 0..200 {
+        let answer = connection.ask("GET /1k HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.unwrap();
+        match answer.head.status {
+            200 => seen[0] += 1,
+            307 => {
+                seen[1] += 1;
+                assert_eq!(answer.head.get("location"), Some("http://new.example/1k"));
+                assert_eq!((answer.head.get("x-by"), answer.head.proxy_error()), (Some("backend"), None));
+            }
+            _ => panic!("{answer:?}"),
+        }
+    }
+    // Half and half: five standard deviations are 35.
+    assert!(seen.iter().all(|count| (65..=135).contains(count)), "{seen:?}");
+}
+
+#[tokio::test]
 async fn rewrites_change_what_the_backend_sees() {
     let rules = "  - matches: [{path: {type: PathPrefix, value: /old}}]\n    filters:\n    \
         - {type: URLRewrite, urlRewrite: {hostname: inner.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}\n    \

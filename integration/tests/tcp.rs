@@ -89,6 +89,30 @@ async fn a_server_may_end_first_and_still_read() {
 }
 
 #[tokio::test]
+async fn a_cut_connection_is_never_taken_for_a_whole_one() {
+    let app = App::start(|mut stream| async move {
+        if stream.read(&mut [0; 1]).await.is_ok_and(|read| read > 0) {
+            let _ = stream.write_all(b"half of it").await;
+            // What an application that crashes leaves to its kernel.
+            let _ = stream.set_zero_linger();
+        }
+    })
+    .await;
+    let mesh = Mesh::start().await;
+    mesh.service("web", None);
+    let _server = mesh.sidecar("web", "web-1", app.address, &[]).await;
+    let client = mesh.client(&["web.shop:80"]).await;
+    let heard = async || {
+        let mut connection = H1::connect(client.entry()).await?;
+        connection.send("\x01").await?;
+        Ok(connection.raw(10).await.is_ok_and(|half| half == b"half of it").then_some(connection))
+    };
+    let mut connection = eventually("the application to be reached", TEST_WAIT, heard).await.unwrap();
+    let end = tokio::time::timeout(TEST_WAIT, connection.stream.read(&mut [0; 8])).await.expect("it ends");
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
 async fn a_server_that_speaks_first_is_heard_at_once() {
     // Times on a busy machine: the best of three meshes counts.
     let mut figures = Vec::new();

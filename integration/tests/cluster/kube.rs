@@ -22,6 +22,11 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The control plane's namespace.
 pub const SYSTEM: &str = "mesh-system";
 
+/// Whether what is promised is asserted, not only printed: on a machine with nothing else to do (`cargo xtask test --long`).
+pub fn is_long() -> bool {
+    env::var_os("MESH_TEST_LONG").is_some()
+}
+
 /// Runs `kubectl` with these arguments and gives what it printed; a failure ends the test with what it said.
 pub fn kubectl(args: &[&str]) -> String {
     said(&format!("kubectl {}", args.join(" ")), try_kubectl(args))

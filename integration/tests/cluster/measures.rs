@@ -1,9 +1,10 @@
 //! Figures that are promised: how soon a change is in force, what a restart costs, how fast the webhook answers.
 //!
-//! They are printed; what is asserted is far from them, as the machine is shared.
+//! They are printed; what is asserted is far from them, as the machine is shared. In a long run it is what is promised.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
     process::Stdio,
     sync::mpsc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -12,12 +13,17 @@ use std::{
 use crate::{
     apps::{App, image},
     kube::{
-        Namespace, SYSTEM, apply, cluster_ip, get, in_node, kubectl, load, pod, rolled_out, text, try_kubectl, wait,
+        Namespace, SYSTEM, apply, cluster_ip, command, get, in_node, is_long, kubectl, load, pause, pod, rolled_out,
+        text, wait,
     },
 };
 
 /// Changes whose way is measured; the 99th percentile of fewer is the worst.
 const CHANGES: usize = 50;
+/// Pods that the webhook is asked about, how many in a second, and by how many clients.
+const PODS: u32 = 500;
+const PODS_A_SECOND: u32 = 50;
+const CLIENTS: u32 = 10;
 /// Far beyond any promise.
 const FAR: Duration = Duration::from_secs(10);
 
@@ -100,7 +106,7 @@ fn how_soon_a_changed_endpoint_is_in_force() {
         "a changed endpoint is in force in a proxy {mid:.0} ms after kubectl ended at the median, {:.0} ms at most of {CHANGES}",
         took[CHANGES - 1]
     );
-    assert!(took[CHANGES - 1] < FAR.as_secs_f64() * 1000.0);
+    assert!(took[CHANGES - 1] < if is_long() { 500.0 } else { FAR.as_secs_f64() * 1000.0 });
 }
 
 #[test]
@@ -122,36 +128,44 @@ fn what_a_restart_costs() {
     }
     let (mut injected, mut plain): (Vec<_>, Vec<_>) = (0..5).map(|_| (restart(&with.0), restart(&without.0))).unzip();
     let (injected, plain) = (median(&mut injected), median(&mut plain));
-    println!("restart of a Deployment: {injected:.1} s injected, {plain:.1} s without, median of 5");
-    assert!(injected < plain + 20.0);
+    println!("restart of a Deployment: {injected:.2} s injected, {plain:.2} s without, median of 5");
+    assert!(injected < plain + if is_long() { 2.1 } else { 20.0 });
 }
 
 #[test]
 fn how_fast_the_webhook_answers() {
     let namespace = Namespace::new("webhook-load", true);
-    let one = |n: usize| {
-        format!(
-            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: p{n}, namespace: {}}}, spec: {{containers: [{{name: app, image: {}}}]}}}}\n",
-            namespace.0,
-            image()
-        )
-    };
-    let pods: String = (0..300).map(one).collect();
-    let file = std::env::temp_dir().join(format!("mesh-webhook-{}.yaml", std::process::id()));
-    std::fs::write(&file, pods).unwrap();
     let label = "app.kubernetes.io/component=injector";
     wait("one injector, which then answers everything", || {
         let pods = kubectl(&["get", "pods", "-n", SYSTEM, "-l", label, "--no-headers"]);
         (pods.lines().count() == 1).then_some(())
     });
     let injector = pod(SYSTEM, label);
+    let mut proxy =
+        command("kubectl").args(["proxy", "--port=0"]).stdout(Stdio::piped()).spawn().expect("kubectl proxy");
+    let mut said = String::new();
+    let _ = BufReader::new(proxy.stdout.take().expect("piped")).read_line(&mut said);
+    let api: SocketAddr = said.trim().rsplit(' ').next().and_then(|address| address.parse().ok()).expect(&said);
+
     let before = answers(&injector);
     let began = Instant::now();
-    // The API server asks webhooks on a dry run, too; kubectl keeps to 50 requests a second.
-    let made = try_kubectl(&["create", "--dry-run=server", "-f", &file.to_string_lossy()]);
+    // An open loop: each client takes every so manieth of the times at which a pod is due.
+    let client = |place: u32| {
+        let namespace = namespace.0.clone();
+        std::thread::spawn(move || {
+            for n in (place..PODS).step_by(CLIENTS as usize) {
+                pause((began + n * Duration::from_secs(1) / PODS_A_SECOND).saturating_duration_since(Instant::now()));
+                let answer = make_pod(api, &namespace, n);
+                assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+            }
+        })
+    };
+    let clients: Vec<_> = (0..CLIENTS).map(client).collect();
+    let all_made = clients.into_iter().all(|client| client.join().is_ok());
     let took = began.elapsed();
-    let _ = std::fs::remove_file(&file);
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let _ = proxy.kill();
+    let _ = proxy.wait();
+    assert!(all_made, "the API server refused a pod");
     let after = answers(&injector);
     let within = |bound: &str| {
         let at = |all: &[(String, f64)]| all.iter().find(|(le, _)| le == bound).map_or(0.0, |(_, count)| *count);
@@ -159,11 +173,30 @@ fn how_fast_the_webhook_answers() {
     };
     let all = within("+Inf");
     println!(
-        "webhook: {all} pods in {took:.1?}; {:.1} % answered within 20 ms, {:.1} % within 10 ms",
+        "webhook: {PODS} pods in {took:.1?}, {all} reviews; {:.1} % answered within 20 ms, {:.1} % within 10 ms",
         100.0 * within("0.02") / all,
         100.0 * within("0.01") / all
     );
-    assert!(all >= 300.0 && within("1") / all > 0.99, "{after:?}");
+    let bound = if is_long() { "0.02" } else { "1" };
+    assert!(all >= f64::from(PODS) && within(bound) / all > 0.99, "{after:?}");
+}
+
+/// Asks for a pod that is not stored: webhooks are asked on a dry run, too.
+fn make_pod(api: SocketAddr, namespace: &str, n: u32) -> String {
+    let image = image();
+    let body = format!(
+        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"p{n}"}},"spec":{{"containers":[{{"name":"app","image":"{image}"}}]}}}}"#
+    );
+    let request = format!(
+        "POST /api/v1/namespaces/{namespace}/pods?dryRun=All HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(api).expect("kubectl proxy listens");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// The buckets of the injector's answers, by their upper ends in seconds.

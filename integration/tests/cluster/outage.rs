@@ -7,17 +7,12 @@ use std::{
 
 use crate::{
     apps::{App, image, service},
-    kube::{Namespace, SYSTEM, apply, cluster_ip, kubectl, load, pause, pod, rolled_out, start_load, wait},
+    kube::{Namespace, SYSTEM, apply, cluster_ip, is_long, kubectl, load, pause, pod, rolled_out, start_load, wait},
 };
 
-/// An ordinary run proves the manner of an outage, `cargo xtask test --long` its time.
-fn long() -> bool {
-    std::env::var_os("MESH_TEST_LONG").is_some()
-}
-
-/// How long the control plane stays away.
+/// How long the control plane stays away: an ordinary run proves the manner of an outage, a long one its time.
 fn away() -> Duration {
-    Duration::from_secs(if long() { 300 } else { 30 })
+    Duration::from_secs(if is_long() { 300 } else { 30 })
 }
 
 #[test]
@@ -83,7 +78,9 @@ fn without_controllers_everything_that_runs_goes_on() {
         let inbound = crate::seed::metrics(&namespace.0, &second);
         inbound.lines().any(|l| l.starts_with("mesh_requests_total{") && l.contains("inbound")).then_some(())
     });
-    println!("fresh endpoints in use {:.1} s after the replica was ready", ready.elapsed().as_secs_f64());
+    let took = ready.elapsed();
+    println!("fresh endpoints in use {:.1} s after the replica was ready", took.as_secs_f64());
+    assert!(!is_long() || took.as_secs() < 5, "{took:?}");
 }
 
 /// Brings the control plane back, also when a test fails.
@@ -104,7 +101,7 @@ fn without_an_api_server_everything_that_runs_goes_on() {
     apply(&format!("{}{}", App::new("web").manifest(&namespace.0), service(&namespace.0, "web", "app: web")));
     rolled_out(&namespace.0, &["deployment/web"]);
     let target = format!("{}:80", cluster_ip(&namespace.0, "web"));
-    let stopped = Duration::from_secs(if long() { 120 } else { 15 });
+    let stopped = Duration::from_secs(if is_long() { 120 } else { 15 });
     // It runs by itself: `kubectl exec` would end with the API server.
     let seconds = stopped.as_secs() + 20;
     apply(&format!(

@@ -2,12 +2,12 @@
 
 use crate::{
     apps::{App, service},
-    kube::{Namespace, apply, cluster_ip, kubectl, pause, pod, rolled_out, start_load},
+    kube::{Namespace, apply, cluster_ip, is_long, kubectl, pause, pod, rolled_out, start_load},
 };
 
 /// Rollouts in an ordinary run; `cargo xtask test --long` asks for five.
 fn rollouts() -> usize {
-    if std::env::var_os("MESH_TEST_LONG").is_some() { 5 } else { 1 }
+    if is_long() { 5 } else { 1 }
 }
 
 fn roll(name: &str, on_term: &str) {

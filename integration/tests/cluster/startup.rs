@@ -2,7 +2,7 @@
 
 use crate::{
     apps::{App, image, service},
-    kube::{Namespace, apply, cluster_ip, get, kubectl, load, pod, rolled_out, try_kubectl, wait},
+    kube::{Namespace, apply, cluster_ip, get, is_long, kubectl, load, pod, rolled_out, try_kubectl, wait},
     seed::metrics,
 };
 
@@ -47,7 +47,7 @@ spec:
     }
     took.sort_by(f64::total_cmp);
     println!("first request of a new pod: median {:.1} ms, longest {:.1} ms of 10", took[4], took[9]);
-    assert!(took[9] <= 10.0 * FIRST_MS, "far from {FIRST_MS} ms: {took:?}");
+    assert!(took[9] <= if is_long() { FIRST_MS } else { 10.0 * FIRST_MS }, "far from {FIRST_MS} ms: {took:?}");
 }
 
 #[test]
@@ -67,6 +67,7 @@ fn a_hundred_first_requests_make_one_subscription() {
     // The first request to a Service never called, and the second.
     let (first, second) = (ask("a", "1", "1").max_us, ask("a", "1", "1").max_us);
     println!("first request to a Service {first} us, the second {second} us");
+    assert!(!is_long() || first <= second + 20_000, "{first} us, then {second} us");
     let before = updates(&metrics(&namespace.0, &client));
     let report = ask("b", "100", "100");
     assert_eq!(report.requests, 100);
