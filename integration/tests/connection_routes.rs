@@ -121,6 +121,15 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// Waits until so many were counted, which is after the client was told; and not more.
+    async fn until_errors(&self, reason: &str, expected: f64) {
+        let counted = async || Ok((self.errors(reason).await >= expected).then_some(()));
+        eventually(&format!("{expected} times {reason}"), TEST_WAIT, counted).await.unwrap();
+        assert_eq!(self.errors(reason).await, expected);
+    }
+}
+
 fn named(name: &str) -> End {
     End::Named(name.to_owned())
 }
@@ -176,7 +185,7 @@ async fn a_backend_that_is_not_there_refuses_its_share() {
     assert_eq!(ends.get(&named("db-old")).copied().unwrap_or_default() + refused, 200, "{ends:?}");
     // 100 on average, 7 from that as a rule.
     assert!((60..=140).contains(&refused), "{ends:?}");
-    assert_eq!(stage.errors("invalid-backend").await - before, refused as f64);
+    stage.until_errors("invalid-backend", before + refused as f64).await;
 
     // A rule whose weights are all 0, then one whose backend has no pods.
     stage.mesh.manifests.write("route", &tcp_route("{name: db-old, port: 5432, weight: 0}")).unwrap();
@@ -261,7 +270,7 @@ async fn a_name_chooses_the_backend() {
     let mut http = TcpStream::connect(entry).await.unwrap();
     http.write_all(b"GET / HTTP/1.1\r\nhost: red.example.com\r\n\r\n").await.unwrap();
     assert!(http.read_to_end(&mut Vec::new()).await.is_err(), "reset, whatever the host says");
-    assert_eq!(stage.errors("no-route").await - before, 5.0);
+    stage.until_errors("no-route", before + 5.0).await;
 
     // A ClientHello in pieces.
     let mut hello = Vec::new();

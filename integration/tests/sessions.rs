@@ -160,6 +160,29 @@ async fn a_version_without_weight_keeps_no_sessions() {
 }
 
 #[tokio::test]
+async fn as_v1_7_has_it_the_weights_choose_the_backend_and_the_session_its_pod() {
+    let old = example("sessionName: cart");
+    let stage = Stage::new(&old.replace("sessionName: cart, type: Cookie", "cookie: {name: cart}")).await;
+    let entry = stage.client.entry();
+    let first = begun(entry, "/cart", "set-cookie").await;
+    assert!(first.head.get("set-cookie").unwrap().ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{first:?}");
+    let (home, session) = (pod(&first), format!("cookie: {}", cookie(&first)));
+    let mut elsewhere = 0;
+    for _ in 0..100 {
+        let answer = ask(entry, "/cart", &session).await;
+        let is_known = answer.head.get("set-cookie").is_none();
+        if pod(&answer)[..3] == home[..3] {
+            assert_eq!((pod(&answer), is_known), (home.clone(), true));
+        } else {
+            assert!(!is_known, "a session of its own with the other version: {answer:?}");
+            elsewhere += 1;
+        }
+    }
+    // Half: six standard deviations are 30.
+    assert!((20..=80).contains(&elsewhere), "{elsewhere}");
+}
+
+#[tokio::test]
 async fn headers_and_permanent_cookies() {
     let stage = Stage::new(example("type: Header")).await;
     let entry = stage.client.entry();

@@ -11,6 +11,9 @@ pub struct SessionPersistence {
     pub carrier: SessionCarrier,
     /// Path of the cookie (RFC 6265 section 4.1.2.4); `None`: that of the match. A header has none.
     pub path: Option<Box<str>>,
+    /// Whether a session stays with its backend, whatever the weights say, as up to v1.6 of the Gateway API. Since v1.7 the
+    /// backend is chosen by weight each time, and a session is one with each backend (GEP-1619, "Traffic Splitting").
+    pub keeps_backend: bool,
     /// When a session ends, counted from its start; `None`: never by age.
     pub absolute_timeout: Option<Duration>,
 }

@@ -161,14 +161,14 @@ fn retry() -> impl Strategy<Value = Retry> {
 fn session() -> impl Strategy<Value = SessionPersistence> {
     let carriers = [SessionCarrier::SessionCookie, SessionCarrier::PermanentCookie, SessionCarrier::Header];
     let carrier = prop::sample::select(carriers.to_vec());
-    ("[A-Za-z][A-Za-z_-]{0,9}", carrier, option::of(1u64..1_000_000), option::of("/[a-z/]{0,9}")).prop_map(
-        |(name, carrier, seconds, path)| SessionPersistence {
+    ("[A-Za-z][A-Za-z_-]{0,9}", carrier, option::of(1u64..1_000_000), option::of("/[a-z/]{0,9}"), any::<bool>())
+        .prop_map(|(name, carrier, seconds, path, keeps_backend)| SessionPersistence {
             name: name.into(),
             carrier,
             path: path.map(Into::into),
+            keeps_backend,
             absolute_timeout: seconds.map(Duration::from_secs),
-        },
-    )
+        })
 }
 
 fn target() -> impl Strategy<Value = BackendTarget> {

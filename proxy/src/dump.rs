@@ -210,6 +210,7 @@ mod tests {
                 name: "sticky".into(),
                 carrier: SessionCarrier::Header,
                 path: None,
+                keeps_backend: true,
                 absolute_timeout: None,
             }),
             ..Rule::default()

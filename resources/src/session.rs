@@ -59,7 +59,8 @@ fn decode(rule: &Node<'_>, seed: &str, report: &mut Report<'_>) -> Result<Option
         let what = "a cookie of the lifetime Permanent needs `absoluteTimeout`".to_owned();
         return Err(node.invalid("absoluteTimeout", what, "write how long it lives", report));
     }
-    // Up to v1.6 the path was that of the match; who writes a name or a cookie as it was then means that.
+    // Up to v1.6 the path was that of the match, and a session stayed with its backend; who writes as it was then means that.
+    let keeps_backend = node.get("cookie").is_none() && node.get("header").is_none();
     let is_old = ["sessionName", "cookieConfig"].iter().any(|field| node.get(field).is_some());
     let path = match &cookie {
         Some(cookie) => cookie_path(cookie, report)?,
@@ -67,7 +68,7 @@ fn decode(rule: &Node<'_>, seed: &str, report: &mut Report<'_>) -> Result<Option
     };
     let path = path.or((!is_old && !is_header).then_some("/")).map(Into::into);
     let absolute_timeout = absolute_timeout.filter(|age| !age.is_zero());
-    Ok(Some(SessionPersistence { name, carrier, path, absolute_timeout }))
+    Ok(Some(SessionPersistence { name, carrier, path, keeps_backend, absolute_timeout }))
 }
 
 /// What is said of a cookie: `cookie`, which was `cookieConfig` up to v1.6.

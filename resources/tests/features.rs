@@ -385,6 +385,7 @@ fn sessions() {
         let (session, problems) = session("HTTPRoute", body);
         assert!(problems.is_empty(), "{body}: {problems:?}");
         let session = session.unwrap();
+        assert_eq!(session.keeps_backend, !body.contains("cookie:") && !body.contains("header:"), "{body}");
         (session.name.to_string(), session.carrier, session.path.map(String::from))
     };
     let (cookie, permanent) = (SessionCarrier::SessionCookie, SessionCarrier::PermanentCookie);

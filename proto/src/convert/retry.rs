@@ -87,6 +87,7 @@ impl TryFrom<v1::SessionPersistence> for SessionPersistence {
             carrier,
             absolute_timeout: timeout("absolute_timeout", wire.absolute_timeout)?,
             path: (!wire.path.is_empty()).then(|| wire.path.into()),
+            keeps_backend: wire.keeps_backend,
         })
     }
 }
@@ -103,6 +104,7 @@ impl From<&SessionPersistence> for v1::SessionPersistence {
             carrier: carrier.into(),
             absolute_timeout: model.absolute_timeout.map(wire_duration),
             path: model.path.as_deref().unwrap_or_default().to_owned(),
+            keeps_backend: model.keeps_backend,
         }
     }
 }

@@ -48,14 +48,15 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
         _ => return own::answer(&worker, &policy, &decision, None, &facts, began).map(Reply::from),
     };
 
-    // Session: the backend and the endpoint of before. Else a backend by weight.
+    // A backend by weight, and in it the endpoint of the session; or the session's own backend.
+    let chosen = rule.and_then(|rule| rule.pick(worker.random.next())).map(|(_, backend)| backend);
     let session = rule.and_then(|rule| rule.session.as_ref());
     let session = session.map(|persistence| Session::of(persistence, request.headers(), SystemTime::now()));
     let (stayed, stays) = match (rule, &session) {
-        (Some(rule), Some(session)) => session.endpoint(&worker, rule).await.unzip(),
+        (Some(rule), Some(session)) => session.endpoint(&worker, rule, chosen).await.unzip(),
         _ => (None, None),
     };
-    let backend = stayed.or_else(|| rule?.pick(worker.random.next()).map(|(_, backend)| backend));
+    let backend = stayed.or(chosen);
     if let Some(verdict) = backend.and_then(|backend| backend.answer(&facts)) {
         let decision = OutboundDecision { verdict, ..decision };
         return own::answer(&worker, &policy, &decision, backend, &facts, began).map(Reply::from);

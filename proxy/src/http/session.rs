@@ -62,11 +62,21 @@ impl<'p> Session<'p> {
         Self { persistence, token, now }
     }
 
-    /// The endpoint that the session is with and its backend, as long as the endpoint is there and takes requests. Only
-    /// backends with a weight count: who drains one means its sessions, too.
-    pub async fn endpoint<'r>(&self, worker: &Worker, rule: &'r Rule) -> Option<(&'r Backend, Rc<Endpoint>)> {
+    /// The endpoint that the session is with and its backend, as long as the endpoint is there and takes requests. `chosen`
+    /// is the backend by weight, beside which others count only if sessions go before weights. Backends of weight 0 never
+    /// do: who drains one means its sessions, too.
+    pub async fn endpoint<'r>(
+        &self,
+        worker: &Worker,
+        rule: &'r Rule,
+        chosen: Option<&'r Backend>,
+    ) -> Option<(&'r Backend, Rc<Endpoint>)> {
         let token = self.token?;
-        for backend in rule.backends.iter().filter(|backend| backend.weight > 0) {
+        let counts = |backend: &&Backend| {
+            backend.weight > 0
+                && (self.persistence.keeps_backend || chosen.is_some_and(|chosen| std::ptr::eq(*backend, chosen)))
+        };
+        for backend in rule.backends.iter().filter(counts) {
             let BackendTarget::Service(service) = &backend.target else { continue };
             let seed = of_service(service);
             if half(seed) != token.service {
@@ -96,7 +106,7 @@ impl<'p> Session<'p> {
         if self.token.is_some_and(is_known) {
             return;
         }
-        let SessionPersistence { name, carrier, path, absolute_timeout } = self.persistence;
+        let SessionPersistence { name, carrier, path, absolute_timeout, .. } = self.persistence;
         let mut text = match carrier {
             SessionCarrier::Header => token.to_string(),
             SessionCarrier::SessionCookie | SessionCarrier::PermanentCookie => {
@@ -204,7 +214,7 @@ mod tests {
 
     fn persistence(carrier: SessionCarrier, seconds: Option<u64>) -> SessionPersistence {
         let absolute_timeout = seconds.map(Duration::from_secs);
-        SessionPersistence { name: "Sticky".into(), carrier, path: None, absolute_timeout }
+        SessionPersistence { name: "Sticky".into(), carrier, path: None, keeps_backend: true, absolute_timeout }
     }
 
     fn service() -> ServiceRef {

@@ -201,6 +201,7 @@ pub fn session(session: &SessionPersistence) -> Value {
         "name": session.name,
         "carrier": carrier(session),
         "path": session.path,
+        "keepsBackend": session.keeps_backend,
         "absoluteTimeout": session.absolute_timeout.map(duration),
     })
 }
