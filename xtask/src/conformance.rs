@@ -104,11 +104,12 @@ pub fn run_suite(suite: &Suite, options: &Options) -> Result<Outcome> {
     let image = step("the image of its pods", || echo::image(suite, &work))?;
     step("the cluster: image, Gateway API, mesh", || {
         target.load(&image)?;
-        target.gateway_api(suite)?;
-        target.mesh()?;
+        let is_new = target.gateway_api(suite)?;
+        target.mesh(is_new)?;
         target.clear()
     })?;
-    let outcome = step("the suite's tests for a mesh", || suite::run(&program, &work, &target.kubeconfig, options));
+    let outcome =
+        step("the suite's tests for a mesh", || suite::run(suite, &program, &work, &target.kubeconfig, options));
     if options.keep {
         println!("the namespaces {} stay", NAMESPACES.join(" and "));
     } else {
@@ -191,15 +192,15 @@ impl Target {
         run(cargo(load.into_iter().chain([image.to_owned()])))
     }
 
-    /// Sees that the suite's release of the Gateway API is there, as the suite refuses any other.
-    fn gateway_api(&self, suite: &Suite) -> Result<()> {
+    /// Sees that the suite's release of the Gateway API is there, as the suite refuses any other. Whether it was put there.
+    fn gateway_api(&self, suite: &Suite) -> Result<bool> {
         let annotation = r"jsonpath={.metadata.annotations.gateway\.networking\.k8s\.io/bundle-version}";
         let get = ["get", "crd", "httproutes.gateway.networking.k8s.io", "--ignore-not-found", "-o", annotation];
         let there = quiet(self.kubectl(&get))?;
         let wanted = format!("v{}", suite.release);
         if there == wanted {
             println!("the Gateway API {wanted} is there");
-            return Ok(());
+            return Ok(false);
         }
         if self.is_context {
             let has = if there.is_empty() { "no Gateway API" } else { &there };
@@ -213,7 +214,8 @@ impl Target {
         let mut apply = self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f"]);
         apply.arg(suite.definitions()?);
         quiet(apply)?;
-        quiet(self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", READY])).map(drop)
+        quiet(self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", READY]))?;
+        Ok(true)
     }
 
     /// An older release cannot be put over a newer one: a policy of the newer forbids it, and kinds of it would stay.
@@ -228,13 +230,18 @@ impl Target {
         quiet(self.kubectl(&delete)).map(drop)
     }
 
-    /// Sees that a mesh is there, and waits for it.
-    fn mesh(&self) -> Result<()> {
+    /// Sees that a mesh is there, and waits for it. With definitions that are `new` it begins anew: the suite asks for routes
+    /// at once, when an API server that has just lost and got them may not tell of changes yet.
+    fn mesh(&self, is_new: bool) -> Result<()> {
         let deployments = quiet(self.kubectl(&["get", "deployments", "-n", SYSTEM, "-o", "name"]))?;
         ensure!(
             !deployments.is_empty(),
             "no mesh is installed in the cluster: the README's commands under \"On Kubernetes\" do that"
         );
+        if is_new {
+            quiet(self.kubectl(&["rollout", "restart", "-n", SYSTEM, "deployment/mesh-destination"]))?;
+            quiet(self.kubectl(&["rollout", "status", "-n", SYSTEM, "deployment/mesh-destination", READY]))?;
+        }
         let wait = ["wait", "-n", SYSTEM, "--for=condition=Available", "deployment", "--all", READY];
         quiet(self.kubectl(&wait)).context("the mesh does not come up: `meshctl check` says why")?;
         println!("the mesh is up: {}", deployments.split_whitespace().collect::<Vec<_>>().join(", "));

@@ -33,7 +33,7 @@ const PAGE: u32 = 250;
 /// Longest wait for a page.
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for a watch to begin.
-const WATCH_LIMIT: Duration = Duration::from_secs(30);
+const WATCH_LIMIT: Duration = Duration::from_secs(10);
 /// How long the API server keeps a watch before it ends it and we begin the next, in seconds.
 const WATCH_SECONDS: u32 = 290;
 /// A watch that is silent for longer is dead: bookmarks come about once a minute.
@@ -46,7 +46,7 @@ const BACKOFF_LAST: Duration = Duration::from_secs(3);
 /// A watch that lasted this long was a good one: the waits begin anew.
 const STEADY: Duration = Duration::from_secs(5);
 /// How often it is asked whether a kind that was not there has come.
-const DISCOVER_EVERY: Duration = Duration::from_secs(10);
+const DISCOVER_EVERY: Duration = Duration::from_secs(3);
 
 /// What a watch tells.
 #[derive(Debug)]
