@@ -350,7 +350,8 @@ async fn connect_names_a_target_whose_bytes_are_detected() {
 async fn what_belongs_to_applications_passes_and_what_is_ours_does_not() {
     let (_mesh, client, _server) = Mesh::pair().await;
     let mut connection = H1::connect(client.entry()).await.unwrap();
-    let ours = "mesh-orig-proto: HTTP/1.0\r\nmesh-client-id: spiffe://evil\r\nMesh-X: 1\r\n";
+    let ours = "mesh-orig-proto: HTTP/1.0\r\nmesh-client-id: spiffe://evil\r\nMesh-X: 1\r\n\
+        X-Forwarded-Client-Cert: URI=spiffe://evil\r\nl5d-client-id: evil\r\n";
     let theirs = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\
         x-forwarded-for: 203.0.113.7, 10.0.0.1\r\nx-request-id: abc\r\ncookie: a=1; b=2\r\nmeshed: yes\r\n";
     let hop = "connection: keep-alive, x-private\r\nx-private: 1\r\nkeep-alive: timeout=5\r\nproxy-connection: x\r\n";
@@ -362,7 +363,8 @@ async fn what_belongs_to_applications_passes_and_what_is_ours_does_not() {
         assert_eq!(headers[name], value);
     }
     assert_eq!(seen["version"], "HTTP/1.1");
-    let left: Vec<_> = headers.keys().filter(|n| n.starts_with("mesh-") || n.contains("private")).collect();
+    let is_ours = |name: &&String| ["mesh-", "l5d", "x-forwarded-client"].iter().any(|ours| name.starts_with(ours));
+    let left: Vec<_> = headers.keys().filter(|name| is_ours(name) || name.contains("private")).collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(!headers.contains_key("keep-alive") && !headers.contains_key("proxy-connection"), "{headers:?}");
 }

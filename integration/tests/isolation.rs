@@ -182,3 +182,23 @@ async fn readers_that_stop_within_small_messages() {
         }
     }
 }
+
+#[tokio::test]
+async fn nobody_can_hold_the_pages_shut() {
+    let mesh = Mesh::start().await;
+    mesh.service("web", None);
+    let server = mesh.server("web", "web-1", &[]).await;
+    let mut held = Vec::new();
+    for n in 0..300 {
+        let mut connection = H1::connect(server.proxy.metrics).await.unwrap();
+        // Some say nothing, others begin and never end.
+        if n % 2 == 0 {
+            let _ = connection.send("GET /live HTTP/1.1\r\nx:").await;
+        }
+        held.push(connection);
+    }
+    // What kubelet does.
+    let ready = tokio::time::timeout(LONGEST, get(server.proxy.metrics, "pod", "/ready")).await;
+    assert_eq!(ready.expect("it is answered in time").unwrap().head.status, 200);
+    drop(held);
+}

@@ -192,7 +192,12 @@ async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Resu
             );
             made.material.describe().iter().for_each(|line| output::note(&format!("made {line}")));
         }
-        Signing::Given(material) => material.describe().iter().for_each(|line| output::note(&format!("kept {line}"))),
+        Signing::Given(material) => {
+            for line in material.describe() {
+                let is_new = args.identity_anchor_key_file.is_some() && line.starts_with("issuer");
+                output::note(&format!("{} {line}", if is_new { "made" } else { "kept" }));
+            }
+        }
         Signing::External { anchors } => {
             identity::describe("trust anchor", &anchors).iter().for_each(|line| output::note(&format!("kept {line}")));
         }

@@ -246,6 +246,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_text_switches_no_rule_off() {
+        let mut map = headers(&[("x-secret", "1"), ("upgrade", "h2c")]);
+        map.insert("connection", HeaderValue::from_bytes(b"x-secret, \xff, upgrade").unwrap());
+        map.insert("upgrade", HeaderValue::from_bytes(b"h2c, \xff").unwrap());
+        let mut request = Request::new(());
+        *request.headers_mut() = map;
+        assert!(!wants_upgrade(&request));
+        strip_hop_by_hop(request.headers_mut());
+        assert!(request.headers().is_empty(), "{request:?}");
+    }
+
+    #[test]
+    fn words_of_other_meshes_about_the_caller_go() {
+        let mut map = headers(&[
+            ("X-Forwarded-Client-Cert", "By=a;URI=spiffe://evil"),
+            ("x_forwarded_client_cert", "1"),
+            ("l5d-client-id", "admin"),
+            ("l5d_remote", "1"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("l5data", "2"),
+        ]);
+        strip_foreign_identities(&mut map);
+        assert_eq!(map, headers(&[("x-forwarded-for", "1.2.3.4"), ("l5data", "2")]));
+    }
+
+    #[test]
     fn ours_are_taken_from_strangers() {
         let mut map =
             headers(&[("mesh-orig-proto", "HTTP/1.0"), ("mesh-timeout", "1"), ("mesh_id", "1"), ("meshed", "2")]);
