@@ -3,7 +3,7 @@
 //! The semantics are the Gateway API's (HTTPRoute and GRPCRoute, v1); where it leaves a choice to the implementation,
 //! the type that makes the choice says which and why. Matching borrows and compares; it allocates only to join a
 //! repeated header or to decode a query parameter that is longer than a buffer on the stack, and then only for a
-//! regular expression. Paths are compared as they are: [`settle`] says what a request's path is, once, before.
+//! regular expression. Paths are compared as they are: [`settle()`] says what a request's path is, once, before.
 
 pub mod header;
 pub mod host;

@@ -1,6 +1,6 @@
 //! Paths (Gateway API, `HTTPPathMatch` and `GRPCMethodMatch`).
 //!
-//! Bytes are compared as they are: percent-encoding, `..` and `//` were settled before, once ([`super::settle`]).
+//! Bytes are compared as they are: percent-encoding, `..` and `//` were settled before, once ([`super::settle()`]).
 
 use std::fmt;
 
