@@ -119,9 +119,7 @@ impl Stage {
     async fn errors(&self, reason: &str) -> f64 {
         metric(&self.client.proxy, "mesh_errors_total", &["outbound", &format!("error=\"{reason}\"")]).await
     }
-}
 
-impl Stage {
     /// Waits until so many were counted, which is after the client was told; and not more.
     async fn until_errors(&self, reason: &str, expected: f64) {
         let counted = async || Ok((self.errors(reason).await >= expected).then_some(()));

@@ -21,6 +21,15 @@ async fn pair(args: &[&str]) -> (Mesh, Client, Server) {
     (mesh, client, server)
 }
 
+/// A pair whose application is the test's own.
+async fn before(app: &App) -> (Mesh, Client, Server) {
+    let mesh = Mesh::start().await;
+    mesh.service("web", None);
+    let server = mesh.sidecar("web", "web-1", app.address, &[]).await;
+    let client = mesh.client(&["web.shop:80"]).await;
+    (mesh, client, server)
+}
+
 /// Waits until bytes reach the application: the endpoints are learned at the first connection.
 async fn until_echo(entry: SocketAddr) {
     let echoed = async || {
@@ -71,10 +80,7 @@ async fn a_server_may_end_first_and_still_read() {
         }
     });
     let app = app.await;
-    let mesh = Mesh::start().await;
-    mesh.service("web", None);
-    let _server = mesh.sidecar("web", "web-1", app.address, &[]).await;
-    let client = mesh.client(&["web.shop:80"]).await;
+    let (_mesh, client, _server) = before(&app).await;
     let connected = async || {
         let mut connection = H1::connect(client.entry()).await?;
         connection.send("\x01").await?;
@@ -98,10 +104,7 @@ async fn a_cut_connection_is_never_taken_for_a_whole_one() {
         }
     })
     .await;
-    let mesh = Mesh::start().await;
-    mesh.service("web", None);
-    let _server = mesh.sidecar("web", "web-1", app.address, &[]).await;
-    let client = mesh.client(&["web.shop:80"]).await;
+    let (_mesh, client, _server) = before(&app).await;
     let heard = async || {
         let mut connection = H1::connect(client.entry()).await?;
         connection.send("\x01").await?;

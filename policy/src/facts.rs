@@ -11,7 +11,8 @@ pub struct RequestFacts<'r> {
     pub method: &'r http::Method,
     /// The authority's host without port, as received; compared without regard to ASCII case. Empty when there is none.
     pub host: &'r str,
-    /// The path, percent-encoded as received (routes are matched against what it settles to); starts with `/`, or is `*` for `OPTIONS *`.
+    /// The path, percent-encoded as received (routes are matched against what it settles to); starts with `/`, or is `*`
+    /// for `OPTIONS *`.
     pub path: &'r str,
     /// The query without its `?`, as received.
     pub query: Option<&'r str>,

@@ -5,7 +5,7 @@ use mesh_policy::Protocol;
 
 use crate::{
     problem::Report,
-    service::{includes, port_ranges},
+    service::{port_range, port_ranges},
     walker::Node,
 };
 
@@ -54,17 +54,16 @@ impl Declared {
 
     /// What they say of a port.
     pub fn get(&self, port: u16) -> Option<Protocol> {
-        self.ranges.iter().find(|(low, high, _)| includes(&[(*low, *high)], port)).map(|(_, _, protocol)| *protocol)
+        self.ranges.iter().find(|(low, high, _)| (*low..=*high).contains(&port)).map(|(_, _, protocol)| *protocol)
     }
 }
 
 /// `8080=http2` or `9000-9010=tcp`.
 fn read(part: &str) -> Option<(u16, u16, Protocol)> {
     let (ports, name) = part.split_once('=')?;
-    let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
-    let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+    let (low, high) = port_range(ports)?;
     let (_, protocol) = NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name.trim()))?;
-    (0 < low && low <= high).then_some((low, high, *protocol))
+    Some((low, high, *protocol))
 }
 
 #[cfg(test)]

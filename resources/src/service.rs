@@ -188,10 +188,9 @@ pub(crate) fn port_ranges(root: &Node<'_>, annotation: &str, report: &mut Report
     let Ok(Some(text)) = annotations.text(annotation, report) else { return Vec::new() };
     let mut ranges = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let (low, high) = part.split_once('-').unwrap_or((part, part));
-        match (low.trim().parse::<u16>(), high.trim().parse::<u16>()) {
-            (Ok(low), Ok(high)) if 0 < low && low <= high => ranges.push((low, high)),
-            _ => {
+        match port_range(part) {
+            Some(range) => ranges.push(range),
+            None => {
                 let what = format!("{part:?} is neither a port nor a range; it is left out");
                 let fix = "write ports and ranges, as in 3306,5000-5010";
                 annotations.unsupported(annotation, what, fix, report);
@@ -199,6 +198,13 @@ pub(crate) fn port_ranges(root: &Node<'_>, annotation: &str, report: &mut Report
         }
     }
     ranges
+}
+
+/// `80` or `8000-8100`.
+pub(crate) fn port_range(text: &str) -> Option<(u16, u16)> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+    (0 < low && low <= high).then_some((low, high))
 }
 
 /// Whether a port is in one of the ranges.

@@ -24,7 +24,6 @@ pub use self::suite::{Suite, Verdict};
 use crate::{
     cluster::quiet,
     step::{cargo, root, run, step},
-    tools::go_is_there,
 };
 
 /// Namespaces that the suite makes.
@@ -83,8 +82,8 @@ struct Target {
 
 /// Runs the suite, and writes report and page when everything that is claimed passes.
 pub fn run_conformance(options: &Options) -> Result<()> {
-    ensure!(go_is_there(), "the suite is built with Go, and there is no `go`: install Go 1.26 or newer");
     let suite = Suite::of(options.suite.as_deref())?;
+    ensure!(suite.go_is_there(), "the suite is built with Go, and there is no `go` that can: install Go 1.26 or newer");
     let outcome = run_suite(suite, options)?;
     outcome.judge(options)?;
     if options.only.is_none() {
@@ -116,13 +115,6 @@ pub fn run_suite(suite: &Suite, options: &Options) -> Result<Outcome> {
         step("namespaces away", || target.clear())?;
     }
     outcome
-}
-
-impl Options {
-    /// What is asked for by `--suite` alone.
-    pub fn of(minor: &str) -> Self {
-        Self { suite: Some(minor.to_owned()), ..Self::default() }
-    }
 }
 
 impl Outcome {

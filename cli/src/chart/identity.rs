@@ -52,14 +52,10 @@ pub struct Made {
 pub fn make(trust_domain: &str) -> anyhow::Result<Made> {
     let make = || -> Result<Made, rcgen::Error> {
         let anchor_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let anchor = authority(trust_domain, "trust anchor", 1, ANCHOR_LIFETIME)?;
         let anchors = anchor.self_signed(&anchor_key)?.pem();
-        let anchor = Signer::from_params(&anchor, &anchor_key);
-        let mut issuer = authority(trust_domain, "issuer", 0, ISSUER_LIFETIME)?;
-        issuer.use_authority_key_identifier_extension = true;
-        let certificate = issuer.signed_by(&key, &anchor)?.pem();
-        let material = Material { anchors, certificate, key: key.serialize_pem() };
+        let (certificate, key) = issuer_under(&Signer::from_params(&anchor, &anchor_key), trust_domain)?;
+        let material = Material { anchors, certificate, key };
         Ok(Made { material, anchor_key: anchor_key.serialize_pem() })
     };
     make()
@@ -76,19 +72,22 @@ pub fn renew(trust_domain: &str, anchors: &str, anchor_key: &str) -> anyhow::Res
         if !is_its_key {
             continue;
         }
-        let signed = || -> Result<(String, String), rcgen::Error> {
-            let signer = Signer::from_ca_cert_der(&anchor, &key_pair)?;
-            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-            let mut issuer = authority(trust_domain, "issuer", 0, ISSUER_LIFETIME)?;
-            issuer.use_authority_key_identifier_extension = true;
-            Ok((issuer.signed_by(&key, &signer)?.pem(), key.serialize_pem()))
-        };
-        let (certificate, key) = signed().context("an issuer could not be made under the anchor")?;
+        let signed =
+            Signer::from_ca_cert_der(&anchor, &key_pair).and_then(|anchor| issuer_under(&anchor, trust_domain));
+        let (certificate, key) = signed.context("an issuer could not be made under the anchor")?;
         let material = Material { anchors: anchors.to_owned(), certificate, key };
         material.check(trust_domain)?;
         return Ok(material);
     }
     Err(anyhow!("the key belongs to none of the trust anchors of the installation"))
+}
+
+/// An issuer that an anchor signs: its certificate and its key.
+fn issuer_under(anchor: &Signer<'_, &KeyPair>, trust_domain: &str) -> Result<(String, String), rcgen::Error> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut issuer = authority(trust_domain, "issuer", 0, ISSUER_LIFETIME)?;
+    issuer.use_authority_key_identifier_extension = true;
+    Ok((issuer.signed_by(&key, anchor)?.pem(), key.serialize_pem()))
 }
 
 /// A certificate that may sign; `below` is how many further authorities it may have below it.

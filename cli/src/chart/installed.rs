@@ -3,9 +3,9 @@
 //! It reads objects by name and judges nothing about how they work: that is `meshctl check`'s.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{identity::Material, values};
+use super::{ChartError, identity::Material, values};
 use crate::{
     clock,
     kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object, path, value},
@@ -98,11 +98,16 @@ impl Installed {
         objects.into_iter().any(|found| value::label(found, "app.kubernetes.io/managed-by") == "Helm")
     }
 
+    /// The values that it was installed with, as stored; none where there is no ConfigMap of them.
+    pub fn stored_values(&self) -> Result<Value, ChartError> {
+        let Some(found) = &self.values else { return Ok(json!({})) };
+        let text = found["data"]["values.yaml"].as_str().unwrap_or_default();
+        values::read_yaml(&format!("ConfigMap {CONTROL_NAMESPACE}/mesh-values, key values.yaml"), text)
+    }
+
     /// Whether something else keeps the Secret with the issuer.
     pub fn is_external(&self) -> bool {
-        let text = self.values.as_ref().and_then(|found| found["data"]["values.yaml"].as_str());
-        let values = text.and_then(|text| values::read_yaml("ConfigMap mesh-values", text).ok());
-        values.is_some_and(|values| values["identity"]["external"] == true)
+        self.stored_values().is_ok_and(|values| values["identity"]["external"] == true)
     }
 
     /// Whether there is a namespace that no installation made: it is neither changed nor deleted.

@@ -234,9 +234,6 @@ pub fn take_away(stored: &mut Value) -> Result<(), ChartError> {
 
 fn without(stored: &mut Value, defaults: &Value, inside: bool) {
     let (Value::Object(stored), Value::Object(defaults)) = (stored, defaults) else { return };
-    if stored.is_empty() && !inside {
-        return;
-    }
     for (name, default) in defaults {
         let of_these = inside || TAKEN_ONE_BY_ONE.contains(&name.as_str());
         match stored.get_mut(name) {

@@ -4,16 +4,21 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Check, Context, Finding, Outcome, When, context::INJECT, names, page};
+use super::{
+    Check, Context, Finding, Outcome, When,
+    context::INJECT,
+    gateway_api::GROUP as GATEWAY_GROUP,
+    kubernetes::{attributes, refused},
+    names, page,
+};
 use crate::{
+    chart::installed::PARTS,
     clock,
     kube::{CONTROL_NAMESPACE, ClusterError, core, value},
 };
 
 const AREA: &str = "Control plane";
 const INSTALLED: &[When] = &[When::Installed];
-/// Deployment, Service and ServiceAccount of each part.
-pub(super) const PARTS: [&str; 3] = ["mesh-identity", "mesh-destination", "mesh-injector"];
 /// A leader renews its Lease every few seconds; one that is a minute over is of a leader that is gone.
 const LEASE_GRACE: i64 = 60;
 /// The Leases that leaders hold.
@@ -219,7 +224,7 @@ async fn services(context: Arc<Context>) -> Result<Outcome, ClusterError> {
 async fn leader(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let (mut leaders, mut wrong) = (Vec::new(), Vec::new());
     for name in LEASES {
-        let lease = context.object("coordination.k8s.io", "v1", CONTROL_NAMESPACE, "leases", name).await?;
+        let lease = context.object(LEASES_GROUP, "v1", CONTROL_NAMESPACE, "leases", name).await?;
         match lease.map(|lease| holder(name, &lease)) {
             None => wrong.push(format!("there is no Lease {CONTROL_NAMESPACE}/{name}: nobody leads")),
             Some(Err(why)) => wrong.push(why),
@@ -267,11 +272,10 @@ const fn of_one(name: &'static str, inside: bool, needed: Needed) -> Needed {
     Needed { name, inside, ..needed }
 }
 
-const GATEWAY: &str = "gateway.networking.k8s.io";
 const LEASES_GROUP: &str = "coordination.k8s.io";
 
 /// One of each rule of the chart's roles.
-const NEEDED: [Needed; 19] = [
+static NEEDED: [Needed; 19] = [
     needed("mesh-identity", "create", "authentication.k8s.io", "tokenreviews"),
     needed("mesh-identity", "list", "", "pods"),
     needed("mesh-identity", "list", "", "namespaces"),
@@ -289,35 +293,31 @@ const NEEDED: [Needed; 19] = [
     needed("mesh-destination", "watch", "", "nodes"),
     needed("mesh-destination", "watch", "", "namespaces"),
     needed("mesh-destination", "watch", "discovery.k8s.io", "endpointslices"),
-    needed("mesh-destination", "watch", GATEWAY, "httproutes"),
-    needed("mesh-destination", "watch", GATEWAY, "referencegrants"),
+    needed("mesh-destination", "watch", GATEWAY_GROUP, "httproutes"),
+    needed("mesh-destination", "watch", GATEWAY_GROUP, "referencegrants"),
     needed("mesh-destination", "watch", "policy.meshctl.dev", "retrypolicies"),
-    needed("mesh-destination", "patch", GATEWAY, "httproutes/status"),
+    needed("mesh-destination", "patch", GATEWAY_GROUP, "httproutes/status"),
     of_one("mesh-destination", true, needed("mesh-destination", "update", LEASES_GROUP, "leases")),
     needed("mesh-injector", "create", "", "events"),
 ];
 
 async fn permissions(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     const PATH: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-    let mut lacking = Vec::new();
-    for Needed { account, verb, group, resource, name, inside } in NEEDED {
-        let namespace = if inside { CONTROL_NAMESPACE } else { "" };
-        let (plain, sub) = resource.split_once('/').unwrap_or((resource, ""));
+    let cluster = &context.cluster;
+    let review = |Needed { account, verb, group, resource, name, inside }: &'static Needed| async move {
         let asked = json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
             "spec": {
                 "user": format!("system:serviceaccount:{CONTROL_NAMESPACE}:{account}"),
                 "groups": ["system:serviceaccounts", format!("system:serviceaccounts:{CONTROL_NAMESPACE}"), "system:authenticated"],
-                "resourceAttributes": {
-                    "verb": verb, "group": group, "resource": plain, "subresource": sub, "name": name, "namespace": namespace,
-                },
+                "resourceAttributes": attributes(verb, group, resource, name, *inside),
             },
         });
-        let answer = context.cluster.post(PATH, &asked).await?;
-        if !value::flag(&answer, "/status/allowed") {
-            lacking.push(format!("the ServiceAccount {account} may not {verb} {resource}"));
-        }
-    }
+        let answer = cluster.post(PATH, &asked).await?;
+        let said = || format!("the ServiceAccount {account} may not {verb} {resource}");
+        Ok((!value::flag(&answer, "/status/allowed")).then(said))
+    };
+    let lacking = refused(NEEDED.iter().map(review)).await?;
     Ok(match lacking.as_slice() {
         [] => Outcome::pass("the ServiceAccounts of the control plane have their permissions"),
         lacking => Outcome::fail(names(lacking)),

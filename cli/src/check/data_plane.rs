@@ -8,10 +8,11 @@ use serde_json::Value;
 use super::{
     Check, Context, Finding, Outcome, When,
     context::{INIT, INJECT, PROXY, full_name, is_alive},
-    control_plane::{PARTS, trouble},
+    control_plane::trouble,
     count, names, page,
 };
 use crate::{
+    chart::installed::PARTS,
     clock,
     kube::{CONTROL_NAMESPACE, ClusterError, value},
     metrics::{Sample, parse, total},

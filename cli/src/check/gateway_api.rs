@@ -8,7 +8,7 @@ use super::{Check, Context, Finding, Outcome, When, kubernetes::numbers, names, 
 use crate::kube::{CONTROL_NAMESPACE, ClusterError, value};
 
 const AREA: &str = "Gateway API";
-const GROUP: &str = "gateway.networking.k8s.io";
+pub(super) const GROUP: &str = "gateway.networking.k8s.io";
 /// The oldest release that Mesh is tried with.
 const OLDEST: (u64, u64) = (1, 4);
 /// A kind that Mesh reads.

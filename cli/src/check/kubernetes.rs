@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Check, Context, Finding, Outcome, When, count, names, page};
 use crate::{
@@ -188,21 +188,33 @@ async fn check_permissions(context: Arc<Context>) -> Result<Outcome, ClusterErro
 async fn lacking(context: &Context, wanted: &[Permission]) -> Result<Vec<String>, ClusterError> {
     const PATH: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     let review = |(verb, group, resource, inside): Permission| async move {
-        let namespace = if inside { CONTROL_NAMESPACE } else { "" };
-        let (resource_only, sub) = resource.split_once('/').unwrap_or((resource, ""));
         let asked = json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
-            "spec": { "resourceAttributes": {
-                "verb": verb, "group": group, "resource": resource_only, "subresource": sub, "namespace": namespace,
-            } },
+            "spec": { "resourceAttributes": attributes(verb, group, resource, "", inside) },
         });
         let answer = context.cluster.post(PATH, &asked).await?;
         let place = if inside { format!(" in {CONTROL_NAMESPACE}") } else { String::new() };
         Ok((!value::flag(&answer, "/status/allowed")).then(|| format!("{verb} {resource}{place}")))
     };
-    let reviews: Vec<Result<Option<String>, ClusterError>> =
-        stream::iter(wanted.iter().copied().map(review)).buffered(REVIEWS_AT_ONCE).collect().await;
-    reviews.into_iter().filter_map(Result::transpose).collect()
+    refused(wanted.iter().copied().map(review)).await
+}
+
+/// What a review asks about, everywhere or in the namespace of the control plane; a subresource stands behind a `/`.
+pub(super) fn attributes(verb: &str, group: &str, resource: &str, name: &str, inside: bool) -> Value {
+    let namespace = if inside { CONTROL_NAMESPACE } else { "" };
+    let (resource, sub) = resource.split_once('/').unwrap_or((resource, ""));
+    json!({
+        "verb": verb, "group": group, "resource": resource, "subresource": sub, "name": name, "namespace": namespace,
+    })
+}
+
+/// Asks some reviews at a time; what those say that are refused.
+pub(super) async fn refused<R>(reviews: impl Iterator<Item = R>) -> Result<Vec<String>, ClusterError>
+where
+    R: Future<Output = Result<Option<String>, ClusterError>>,
+{
+    let all: Vec<_> = stream::iter(reviews).buffered(REVIEWS_AT_ONCE).collect().await;
+    all.into_iter().filter_map(Result::transpose).collect()
 }
 
 async fn clocks(context: Arc<Context>) -> Result<Outcome, ClusterError> {

@@ -66,15 +66,16 @@ async fn there(cluster: &Cluster, force: bool) -> anyhow::Result<Vec<Value>> {
     let external = found.is_external();
     let mut objects = Vec::new();
     for object in everything()? {
-        let namespaces_own = object["kind"] == "Namespace";
         if external && object["kind"] == "Secret" {
             output::note(&format!("note: the Secret {CONTROL_NAMESPACE}/mesh-issuer stays: something else keeps it"));
             continue;
         }
         let Some(place) = chart::object_path(&object) else { continue };
-        let Some(live) = cluster.find(&place).await? else { continue };
+        if cluster.find(&place).await?.is_none() {
+            continue;
+        }
         // A namespace that was there before us, or is somebody else's, is not ours to delete.
-        if namespaces_own && value::label(&live, "app.kubernetes.io/part-of") != "mesh" {
+        if object["kind"] == "Namespace" && found.is_in_anothers_namespace() {
             output::note(&format!(
                 "note: the namespace {CONTROL_NAMESPACE} stays: it was not made by this installation"
             ));

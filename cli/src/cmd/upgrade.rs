@@ -152,11 +152,7 @@ fn too_far(theirs: &str, ours: &str) -> Option<String> {
 
 /// The values and the identity of the cluster, with what was given laid over.
 async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Result<Value> {
-    let mut base = json!({});
-    if let (Some(stored), false) = (&found.values, args.reset_values) {
-        let text = stored["data"]["values.yaml"].as_str().unwrap_or_default();
-        base = values::read_yaml(&format!("ConfigMap {CONTROL_NAMESPACE}/mesh-values, key values.yaml"), text)?;
-    }
+    let mut base = if args.reset_values { json!({}) } else { found.stored_values()? };
     // An object of the installation stays in it, whatever values are reset.
     let ours = found.namespace.is_some() && !found.is_in_anothers_namespace();
     values::merge(&mut base, json!({"namespace": {"create": ours}}));

@@ -154,7 +154,7 @@ fn outgoing(
     authority: Option<Authority>,
     (rule, backend, matched): (Option<&Rule>, Option<&Backend>, Option<&RequestMatch>),
 ) -> Result<Outgoing, Error> {
-    let upgrade = headers::wants_upgrade(&request).then(|| request.headers().get(header::UPGRADE).cloned());
+    let upgrade = headers::upgrade_of(&request);
     headers::strip_hop_by_hop(request.headers_mut());
     headers::strip_mesh(request.headers_mut());
     let mut request = request.map(Body::without_mesh_trailers);

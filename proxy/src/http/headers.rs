@@ -7,7 +7,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-use super::deadline::MESH_TIMEOUT;
+use super::{deadline::MESH_TIMEOUT, h1::members};
 use crate::error::{Error, Reason};
 
 /// Says over HTTP/2 between proxies which version the application spoke.
@@ -23,7 +23,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Whether a request asks to leave HTTP: an `Upgrade` that `Connection` names (RFC 9110 section 7.8), or CONNECT. `h2c` is
 /// no reason (RFC 9113 section 3.1 made it obsolete): in a tunnel nobody would see the requests that follow, and clients
 /// that offer it are served as well without.
-pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
+fn wants_upgrade<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11
         && (request.method() == Method::CONNECT
             || (request.headers().contains_key(header::UPGRADE)
@@ -31,29 +31,33 @@ pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
                 && !lists(request.headers(), header::UPGRADE, "h2c")))
 }
 
-/// Whether any field `name` lists `token`.
-fn lists(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    members(headers, name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+/// The protocol that a request which leaves HTTP asks for, CONNECT for none; `None`: it stays.
+pub fn upgrade_of<B>(request: &Request<B>) -> Option<Option<HeaderValue>> {
+    wants_upgrade(request).then(|| request.headers().get(header::UPGRADE).cloned())
 }
 
-/// The members of a list (RFC 9110 section 5.6.1), whatever bytes stand beside them.
-fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
-    let values = headers.get_all(name).into_iter();
-    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+/// Whether any field `name` lists `token`.
+fn lists(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    all_members(headers, name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The members of all fields `name`.
+fn all_members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(name).into_iter().flat_map(|value| members(value.as_bytes()))
 }
 
 /// Removes what belongs to the connection that a message came on. `te: trailers` stays: it tells the next hop what the
 /// caller can take, and HTTP/2 allows exactly that value.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
-        let names = members(headers, header::CONNECTION).filter_map(|member| HeaderName::from_bytes(member).ok());
+        let names = all_members(headers, header::CONNECTION).filter_map(|member| HeaderName::from_bytes(member).ok());
         let nominated: Vec<HeaderName> = names.filter(|name| name != header::TE).collect();
         nominated.iter().for_each(|name| drop(headers.remove(name)));
         headers.remove(header::CONNECTION);
     }
     if headers.contains_key(header::TE) {
         let coding = |member: &[u8]| member.split(|byte| *byte == b';').next().is_some_and(is_trailers);
-        let trailers = members(headers, header::TE).any(coding);
+        let trailers = all_members(headers, header::TE).any(coding);
         headers.remove(header::TE);
         if trailers {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));

@@ -103,8 +103,7 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
         (true, Version::HTTP_2) => headers::take_orig_proto(request.headers_mut()),
         (_, version) => version,
     };
-    let upgrade = headers::wants_upgrade(&request);
-    let upgrade_to = upgrade.then(|| request.headers().get(header::UPGRADE).cloned()).flatten();
+    let upgrade = headers::upgrade_of(&request);
     headers::strip_hop_by_hop(request.headers_mut());
     headers::strip_foreign_identities(request.headers_mut());
     let handed = headers::take_mesh(request.headers_mut()).filter(|_| caller.identity.is_some());
@@ -120,9 +119,9 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     // The application.
     let worker = &caller.worker;
     let address = caller.port.address;
-    if upgrade {
+    if let Some(to) = upgrade {
         headers::to_h1_form(&mut request, Version::HTTP_11)?;
-        if let Some(to) = upgrade_to {
+        if let Some(to) = to {
             request.headers_mut().insert(header::UPGRADE, to);
         }
         let io = connect::tcp(worker, address).await.map_err(refused)?;

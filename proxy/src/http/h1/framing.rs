@@ -6,6 +6,11 @@ use http::{HeaderName, HeaderValue, Version};
 
 use super::ParseReason;
 
+/// The members of a field that is a list (RFC 9110 section 5.6.1), whatever bytes stand beside them.
+pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
 /// How a received body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyLength {
@@ -69,7 +74,7 @@ impl Fields {
 
     fn observe_codings(&mut self, value: &[u8]) {
         self.coded = true;
-        for coding in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        for coding in members(value) {
             self.chunked_last = coding.eq_ignore_ascii_case(b"chunked");
             if self.chunked_last {
                 self.chunked += 1;
@@ -82,7 +87,7 @@ impl Fields {
     }
 
     fn observe_connection(&mut self, value: &[u8]) {
-        for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        for option in members(value) {
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
             self.connection_upgrade |= option.eq_ignore_ascii_case(b"upgrade");

@@ -30,6 +30,7 @@ mod writer;
 
 pub use config::Config;
 pub use error::{BodyError, Error, ParseReason, SendError, SendErrorKind};
+pub(crate) use framing::members;
 pub use recv::{Interim, RecvBody};
 pub use upgrade::{OnUpgrade, Upgraded};
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::Error;
 use super::super::encode::{self, ConnectionField, LengthField};
-use super::super::framing::parse_length;
+use super::super::framing::{members, parse_length};
 use super::super::timer::LazyTimer;
 use super::super::upgrade::OnUpgrade;
 use super::super::writer::{BodyWriter, Framing, Pumped, WriteFault};
@@ -115,8 +115,8 @@ fn keeps<IO, B>(
         .headers()
         .get_all(CONNECTION)
         .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
+        .flat_map(|value| members(value.as_bytes()))
+        .any(|option| option.eq_ignore_ascii_case(b"close"));
     exchange.keep_alive
         && !draining
         && !asked_to_close
