@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-pub use self::suite::{Suite, Verdict};
+pub use self::suite::{SUITES, Suite, Verdict};
 use crate::{
     cluster::quiet,
     step::{cargo, root, run, step},
@@ -117,6 +117,12 @@ pub fn run_suite(suite: &Suite, options: &Options) -> Result<Outcome> {
     outcome
 }
 
+/// The release of the Gateway API in the cluster that is up, such as `1.6.3`; nothing if it has none.
+pub fn gateway_api_of_cluster() -> Result<Option<String>> {
+    let there = target(None)?.bundle()?;
+    Ok((!there.is_empty()).then(|| there.trim_start_matches('v').to_owned()))
+}
+
 impl Outcome {
     /// How many tests ended so.
     pub fn count(&self, verdict: Verdict) -> u64 {
@@ -184,11 +190,22 @@ impl Target {
         run(cargo(load.into_iter().chain([image.to_owned()])))
     }
 
+    /// What the Gateway API's definitions say that they are; nothing if there are none.
+    fn bundle(&self) -> Result<String> {
+        let annotation = r"jsonpath={.metadata.annotations.gateway\.networking\.k8s\.io/bundle-version}";
+        quiet(self.kubectl(&[
+            "get",
+            "crd",
+            "httproutes.gateway.networking.k8s.io",
+            "--ignore-not-found",
+            "-o",
+            annotation,
+        ]))
+    }
+
     /// Sees that the suite's release of the Gateway API is there, as the suite refuses any other. Whether it was put there.
     fn gateway_api(&self, suite: &Suite) -> Result<bool> {
-        let annotation = r"jsonpath={.metadata.annotations.gateway\.networking\.k8s\.io/bundle-version}";
-        let get = ["get", "crd", "httproutes.gateway.networking.k8s.io", "--ignore-not-found", "-o", annotation];
-        let there = quiet(self.kubectl(&get))?;
+        let there = self.bundle()?;
         let wanted = format!("v{}", suite.release);
         if there == wanted {
             println!("the Gateway API {wanted} is there");

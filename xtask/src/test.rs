@@ -22,8 +22,12 @@ pub struct Options {
     #[arg(long)]
     long: bool,
     /// The cluster of this context in your kubeconfig, for the tests that need one; otherwise one is made for them.
+    /// The mesh is installed in it, and taken out again.
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
+    /// Where that cluster pulls the images of `cargo xtask images --test` from; otherwise its nodes must have them.
+    #[arg(long, value_name = "REGISTRY", requires = "context")]
+    image_registry: Option<String>,
     /// Leave the cluster and the mesh on it up afterwards.
     #[arg(long)]
     keep: bool,
@@ -126,7 +130,8 @@ impl Count {
             match what {
                 "passed" => self.passed += number,
                 "failed" => self.failed += number,
-                "ignored" => self.skipped += number,
+                // Nothing is left out here but what cannot run.
+                "ignored" | "filtered out" => self.skipped += number,
                 _ => {}
             }
         }
@@ -210,6 +215,6 @@ mod tests {
         count.add("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s");
         count.add("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 9.00s");
         count.add("test a_name ... ok");
-        assert_eq!(count, Count { passed: 4, failed: 2, skipped: 1 });
+        assert_eq!(count, Count { passed: 4, failed: 2, skipped: 3 });
     }
 }

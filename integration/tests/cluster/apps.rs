@@ -1,10 +1,13 @@
 //! Manifests of the applications under test: ordinary ones, that know nothing of the mesh.
 
+use std::env;
+
 use super::kube::VERSION;
 
-/// The image of `mesh-origin` and `mesh-load`.
+/// The image of `mesh-origin` and `mesh-load`, from where `cargo xtask test` says that the cluster has its images from.
 pub fn image() -> String {
-    format!("docker.io/mesh/mesh-test:{VERSION}")
+    let registry = env::var("MESH_TEST_REGISTRY").ok().filter(|registry| !registry.is_empty());
+    format!("{}/mesh-test:{VERSION}", registry.as_deref().unwrap_or("docker.io/mesh"))
 }
 
 /// A Deployment of the test server, as its manifest.

@@ -33,7 +33,7 @@ fn median(times: &mut [f64]) -> f64 {
 }
 
 #[test]
-fn how_soon_a_changed_endpoint_is_in_force() {
+fn how_soon_a_changed_endpoint_is_in_force_on_our_node() {
     let namespace = Namespace::new("in-force", true);
     let name = namespace.0.as_str();
     // Endpoints that only this test changes.

@@ -76,17 +76,23 @@ fn a_server_that_speaks_first_is_heard() {
 }
 
 #[test]
-fn what_is_not_tcp_is_unhurt() {
+fn a_name_asked_for_over_udp_is_answered() {
     let namespace = Namespace::new("not-tcp", true);
     let apps: String = ["web", "client"].iter().map(|name| App::new(name).manifest(&namespace.0)).collect();
     apply(&format!("{apps}{}", service(&namespace.0, "web", "app: web")));
     rolled_out(&namespace.0, &["deployment/web", "deployment/client"]);
     let client = pod(&namespace.0, "app=client");
-    // The name is asked for over UDP.
     let args = ["http1", "--target", "web.not-tcp.svc.cluster.local:80", "--count", "5", "--connections", "1"];
     let report = load(&namespace.0, &client, &args);
     assert_eq!((report.requests, report.errors), (5, 0), "{:?}", report.errors_by);
-    let address = text(&get(&namespace.0, &["pod", &client]), "/status/podIP");
+}
+
+#[test]
+fn a_ping_is_answered_on_our_node() {
+    let namespace = Namespace::new("pinged", true);
+    apply(&App::new("web").manifest(&namespace.0));
+    rolled_out(&namespace.0, &["deployment/web"]);
+    let address = text(&get(&namespace.0, &["pod", &pod(&namespace.0, "app=web")]), "/status/podIP");
     let output = in_node("ping").args(["-c", "1", "-W", "2", &address]).output().expect("ping is installed");
     assert!(output.status.success(), "ICMP: {}", String::from_utf8_lossy(&output.stdout));
 }

@@ -96,7 +96,7 @@ impl Drop for Restore {
 }
 
 #[test]
-fn without_an_api_server_everything_that_runs_goes_on() {
+fn without_an_api_server_everything_that_runs_goes_on_on_our_node() {
     let namespace = Namespace::new("no-api", true);
     apply(&format!("{}{}", App::new("web").manifest(&namespace.0), service(&namespace.0, "web", "app: web")));
     rolled_out(&namespace.0, &["deployment/web"]);

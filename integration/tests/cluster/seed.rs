@@ -6,64 +6,92 @@ use std::{
     thread::JoinHandle,
 };
 
+use mesh_integration::load::Report;
+
 use crate::{
     apps::{App, service},
     kube::{Namespace, apply, cluster_ip, exec, get, in_node, kubectl, load, pod, rolled_out, text, wait},
 };
 
-const NAMESPACE: &str = "seed";
+/// What is asked for.
+const SECRET: &str = "/1k?secret=in-the-clear";
 /// Bytes of the requests that a listener on the wire would look for.
-const SECRETS: [&[u8]; 2] = [b"/1k?secret=in-the-clear", b"mesh-load"];
+const SECRETS: [&[u8]; 2] = [SECRET.as_bytes(), b"mesh-load"];
 
 #[test]
-fn nine_to_one_with_mutual_tls_and_nothing_in_the_clear() {
-    let namespace = Namespace::new(NAMESPACE, true);
-    let apps: String = ["web-v1", "web-v2", "client"].iter().map(|name| App::new(name).manifest(NAMESPACE)).collect();
-    let services = [("web", "app: web-v1"), ("web-v1", "app: web-v1"), ("web-v2", "app: web-v2")];
-    let services: String = services.iter().map(|(name, selector)| service(NAMESPACE, name, selector)).collect();
-    apply(&format!("{apps}{services}{ROUTE}"));
-    rolled_out(NAMESPACE, &["deployment/web-v1", "deployment/web-v2", "deployment/client"]);
-
-    let client = pod(NAMESPACE, "app=client");
-    let target = format!("{}:80", cluster_ip(NAMESPACE, "web"));
-    // The route is in force when v2 is seen.
-    wait("the route in force", || {
-        let report = load(NAMESPACE, &client, &["http1", "--target", &target, "--host", "web", "--count", "100"]);
-        report.versions.contains_key("web-v2").then_some(())
-    });
-    let before = Meshed::of(NAMESPACE, &client, "outbound", "client");
-    let capture = Capture::start();
-    let path = "/1k?secret=in-the-clear";
-    let args = ["http1", "--target", &target, "--host", "web", "--path", path, "--count", "5000", "--seconds", "60"];
-    let report = load(NAMESPACE, &client, &args);
-    let seen = capture.stop();
-    assert_eq!((report.requests, report.errors), (5000, 0), "{:?}", report.errors_by);
+fn nine_to_one_with_mutual_tls() {
+    let seed = Seed::sown("seed");
+    let report = seed.ask(5000);
     let share = report.versions["web-v2"] as f64 / 5000.0;
     println!("v2's share of 5000: {:.2} %; p50 {} us, p99 {} us", share * 100.0, report.p50_us, report.p99_us);
     assert!((0.083..=0.117).contains(&share), "v2 got {share}");
+}
 
-    // By both proxies' own counting: all of it mutual TLS, between these service accounts.
-    let after = Meshed::of(NAMESPACE, &client, "outbound", "client");
-    for app in ["web-v1", "web-v2"] {
-        let requests = report.versions[app] as f64;
-        let sent = after.to(app) - before.to(app);
-        let received = Meshed::of(NAMESPACE, &pod(NAMESPACE, &format!("app={app}")), "inbound", "client").to(app);
-        assert!(
-            sent == requests && received >= requests,
-            "{app} answered {requests}: {sent} sent, {received} received"
-        );
-    }
+#[test]
+fn nothing_is_in_the_clear_on_our_node() {
+    let seed = Seed::sown("seed-seen");
+    let capture = Capture::start();
+    seed.ask(1000);
+    let seen = capture.stop();
     assert!(seen.len() > 1 << 20, "the capture saw {} bytes only", seen.len());
     for secret in SECRETS {
         assert!(!contains(&seen, secret), "{:?} is on the wire", String::from_utf8_lossy(secret));
     }
-    drop(namespace);
+}
+
+/// Two versions of `web`, nine to one, and a client.
+struct Seed {
+    namespace: Namespace,
+    client: String,
+    target: String,
+}
+
+impl Seed {
+    /// With the route in force, which is so when v2 is seen.
+    fn sown(name: &str) -> Self {
+        let namespace = Namespace::new(name, true);
+        let apps: String = ["web-v1", "web-v2", "client"].iter().map(|app| App::new(app).manifest(name)).collect();
+        let services = [("web", "app: web-v1"), ("web-v1", "app: web-v1"), ("web-v2", "app: web-v2")];
+        let services: String = services.iter().map(|(web, selector)| service(name, web, selector)).collect();
+        apply(&format!("{apps}{services}{}", ROUTE.replace("NAMESPACE", name)));
+        rolled_out(name, &["deployment/web-v1", "deployment/web-v2", "deployment/client"]);
+        let seed =
+            Self { client: pod(name, "app=client"), target: format!("{}:80", cluster_ip(name, "web")), namespace };
+        wait("the route in force", || seed.load("/1k", 100).versions.contains_key("web-v2").then_some(()));
+        seed
+    }
+
+    fn load(&self, path: &str, count: u64) -> Report {
+        let count = count.to_string();
+        let args = ["http1", "--target", &self.target, "--host", "web", "--path", path, "--count", &count];
+        load(&self.namespace.0, &self.client, &[&args[..], &["--seconds", "60"]].concat())
+    }
+
+    /// Sends requests. None fails, and by both proxies' own counting all of it is mutual TLS between these accounts.
+    fn ask(&self, count: u64) -> Report {
+        let name = self.namespace.0.as_str();
+        let before = Meshed::of(name, &self.client, "outbound", "client");
+        let report = self.load(SECRET, count);
+        assert_eq!((report.requests, report.errors), (count, 0), "{:?}", report.errors_by);
+        let after = Meshed::of(name, &self.client, "outbound", "client");
+        for app in ["web-v1", "web-v2"] {
+            let requests = report.versions[app] as f64;
+            let sent = after.to(name, app) - before.to(name, app);
+            let inbound = Meshed::of(name, &pod(name, &format!("app={app}")), "inbound", "client");
+            let received = inbound.to(name, app);
+            assert!(
+                sent == requests && received >= requests,
+                "{app} answered {requests}: {sent} sent, {received} received"
+            );
+        }
+        report
+    }
 }
 
 const ROUTE: &str = "---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
-metadata: {name: web, namespace: seed}
+metadata: {name: web, namespace: NAMESPACE}
 spec:
   parentRefs: [{group: '', kind: Service, name: web, port: 80}]
   rules:
@@ -99,8 +127,8 @@ impl Meshed {
         Self(lines.map(|line| (line.to_owned(), value(line))).collect())
     }
 
-    fn to(&self, account: &str) -> f64 {
-        let identity = format!("dst_identity=\"spiffe://cluster.local/ns/{NAMESPACE}/sa/{account}\"");
+    fn to(&self, namespace: &str, account: &str) -> f64 {
+        let identity = format!("dst_identity=\"spiffe://cluster.local/ns/{namespace}/sa/{account}\"");
         self.0.iter().filter(|(line, _)| line.contains(&identity)).map(|(_, count)| count).sum()
     }
 }

@@ -27,9 +27,10 @@ const KIND: &str = "mesh-cluster";
 /// Engines that kind can use.
 const ENGINES: [&str; 3] = ["docker", "podman", "nerdctl"];
 
-/// Whether `up` is to use kind or a context: because it was said, or because no node can be made here.
-pub fn is_wanted(options: &UpOptions) -> Result<bool> {
-    if options.kind || options.context.is_some() {
+/// Whether `up` is to use kind or a context: because it was said, because one is in use, or because no node can be made
+/// here.
+pub fn is_wanted(layout: &Layout, options: &UpOptions) -> Result<bool> {
+    if options.kind || options.context.is_some() || layout.is_up_elsewhere()? {
         return Ok(true);
     }
     if OS == "linux" && rustix::process::geteuid().is_root() {
@@ -48,21 +49,27 @@ pub fn is_wanted(options: &UpOptions) -> Result<bool> {
 pub fn up(layout: &Layout, options: &UpOptions) -> Result<()> {
     ensure!(processes::node(&layout.run).is_none(), "a node of our own is up: `cargo xtask cluster down` first");
     ensure!(find("kubectl").is_some(), "kubectl is needed, and not here");
-    let wanted = match &options.context {
+    let mut wanted = match &options.context {
         Some(context) => format!("context {context}"),
         None => "kind".into(),
     };
     if let Some(state) = layout.state()? {
         let is_up = state["cluster"].as_str().unwrap_or_default();
+        if !options.kind && options.context.is_none() {
+            // What is in use stays as it is.
+            wanted = is_up.to_owned();
+        }
         ensure!(is_up == wanted, "another cluster is in use ({is_up}): `cargo xtask cluster down` first");
     }
+    let is_context = wanted != "kind";
     let start = Instant::now();
     match &options.context {
         Some(context) => take_note(layout, context, options.gateway_api)?,
+        None if is_context => {}
         None => step("kind", || make(layout, options))?,
     }
     let state = json!({
-        "kind": if options.context.is_some() { "context" } else { "kind" },
+        "kind": if is_context { "context" } else { "kind" },
         "cluster": wanted,
         "kubeconfig": layout.kubeconfig(),
         "kubectl": kubectl_program(layout),

@@ -87,7 +87,7 @@ pub fn run_cluster(command: &Command) -> Result<()> {
     // A command is for what is up, or, with nothing up, for what would be.
     let is_elsewhere = layout.is_up_elsewhere()?;
     match command {
-        Command::Up(options) if elsewhere::is_wanted(options)? => elsewhere::up(&layout, options),
+        Command::Up(options) if elsewhere::is_wanted(&layout, options)? => elsewhere::up(&layout, options),
         Command::Up(options) => up::up(&layout, options),
         Command::Down if is_elsewhere => elsewhere::down(&layout),
         Command::Down => leftovers::down(&layout),

@@ -1,17 +1,19 @@
 //! The tests on a real Kubernetes: boots one, loads the images, runs the README's quick start, then everything that
 //! needs a cluster, and takes it down again.
 //!
-//! As root on Linux the cluster is made here; otherwise `--context` names one. Where neither holds, the tests are
-//! skipped, loudly, and counted so.
+//! As root on Linux the cluster is made here; otherwise `--context` names one, with images from `--image-registry`. The
+//! mesh is installed in it and taken out again; tests that look into a node of our own are skipped there. Where there is
+//! neither, all are skipped. Whatever is skipped is told loudly, and counted so.
 
 use std::{env, fs, process::Command};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{CLUSTER, Count, Options, tests};
 use crate::{
-    conformance::{self, Suite, Verdict},
+    cluster::{GATEWAY_API, quiet},
+    conformance::{self, SUITES, Suite, Verdict},
     step::{cargo, root, run, step},
 };
 
@@ -20,6 +22,14 @@ const CONFORMANCE: [&str; 2] = ["1.7", "1.6"];
 
 /// What the tests need of a machine beside the cluster's own parts: programs, and Debian's packages that have them.
 const PACKAGES: [(&str, &str); 2] = [("tcpdump", "tcpdump"), ("ping", "iputils-ping")];
+
+/// What the names of tests end in that look into the node which `cluster up` makes: packets on it, its API server away.
+const ON_OUR_NODE: &str = "on_our_node";
+/// The control plane's namespace, and the quick start's: what the tests leave in a cluster.
+const LEFT: [&str; 2] = ["mesh-system", "shop"];
+
+/// A cluster, as target/cluster/env.json has it.
+struct Described(Value);
 
 /// Runs them all; the cluster goes down again whatever comes of it, unless it was up before or is to be kept.
 pub fn run_all(options: &Options, count: &mut Count) -> Result<()> {
@@ -32,10 +42,20 @@ pub fn run_all(options: &Options, count: &mut Count) -> Result<()> {
         return Ok(());
     }
     let was_up = root().join("target/cluster/kubeconfig").is_file();
-    let done = on_cluster(options, count);
+    let mut up = vec!["cluster", "up"];
+    up.extend(options.context.iter().flat_map(|context| ["--context", context]));
+    let done = step("a Kubernetes to test on", || xtask(&up)).and_then(|()| {
+        let cluster = Described::read()?;
+        cluster.is_fit()?;
+        let done = on_cluster(&cluster, options, count);
+        if cluster.is_somebody_elses() && !options.keep && is_for_good(&done) {
+            step("the mesh out of the cluster", || cluster.without_mesh())?;
+        }
+        done
+    });
     if options.keep || was_up {
         println!("the cluster stays up: `cargo xtask cluster down` takes it down");
-    } else if done.is_ok() || env::var_os("CI").is_some() {
+    } else if is_for_good(&done) {
         step("the cluster down", || xtask(&["cluster", "down"]))?;
     } else {
         println!("the cluster stays up for a look at what failed: `cargo xtask cluster down` takes it down");
@@ -43,43 +63,124 @@ pub fn run_all(options: &Options, count: &mut Count) -> Result<()> {
     done
 }
 
-fn on_cluster(options: &Options, count: &mut Count) -> Result<()> {
-    packages()?;
-    let mut up = vec!["cluster", "up"];
-    up.extend(options.context.iter().flat_map(|context| ["--context", context]));
-    step("a Kubernetes to test on", || xtask(&up))?;
-    let described = fs::read_to_string(root().join("target/cluster/env.json")).context("target/cluster/env.json")?;
-    let described: Value = serde_json::from_str(&described)?;
-    let text = |name: &str| described[name].as_str().unwrap_or_default().to_owned();
-    let (kubeconfig, node) = (text("kubeconfig"), text("networkNamespace"));
+/// Whether nobody is to look at what the tests have left.
+fn is_for_good(done: &Result<()>) -> bool {
+    done.is_ok() || env::var_os("CI").is_some()
+}
+
+fn on_cluster(cluster: &Described, options: &Options, count: &mut Count) -> Result<()> {
+    let is_node = cluster.kind() == "node";
+    if is_node {
+        packages()?;
+    } else {
+        println!(
+            "\n!!! SKIPPED: what looks into a node of our own ({ON_OUR_NODE}). Run as root on Linux without --context.\n"
+        );
+    }
     // Where `cluster up` puts a kubectl for a machine without one.
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths(env::split_paths(&path).chain([root().join("target/cluster/bin")]))?;
     let environment = [
-        ("MESH_TEST_KUBECONFIG", kubeconfig.as_str()),
-        ("MESH_TEST_NODE", node.as_str()),
+        ("MESH_TEST_KUBECONFIG", cluster.text("kubeconfig")),
+        ("MESH_TEST_CLUSTER", cluster.kind()),
+        ("MESH_TEST_NODE", cluster.text("networkNamespace")),
+        ("MESH_TEST_REGISTRY", options.image_registry.as_deref().unwrap_or_default()),
         ("PATH", path.to_str().context("PATH is no text")?),
     ];
     let on_it = |title: &str, test: &str, count: &mut Count| {
         // One after the other: they share two cores with a whole cluster, and the control plane that some take away.
-        let which = ["-p", "mesh-integration", "--features", CLUSTER, "--test", test];
-        let rest = ["--", "--test-threads=1", "--nocapture"];
-        step(title, || tests(&[&which[..], &rest].concat(), &environment, options.long, count))
+        let mut which = vec!["-p", "mesh-integration", "--features", CLUSTER, "--test", test];
+        which.extend(["--", "--test-threads=1", "--nocapture"]);
+        if !is_node {
+            which.extend(["--skip", ON_OUR_NODE]);
+        }
+        step(title, || tests(&which, &environment, options.long, count))
     };
     on_it("the README's quick start on Kubernetes", "quickstart", count)?;
     on_it("tests on the cluster", "cluster", count)?;
-    step("the Gateway API's own conformance suites", || conformance(count))
+    step("the Gateway API's own conformance suites", || conformance(cluster, count))
 }
 
-/// The official suites on the mesh that the tests before have left; each of their tests counts as one.
-fn conformance(count: &mut Count) -> Result<()> {
+impl Described {
+    fn read() -> Result<Self> {
+        let described =
+            fs::read_to_string(root().join("target/cluster/env.json")).context("target/cluster/env.json")?;
+        Ok(Self(serde_json::from_str(&described)?))
+    }
+
+    fn text(&self, name: &str) -> &str {
+        self.0[name].as_str().unwrap_or_default()
+    }
+
+    /// `node`, `kind` or `context`.
+    fn kind(&self) -> &str {
+        self.text("kind")
+    }
+
+    fn is_somebody_elses(&self) -> bool {
+        self.kind() == "context"
+    }
+
+    fn kubectl(&self, words: &[&str]) -> Command {
+        let mut kubectl = Command::new(self.text("kubectl"));
+        kubectl.arg("--kubeconfig").arg(self.text("kubeconfig")).args(words);
+        kubectl
+    }
+
+    /// Refuses a cluster whose mesh is in use: the tests install, upgrade and break theirs.
+    fn is_fit(&self) -> Result<()> {
+        if !self.is_somebody_elses() {
+            return Ok(());
+        }
+        let there =
+            quiet(self.kubectl(&[&["get", "namespace", "--ignore-not-found", "-o", "name"][..], &LEFT].concat()))?;
+        ensure!(
+            there.is_empty(),
+            "the cluster has {}, and the tests would alter and delete that: name a cluster without a mesh",
+            there.split_whitespace().collect::<Vec<_>>().join(", ")
+        );
+        ensure!(
+            conformance::gateway_api_of_cluster()?.is_some(),
+            "the cluster has no Gateway API, and nothing of it is altered. Its owner can install it: standard channel, \
+             v{GATEWAY_API}"
+        );
+        Ok(())
+    }
+
+    /// As `meshctl uninstall` does it.
+    fn without_mesh(&self) -> Result<()> {
+        let script = "target/debug/meshctl uninstall --force | \"$0\" delete --ignore-not-found -f - && \
+                      \"$0\" delete namespace --ignore-not-found --wait \"$@\"";
+        let mut bash = Command::new("bash");
+        bash.args(["-euo", "pipefail", "-c", script, self.text("kubectl")]).args(LEFT);
+        bash.current_dir(root()).env("KUBECONFIG", self.text("kubeconfig"));
+        run(bash)
+    }
+}
+
+/// The official suites on the mesh that the tests before have left; each of their tests counts as one. A cluster of
+/// somebody else's keeps the Gateway API that it has.
+fn conformance(cluster: &Described, count: &mut Count) -> Result<()> {
     let options = conformance::Options::default();
-    for minor in CONFORMANCE {
-        let suite = Suite::of(Some(minor))?;
+    let suites = if cluster.is_somebody_elses() {
+        let release = conformance::gateway_api_of_cluster()?.unwrap_or_default();
+        let suite = SUITES.iter().find(|suite| suite.release == release);
+        if suite.is_none() {
+            count.skipped += 1;
+            println!(
+                "\n!!! SKIPPED: the Gateway API's conformance suite. The cluster has {release}, and no suite is for that.\n"
+            );
+        }
+        suite.into_iter().collect()
+    } else {
+        CONFORMANCE.iter().map(|minor| Suite::of(Some(minor))).collect::<Result<Vec<_>>>()?
+    };
+    for suite in suites {
         if !suite.go_is_there() {
             count.skipped += 1;
             println!(
-                "\n!!! SKIPPED: the Gateway API's conformance suite {minor}. It is built with Go, and there is no `go` that can.\n"
+                "\n!!! SKIPPED: the Gateway API's conformance suite {}. It is built with Go, and there is no `go` that can.\n",
+                suite.minor
             );
             continue;
         }
