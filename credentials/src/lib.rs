@@ -2,7 +2,8 @@
 //!
 //! The key is made here and never leaves the process. Identity is asked for a certificate with the projected token; it
 //! is renewed between half and 70 % of its life, with jitter, under running listeners. The mounted trust bundle is
-//! trusted first and read again when it changes; the stream of bundles says what is newer.
+//! trusted first and read again when it changes; the stream of bundles says what is newer. A bundle of the stream's under
+//! which our own certificate is not believed makes it renewed within seconds.
 //!
 //! Reading order: this file (the loops), [`tls`] (configurations that read what is in force), `channel` (how identity is
 //! called). It decides nothing about callers: who they are is in their certificate, what they may is the server's.
@@ -26,7 +27,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,8 @@ const BACKOFF_LAST: Duration = Duration::from_secs(5);
 const STEADY: Duration = Duration::from_secs(10);
 /// The shortest wait before a renewal, whatever the certificate says.
 const RENEW_AT_LEAST: Duration = Duration::from_secs(1);
+/// About how long after a bundle under which our certificate is not believed the next is asked for: not all at once.
+const RENEW_UNBELIEVED: Duration = Duration::from_secs(2);
 /// How often the mounted bundle is read again; kubelet writes it anew within a minute or two of a change.
 const READ_BUNDLE: Duration = Duration::from_secs(30);
 /// Certificates of one chain: an issuer and two intermediates at most.
@@ -125,11 +128,17 @@ impl Credentials {
             Ok(channel) => channel,
             Err(error) => return tracing::error!("no certificate can be asked for: {error}"),
         };
-        let both = async { tokio::join!(self.certify(&config, channel.clone()), self.trust(&config, channel.clone())) };
+        let unbelieved = Notify::new();
+        let both = async {
+            tokio::join!(
+                self.certify(&config, channel.clone(), &unbelieved),
+                self.trust(&config, channel.clone(), &unbelieved)
+            )
+        };
         cancel.run_until_cancelled(both).await;
     }
 
-    async fn certify(&self, config: &Config, channel: Channel) {
+    async fn certify(&self, config: &Config, channel: Channel, unbelieved: &Notify) {
         let mut backoff = BACKOFF_FIRST;
         loop {
             let wait = match self.certificate(config, channel.clone()).await {
@@ -145,7 +154,14 @@ impl Credentials {
                     wait
                 }
             };
-            sleep(wait).await;
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = unbelieved.notified() => {
+                    let wait = jitter(RENEW_UNBELIEVED);
+                    tracing::warn!("our certificate is under no anchor of the new bundle; asking for another in {wait:?}");
+                    sleep(wait).await;
+                }
+            }
         }
     }
 
@@ -176,12 +192,12 @@ impl Credentials {
         Ok(life)
     }
 
-    async fn trust(&self, config: &Config, channel: Channel) {
+    async fn trust(&self, config: &Config, channel: Channel, unbelieved: &Notify) {
         let mut mounted = read(&config.trust_bundle_file).unwrap_or_default();
         let mut backoff = BACKOFF_FIRST;
         loop {
             let asked = Instant::now();
-            if let Err(status) = self.follow(config, channel.clone(), &mut mounted).await {
+            if let Err(status) = self.follow(config, channel.clone(), &mut mounted, unbelieved).await {
                 tracing::debug!("the stream of trust bundles: {}", describe(&status));
             }
             if asked.elapsed() > STEADY {
@@ -195,13 +211,22 @@ impl Credentials {
     }
 
     /// Follows one stream to its end, and the mounted bundle beside it.
-    async fn follow(&self, config: &Config, channel: Channel, mounted: &mut Vec<u8>) -> Result<(), tonic::Status> {
+    async fn follow(
+        &self,
+        config: &Config,
+        channel: Channel,
+        mounted: &mut Vec<u8>,
+        unbelieved: &Notify,
+    ) -> Result<(), tonic::Status> {
         let mut stream = IdentityClient::new(channel).trust(TrustRequest {}).await?.into_inner();
         loop {
             tokio::select! {
                 message = stream.message() => {
                     let Some(bundle) = message? else { return Ok(()) };
                     self.set_trust(bundle.roots_der.into_iter().map(CertificateDer::from).collect(), "identity");
+                    if !self.state.is_believed() {
+                        unbelieved.notify_one();
+                    }
                 }
                 () = sleep(READ_BUNDLE) => self.read_again(&config.trust_bundle_file, mounted),
             }

@@ -72,6 +72,13 @@ impl State {
     pub(crate) fn set_trust(&self, trust: Trust) {
         self.trust.store(Arc::new(trust));
     }
+
+    /// Whether those who trust what is trusted here believe the certificate in force. So it is without one.
+    pub(crate) fn is_believed(&self) -> bool {
+        let key = self.key.load();
+        let Some((leaf, intermediates)) = key.as_ref().and_then(|key| key.cert.split_first()) else { return true };
+        self.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok()
+    }
 }
 
 /// A server's configuration; with `only_mesh`, clients must prove an identity.

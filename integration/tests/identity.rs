@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use mesh_integration::harness::{AnyServer, eventually};
+use mesh_integration::harness::{AnyServer, Controller, eventually};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::{
     ClientConfig, ServerConfig,
@@ -124,6 +124,36 @@ async fn certificates_are_renewed_under_running_traffic() {
     // A new connection proves the new certificate.
     let fresh = mesh.client(&["web.shop:80"]).await;
     mesh.until_ok(&fresh).await;
+}
+
+/// Nothing vouches for the old certificates any more, and they would last for a day.
+#[tokio::test]
+async fn under_anchors_that_share_nothing_with_the_old_all_renew_by_themselves() {
+    let mut mesh = Mesh::start().await;
+    mesh.service("web", None);
+    let server = mesh.server("web", "web-1", &[]).await;
+    let client = mesh.client(&["web.shop:80"]).await;
+    mesh.until_ok(&client).await;
+    let certificates = async |proxy| metric(proxy, "mesh_certificates_total", &[]).await;
+    let before = (certificates(&server.proxy).await, certificates(&client.proxy).await);
+
+    let at = mesh.controller.addresses;
+    mesh.controller.process.stop(TEST_WAIT).await.unwrap();
+    let root = fs::read(mesh.controller.trust_bundle()).unwrap();
+    for file in ["ca-key.pem", "trust-bundle.pem"] {
+        fs::remove_file(mesh.sandbox.path().join("state").join(file)).unwrap();
+    }
+    mesh.controller = Controller::start_at(&mesh.sandbox, at, &[]).await.unwrap();
+    assert_ne!(root, fs::read(mesh.controller.trust_bundle()).unwrap());
+    let renewed = async || {
+        let now = (certificates(&server.proxy).await, certificates(&client.proxy).await);
+        Ok((now.0 > before.0 && now.1 > before.1).then_some(()))
+    };
+    eventually("both to renew", TEST_WAIT, renewed).await.unwrap();
+    // Connections that stood go on, and a newcomer, which knows the new anchor alone, believes and is believed.
+    assert_eq!(get(client.entry(), "web.shop", "/1k").await.unwrap().head.status, 200);
+    let newcomer = mesh.client(&["web.shop:80"]).await;
+    mesh.until_ok(&newcomer).await;
 }
 
 #[tokio::test]

@@ -147,6 +147,14 @@ impl Tls {
         self.state.key.load().as_ref().map(|key| key.cert.clone()).unwrap_or_default()
     }
 
+    /// Whether peers that trust what is trusted here believe the certificate in force. So it is without one: nothing is
+    /// claimed then.
+    pub fn is_believed(&self) -> bool {
+        let key = self.state.key.load();
+        let Some((leaf, intermediates)) = key.as_ref().and_then(|key| key.cert.split_first()) else { return true };
+        self.state.verify_chain(leaf, intermediates, UnixTime::now(), KeyUsage::client_auth()).is_ok()
+    }
+
     /// Loads a private key into the provider.
     pub fn certified_key(
         &self,

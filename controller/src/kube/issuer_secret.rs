@@ -234,10 +234,9 @@ impl IssuerSecret {
         if !before.anchors().iter().any(|anchor| now.anchors().contains(anchor)) {
             tracing::warn!(
                 "no anchor that was trusted before is in ca.crt of the Secret {}: a proxy whose certificate is under an \
-                 old one is not believed until it renews, which takes up to {:?}; put the old anchors back beside the \
-                 new until then, see docs/identity.md",
-                self.options.secret,
-                self.options.leaf_lifetime
+                 old one is not believed until it renews, which those whose stream stands do within seconds; to lose no \
+                 connection at all, have old and new anchors there for a while, see docs/identity.md",
+                self.options.secret
             );
         }
     }

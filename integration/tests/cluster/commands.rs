@@ -1,10 +1,15 @@
 //! `meshctl` against the cluster: what is right is green, what is wrong is named with its remedy.
 
-use serde_json::Value;
+use std::time::Instant;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+use serde_json::{Value, json};
 
 use crate::{
-    apps::App,
-    kube::{Namespace, SYSTEM, apply, kubectl, meshctl, pod, rolled_out, try_meshctl, wait},
+    apps::{App, service},
+    kube::{
+        Namespace, SYSTEM, apply, cluster_ip, get, kubectl, load, meshctl, pod, rolled_out, text, try_meshctl, wait,
+    },
 };
 
 #[test]
@@ -41,11 +46,7 @@ fn a_pod_serves_the_certificate_of_its_service_account() {
 #[test]
 fn an_issuer_edited_to_garbage_is_refused_and_nothing_stops() {
     let namespace = Namespace::new("garbage", true);
-    let secret = kubectl(&["get", "secret", "-n", SYSTEM, "mesh-issuer", "-o", "json"]);
-    let mut restored: Value = serde_json::from_str(&secret).unwrap();
-    restored["metadata"] = serde_json::json!({"name": "mesh-issuer", "namespace": SYSTEM,
-        "labels": restored["metadata"]["labels"], "annotations": restored["metadata"]["annotations"]});
-    let restored = serde_json::to_string(&restored).unwrap();
+    let restored = issuer();
     let patch = r#"{"data":{"tls.crt":"Z2FyYmFnZQ=="}}"#;
     kubectl(&["patch", "secret", "-n", SYSTEM, "mesh-issuer", "--type=merge", "-p", patch]);
     let said = wait("the refusal in the log", || {
@@ -57,4 +58,57 @@ fn an_issuer_edited_to_garbage_is_refused_and_nothing_stops() {
     apply(&App::new("web").manifest(&namespace.0));
     rolled_out(&namespace.0, &["deployment/web"]);
     apply(&restored);
+}
+
+/// The issuer's Secret, to be applied again.
+fn issuer() -> String {
+    let secret = get(SYSTEM, &["secret", "mesh-issuer"]);
+    let metadata = &secret["metadata"];
+    let metadata = json!({"name": "mesh-issuer", "namespace": SYSTEM, "labels": metadata["labels"],
+        "annotations": metadata["annotations"]});
+    let mut restored = secret.clone();
+    restored["metadata"] = metadata;
+    restored.to_string()
+}
+
+/// Nothing vouches for the old certificates any more, and they would last for a day.
+#[test]
+fn under_anchors_that_share_nothing_with_the_old_everything_goes_on() {
+    let namespace = Namespace::new("new-anchors", true);
+    let apps: String = ["web", "client"].iter().map(|name| App::new(name).manifest(&namespace.0)).collect();
+    apply(&format!("{apps}{}", service(&namespace.0, "web", "app: web")));
+    rolled_out(&namespace.0, &["deployment/web", "deployment/client"]);
+    let client = pod(&namespace.0, "app=client");
+    let target = format!("{}:80", cluster_ip(&namespace.0, "web"));
+    let ca_bundle = || {
+        let webhooks = get(SYSTEM, &["mutatingwebhookconfiguration", "mesh-injector"]);
+        text(&webhooks, "/webhooks/0/clientConfig/caBundle")
+    };
+
+    let restored = issuer();
+    let key = KeyPair::generate().unwrap();
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let root = root.self_signed(&key).unwrap().pem();
+    let patch = json!({"stringData": {"tls.crt": root, "ca.crt": root, "tls.key": key.serialize_pem()}}).to_string();
+    let goes_on = |change: &dyn Fn()| {
+        let before = ca_bundle();
+        change();
+        let began = Instant::now();
+        wait("the webhook's caBundle to follow", || (ca_bundle() != before).then_some(()));
+        // A new pod: the API server believes the injector, and the pod's proxy, which knows the new anchor alone, the
+        // client's.
+        kubectl(&["rollout", "restart", "-n", &namespace.0, "deployment/web"]);
+        rolled_out(&namespace.0, &["deployment/web"]);
+        wait("requests to the new pod", || {
+            let report =
+                load(&namespace.0, &client, &["http1", "--target", &target, "--count", "50", "--connections", "5"]);
+            (report.requests == 50 && report.errors == 0).then_some(())
+        });
+        println!("new anchors are in use by all after {:.1} s", began.elapsed().as_secs_f64());
+    };
+    goes_on(&|| drop(kubectl(&["patch", "secret", "-n", SYSTEM, "mesh-issuer", "--type=merge", "-p", &patch])));
+    goes_on(&|| apply(&restored));
+    meshctl(&["check"]);
 }

@@ -2,7 +2,8 @@
 //!
 //! The key is made here and never leaves the process. A certificate is renewed between half and 70 % of its life, with
 //! jitter; open connections go on with the one they began with. The mounted bundle is trusted first and re-read when
-//! it changes; once the stream of bundles stands, it decides.
+//! it changes; once the stream of bundles stands, it decides. A bundle under which our own certificate is not believed
+//! makes it renewed within seconds: peers have that bundle too.
 
 use std::{
     path::Path,
@@ -16,6 +17,7 @@ use mesh_proto::{
 };
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use tokio::sync::Notify;
 use tonic::transport::Channel;
 
 use super::channel;
@@ -30,6 +32,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LAST: Duration = Duration::from_secs(10);
 /// The shortest wait before a renewal, whatever the certificate says.
 const RENEW_AT_LEAST: Duration = Duration::from_secs(1);
+/// About how long after a bundle under which our certificate is not believed the next is asked for: not all at once.
+const RENEW_UNBELIEVED: Duration = Duration::from_secs(2);
 /// Certificates of one chain; an issuer and two intermediates at most.
 const MAX_CHAIN: usize = 4;
 
@@ -45,10 +49,14 @@ pub fn load_bundle(path: &Path) -> Result<Roots, String> {
 /// Keeps the certificate and the roots current for as long as the process runs.
 pub(super) async fn run(config: Arc<Config>, names: Arc<Names>, tls: Arc<Tls>, metrics: ControlMetrics) {
     let channel = channel::lazy(&names, &config.identity_addr, &config.identity_name, &tls);
-    tokio::join!(certify(&config, &tls, &metrics, channel.clone()), trust(&config, &tls, &metrics, channel));
+    let unbelieved = Notify::new();
+    tokio::join!(
+        certify(&config, &tls, &metrics, channel.clone(), &unbelieved),
+        trust(&config, &tls, &metrics, channel, &unbelieved)
+    );
 }
 
-async fn certify(config: &Config, tls: &Tls, metrics: &ControlMetrics, channel: Channel) {
+async fn certify(config: &Config, tls: &Tls, metrics: &ControlMetrics, channel: Channel, unbelieved: &Notify) {
     let random = Random::default();
     let mut backoff = BACKOFF_FIRST;
     loop {
@@ -71,7 +79,14 @@ async fn certify(config: &Config, tls: &Tls, metrics: &ControlMetrics, channel: 
                 wait
             }
         };
-        tokio::time::sleep(wait).await;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = unbelieved.notified() => {
+                let wait = random.jitter(RENEW_UNBELIEVED);
+                tracing::warn!("our certificate is under no anchor of the new bundle; asking for another in {wait:?}");
+                tokio::time::sleep(wait).await;
+            }
+        }
     }
 }
 
@@ -100,7 +115,7 @@ async fn certificate(config: &Config, tls: &Tls, channel: Channel) -> Result<Dur
     Ok(life)
 }
 
-async fn trust(config: &Config, tls: &Tls, metrics: &ControlMetrics, channel: Channel) {
+async fn trust(config: &Config, tls: &Tls, metrics: &ControlMetrics, channel: Channel, unbelieved: &Notify) {
     let random = Random::default();
     let mut backoff = BACKOFF_FIRST;
     loop {
@@ -112,6 +127,9 @@ async fn trust(config: &Config, tls: &Tls, metrics: &ControlMetrics, channel: Ch
                     Ok(roots) if !roots.is_empty() => {
                         tracing::debug!("trust bundle with {} roots", roots.len());
                         tls.set_roots(roots);
+                        if !tls.is_believed() {
+                            unbelieved.notify_one();
+                        }
                     }
                     refused => {
                         metrics.rejected.increment(1);
