@@ -18,11 +18,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 
 pub use self::suite::{SUITES, Suite, Verdict};
 use crate::{
-    cluster::quiet,
+    cluster::{Described, quiet},
     step::{cargo, root, run, step},
 };
 
@@ -73,12 +72,7 @@ pub struct Ran {
 }
 
 /// The cluster that is tested on.
-struct Target {
-    kubectl: PathBuf,
-    kubeconfig: PathBuf,
-    /// Somebody else's: nothing of it is altered but what tests make in namespaces of their own.
-    is_context: bool,
-}
+struct Target<'c>(&'c Described);
 
 /// Runs the suite, and writes report and page when everything that is claimed passes.
 pub fn run_conformance(options: &Options) -> Result<()> {
@@ -97,7 +91,11 @@ pub fn run_conformance(options: &Options) -> Result<()> {
 pub fn run_suite(suite: &Suite, options: &Options) -> Result<Outcome> {
     let work = root().join("target/conformance");
     fs::create_dir_all(&work)?;
-    let target = target(options.context.as_deref())?;
+    if let Some(context) = &options.context {
+        run(cargo(["xtask", "cluster", "up", "--context", context]))?;
+    }
+    let cluster = Described::read()?;
+    let target = Target(&cluster);
     let title = format!("the suite of Gateway API {} (minutes with an empty cache)", suite.release);
     let program = step(&title, || suite::build(suite, &work))?;
     let image = step("the image of its pods", || echo::image(suite, &work))?;
@@ -107,8 +105,9 @@ pub fn run_suite(suite: &Suite, options: &Options) -> Result<Outcome> {
         target.mesh(is_new)?;
         target.clear()
     })?;
-    let outcome =
-        step("the suite's tests for a mesh", || suite::run(suite, &program, &work, &target.kubeconfig, options));
+    let outcome = step("the suite's tests for a mesh", || {
+        suite::run(suite, &program, &work, Path::new(cluster.text("kubeconfig")), options)
+    });
     if options.keep {
         println!("the namespaces {} stay", NAMESPACES.join(" and "));
     } else {
@@ -117,9 +116,9 @@ pub fn run_suite(suite: &Suite, options: &Options) -> Result<Outcome> {
     outcome
 }
 
-/// The release of the Gateway API in the cluster that is up, such as `1.6.3`; nothing if it has none.
-pub fn gateway_api_of_cluster() -> Result<Option<String>> {
-    let there = target(None)?.bundle()?;
+/// The release of the Gateway API in a cluster, such as `1.6.3`; nothing if it has none.
+pub fn gateway_api_of(cluster: &Described) -> Result<Option<String>> {
+    let there = Target(cluster).bundle()?;
     Ok((!there.is_empty()).then(|| there.trim_start_matches('v').to_owned()))
 }
 
@@ -154,35 +153,10 @@ impl Outcome {
     }
 }
 
-/// The cluster that is up, or the one of the context.
-fn target(context: Option<&str>) -> Result<Target> {
-    if let Some(context) = context {
-        run(cargo(["xtask", "cluster", "up", "--context", context]))?;
-    }
-    let described = fs::read(root().join("target/cluster/env.json"))
-        .context("no cluster is up: `cargo xtask cluster up`, or name one with --context")?;
-    let described: Value = serde_json::from_slice(&described).context("target/cluster/env.json")?;
-    let path = |name: &str| {
-        let path = described[name].as_str().with_context(|| format!("target/cluster/env.json has no {name}"))?;
-        anyhow::Ok(PathBuf::from(path))
-    };
-    Ok(Target {
-        kubectl: path("kubectl")?,
-        kubeconfig: path("kubeconfig")?,
-        is_context: described["kind"] == "context",
-    })
-}
-
-impl Target {
-    fn kubectl(&self, words: &[&str]) -> Command {
-        let mut kubectl = Command::new(&self.kubectl);
-        kubectl.arg("--kubeconfig").arg(&self.kubeconfig).args(words);
-        kubectl
-    }
-
+impl Target<'_> {
     /// Gives the image to the nodes.
     fn load(&self, image: &Path) -> Result<()> {
-        if self.is_context {
+        if self.0.is_somebody_elses() {
             println!("a cluster of yours pulls the suite's own image from its registry");
             return Ok(());
         }
@@ -193,7 +167,7 @@ impl Target {
     /// What the Gateway API's definitions say that they are; nothing if there are none.
     fn bundle(&self) -> Result<String> {
         let annotation = r"jsonpath={.metadata.annotations.gateway\.networking\.k8s\.io/bundle-version}";
-        quiet(self.kubectl(&[
+        quiet(self.0.kubectl(&[
             "get",
             "crd",
             "httproutes.gateway.networking.k8s.io",
@@ -211,7 +185,7 @@ impl Target {
             println!("the Gateway API {wanted} is there");
             return Ok(false);
         }
-        if self.is_context {
+        if self.0.is_somebody_elses() {
             let has = if there.is_empty() { "no Gateway API" } else { &there };
             bail!("the cluster has {has}, and nothing of it is altered. Its owner can install {wanted}");
         }
@@ -220,10 +194,10 @@ impl Target {
             self.without_gateway_api()?;
         }
         println!("installing the Gateway API {wanted}, standard channel");
-        let mut apply = self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f"]);
+        let mut apply = self.0.kubectl(&["apply", "--server-side", "--force-conflicts", "-f"]);
         apply.arg(suite.definitions()?);
         quiet(apply)?;
-        quiet(self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", READY]))?;
+        quiet(self.0.kubectl(&["wait", "--for=condition=Established", "crd", "--all", READY]))?;
         Ok(true)
     }
 
@@ -231,28 +205,28 @@ impl Target {
     fn without_gateway_api(&self) -> Result<()> {
         for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
             let policy = "safe-upgrades.gateway.networking.k8s.io";
-            quiet(self.kubectl(&["delete", kind, policy, "--ignore-not-found"]))?;
+            quiet(self.0.kubectl(&["delete", kind, policy, "--ignore-not-found"]))?;
         }
-        let all = quiet(self.kubectl(&["get", "crd", "-o", "name"]))?;
+        let all = quiet(self.0.kubectl(&["get", "crd", "-o", "name"]))?;
         let names = all.lines().filter(|name| name.ends_with(".gateway.networking.k8s.io"));
         let delete: Vec<&str> = ["delete", GONE].into_iter().chain(names).collect();
-        quiet(self.kubectl(&delete)).map(drop)
+        quiet(self.0.kubectl(&delete)).map(drop)
     }
 
     /// Sees that a mesh is there, and waits for it. With definitions that are `new` it begins anew: the suite asks for routes
     /// at once, when an API server that has just lost and got them may not tell of changes yet.
     fn mesh(&self, is_new: bool) -> Result<()> {
-        let deployments = quiet(self.kubectl(&["get", "deployments", "-n", SYSTEM, "-o", "name"]))?;
+        let deployments = quiet(self.0.kubectl(&["get", "deployments", "-n", SYSTEM, "-o", "name"]))?;
         ensure!(
             !deployments.is_empty(),
             "no mesh is installed in the cluster: the README's commands under \"On Kubernetes\" do that"
         );
         if is_new {
-            quiet(self.kubectl(&["rollout", "restart", "-n", SYSTEM, "deployment/mesh-destination"]))?;
-            quiet(self.kubectl(&["rollout", "status", "-n", SYSTEM, "deployment/mesh-destination", READY]))?;
+            quiet(self.0.kubectl(&["rollout", "restart", "-n", SYSTEM, "deployment/mesh-destination"]))?;
+            quiet(self.0.kubectl(&["rollout", "status", "-n", SYSTEM, "deployment/mesh-destination", READY]))?;
         }
         let wait = ["wait", "-n", SYSTEM, "--for=condition=Available", "deployment", "--all", READY];
-        quiet(self.kubectl(&wait)).context("the mesh does not come up: `meshctl check` says why")?;
+        quiet(self.0.kubectl(&wait)).context("the mesh does not come up: `meshctl check` says why")?;
         println!("the mesh is up: {}", deployments.split_whitespace().collect::<Vec<_>>().join(", "));
         Ok(())
     }
@@ -260,7 +234,7 @@ impl Target {
     /// Takes the suite's namespaces away, those of a run that was killed as well, and waits until they are gone.
     fn clear(&self) -> Result<()> {
         let delete = [&["delete", "namespace", "--ignore-not-found", GONE][..], &NAMESPACES].concat();
-        print!("{}", quiet(self.kubectl(&delete))?);
+        print!("{}", quiet(self.0.kubectl(&delete))?);
         Ok(())
     }
 }

@@ -2,12 +2,12 @@
 
 use std::env;
 
-use super::kube::VERSION;
+use super::kube::{VERSION, apply, pod, rolled_out};
 
 /// The image of `mesh-origin` and `mesh-load`, from where `cargo xtask test` says that the cluster has its images from.
 pub fn image() -> String {
-    let registry = env::var("MESH_TEST_REGISTRY").ok().filter(|registry| !registry.is_empty());
-    format!("{}/mesh-test:{VERSION}", registry.as_deref().unwrap_or("docker.io/mesh"))
+    let registry = env::var("MESH_TEST_REGISTRY").unwrap_or_else(|_| "docker.io/mesh".to_owned());
+    format!("{registry}/mesh-test:{VERSION}")
 }
 
 /// A Deployment of the test server, as its manifest.
@@ -80,4 +80,12 @@ metadata: {{name: {name}, namespace: {namespace}}}
 spec: {{selector: {{{selector}}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}
 "
     )
+}
+
+/// `web` with its Service, and a client, all of them running: the client's pod.
+pub fn web_and_client(namespace: &str) -> String {
+    let apps = ["web", "client"].map(|name| App::new(name).manifest(namespace)).concat();
+    apply(&format!("{apps}{}", service(namespace, "web", "app: web")));
+    rolled_out(namespace, &["deployment/web", "deployment/client"]);
+    pod(namespace, "app=client")
 }

@@ -6,7 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose}
 use serde_json::{Value, json};
 
 use crate::{
-    apps::{App, service},
+    apps::{App, web_and_client},
     kube::{
         Namespace, SYSTEM, apply, cluster_ip, get, kubectl, load, meshctl, pod, rolled_out, text, try_meshctl, wait,
     },
@@ -75,10 +75,7 @@ fn issuer() -> String {
 #[test]
 fn under_anchors_that_share_nothing_with_the_old_everything_goes_on() {
     let namespace = Namespace::new("new-anchors", true);
-    let apps: String = ["web", "client"].iter().map(|name| App::new(name).manifest(&namespace.0)).collect();
-    apply(&format!("{apps}{}", service(&namespace.0, "web", "app: web")));
-    rolled_out(&namespace.0, &["deployment/web", "deployment/client"]);
-    let client = pod(&namespace.0, "app=client");
+    let client = web_and_client(&namespace.0);
     let target = format!("{}:80", cluster_ip(&namespace.0, "web"));
     let ca_bundle = || {
         let webhooks = get(SYSTEM, &["mutatingwebhookconfiguration", "mesh-injector"]);

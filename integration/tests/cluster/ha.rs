@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use crate::{
-    apps::{App, service},
+    apps::{App, service, web_and_client},
     kube::{
-        Namespace, SYSTEM, apply, cluster_ip, get, kubectl, load, meshctl, pod, rolled_out, start_load, text,
-        try_apply, wait,
+        Namespace, SYSTEM, apply, cluster_ip, get, kubectl, load, meshctl, rolled_out, start_load, text, try_apply,
+        wait,
     },
 };
 
@@ -28,10 +28,7 @@ impl Drop for Single {
 #[test]
 fn one_replica_of_each_part_may_die() {
     let namespace = Namespace::new("ha", true);
-    let apps: String = ["web", "client"].iter().map(|name| App::new(name).manifest(&namespace.0)).collect();
-    apply(&format!("{apps}{}", service(&namespace.0, "web", "app: web")));
-    rolled_out(&namespace.0, &["deployment/web", "deployment/client"]);
-    let client = pod(&namespace.0, "app=client");
+    let client = web_and_client(&namespace.0);
     let target = format!("{}:80", cluster_ip(&namespace.0, "web"));
     let issuer = || text(&get(SYSTEM, &["secret", "mesh-issuer"]), "/data/tls.crt");
     let before = issuer();

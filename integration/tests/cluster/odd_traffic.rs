@@ -2,7 +2,7 @@
 //! that is not TCP, and pods that the mesh leaves alone.
 
 use crate::{
-    apps::{App, image, service},
+    apps::{App, image, service, web_and_client},
     kube::{Namespace, apply, cluster_ip, get, in_node, kubectl, load, pod, rolled_out, text, try_kubectl, wait},
 };
 
@@ -78,10 +78,7 @@ fn a_server_that_speaks_first_is_heard() {
 #[test]
 fn a_name_asked_for_over_udp_is_answered() {
     let namespace = Namespace::new("not-tcp", true);
-    let apps: String = ["web", "client"].iter().map(|name| App::new(name).manifest(&namespace.0)).collect();
-    apply(&format!("{apps}{}", service(&namespace.0, "web", "app: web")));
-    rolled_out(&namespace.0, &["deployment/web", "deployment/client"]);
-    let client = pod(&namespace.0, "app=client");
+    let client = web_and_client(&namespace.0);
     let args = ["http1", "--target", "web.not-tcp.svc.cluster.local:80", "--count", "5", "--connections", "1"];
     let report = load(&namespace.0, &client, &args);
     assert_eq!((report.requests, report.errors), (5, 0), "{:?}", report.errors_by);

@@ -6,6 +6,7 @@
 
 mod addons;
 mod components;
+mod described;
 mod elsewhere;
 mod files;
 mod layout;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 
+pub use described::Described;
 use layout::Layout;
 pub use layout::{GATEWAY_API, KUBERNETES};
 pub use node::quiet;

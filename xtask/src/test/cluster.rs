@@ -5,14 +5,13 @@
 //! mesh is installed in it and taken out again; tests that look into a node of our own are skipped there. Where there is
 //! neither, all are skipped. Whatever is skipped is told loudly, and counted so.
 
-use std::{env, fs, process::Command};
+use std::{env, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use super::{CLUSTER, Count, Options, tests};
 use crate::{
-    cluster::{GATEWAY_API, quiet},
+    cluster::{Described, GATEWAY_API, quiet},
     conformance::{self, SUITES, Suite, Verdict},
     step::{cargo, root, run, step},
 };
@@ -27,9 +26,6 @@ const PACKAGES: [(&str, &str); 2] = [("tcpdump", "tcpdump"), ("ping", "iputils-p
 const ON_OUR_NODE: &str = "on_our_node";
 /// The control plane's namespace, and the quick start's: what the tests leave in a cluster.
 const LEFT: [&str; 2] = ["mesh-system", "shop"];
-
-/// A cluster, as target/cluster/env.json has it.
-struct Described(Value);
 
 /// Runs them all; the cluster goes down again whatever comes of it, unless it was up before or is to be kept.
 pub fn run_all(options: &Options, count: &mut Count) -> Result<()> {
@@ -46,10 +42,10 @@ pub fn run_all(options: &Options, count: &mut Count) -> Result<()> {
     up.extend(options.context.iter().flat_map(|context| ["--context", context]));
     let done = step("a Kubernetes to test on", || xtask(&up)).and_then(|()| {
         let cluster = Described::read()?;
-        cluster.is_fit()?;
+        is_fit(&cluster)?;
         let done = on_cluster(&cluster, options, count);
         if cluster.is_somebody_elses() && !options.keep && is_for_good(&done) {
-            step("the mesh out of the cluster", || cluster.without_mesh())?;
+            step("the mesh out of the cluster", || without_mesh(&cluster))?;
         }
         done
     });
@@ -80,13 +76,13 @@ fn on_cluster(cluster: &Described, options: &Options, count: &mut Count) -> Resu
     // Where `cluster up` puts a kubectl for a machine without one.
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths(env::split_paths(&path).chain([root().join("target/cluster/bin")]))?;
-    let environment = [
+    let mut environment = vec![
         ("MESH_TEST_KUBECONFIG", cluster.text("kubeconfig")),
         ("MESH_TEST_CLUSTER", cluster.kind()),
         ("MESH_TEST_NODE", cluster.text("networkNamespace")),
-        ("MESH_TEST_REGISTRY", options.image_registry.as_deref().unwrap_or_default()),
         ("PATH", path.to_str().context("PATH is no text")?),
     ];
+    environment.extend(options.image_registry.as_deref().map(|registry| ("MESH_TEST_REGISTRY", registry)));
     let on_it = |title: &str, test: &str, count: &mut Count| {
         // One after the other: they share two cores with a whole cluster, and the control plane that some take away.
         let mut which = vec!["-p", "mesh-integration", "--features", CLUSTER, "--test", test];
@@ -101,61 +97,34 @@ fn on_cluster(cluster: &Described, options: &Options, count: &mut Count) -> Resu
     step("the Gateway API's own conformance suites", || conformance(cluster, count))
 }
 
-impl Described {
-    fn read() -> Result<Self> {
-        let described =
-            fs::read_to_string(root().join("target/cluster/env.json")).context("target/cluster/env.json")?;
-        Ok(Self(serde_json::from_str(&described)?))
+/// Refuses a cluster whose mesh is in use: the tests install, upgrade and break theirs.
+fn is_fit(cluster: &Described) -> Result<()> {
+    if !cluster.is_somebody_elses() {
+        return Ok(());
     }
+    let there =
+        quiet(cluster.kubectl(&[&["get", "namespace", "--ignore-not-found", "-o", "name"][..], &LEFT].concat()))?;
+    ensure!(
+        there.is_empty(),
+        "the cluster has {}, and the tests would alter and delete that: name a cluster without a mesh",
+        there.split_whitespace().collect::<Vec<_>>().join(", ")
+    );
+    ensure!(
+        conformance::gateway_api_of(cluster)?.is_some(),
+        "the cluster has no Gateway API, and nothing of it is altered. Its owner can install it: standard channel, \
+         v{GATEWAY_API}"
+    );
+    Ok(())
+}
 
-    fn text(&self, name: &str) -> &str {
-        self.0[name].as_str().unwrap_or_default()
-    }
-
-    /// `node`, `kind` or `context`.
-    fn kind(&self) -> &str {
-        self.text("kind")
-    }
-
-    fn is_somebody_elses(&self) -> bool {
-        self.kind() == "context"
-    }
-
-    fn kubectl(&self, words: &[&str]) -> Command {
-        let mut kubectl = Command::new(self.text("kubectl"));
-        kubectl.arg("--kubeconfig").arg(self.text("kubeconfig")).args(words);
-        kubectl
-    }
-
-    /// Refuses a cluster whose mesh is in use: the tests install, upgrade and break theirs.
-    fn is_fit(&self) -> Result<()> {
-        if !self.is_somebody_elses() {
-            return Ok(());
-        }
-        let there =
-            quiet(self.kubectl(&[&["get", "namespace", "--ignore-not-found", "-o", "name"][..], &LEFT].concat()))?;
-        ensure!(
-            there.is_empty(),
-            "the cluster has {}, and the tests would alter and delete that: name a cluster without a mesh",
-            there.split_whitespace().collect::<Vec<_>>().join(", ")
-        );
-        ensure!(
-            conformance::gateway_api_of_cluster()?.is_some(),
-            "the cluster has no Gateway API, and nothing of it is altered. Its owner can install it: standard channel, \
-             v{GATEWAY_API}"
-        );
-        Ok(())
-    }
-
-    /// As `meshctl uninstall` does it.
-    fn without_mesh(&self) -> Result<()> {
-        let script = "target/debug/meshctl uninstall --force | \"$0\" delete --ignore-not-found -f - && \
-                      \"$0\" delete namespace --ignore-not-found --wait \"$@\"";
-        let mut bash = Command::new("bash");
-        bash.args(["-euo", "pipefail", "-c", script, self.text("kubectl")]).args(LEFT);
-        bash.current_dir(root()).env("KUBECONFIG", self.text("kubeconfig"));
-        run(bash)
-    }
+/// As `meshctl uninstall` does it.
+fn without_mesh(cluster: &Described) -> Result<()> {
+    let script = "target/debug/meshctl uninstall --force | \"$0\" delete --ignore-not-found -f - && \
+                  \"$0\" delete namespace --ignore-not-found --wait \"$@\"";
+    let mut bash = Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", script, cluster.text("kubectl")]).args(LEFT);
+    bash.current_dir(root()).env("KUBECONFIG", cluster.text("kubeconfig"));
+    run(bash)
 }
 
 /// The official suites on the mesh that the tests before have left; each of their tests counts as one. A cluster of
@@ -163,7 +132,7 @@ impl Described {
 fn conformance(cluster: &Described, count: &mut Count) -> Result<()> {
     let options = conformance::Options::default();
     let suites = if cluster.is_somebody_elses() {
-        let release = conformance::gateway_api_of_cluster()?.unwrap_or_default();
+        let release = conformance::gateway_api_of(cluster)?.unwrap_or_default();
         let suite = SUITES.iter().find(|suite| suite.release == release);
         if suite.is_none() {
             count.skipped += 1;
