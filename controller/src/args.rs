@@ -128,6 +128,9 @@ pub struct IdentityArgs {
     /// The Secret (kubernetes.io/tls, with ca.crt) that holds the issuer's certificate and key.
     #[arg(long, value_name = "NAME", default_value = "mesh-issuer")]
     pub issuer_secret: String,
+    /// A ConfigMap with trust anchors (ca-bundle.pem) beside those in ca.crt of the Secret. It is waited for.
+    #[arg(long, value_name = "NAME")]
+    pub trust_anchors_config_map: Option<String>,
     /// How long an issued certificate lasts, as in 24h, 30m or 10s.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
     pub leaf_lifetime: Duration,

@@ -1,8 +1,9 @@
-//! The issuer as a Secret of type `kubernetes.io/tls` holds it: `tls.crt`, `tls.key` and `ca.crt`, read and judged.
+//! The issuer as a Secret of type `kubernetes.io/tls` holds it: `tls.crt`, `tls.key` and `ca.crt`, read and judged; with
+//! it, the anchors that a ConfigMap may add.
 //!
 //! What is accepted here can sign a leaf that every proxy will believe: the last check is exactly a proxy's, of a leaf
-//! made for the purpose. What is not is refused with the key at fault and the reason. Who reads the Secret, and what
-//! stays in force meanwhile, is not decided here.
+//! made for the purpose. What is not is refused with the object and the key at fault and the reason. Who reads the
+//! objects, and what stays in force meanwhile, is not decided here.
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +24,8 @@ pub const CERTIFICATE: &str = "tls.crt";
 pub const KEY: &str = "tls.key";
 /// The trust anchors: all of them are trusted, so that old and new overlap while they are exchanged.
 pub const ANCHORS: &str = "ca.crt";
+/// Where a ConfigMap has trust anchors: the one with more of them, and the bundle that we write.
+pub const BUNDLE: &str = "ca-bundle.pem";
 
 /// Most certificates in `tls.crt`; with the leaf, a chain is at most four, which is what a proxy takes.
 const MAX_CHAIN: usize = 3;
@@ -33,14 +36,32 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Life of the leaf that proves that leaves are believed; nobody uses it.
 const PROBE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Why an issuer was refused. The fault is whoever wrote the Secret's.
+/// An object as it is stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Its kind, namespace and name, as in `Secret mesh-system/mesh-issuer`.
+    pub name: String,
+    /// Its values by their keys.
+    pub data: BTreeMap<String, Vec<u8>>,
+}
+
+/// What an issuer is read from.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The Secret.
+    pub secret: Object,
+    /// The ConfigMap that has more anchors under [`BUNDLE`], where there is one.
+    pub more_anchors: Option<Object>,
+}
+
+/// Why an issuer was refused, or could not be read. The fault is whoever wrote the object's, unless the API server is away.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Secret {secret}, key {key}: {reason}; {fix}")]
+#[error("{object}{}: {reason}; {fix}", key.map(|key| format!(", key {key}")).unwrap_or_default())]
 pub struct IssuerError {
-    /// `namespace/name` of the Secret.
-    pub secret: String,
-    /// The key at fault.
-    pub key: &'static str,
+    /// Kind, namespace and name of the object at fault.
+    pub object: String,
+    /// The key at fault; `None` for the object as a whole.
+    pub key: Option<&'static str>,
     /// What is wrong with it.
     pub reason: String,
     /// What to do next.
@@ -57,32 +78,51 @@ pub struct Accepted {
 }
 
 /// Reads an issuer. `probe` is an identity of the trust domain that leaves will be for.
-pub fn read(secret: &str, data: &BTreeMap<String, Vec<u8>>, probe: &Identity) -> Result<Accepted, IssuerError> {
+pub fn read(stored: &Stored, probe: &Identity) -> Result<Accepted, IssuerError> {
     let now = SystemTime::now();
-    let at = |key: &'static str| {
-        move |Fault { reason, fix }: Fault| IssuerError { secret: secret.to_owned(), key, reason, fix }
-    };
-    let chain = value(data, CERTIFICATE).and_then(certificates).map_err(at(CERTIFICATE))?;
-    let key = value(data, KEY).and_then(private_key).map_err(at(KEY))?;
-    let anchors = value(data, ANCHORS).and_then(certificates).map_err(at(ANCHORS))?;
+    let secret = &stored.secret;
+    let chain = secret.value(CERTIFICATE).and_then(certificates).map_err(secret.at(CERTIFICATE))?;
+    let key = secret.value(KEY).and_then(private_key).map_err(secret.at(KEY))?;
 
-    let chain_ends = check_chain(&chain, now).map_err(at(CERTIFICATE))?;
-    check_key(&key, &chain).map_err(at(KEY))?;
-    let all = anchors.len();
-    let anchors = current_anchors(anchors, now).map_err(at(ANCHORS))?;
-    let ended_anchors = all - anchors.len();
+    let chain_ends = check_chain(&chain, now).map_err(secret.at(CERTIFICATE))?;
+    check_key(&key, &chain).map_err(secret.at(KEY))?;
+    let (anchors, ended_anchors) = read_anchors(stored, now)?;
 
     // A root tells a peer nothing that it does not know.
     let intermediates = chain.iter().filter(|certificate| !is_self_issued(certificate)).cloned().collect();
     let signer = Signer::new(key, &chain[0], intermediates, anchors, chain_ends)
         .map_err(|error| Fault::new(error.to_string(), FIX_PAIR))
-        .map_err(at(CERTIFICATE))?;
-    let anchor_ends = believed_until(&signer, probe, now).map_err(at(CERTIFICATE))?;
+        .map_err(secret.at(CERTIFICATE))?;
+    let anchor_ends = believed_until(&signer, probe, now).map_err(secret.at(CERTIFICATE))?;
     // Peers do not look at when an anchor ends; leaves end with it all the same.
     Ok(Accepted { signer: signer.ending(chain_ends.min(anchor_ends)), ended_anchors })
 }
 
+/// The anchors of both objects that have not ended, each once; and how many have.
+fn read_anchors(stored: &Stored, now: SystemTime) -> Result<(Vec<CertificateDer<'static>>, usize), IssuerError> {
+    let read = |object: &Object, key| object.value(key).and_then(authorities).map_err(object.at(key));
+    let Stored { secret, more_anchors } = stored;
+    // Where a ConfigMap has anchors, an issuer need not bring any: those of Vault or of a public key infrastructure often
+    // do not.
+    let brings_none = secret.data.get(ANCHORS).is_none_or(Vec::is_empty);
+    let mut all = if more_anchors.is_some() && brings_none { Vec::new() } else { read(secret, ANCHORS)? };
+    let mut last = (secret, ANCHORS);
+    if let Some(more) = more_anchors {
+        last = (more, BUNDLE);
+        for anchor in read(more, BUNDLE)? {
+            if !all.contains(&anchor) {
+                all.push(anchor);
+            }
+        }
+    }
+    let found = all.len();
+    let current = current_anchors(all, now).map_err(last.0.at(last.1))?;
+    let ended = found - current.len();
+    Ok((current, ended))
+}
+
 const FIX_PAIR: &str = "put certificate and key of one issuer there, as cert-manager or `meshctl install` writes them";
+const FIX_BUNDLE: &str = "put the trust anchors there (PEM), one after another";
 const FIX_NEW: &str = "issue it anew and put both tls.crt and tls.key there";
 const FIX_ANCHORS: &str = "put the root that the issuer leads to into ca.crt, and its intermediates into tls.crt";
 
@@ -98,12 +138,32 @@ impl Fault {
     }
 }
 
-fn value<'a>(data: &'a BTreeMap<String, Vec<u8>>, key: &str) -> Result<&'a [u8], Fault> {
-    match data.get(key) {
-        None => Err(Fault::new("absent", FIX_PAIR)),
-        Some(value) if value.is_empty() => Err(Fault::new("empty", FIX_PAIR)),
-        Some(value) if value.len() > MAX_BYTES => Err(Fault::new(format!("longer than {MAX_BYTES} bytes"), FIX_PAIR)),
-        Some(value) => Ok(value),
+impl Object {
+    fn value(&self, key: &str) -> Result<&[u8], Fault> {
+        let fix = if key == BUNDLE { FIX_BUNDLE } else { FIX_PAIR };
+        match self.data.get(key) {
+            None => Err(Fault::new("absent", fix)),
+            Some(value) if value.is_empty() => Err(Fault::new("empty", fix)),
+            Some(value) if value.len() > MAX_BYTES => Err(Fault::new(format!("longer than {MAX_BYTES} bytes"), fix)),
+            Some(value) => Ok(value),
+        }
+    }
+
+    /// Says that a fault is this object's, at this key.
+    fn at(&self, key: &'static str) -> impl FnOnce(Fault) -> IssuerError {
+        move |Fault { reason, fix }| IssuerError { object: self.name.clone(), key: Some(key), reason, fix }
+    }
+}
+
+/// Certificates of which each may sign others.
+fn authorities(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let found = certificates(pem)?;
+    match found.iter().find(|found| !parse(found).is_ok_and(|certificate| certificate.is_ca())) {
+        None => Ok(found),
+        Some(other) => Err(Fault::new(
+            format!("{} is not a certificate authority", subject(other)),
+            "an anchor is a root, or another authority; remove what is none",
+        )),
     }
 }
 
@@ -199,14 +259,8 @@ fn current_anchors(
             "remove old ones",
         ));
     }
-    for anchor in &anchors {
-        if !parse(anchor).is_ok_and(|certificate| certificate.is_ca()) {
-            let reason = format!("{} is not a certificate authority", subject(anchor));
-            return Err(Fault::new(reason, "an anchor is a root, or another authority; remove what is none"));
-        }
-    }
     anchors.retain(|anchor| crate::ca::not_after(anchor).is_ok_and(|ends| ends > now));
-    if anchors.is_empty() { Err(Fault::new("every anchor in it has ended", FIX_ANCHORS)) } else { Ok(anchors) }
+    if anchors.is_empty() { Err(Fault::new("every anchor has ended", FIX_ANCHORS)) } else { Ok(anchors) }
 }
 
 /// Looks at a leaf as a proxy does, once as a client's and once as a server's; says when the anchor ends.
@@ -238,7 +292,7 @@ fn believed_until(signer: &Signer, probe: &Identity, now: SystemTime) -> Result<
 
 fn explain(error: &webpki::Error) -> String {
     match error {
-        webpki::Error::UnknownIssuer => format!("nothing in {CERTIFICATE} leads to an anchor in {ANCHORS}"),
+        webpki::Error::UnknownIssuer => format!("nothing in {CERTIFICATE} leads to an anchor that is trusted"),
         webpki::Error::NameConstraintViolation => "its name constraints exclude a name that it would sign".to_owned(),
         webpki::Error::PathLenConstraintViolated => "its path length does not allow what it would sign".to_owned(),
         other => format!("{other:?}"),

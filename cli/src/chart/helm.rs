@@ -33,6 +33,7 @@ const SETS: &[&[&str]] = &[
     &["--set", "trustDomain=corp.example,clusterDomain=k8s.corp.example"],
     &["--set", r"logLevel=info\,mesh_controller::kube=debug"],
     &["--set", "identity.external=true"],
+    &["--set", "identity.external=true,identity.trustAnchorsConfigMap=roots"],
     &["--set", "identity.leafLifetime=30m"],
     &["--set", "identity.replicas=3"],
     &["--set", "destination.replicas=5,injector.replicas=1,ha=true"],

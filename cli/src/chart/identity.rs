@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use aws_lc_rs::digest::{SHA256, digest};
-use mesh_controller::issuer;
+use mesh_controller::issuer::{self, Object, Stored};
 use mesh_policy::Identity;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer as Signer, KeyPair, KeyUsagePurpose,
@@ -115,7 +115,8 @@ impl Material {
         let data =
             [(issuer::CERTIFICATE, &self.certificate), (issuer::KEY, &self.key), (issuer::ANCHORS, &self.anchors)];
         let data: BTreeMap<_, _> = data.map(|(key, text)| (key.to_owned(), text.clone().into_bytes())).into();
-        issuer::read(&format!("{CONTROL_NAMESPACE}/mesh-issuer"), &data, &probe)
+        let secret = Object { name: format!("Secret {CONTROL_NAMESPACE}/mesh-issuer"), data };
+        issuer::read(&Stored { secret, more_anchors: None }, &probe)
             .context("mesh-identity would refuse this issuer")?;
         Ok(())
     }

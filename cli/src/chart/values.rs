@@ -14,6 +14,8 @@ use super::{ChartError, files};
 
 /// A DNS name, of the cluster or of a trust domain.
 pub const DNS_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// The same, or empty.
+pub const OPTIONAL_DNS_NAME: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$";
 /// A whole number and a unit.
 pub const DURATION: &str = r"^[1-9][0-9]*[hms]$";
 /// A registry with a path, or a reference to an image; the registry has the last word.
@@ -84,6 +86,8 @@ values! {
     Identity {
         external: bool,
         trust_anchors: String,
+        #[cfg_attr(test, schemars(regex(pattern = OPTIONAL_DNS_NAME)))]
+        trust_anchors_config_map: String,
         issuer: Issuer,
         #[cfg_attr(test, schemars(regex(pattern = DURATION)))]
         leaf_lifetime: String,
@@ -275,6 +279,12 @@ impl Values {
                 &*OPTIONAL_IMAGE_RE,
                 "an image such as docker.io/mesh/mesh-proxy:1.2.3, or empty",
             ),
+            (
+                "identity.trustAnchorsConfigMap",
+                &self.identity.trust_anchors_config_map,
+                &*OPTIONAL_DNS_NAME_RE,
+                "the name of a ConfigMap, or empty",
+            ),
             ("identity.leafLifetime", &self.identity.leaf_lifetime, &*DURATION_RE, "a time such as 24h or 30m"),
         ];
         for (name, value, pattern, expected) in matching {
@@ -354,6 +364,7 @@ macro_rules! patterns {
 
 patterns! {
     DNS_NAME_RE = DNS_NAME;
+    OPTIONAL_DNS_NAME_RE = OPTIONAL_DNS_NAME;
     LOG_FILTER_RE = LOG_FILTER;
     IMAGE_RE = IMAGE;
     OPTIONAL_IMAGE_RE = OPTIONAL_IMAGE;
@@ -405,6 +416,7 @@ mod tests {
             (json!({"proxy": {"workers": 65}}), "proxy.workers is 65, but must be from 1 to 64"),
             (json!({"identity": {"leafLifetime": "1d"}}), "identity.leafLifetime is \"1d\""),
             (json!({"trustDomain": "a b"}), "trustDomain is \"a b\""),
+            (json!({"identity": {"trustAnchorsConfigMap": "a/b"}}), "must be the name of a ConfigMap, or empty"),
             (json!({"proxy": {"opaquePorts": ["x"]}}), "proxy.opaquePorts: \"x\" is no port"),
             (json!({"injector": {"resources": {"limits": {"cpu": "much"}}}}), "injector.resources: cpu is \"much\""),
             (json!({"injector": {"resources": {"limit": {}}}}), "injector.resources.limit"),

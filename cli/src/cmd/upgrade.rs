@@ -166,11 +166,12 @@ async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Resu
     let external = base["identity"]["external"] == true;
     match (secret, &found.bundle) {
         (Some(material), _) if !external => values::merge(&mut base, material.values()),
-        (Some(material), _) if !material.anchors.trim().is_empty() => {
-            values::merge(&mut base, json!({"identity": {"trustAnchors": material.anchors}}));
-        }
+        // What is trusted now, wherever mesh-identity has it from.
         (_, Some(bundle)) if external => {
             values::merge(&mut base, json!({"identity": {"trustAnchors": bundle["data"]["ca-bundle.pem"]}}));
+        }
+        (Some(material), None) => {
+            values::merge(&mut base, json!({"identity": {"trustAnchors": material.anchors}}));
         }
         _ => {}
     }
@@ -321,6 +322,21 @@ mod tests {
             kept(&args(&["--reset-values", "--set", "trustDomain=corp.example"]), &cluster, &found).await.unwrap();
         assert_eq!(reset["proxy"], Value::Null);
         assert_eq!(reset["identity"]["trustAnchors"], made.material.anchors);
+    }
+
+    #[tokio::test]
+    async fn with_an_external_issuer_everything_that_is_trusted_stays_so() {
+        let (made, other) = (identity::make("cluster.local").unwrap(), identity::make("cluster.local").unwrap());
+        let cluster = Mock::default().object(SECRET, secret(&made)).cluster();
+        let stored = "identity: {external: true, trustAnchorsConfigMap: roots}";
+        let both = format!("{}{}", made.material.anchors, other.material.anchors);
+        let bundle = Some(json!({"data": {"ca-bundle.pem": both}}));
+        let given = kept(&args(&[]), &cluster, &Installed { bundle, ..installed(stored) }).await.unwrap();
+        assert_eq!(given["identity"]["trustAnchors"], both);
+        assert_eq!(given["identity"]["trustAnchorsConfigMap"], "roots");
+        assert_eq!(given["identity"]["issuer"], Value::Null);
+        let given = kept(&args(&[]), &cluster, &installed(stored)).await.unwrap();
+        assert_eq!(given["identity"]["trustAnchors"], made.material.anchors);
     }
 
     #[tokio::test]

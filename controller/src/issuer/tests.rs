@@ -10,7 +10,7 @@ use rcgen::{
 
 use super::*;
 
-const NAME: &str = "mesh-system/mesh-issuer";
+const NAME: &str = "Secret mesh-system/mesh-issuer";
 
 /// A certificate and its key.
 pub(crate) struct Pair {
@@ -68,13 +68,24 @@ pub(crate) fn secret(chain: &[&Pair], key: &str, anchors: &[&Pair]) -> BTreeMap<
         .into()
 }
 
+/// Such a Secret, and no more anchors.
+pub(crate) fn stored(secret: &BTreeMap<String, Vec<u8>>) -> Stored {
+    Stored { secret: Object { name: NAME.to_owned(), data: secret.clone() }, more_anchors: None }
+}
+
+/// The data of a ConfigMap of anchors.
+pub(crate) fn config_map(anchors: &[&Pair]) -> BTreeMap<String, Vec<u8>> {
+    let pem: String = anchors.iter().map(|pair| pair.certificate.pem()).collect();
+    [(BUNDLE.to_owned(), pem.into_bytes())].into()
+}
+
 pub(crate) fn probe() -> Identity {
     Identity::new("cluster.local", "mesh-system", "mesh-identity").unwrap()
 }
 
 /// What is accepted, with the certificates that follow a leaf, and its end.
 fn accept(data: &BTreeMap<String, Vec<u8>>) -> (usize, SystemTime) {
-    let accepted = read(NAME, data, &probe()).unwrap_or_else(|error| panic!("{error}"));
+    let accepted = read(&stored(data), &probe()).unwrap_or_else(|error| panic!("{error}"));
     let key = KeyPair::generate().unwrap();
     let leaf = accepted.signer.sign(&key, &probe(), None, Duration::from_secs(3600)).unwrap();
     (leaf.chain.len() - 1, accepted.signer.not_after())
@@ -93,11 +104,11 @@ fn issuers_that_are_good() {
     assert_eq!(accept(&secret(&[&issuer, &middle, &root], &pem(&issuer), &[&root])).0, 2);
     // Old and new anchors overlap while they are exchanged.
     let next = Pair::root("next");
-    let accepted = read(NAME, &secret(&[&middle], &pem(&middle), &[&root, &next]), &probe()).unwrap();
+    let accepted = read(&stored(&secret(&[&middle], &pem(&middle), &[&root, &next])), &probe()).unwrap();
     assert_eq!((accepted.signer.anchors().len(), accepted.ended_anchors), (2, 0));
     // An anchor that has ended is left out.
     let old = Pair::root_with("old", |params| params.not_after = date_time_ymd(2020, 1, 1));
-    let accepted = read(NAME, &secret(&[&middle], &pem(&middle), &[&old, &root]), &probe()).unwrap();
+    let accepted = read(&stored(&secret(&[&middle], &pem(&middle), &[&old, &root])), &probe()).unwrap();
     assert_eq!((accepted.signer.anchors().len(), accepted.ended_anchors), (1, 1));
 }
 
@@ -246,8 +257,8 @@ fn issuers_that_are_broken_are_refused_by_key_and_reason() {
         ("for clients only", under(&root, for_clients), CERTIFICATE, "not believe"),
     ];
     for (what, data, key, reason) in table {
-        let error = read(NAME, &data, &probe()).err().unwrap_or_else(|| panic!("{what} was accepted"));
-        assert_eq!(error.key, key, "{what}: {error}");
+        let error = read(&stored(&data), &probe()).err().unwrap_or_else(|| panic!("{what} was accepted"));
+        assert_eq!(error.key, Some(key), "{what}: {error}");
         assert!(error.to_string().contains(reason), "{what}: {error}");
         assert!(error.to_string().starts_with("Secret mesh-system/mesh-issuer, key "), "{error}");
     }
@@ -257,7 +268,7 @@ fn issuers_that_are_broken_are_refused_by_key_and_reason() {
 fn a_path_too_long_for_its_root_is_refused() {
     let root = Pair::root_with("short", |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
     let issuer = root.issue("issuer");
-    let refused = read(NAME, &secret(&[&issuer], &issuer.key.serialize_pem(), &[&root]), &probe());
+    let refused = read(&stored(&secret(&[&issuer], &issuer.key.serialize_pem(), &[&root])), &probe());
     // Peers do not look at what an anchor says of itself, so this is fine; an intermediate's word counts.
     refused.unwrap();
     let root = Pair::root("root");
@@ -265,6 +276,36 @@ fn a_path_too_long_for_its_root_is_refused() {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     });
     let issuer = middle.issue("issuer");
-    let refused = read(NAME, &secret(&[&issuer, &middle], &issuer.key.serialize_pem(), &[&root]), &probe());
+    let refused = read(&stored(&secret(&[&issuer, &middle], &issuer.key.serialize_pem(), &[&root])), &probe());
     assert!(refused.unwrap_err().to_string().contains("path length"));
+}
+
+#[test]
+fn anchors_of_a_config_map_are_trusted_beside_those_of_the_secret() {
+    let (root, next) = (Pair::root("root"), Pair::root("next"));
+    let issuer = root.issue("issuer");
+    let with = |secret_has: &[&Pair], map: BTreeMap<String, Vec<u8>>| {
+        let secret = secret(&[&issuer], &issuer.key.serialize_pem(), secret_has);
+        let map = Object { name: "ConfigMap mesh-system/roots".to_owned(), data: map };
+        read(&Stored { more_anchors: Some(map), ..stored(&secret) }, &probe())
+    };
+    let trusted = |secret_has: &[&Pair], map_has: &[&Pair]| {
+        let accepted = with(secret_has, config_map(map_has)).unwrap();
+        accepted.signer.anchors().iter().map(|anchor| anchor.to_vec()).collect::<Vec<_>>()
+    };
+    let der = |pairs: &[&Pair]| pairs.iter().map(|pair| pair.certificate.der().to_vec()).collect::<Vec<_>>();
+    assert_eq!(trusted(&[&root], &[&next]), der(&[&root, &next]));
+    assert_eq!(trusted(&[&root], &[&next, &root]), der(&[&root, &next]), "each once");
+    assert_eq!(trusted(&[&next], &[&root]), der(&[&next, &root]), "the issuer may be under either's");
+    assert_eq!(trusted(&[], &[&root]), der(&[&root]), "an issuer that brings no anchor");
+
+    let refused = |secret_has: &[&Pair], map| with(secret_has, map).unwrap_err().to_string();
+    let absent = refused(&[&root], BTreeMap::new());
+    assert!(absent.starts_with("ConfigMap mesh-system/roots, key ca-bundle.pem: absent"), "{absent}");
+    let garbage = refused(&[&root], [(BUNDLE.to_owned(), b"x".to_vec())].into());
+    assert!(garbage.contains("ca-bundle.pem: there is no certificate"), "{garbage}");
+    let none_leads = refused(&[], config_map(&[&next]));
+    assert!(none_leads.contains("tls.crt") && none_leads.contains("leads to an anchor"), "{none_leads}");
+    let old = Pair::root_with("old", |params| params.not_after = date_time_ymd(2020, 1, 1));
+    assert!(refused(&[], config_map(&[&old])).contains("roots, key ca-bundle.pem: every anchor has ended"));
 }

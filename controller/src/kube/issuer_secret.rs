@@ -1,7 +1,7 @@
 //! The issuer's Secret, followed: a good one is put in force, a bad one is told of and changes nothing.
 //!
 //! It is watched by name and read again every minute, so that a missed event cannot end in expiry. Nothing is ever
-//! written into it: install makes it, or someone else keeps it.
+//! written into it: install makes it, or someone else keeps it. Where a ConfigMap has more anchors, it is followed alike.
 
 use std::{
     collections::BTreeMap,
@@ -10,17 +10,22 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use k8s_openapi::{api::core::v1::Secret, jiff::Timestamp};
-use kube::{Api, Client};
+use k8s_openapi::{
+    ByteString, NamespaceResourceScope,
+    api::core::v1::{ConfigMap, Secret},
+    jiff::Timestamp,
+};
+use kube::{Api, Client, Resource, ResourceExt};
 use mesh_policy::Identity;
 use mesh_resources::Severity;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::named::Named;
 use crate::{
     ca::{Authority, Signer, unix_seconds},
     index::Published,
-    issuer::{self, Accepted},
+    issuer::{self, Accepted, IssuerError, Object, Stored},
     metrics::Metrics,
     problems::{Entry, log_changes},
     trust::Bundle,
@@ -39,6 +44,8 @@ pub struct Options {
     pub namespace: String,
     /// Name of the Secret.
     pub secret: String,
+    /// Name of a ConfigMap with more anchors than the Secret has, if there is one.
+    pub more_anchors: Option<String>,
     /// Someone else, such as cert-manager, keeps it.
     pub is_external: bool,
     /// How long leaves last.
@@ -50,13 +57,59 @@ pub struct Options {
 /// Follows the Secret.
 pub struct IssuerSecret {
     options: Options,
-    secret: Named<Secret>,
+    secret: Source<Secret>,
+    more_anchors: Option<Source<ConfigMap>>,
     metrics: Arc<Metrics>,
     problems: watch::Sender<Arc<Published>>,
-    /// What the Secret held when it was last accepted.
-    in_force: Option<BTreeMap<String, Vec<u8>>>,
-    /// The version read last.
+    /// What was stored when it was last accepted.
+    in_force: Option<Stored>,
+}
+
+/// An object by name, and the version of it that was read last.
+struct Source<K> {
+    /// Kind, namespace and name, for people.
+    name: String,
+    named: Named<K>,
     version: Option<String>,
+}
+
+impl<K> Source<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + fmt::Debug,
+{
+    fn new(client: Client, namespace: &str, name: &str) -> Self {
+        let named = Named::new(Api::namespaced(client, namespace), name);
+        Self { name: format!("{} {namespace}/{name}", K::kind(&())), named, version: None }
+    }
+
+    /// The object with what `data` says it holds. `fix` is what to do when there is none.
+    async fn read(
+        &mut self,
+        data: impl FnOnce(K) -> BTreeMap<String, Vec<u8>>,
+        fix: &'static str,
+    ) -> Result<Object, IssuerError> {
+        let wrong = |reason, fix| IssuerError { object: self.name.clone(), key: None, reason, fix };
+        match self.named.get().await {
+            Ok(Some(object)) => {
+                self.version = object.resource_version();
+                Ok(Object { name: self.name.clone(), data: data(object) })
+            }
+            Ok(None) => {
+                let error = wrong(format!("there is no such {}", K::kind(&())), fix);
+                self.version = None;
+                Err(error)
+            }
+            Err(error) => {
+                let fix = "see whether the API server is there, and whether the ServiceAccount mesh-identity may get and \
+                           watch it";
+                Err(wrong(format!("it cannot be read: {error}"), fix))
+            }
+        }
+    }
+
+    async fn changed(&self) {
+        self.named.changed(self.version.as_deref()).await;
+    }
 }
 
 impl fmt::Debug for IssuerSecret {
@@ -74,8 +127,9 @@ impl IssuerSecret {
         metrics: Arc<Metrics>,
         problems: watch::Sender<Arc<Published>>,
     ) -> Self {
-        let secret = Named::new(Api::namespaced(client, &options.namespace), &options.secret);
-        Self { options, secret, metrics, problems, in_force: None, version: None }
+        let secret = Source::new(client.clone(), &options.namespace, &options.secret);
+        let more_anchors = options.more_anchors.as_ref().map(|name| Source::new(client, &options.namespace, name));
+        Self { options, secret, more_anchors, metrics, problems, in_force: None }
     }
 
     /// Waits for the first good issuer.
@@ -85,7 +139,7 @@ impl IssuerSecret {
                 self.say_accepted(&accepted);
                 return Authority::new(accepted.signer, self.options.leaf_lifetime);
             }
-            self.secret.changed(self.version.as_deref()).await;
+            self.changed().await;
         }
     }
 
@@ -123,7 +177,7 @@ impl IssuerSecret {
                 }
             };
             tokio::select! {
-                () = self.secret.changed(self.version.as_deref()) => {}
+                () = self.changed() => {}
                 () = ended => {}
             }
         }
@@ -131,9 +185,8 @@ impl IssuerSecret {
 
     /// Reads the Secret; what is new and good is returned, and what is wrong told.
     async fn look(&mut self, in_force: Option<&Arc<Signer>>) -> Option<Accepted> {
-        let (accepted, entry) = self.read().await;
+        let (accepted, mut entries) = self.read().await;
         let signer = accepted.as_ref().map(|accepted| &accepted.signer).or(in_force.map(|signer| &**signer));
-        let mut entries: Vec<Entry> = entry.into_iter().collect();
         self.metrics.issuer_refused.set(if entries.is_empty() { 0.0 } else { 1.0 });
         if let Some(signer) = signer {
             self.metrics.issuer_ends.set(unix_seconds(signer.not_after()) as f64);
@@ -148,54 +201,90 @@ impl IssuerSecret {
         accepted
     }
 
-    async fn read(&mut self) -> (Option<Accepted>, Option<Entry>) {
-        let name = format!("{}/{}", self.options.namespace, self.options.secret);
-        let secret = match self.secret.get().await {
-            Ok(Some(secret)) => secret,
-            Ok(None) => {
-                self.version = None;
-                let fix = if self.options.is_external {
-                    "see what keeps it, for cert-manager: kubectl get certificate,certificaterequest; it is waited for"
-                } else {
-                    "run meshctl install, which makes it, or name another with --issuer-secret; it is waited for"
-                };
-                return (None, Some(self.entry(None, "there is no such Secret".to_owned(), fix)));
-            }
-            Err(error) => {
-                let fix = "see whether the API server is there, and whether the ServiceAccount mesh-identity may get and \
-                           watch it";
-                return (None, Some(self.entry(None, format!("it cannot be read: {error}"), fix)));
-            }
+    async fn read(&mut self) -> (Option<Accepted>, Vec<Entry>) {
+        let secret = match self.read_secret().await {
+            Ok(secret) => secret,
+            Err(error) => return (None, vec![self.entry(error)]),
         };
-        self.version = secret.metadata.resource_version;
-        let data: BTreeMap<_, _> =
-            secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
-        if self.in_force.as_ref() == Some(&data) {
-            return (None, None);
+        let mut told = Vec::new();
+        let last_good = self.in_force.as_ref().map(|stored| stored.more_anchors.clone());
+        let mut judged = match self.read_more_anchors().await {
+            Ok(more_anchors) => self.judge(Stored { secret: secret.clone(), more_anchors }),
+            Err(error) => Err(error),
+        };
+        // A ConfigMap that is at fault must not keep a renewed issuer away, which would end in expiry.
+        if let (Err(error), Some(more_anchors)) = (&judged, last_good)
+            && error.object != secret.name
+        {
+            told.push(self.entry(error.clone()));
+            judged = self.judge(Stored { secret, more_anchors });
         }
-        match issuer::read(&name, &data, &self.options.probe) {
-            Ok(accepted) => {
-                self.in_force = Some(data);
-                (Some(accepted), None)
+        match judged {
+            Ok(accepted) => (accepted, told),
+            Err(error) => {
+                told.push(self.entry(error));
+                (None, told)
             }
-            Err(error) => (None, Some(self.entry(Some(error.key), error.reason, error.fix))),
         }
     }
 
-    fn entry(&self, key: Option<&'static str>, what: String, fix: &str) -> Entry {
-        let follows = match (&self.in_force, key) {
-            (None, _) => "no certificate can be issued",
-            (Some(_), _) => "the last good issuer stays in force",
+    /// Judges what is not in force already, and remembers it when it is good.
+    fn judge(&mut self, stored: Stored) -> Result<Option<Accepted>, IssuerError> {
+        if self.in_force.as_ref() == Some(&stored) {
+            return Ok(None);
+        }
+        let accepted = issuer::read(&stored, &self.options.probe)?;
+        self.in_force = Some(stored);
+        Ok(Some(accepted))
+    }
+
+    async fn read_secret(&mut self) -> Result<Object, IssuerError> {
+        let fix = if self.options.is_external {
+            "see what keeps it, for cert-manager: kubectl get certificate,certificaterequest; it is waited for"
+        } else {
+            "run meshctl install, which makes it, or name another with --issuer-secret; it is waited for"
+        };
+        let plain = |data: BTreeMap<String, ByteString>| data.into_iter().map(|(key, value)| (key, value.0)).collect();
+        self.secret.read(|secret| secret.data.map(plain).unwrap_or_default(), fix).await
+    }
+
+    async fn read_more_anchors(&mut self) -> Result<Option<Object>, IssuerError> {
+        let Some(source) = &mut self.more_anchors else { return Ok(None) };
+        let fix = "see what keeps it, for trust-manager: kubectl get bundle; or name none (identity.trustAnchorsConfigMap); \
+                   it is waited for";
+        let bytes =
+            |data: BTreeMap<String, String>| data.into_iter().map(|(key, text)| (key, text.into_bytes())).collect();
+        source.read(|map| map.data.map(bytes).unwrap_or_default(), fix).await.map(Some)
+    }
+
+    /// Waits until it is time to look again.
+    async fn changed(&self) {
+        let more_anchors = async {
+            match &self.more_anchors {
+                Some(source) => source.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.secret.changed() => {}
+            () = more_anchors => {}
+        }
+    }
+
+    fn entry(&self, IssuerError { object, key, reason, fix }: IssuerError) -> Entry {
+        let follows = match &self.in_force {
+            None => "no certificate can be issued",
+            Some(_) => "the last good issuer stays in force",
         };
         Entry {
             severity: Severity::Error,
             file: None,
             line: None,
             column: None,
-            object: Some(format!("Secret {}/{}", self.options.namespace, self.options.secret)),
+            object: Some(object),
             field: key.map(str::to_owned),
             reason: "Issuer".to_owned(),
-            what: format!("{what}; {follows}"),
+            what: format!("{reason}; {follows}"),
             fix: fix.to_owned(),
         }
     }
@@ -214,7 +303,9 @@ impl IssuerSecret {
         let fix = "put a new one into the Secret, see docs/identity.md; nothing needs to be restarted";
         let is_urgent = left < DAY;
         let severity = if is_urgent { Severity::Error } else { Severity::Warning };
-        Some(Entry { severity, what, ..self.entry(Some(issuer::CERTIFICATE), String::new(), fix) })
+        let (object, key) = (self.secret.name.clone(), Some(issuer::CERTIFICATE));
+        let entry = self.entry(IssuerError { object, key, reason: String::new(), fix });
+        Some(Entry { severity, what, ..entry })
     }
 
     fn say_accepted(&self, accepted: &Accepted) {
@@ -226,17 +317,17 @@ impl IssuerSecret {
             signer.anchors().len()
         );
         if accepted.ended_anchors > 0 {
-            tracing::warn!("{} anchors in {name} have ended and are left out of the bundle", accepted.ended_anchors);
+            tracing::warn!("{} trust anchors have ended and are left out of the bundle", accepted.ended_anchors);
         }
     }
 
     fn warn_of_new_anchors(&self, before: &Signer, now: &Signer) {
         if !before.anchors().iter().any(|anchor| now.anchors().contains(anchor)) {
             tracing::warn!(
-                "no anchor that was trusted before is in ca.crt of the Secret {}: a proxy whose certificate is under an \
-                 old one is not believed until it renews, which those whose stream stands do within seconds; to lose no \
-                 connection at all, have old and new anchors there for a while, see docs/identity.md",
-                self.options.secret
+                "no anchor that was trusted before is trusted now ({}): a proxy whose certificate is under an old one is \
+                 not believed until it renews, which those whose stream stands do within seconds; to lose no connection \
+                 at all, have old and new anchors there for a while, see docs/identity.md",
+                self.secret.name
             );
         }
     }

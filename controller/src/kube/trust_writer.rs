@@ -25,12 +25,10 @@ use super::{
     trust_pem::{pem, same_anchors},
     trust_plan::{Plan, Seen},
 };
-use crate::{metrics::Metrics, trust::Bundle};
+use crate::{issuer::BUNDLE as KEY, metrics::Metrics, trust::Bundle};
 
 /// Name of the ConfigMap.
 pub const NAME: &str = "mesh-trust-bundle";
-/// Its key.
-pub const KEY: &str = "ca-bundle.pem";
 /// Who writes it, for the API server and as a label.
 const MANAGER: &str = "mesh-identity";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";

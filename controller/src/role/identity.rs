@@ -90,6 +90,7 @@ impl Role {
         let options = Options {
             namespace: namespace.clone(),
             secret: args.issuer_secret.clone(),
+            more_anchors: args.trust_anchors_config_map.clone(),
             is_external: args.external_issuer,
             leaf_lifetime: args.leaf_lifetime,
             probe: self.identity.clone(),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    issuer::tests::{Pair, probe, secret},
+    issuer::tests::{Pair, config_map, probe, secret},
     kube::{fake::Fake, trust_pem::base64},
 };
 
@@ -27,11 +27,17 @@ struct World {
 }
 
 fn world() -> (World, IssuerSecret) {
+    world_with(None)
+}
+
+/// The same, with a ConfigMap of more anchors.
+fn world_with(more_anchors: Option<&str>) -> (World, IssuerSecret) {
     let (fake, metrics) = (Fake::new(), Metrics::new());
     let (sender, problems) = watch::channel(Arc::default());
     let options = Options {
         namespace: "mesh-system".to_owned(),
         secret: "mesh-issuer".to_owned(),
+        more_anchors: more_anchors.map(str::to_owned),
         is_external: true,
         leaf_lifetime: DAY,
         probe: probe(),
@@ -122,6 +128,57 @@ async fn it_is_waited_for_kept_when_it_breaks_and_exchanged_when_it_is_good() {
         let roots: Vec<_> = anchors.iter().map(|anchor| anchor.certificate.der().clone()).collect();
         assert_eq!(**bundle.borrow(), roots, "the bundle is all of ca.crt");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_is_exchanged_by_a_config_map_though_the_secret_knows_only_the_newest() {
+    const ROOTS: &str = "/api/v1/namespaces/mesh-system/configmaps/roots";
+    let map = |anchors: &[&Pair]| {
+        let text = String::from_utf8(config_map(anchors).remove(issuer::BUNDLE).unwrap()).unwrap();
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {issuer::BUNDLE: text}})
+    };
+    let (mut world, mut source) = world_with(Some("roots"));
+    let (old, new) = (Pair::root("old"), Pair::root("new"));
+    let (one, two) = (old.issue("one"), new.issue("two"));
+    let ders = |pairs: &[&Pair]| pairs.iter().map(|pair| pair.certificate.der().clone()).collect::<Vec<_>>();
+
+    // It is waited for, as the Secret is: to begin with fewer anchors would part those who run.
+    world.fake.put(PATH, object(&good(&one, &[&old])));
+    let first = tokio::spawn(async move { (source.first().await, source) });
+    let entry = world.problem("there is no such ConfigMap; no certificate can be issued").await;
+    assert_eq!(entry.object.as_deref(), Some("ConfigMap mesh-system/roots"));
+    world.fake.put(ROOTS, map(&[&old]));
+    let (authority, source) = first.await.unwrap();
+    world.no_problem().await;
+    let authority = Arc::new(authority);
+    assert_eq!(**authority.signer().anchors(), ders(&[&old]));
+    let (bundle_sender, mut bundle) = watch::channel(authority.signer().anchors().clone());
+    tokio::spawn(source.follow(authority.clone(), bundle_sender, watch::Sender::new(true)));
+
+    // Both are trusted, then cert-manager signs with the new one and forgets the old, then it goes everywhere.
+    world.fake.put(ROOTS, map(&[&old, &new]));
+    bundle.wait_for(|now| **now == ders(&[&old, &new])).await.unwrap();
+    world.fake.put(PATH, object(&good(&two, &[&new])));
+    bundle.wait_for(|now| **now == ders(&[&new, &old])).await.unwrap();
+    assert_eq!(issuer(&authority), two.certificate.der().to_vec());
+    world.fake.put(ROOTS, map(&[&new]));
+    bundle.wait_for(|now| **now == ders(&[&new])).await.unwrap();
+
+    // Garbage and a ConfigMap that is gone change nothing.
+    world.fake.put(ROOTS, json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {issuer::BUNDLE: "garbage"}}));
+    let entry = world.problem("no certificate (PEM)").await;
+    assert_eq!(entry.object.as_deref(), Some("ConfigMap mesh-system/roots"));
+    assert_eq!(entry.field.as_deref(), Some("ca-bundle.pem"));
+    world.fake.remove(ROOTS).unwrap();
+    world.problem("there is no such ConfigMap; the last good issuer stays in force").await;
+    assert_eq!(**bundle.borrow(), ders(&[&new]));
+    // Nor do they keep a renewed issuer away.
+    let three = new.issue("three");
+    let mut signers = authority.subscribe();
+    world.fake.put(PATH, object(&good(&three, &[&new])));
+    signers.changed().await.unwrap();
+    assert_eq!(issuer(&authority), three.certificate.der().to_vec());
+    world.problem("there is no such ConfigMap").await;
 }
 
 #[tokio::test(start_paused = true)]

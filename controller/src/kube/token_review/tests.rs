@@ -235,6 +235,6 @@ fn authority() -> Authority {
     use crate::issuer::{self, tests as pki};
     let root = pki::Pair::root("root");
     let secret = pki::secret(&[&root], &root.key.serialize_pem(), &[&root]);
-    let accepted = issuer::read("mesh-system/mesh-issuer", &secret, &pki::probe()).unwrap();
+    let accepted = issuer::read(&pki::stored(&secret), &pki::probe()).unwrap();
     Authority::new(accepted.signer, Duration::from_secs(3600))
 }
