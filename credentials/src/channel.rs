@@ -1,66 +1,65 @@
-//! The gRPC channel to identity: TLS 1.3 with a named peer, reconnecting by itself.
+//! The gRPC channel to a part of the control plane: mutual TLS with a named peer, found by DNS, reconnecting by itself.
 
 use std::{io, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use mesh_policy::Identity;
 use mesh_proto::names::{Address, Names};
-use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::{
-    Config, Error,
-    tls::{self, State},
-};
+use crate::tls::expect_identity;
 
-/// DNS, TCP and TLS; identity is in the same cluster.
+/// DNS, TCP and TLS; the control plane is in the same cluster.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// An identity that vanished without a word is noticed within this and [`KEEP_ALIVE_LIMIT`].
+/// A controller that vanished without a word is noticed within this and [`KEEP_ALIVE_LIMIT`].
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// See [`KEEP_ALIVE`].
 const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(5);
-/// The head of an answer: identity asks the API server meanwhile.
+/// The head of an answer. One that takes a call and never answers must not hold up the next certificate for ever.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// Whom to dial, and who must be there.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// `host:port`.
+    pub address: Address,
+    /// Who must answer.
+    pub identity: Identity,
+}
+
 /// A channel that connects when first used and again whenever it broke.
-pub(crate) fn lazy(config: &Config, state: &Arc<State>) -> Result<Channel, Error> {
-    let connector = TlsConnector::from(Arc::new(tls::client(state.clone())?));
-    let addr: Address = config.identity_addr.parse().map_err(|error| Error::Refused(format!("identity: {error}")))?;
-    let dialled = Arc::new((Names::default(), addr, config.identity.clone()));
-    let connect = tower::service_fn(move |_: Uri| connect(dialled.clone(), connector.clone()));
+pub fn lazy(names: Arc<Names>, peer: Peer, tls: Arc<ClientConfig>) -> Channel {
+    let dialled = Arc::new((names, peer, TlsConnector::from(tls)));
+    let connector = tower::service_fn(move |_: Uri| connect(dialled.clone()));
     // The authority is for gRPC's headers only: the connector knows whom to dial and whom to expect.
-    let endpoint = Endpoint::from_static("http://controller.mesh")
+    Endpoint::from_static("http://controller.mesh")
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_LIMIT)
         .keep_alive_while_idle(true)
         .connect_timeout(CONNECT_LIMIT)
-        .timeout(ANSWER_LIMIT);
-    Ok(endpoint.connect_with_connector_lazy(connect))
+        .timeout(ANSWER_LIMIT)
+        .connect_with_connector_lazy(connector)
 }
 
-async fn connect(
-    dialled: Arc<(Names, Address, Identity)>,
-    tls: TlsConnector,
-) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
-    let (names, addr, expected) = &*dialled;
+async fn connect(dialled: Arc<(Arc<Names>, Peer, TlsConnector)>) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    let (names, Peer { address, identity }, tls) = &*dialled;
     let dial = async {
-        let tcp = names.connect(addr).await?;
+        let tcp = names.connect(address).await?;
         tcp.set_nodelay(true)?;
         // The name is not sent and not compared: the identity below is.
         let name = ServerName::IpAddress(tcp.peer_addr()?.ip().into());
         tls.connect(name, tcp).await
     };
-    let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, format!("{addr} did not answer in {CONNECT_LIMIT:?}"));
+    let timed_out =
+        |_| io::Error::new(io::ErrorKind::TimedOut, format!("{address} did not answer in {CONNECT_LIMIT:?}"));
     let stream = tokio::time::timeout(CONNECT_LIMIT, dial).await.map_err(timed_out)??;
-    let proved = tls::identity_of(stream.get_ref().1.peer_certificates().unwrap_or_default());
-    match proved {
-        Ok(identity) if identity == *expected => Ok(TokioIo::new(stream)),
-        Ok(other) => {
-            let why = format!("{addr} proves {other} where {expected} is expected");
-            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
-        }
-        Err(error) => Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{addr}: {error}"))),
-    }
+    expect_identity(stream.get_ref().1.peer_certificates(), identity).map_err(|proved| {
+        let proved = proved.map_or("no identity".to_owned(), |proved| proved.to_string());
+        let why = format!("{address} proves {proved} where {identity} is expected");
+        io::Error::new(io::ErrorKind::PermissionDenied, why)
+    })?;
+    Ok(TokioIo::new(stream))
 }

@@ -1,14 +1,15 @@
-//! A control-plane process's own certificate, and what it trusts: what `destination` and `injector` have in common.
+//! A process's own certificate, and what it trusts: what proxies, destination and injector have in common.
 //!
 //! The key is made here and never leaves the process. Identity is asked for a certificate with the projected token; it
-//! is renewed between half and 70 % of its life, with jitter, under running listeners. The mounted trust bundle is
-//! trusted first and read again when it changes; the stream of bundles says what is newer. A bundle of the stream's under
-//! which our own certificate is not believed makes it renewed within seconds.
+//! is renewed between half and 70 % of its life, with jitter, under open connections and listeners. The mounted trust
+//! bundle is trusted first and read again when it changes; the stream of bundles says what is newer. A bundle of the
+//! stream's under which our own certificate is not believed makes it renewed within seconds: peers have that bundle too.
 //!
-//! Reading order: this file (the loops), [`tls`] (configurations that read what is in force), `channel` (how identity is
-//! called). It decides nothing about callers: who they are is in their certificate, what they may is the server's.
+//! Reading order: this file (the loops), [`tls`] (what is in force, and configurations that read it), [`channel`] (how the
+//! control plane is called). It decides nothing about callers: who they are is in their certificate, what they may is the
+//! server's.
 
-mod channel;
+pub mod channel;
 pub mod tls;
 
 use std::{
@@ -18,8 +19,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_policy::Identity;
-use mesh_proto::v1::{CertifyRequest, TrustRequest, identity_client::IdentityClient};
+use mesh_proto::{
+    names::Names,
+    v1::{CertifyRequest, TrustRequest, identity_client::IdentityClient},
+};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::{
     crypto::aws_lc_rs,
@@ -30,10 +33,10 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep},
 };
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use tls::{State, Trust};
+use channel::Peer;
+use tls::{Held, Roots};
 
 /// Waits after failures: doubled from the first to the last, with jitter. Identity may start at the same time as we do.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -55,10 +58,8 @@ const MAX_FILE_BYTES: u64 = 256 * 1024;
 /// Where to get a certificate.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `host:port` of identity.
-    pub identity_addr: String,
-    /// Who must answer there.
-    pub identity: Identity,
+    /// Identity.
+    pub identity: Peer,
     /// File of the projected token; read anew for each request.
     pub token_file: PathBuf,
     /// File of the roots (PEM) that are trusted first.
@@ -87,76 +88,83 @@ pub enum Error {
     Tls(#[from] rustls::Error),
 }
 
+/// What happened, for metrics.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// A certificate is in force that ends then.
+    Certified {
+        /// Its end.
+        not_after: SystemTime,
+    },
+    /// No certificate was had; it is tried again.
+    Failed,
+    /// A bundle was refused; what was trusted before stays trusted.
+    BundleRefused,
+}
+
 /// The certificate in force and the roots that are trusted.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    state: Arc<State>,
-    not_after: watch::Sender<Option<SystemTime>>,
+    config: Arc<Config>,
+    held: Arc<Held>,
+    /// Whether there is a certificate.
+    ready: watch::Sender<bool>,
 }
 
 impl Credentials {
     /// Trusts the mounted bundle; nothing can be proved yet.
-    pub fn new(config: &Config) -> Result<Self, Error> {
-        let state = State::new(read_bundle(&config.trust_bundle_file)?)?;
-        Ok(Self { state: Arc::new(state), not_after: watch::Sender::new(None) })
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let held = Arc::new(Held::new(read_bundle(&config.trust_bundle_file)?.1));
+        Ok(Self { config: Arc::new(config), held, ready: watch::Sender::new(false) })
     }
 
-    /// When the certificate in force ends; `None` before the first one.
-    pub fn not_after(&self) -> watch::Receiver<Option<SystemTime>> {
-        self.not_after.subscribe()
+    /// What is in force, for configurations of the caller's own.
+    pub fn held(&self) -> &Arc<Held> {
+        &self.held
     }
 
     /// Waits for the first certificate.
     pub async fn ready(&self) {
         // The sender is ours, so the channel is open.
-        let _ = self.not_after.subscribe().wait_for(Option::is_some).await;
+        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
-    /// TLS of a server for peers of the mesh, which must prove an identity. The configuration follows renewals.
-    pub fn server_for_mesh(&self, alpn: &[&[u8]]) -> Result<Arc<rustls::ServerConfig>, Error> {
-        Ok(Arc::new(tls::server(self.state.clone(), true, alpn)?))
-    }
-
-    /// TLS of a server for anyone, such as the API server's webhook calls. The configuration follows renewals.
-    pub fn server_for_all(&self, alpn: &[&[u8]]) -> Result<Arc<rustls::ServerConfig>, Error> {
-        Ok(Arc::new(tls::server(self.state.clone(), false, alpn)?))
-    }
-
-    /// Keeps the certificate and the roots current until cancelled.
-    pub async fn run(self, config: Config, cancel: CancellationToken) {
-        let channel = match channel::lazy(&config, &self.state) {
-            Ok(channel) => channel,
+    /// Keeps the certificate and the roots current. Ends never.
+    pub async fn run(self, names: Arc<Names>, observe: impl Fn(Event) + Send + Sync) {
+        let tls = match tls::client(self.held.clone(), b"h2") {
+            Ok(tls) => Arc::new(tls),
             Err(error) => return tracing::error!("no certificate can be asked for: {error}"),
         };
-        let unbelieved = Notify::new();
-        let both = async {
-            tokio::join!(
-                self.certify(&config, channel.clone(), &unbelieved),
-                self.trust(&config, channel.clone(), &unbelieved)
-            )
-        };
-        cancel.run_until_cancelled(both).await;
+        let channel = channel::lazy(names, self.config.identity.clone(), tls);
+        let new_roots = Notify::new();
+        tokio::join!(
+            self.certify(channel.clone(), &new_roots, &observe),
+            self.trust(channel.clone(), &new_roots, &observe)
+        );
     }
 
-    async fn certify(&self, config: &Config, channel: Channel, unbelieved: &Notify) {
+    async fn certify(&self, channel: Channel, new_roots: &Notify, observe: &(impl Fn(Event) + Send + Sync)) {
         let mut backoff = BACKOFF_FIRST;
         loop {
-            let wait = match self.certificate(config, channel.clone()).await {
-                Ok(life) => {
+            let wait = match self.certificate(channel.clone()).await {
+                Ok(not_after) => {
                     backoff = BACKOFF_FIRST;
+                    observe(Event::Certified { not_after });
+                    let life = not_after.duration_since(SystemTime::now()).unwrap_or_default();
                     // 50 % to 70 % of the life: jitter is 0.5 to 1.5 of 20 %, after 40 %.
                     (life.mul_f64(0.4) + jitter(life.mul_f64(0.2))).max(RENEW_AT_LEAST)
                 }
                 Err(error) => {
-                    let wait = jitter(backoff);
-                    tracing::warn!("no certificate from {}: {error}; trying again in {wait:?}", config.identity_addr);
+                    observe(Event::Failed);
+                    let (wait, whom) = (jitter(backoff), &self.config.identity.address);
+                    tracing::warn!("no certificate from {whom}: {error}; trying again in {wait:?}");
                     backoff = (backoff * 2).min(BACKOFF_LAST);
                     wait
                 }
             };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = unbelieved.notified() => {
+                () = self.unbelieved(new_roots) => {
                     let wait = jitter(RENEW_UNBELIEVED);
                     tracing::warn!("our certificate is under no anchor of the new bundle; asking for another in {wait:?}");
                     sleep(wait).await;
@@ -165,9 +173,19 @@ impl Credentials {
         }
     }
 
-    /// Gets one certificate, puts it in force and says how long it lasts.
-    async fn certificate(&self, config: &Config, channel: Channel) -> Result<Duration, Error> {
-        let token = String::from_utf8_lossy(&read(&config.token_file)?).trim().to_owned();
+    /// Waits for roots under which our certificate is not believed.
+    async fn unbelieved(&self, new_roots: &Notify) {
+        loop {
+            new_roots.notified().await;
+            if !self.held.is_believed() {
+                return;
+            }
+        }
+    }
+
+    /// Gets one certificate, puts it in force and says when it ends.
+    async fn certificate(&self, channel: Channel) -> Result<SystemTime, Error> {
+        let token = String::from_utf8_lossy(&read(&self.config.token_file)?).trim().to_owned();
         let answer = |what: &dyn std::fmt::Display| Error::Answer(what.to_string());
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| answer(&e))?;
         let csr = CertificateParams::default().serialize_request(&key).map_err(|e| answer(&e))?;
@@ -178,26 +196,26 @@ impl Credentials {
             return Err(Error::Answer(format!("with a chain of {} certificates", chain.len())));
         }
         let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
-        let identity = tls::identity_of(&chain).map_err(|e| answer(&e))?;
+        let identity = tls::leaf_identity(&chain[0]).map_err(|e| answer(&e))?;
         let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).map_err(|e| answer(&e))?;
         let ends = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or_default();
-        let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(ends);
         let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let certified = CertifiedKey::new(chain, aws_lc_rs::sign::any_ecdsa_type(&private)?);
         certified.keys_match()?;
-        self.state.set_key(certified);
-        self.not_after.send_replace(Some(ends));
-        let life = ends.duration_since(SystemTime::now()).unwrap_or_default();
+        self.held.set_key(certified);
+        self.ready.send_replace(true);
+        let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(ends);
+        let life = not_after.duration_since(SystemTime::now()).unwrap_or_default();
         tracing::info!("certificate for {identity}, {} s", life.as_secs());
-        Ok(life)
+        Ok(not_after)
     }
 
-    async fn trust(&self, config: &Config, channel: Channel, unbelieved: &Notify) {
-        let mut mounted = read(&config.trust_bundle_file).unwrap_or_default();
+    async fn trust(&self, channel: Channel, new_roots: &Notify, observe: &(impl Fn(Event) + Send + Sync)) {
+        let mut mounted = read(&self.config.trust_bundle_file).unwrap_or_default();
         let mut backoff = BACKOFF_FIRST;
         loop {
             let asked = Instant::now();
-            if let Err(status) = self.follow(config, channel.clone(), &mut mounted, unbelieved).await {
+            if let Err(status) = self.follow(channel.clone(), &mut mounted, new_roots, observe).await {
                 tracing::debug!("the stream of trust bundles: {}", describe(&status));
             }
             if asked.elapsed() > STEADY {
@@ -206,53 +224,51 @@ impl Credentials {
             sleep(jitter(backoff)).await;
             backoff = (backoff * 2).min(BACKOFF_LAST);
             // It may have moved on while identity could not be reached or be believed.
-            self.read_again(&config.trust_bundle_file, &mut mounted);
+            self.read_again(&mut mounted);
         }
     }
 
     /// Follows one stream to its end, and the mounted bundle beside it.
     async fn follow(
         &self,
-        config: &Config,
         channel: Channel,
         mounted: &mut Vec<u8>,
-        unbelieved: &Notify,
+        new_roots: &Notify,
+        observe: &(impl Fn(Event) + Send + Sync),
     ) -> Result<(), tonic::Status> {
         let mut stream = IdentityClient::new(channel).trust(TrustRequest {}).await?.into_inner();
         loop {
             tokio::select! {
                 message = stream.message() => {
                     let Some(bundle) = message? else { return Ok(()) };
-                    self.set_trust(bundle.roots_der.into_iter().map(CertificateDer::from).collect(), "identity");
-                    if !self.state.is_believed() {
-                        unbelieved.notify_one();
+                    let certificates: Vec<_> = bundle.roots_der.into_iter().map(CertificateDer::from).collect();
+                    match Roots::new(&certificates) {
+                        Ok(roots) => {
+                            tracing::debug!("{} roots from identity", certificates.len());
+                            self.held.set_roots(roots);
+                            new_roots.notify_one();
+                        }
+                        Err(error) => {
+                            observe(Event::BundleRefused);
+                            tracing::warn!("refused the roots from identity: {error}; those before stay trusted");
+                        }
                     }
                 }
-                () = sleep(READ_BUNDLE) => self.read_again(&config.trust_bundle_file, mounted),
+                () = sleep(READ_BUNDLE) => self.read_again(mounted),
             }
         }
     }
 
     /// Trusts the mounted bundle if it changed: an old file must not take back what the stream said since.
-    fn read_again(&self, file: &Path, mounted: &mut Vec<u8>) {
-        match (read(file), read_bundle(file)) {
-            (Ok(now), Ok(_)) if now == *mounted => {}
-            (Ok(now), Ok(roots)) => {
+    fn read_again(&self, mounted: &mut Vec<u8>) {
+        match read_bundle(&self.config.trust_bundle_file) {
+            Ok((now, _)) if now == *mounted => {}
+            Ok((now, roots)) => {
                 *mounted = now;
-                self.set_trust(roots, "the mounted bundle");
+                self.held.set_roots(roots);
+                tracing::debug!("the mounted bundle has changed");
             }
-            (Err(error), _) | (_, Err(error)) => tracing::warn!("{error}; what was trusted before stays trusted"),
-        }
-    }
-
-    fn set_trust(&self, roots: Vec<CertificateDer<'static>>, from: &str) {
-        let count = roots.len();
-        match Trust::new(roots) {
-            Ok(trust) => {
-                self.state.set_trust(trust);
-                tracing::debug!("{count} roots from {from}");
-            }
-            Err(error) => tracing::warn!("refused the roots from {from}: {error}; those before stay trusted"),
+            Err(error) => tracing::warn!("{error}; what was trusted before stays trusted"),
         }
     }
 }
@@ -266,14 +282,14 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
     Ok(content)
 }
 
-fn read_bundle(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+/// The bundle as it is written, and what it says.
+fn read_bundle(file: &Path) -> Result<(Vec<u8>, Roots), Error> {
     let error = |what| Error::File { file: file.to_owned(), what };
-    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
-    match roots {
-        Ok(roots) if !roots.is_empty() => Ok(roots),
-        Ok(_) => Err(error("there is no certificate in it".to_owned())),
-        Err(why) => Err(error(why.to_string())),
-    }
+    let text = read(file)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let certificates = certificates.map_err(|why| error(why.to_string()))?;
+    let roots = Roots::new(&certificates).map_err(error)?;
+    Ok((text, roots))
 }
 
 /// Half to one and a half of a time, so that replicas do not ask in step.

@@ -1,214 +1,322 @@
-//! TLS configurations that read the key and the roots in force with each handshake, so that a renewal closes no
-//! connection.
+//! What is in force: the key that we prove, the roots that we trust, and TLS configurations that read both with each
+//! handshake, so that a renewal closes no connection.
 //!
-//! TLS 1.3 only, X25519MLKEM768 first, no resumption (each handshake proves both sides anew), no SNI.
+//! TLS 1.3 only, X25519MLKEM768 first, no resumption (each handshake proves both sides anew), no SNI. Who is believed
+//! here has a chain to a root and exactly one identity; which identity it must be is for the caller to say
+//! ([`expect_identity`]).
 
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use mesh_policy::Identity;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig,
+    SignatureScheme,
     client::{
         ResolvesClientCert, Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
     },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor, UnixTime},
     server::{
-        ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+        ClientHello, NoServerSessionStorage, ResolvesServerCert,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
 };
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 /// Roots a bundle may hold: a rotation needs two, a federation a few.
 pub const MAX_ROOTS: usize = 32;
 
-/// The roots that are trusted, and the verifier made of them.
+/// The roots that are trusted; at least one.
 #[derive(Debug)]
-pub(crate) struct Trust {
-    roots: Arc<RootCertStore>,
-    clients: Arc<dyn ClientCertVerifier>,
-}
+pub struct Roots(Vec<TrustAnchor<'static>>);
 
-impl Trust {
-    /// One root that cannot be read refuses them all: half of a bundle is an outage.
-    pub(crate) fn new(certs: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
-        if certs.len() > MAX_ROOTS {
-            return Err(Error::General(format!("{} roots, more than {MAX_ROOTS}", certs.len())));
+impl Roots {
+    /// Reads certificates. One that cannot be read refuses the whole bundle, as does one root too many: half of a bundle is
+    /// an outage.
+    pub fn new(certificates: &[CertificateDer<'_>]) -> Result<Self, String> {
+        if certificates.is_empty() {
+            return Err("there is no certificate in it".to_owned());
         }
-        let mut roots = RootCertStore::empty();
-        for cert in certs {
-            roots.add(cert)?;
+        if certificates.len() > MAX_ROOTS {
+            return Err(format!("{} roots, more than {MAX_ROOTS}", certificates.len()));
         }
-        let (roots, provider) = (Arc::new(roots), Arc::new(aws_lc_rs::default_provider()));
-        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider)
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
-        Ok(Self { roots, clients })
+        let anchor = |der: &CertificateDer<'_>| Ok(anchor_from_trusted_cert(der)?.to_owned());
+        let anchors: Result<_, webpki::Error> = certificates.iter().map(anchor).collect();
+        anchors.map(Self).map_err(|error| error.to_string())
     }
 }
 
-/// What is in force.
+/// The key and the roots in force. One for the whole process.
 #[derive(Debug)]
-pub(crate) struct State {
+pub struct Held {
     key: ArcSwapOption<CertifiedKey>,
-    trust: ArcSwap<Trust>,
+    roots: ArcSwap<Roots>,
     provider: Arc<CryptoProvider>,
 }
 
-impl State {
-    pub(crate) fn new(roots: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
-        let trust = ArcSwap::from_pointee(Trust::new(roots)?);
-        Ok(Self { key: ArcSwapOption::empty(), trust, provider: Arc::new(aws_lc_rs::default_provider()) })
+impl Held {
+    /// Trusts these roots; nothing can be proved yet.
+    pub fn new(roots: Roots) -> Self {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Self { key: ArcSwapOption::empty(), roots: ArcSwap::from_pointee(roots), provider }
     }
 
+    /// Proves this key from the next handshake on.
     pub(crate) fn set_key(&self, key: CertifiedKey) {
         self.key.store(Some(Arc::new(key)));
     }
 
-    pub(crate) fn set_trust(&self, trust: Trust) {
-        self.trust.store(Arc::new(trust));
+    /// Trusts these roots from the next handshake on.
+    pub(crate) fn set_roots(&self, roots: Roots) {
+        self.roots.store(Arc::new(roots));
     }
 
-    /// Whether those who trust what is trusted here believe the certificate in force. So it is without one.
+    /// Whether a certificate is there.
+    pub fn is_ready(&self) -> bool {
+        self.key.load().is_some()
+    }
+
+    /// The leaf that is proved now.
+    pub fn leaf(&self) -> Option<CertificateDer<'static>> {
+        self.key.load().as_ref().and_then(|key| key.cert.first().cloned())
+    }
+
+    /// The leaf that is proved now, and the certificates that lead from it to a root.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.key.load().as_ref().map(|key| key.cert.clone()).unwrap_or_default()
+    }
+
+    /// The identity that is proved now.
+    pub fn identity(&self) -> Option<Identity> {
+        self.leaf().and_then(|leaf| leaf_identity(&leaf).ok())
+    }
+
+    /// Whether peers that trust what is trusted here believe the certificate in force. So it is without one: nothing is
+    /// claimed then.
     pub(crate) fn is_believed(&self) -> bool {
         let key = self.key.load();
         let Some((leaf, intermediates)) = key.as_ref().and_then(|key| key.cert.split_first()) else { return true };
-        self.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok()
+        self.verify_chain(leaf, intermediates, UnixTime::now(), KeyUsage::client_auth()).is_ok()
+    }
+
+    fn verify_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<(), TlsError> {
+        let cert =
+            EndEntityCert::try_from(leaf).map_err(|_| TlsError::InvalidCertificate(CertificateError::BadEncoding))?;
+        let roots = self.roots.load();
+        cert.verify_for_usage(self.algorithms(), &roots.0, intermediates, now, usage, None, None)
+            .map_err(|error| TlsError::InvalidCertificate(certificate_error(error)))?;
+        leaf_identity(leaf).map(|_| ())
+    }
+
+    fn algorithms(&self) -> &'static [&'static dyn SignatureVerificationAlgorithm] {
+        self.provider.signature_verification_algorithms.all
+    }
+
+    fn check_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
-/// A server's configuration; with `only_mesh`, clients must prove an identity.
-pub(crate) fn server(state: Arc<State>, only_mesh: bool, alpn: &[&[u8]]) -> Result<ServerConfig, Error> {
-    let builder = ServerConfig::builder_with_provider(state.provider.clone())
+/// A server's configuration; with `only_mesh`, clients must prove an identity. It follows renewals.
+pub fn server(held: Arc<Held>, only_mesh: bool, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(held.provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?;
     let builder =
-        if only_mesh { builder.with_client_cert_verifier(state.clone()) } else { builder.with_no_client_auth() };
-    let mut config = builder.with_cert_resolver(state);
+        if only_mesh { builder.with_client_cert_verifier(held.clone()) } else { builder.with_no_client_auth() };
+    let mut config = builder.with_cert_resolver(held);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
 }
 
-/// The configuration of a gRPC client. Which identity the server has is for the caller to compare.
-pub(crate) fn client(state: Arc<State>) -> Result<ClientConfig, Error> {
-    let mut config = ClientConfig::builder_with_provider(state.provider.clone())
+/// A client's configuration, which proves us where it is asked for. It follows renewals. Which identity the server has is
+/// for the caller to compare.
+pub fn client(held: Arc<Held>, alpn: &[u8]) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(held.provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(state.clone())
-        .with_client_cert_resolver(state);
-    config.alpn_protocols = vec![b"h2".to_vec()];
+        .with_custom_certificate_verifier(held.clone())
+        .with_client_cert_resolver(held);
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
     Ok(config)
 }
 
-/// The identity that a chain's leaf names: exactly one URI SAN, of the form that Mesh issues.
-pub fn identity_of(chain: &[CertificateDer<'_>]) -> Result<Identity, String> {
-    let leaf = chain.first().ok_or("there is no certificate")?;
-    let cert = webpki::EndEntityCert::try_from(leaf).map_err(|error| error.to_string())?;
-    let mut names = cert.valid_uri_names();
-    match (names.next(), names.next()) {
-        (Some(name), None) => Identity::parse(name).map_err(|error| format!("{name:?}: {error}")),
-        _ => Err("a certificate of the mesh has exactly one URI name".to_owned()),
+/// The identity that a peer's leaf names: exactly one URI SAN, of the form that Mesh issues.
+pub fn leaf_identity(leaf: &CertificateDer<'_>) -> Result<Identity, TlsError> {
+    let bad = || TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+    let cert =
+        EndEntityCert::try_from(leaf).map_err(|_| TlsError::InvalidCertificate(CertificateError::BadEncoding))?;
+    let mut uris = cert.valid_uri_names();
+    match (uris.next(), uris.next()) {
+        (Some(uri), None) => Identity::parse(uri).map_err(|_| bad()),
+        _ => Err(bad()),
     }
 }
 
-fn tls13_only() -> Error {
-    Error::PeerIncompatible(rustls::PeerIncompatible::ServerDoesNotSupportTls12Or13)
+/// Checks that the finished handshake proved `expected`.
+pub fn expect_identity(chain: Option<&[CertificateDer<'_>]>, expected: &Identity) -> Result<(), Option<Identity>> {
+    let proved = chain.and_then(|c| c.first()).and_then(|leaf| leaf_identity(leaf).ok());
+    if proved.as_ref() == Some(expected) { Ok(()) } else { Err(proved) }
 }
 
-impl ServerCertVerifier for State {
+fn certificate_error(error: webpki::Error) -> CertificateError {
+    match error {
+        webpki::Error::CertExpired { .. } => CertificateError::Expired,
+        webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
+        webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        _ => CertificateError::BadEncoding,
+    }
+}
+
+fn tls12_refused() -> TlsError {
+    TlsError::PeerIncompatible(rustls::PeerIncompatible::ServerDoesNotSupportTls12Or13)
+}
+
+impl ServerCertVerifier for Held {
     fn verify_server_cert(
         &self,
-        leaf: &CertificateDer<'_>,
+        end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.trust.load().roots, intermediates, now, algorithms)?;
+    ) -> Result<ServerCertVerified, TlsError> {
+        self.verify_chain(end_entity, intermediates, now, KeyUsage::server_auth())?;
         Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(tls13_only())
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        Err(tls12_refused())
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
         cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.check_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.schemes()
     }
 }
 
-impl ClientCertVerifier for State {
+impl ClientCertVerifier for Held {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
 
     fn verify_client_cert(
         &self,
-        leaf: &CertificateDer<'_>,
+        end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.trust.load().clients.verify_client_cert(leaf, intermediates, now)
+    ) -> Result<ClientCertVerified, TlsError> {
+        self.verify_chain(end_entity, intermediates, now, KeyUsage::client_auth())?;
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(tls13_only())
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        Err(tls12_refused())
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
         cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.check_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.schemes()
     }
 }
 
-impl ResolvesServerCert for State {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+impl ResolvesServerCert for Held {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.key.load_full()
     }
 }
 
-impl ResolvesClientCert for State {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+impl ResolvesClientCert for Held {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.key.load_full()
     }
 
     fn has_certs(&self) -> bool {
         self.key.load().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+
+    fn certificate(uris: &[&str]) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    #[test]
+    fn half_a_bundle_is_refused() {
+        let root = certificate(&["spiffe://cluster.local"]);
+        Roots::new(&[root.clone(), root.clone()]).unwrap();
+        let refused = |certificates: &[CertificateDer<'_>]| Roots::new(certificates).unwrap_err();
+        assert!(refused(&[]).contains("no certificate"));
+        assert!(refused(&vec![root.clone(); MAX_ROOTS + 1]).contains("33 roots"));
+        refused(&[root, CertificateDer::from(vec![0x30, 0])]);
+    }
+
+    #[test]
+    fn a_leaf_names_exactly_one_workload() {
+        let web = "spiffe://cluster.local/ns/shop/sa/web";
+        assert_eq!(leaf_identity(&certificate(&[web])).unwrap().as_str(), web);
+        for others in [&[][..], &[web, "spiffe://cluster.local/ns/shop/sa/other"], &["https://web.shop"]] {
+            leaf_identity(&certificate(others)).unwrap_err();
+        }
+        let other = Identity::parse("spiffe://cluster.local/ns/shop/sa/other").unwrap();
+        let proved = expect_identity(Some(&[certificate(&[web])]), &other).unwrap_err();
+        assert_eq!(proved.unwrap().as_str(), web);
+        assert!(expect_identity(None, &other).unwrap_err().is_none());
     }
 }

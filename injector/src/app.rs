@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use mesh_credentials::Credentials;
+use mesh_credentials::{Credentials, channel::Peer};
 use mesh_policy::Identity;
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 use tokio::{
@@ -96,15 +96,14 @@ impl Injector {
         // 2. Who we are.
         let identity = Identity::new(&args.trust_domain, &args.namespace, "mesh-identity")
             .with_context(|| format!("--trust-domain {:?}, --namespace {:?}", args.trust_domain, args.namespace))?;
-        let source = mesh_credentials::Config {
-            identity_addr: args.identity_addr,
-            identity,
+        let credentials = Credentials::new(mesh_credentials::Config {
+            identity: Peer { address: args.identity_addr.parse().context("--identity-addr")?, identity },
             token_file: args.token_file,
             trust_bundle_file: args.trust_bundle_file,
-        };
-        let credentials = Credentials::new(&source)?;
+        })?;
         let tls = tls(&credentials)?;
-        tokio::spawn(credentials.clone().run(source, ends.clone()));
+        let (keep, going_down) = (credentials.clone().run(Arc::default(), drop), ends.clone());
+        tokio::spawn(async move { going_down.run_until_cancelled(keep).await });
 
         // 3. The listeners.
         let listener = listen(args.listen, "--listen")?;
@@ -165,11 +164,10 @@ impl Injector {
 
 /// TLS for API servers: 1.2 too, which some of them are limited to by policy. The certificate follows renewals.
 fn tls(credentials: &Credentials) -> Result<Arc<ServerConfig>> {
-    let certificate = credentials.server_for_all(&[])?.cert_resolver.clone();
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
-        .with_cert_resolver(certificate);
+        .with_cert_resolver(credentials.held().clone());
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

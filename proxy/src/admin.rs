@@ -96,7 +96,7 @@ impl Admin {
     async fn answer(&self, request: Request<Incoming>, pages: Pages) -> Response<Full<Bytes>> {
         match (pages, request.method(), request.uri().path()) {
             (Pages::ReadOnly, &Method::GET, "/live") => text(StatusCode::OK, "live\n"),
-            (Pages::ReadOnly, &Method::GET, "/ready") if self.tls.is_ready() => text(StatusCode::OK, "ready\n"),
+            (Pages::ReadOnly, &Method::GET, "/ready") if self.tls.held.is_ready() => text(StatusCode::OK, "ready\n"),
             (Pages::ReadOnly, &Method::GET, "/ready") => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "not ready: no certificate yet; see the log and mesh-identity\n")
             }
@@ -116,7 +116,7 @@ impl Admin {
 
     /// What is proved to peers: the leaf and what leads from it to a root, each as DER, one after the other.
     fn certificate(&self) -> Response<Full<Bytes>> {
-        let chain = self.tls.chain();
+        let chain = self.tls.held.chain();
         if chain.is_empty() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "no certificate yet; see the log and mesh-identity\n");
         }

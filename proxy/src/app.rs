@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use mesh_credentials::{Credentials, channel::Peer};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle, LocalOptions},
@@ -22,7 +23,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload,
 use crate::{
     admin::{self, Admin, Pages},
     config::{Config, ConfigError, ProcessEnv},
-    control::{Control, load_bundle},
+    control::Control,
     gate,
     handover::Handover,
     init,
@@ -50,7 +51,7 @@ pub enum StartError {
     Config(#[from] ConfigError),
     /// The trust bundle cannot be read.
     #[error("trust bundle: {0}")]
-    Trust(String),
+    Trust(#[from] mesh_credentials::Error),
     /// TLS cannot be set up.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -110,14 +111,18 @@ fn init_log(filter: &str) -> Option<LogHandle> {
 /// Starts every part, waits for a signal, drains.
 fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT_BLOCK)));
-    let tls = Arc::new(Tls::new()?);
-    tls.set_roots(load_bundle(&config.trust_bundle_file).map_err(StartError::Trust)?);
+    let credentials = Credentials::new(mesh_credentials::Config {
+        identity: Peer { address: config.identity_addr.clone(), identity: config.identity_name.clone() },
+        token_file: config.token_file.clone(),
+        trust_bundle_file: config.trust_bundle_file.clone(),
+    })?;
+    let tls = Arc::new(Tls::new(credentials.held().clone())?);
     let metrics = Arc::new(Metrics::default());
     let drain = CancellationToken::new();
 
     // The control thread is this one: identity, streams, admin pages, signals.
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let control = Control::start(runtime.handle().clone(), &config, &tls, ControlMetrics::new(&metrics));
+    let control = Control::start(runtime.handle().clone(), &config, credentials, &tls, ControlMetrics::new(&metrics));
     let admin =
         Admin { config: config.clone(), control: control.clone(), metrics: metrics.clone(), tls: tls.clone(), log };
     runtime.block_on(serve_admin(Arc::new(admin)))?;

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use mesh_credentials::tls::expect_identity;
 use mesh_policy::Identity;
 use rustls::{ClientConfig, ProtocolVersion, pki_types::ServerName};
 use socket2::{SockRef, TcpKeepalive};
@@ -17,7 +18,6 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::{
     error::{Error, Reason},
     metrics::Direction,
-    tls::expect_identity,
     tls_stream::{self, Stream},
     worker::Worker,
 };
@@ -65,7 +65,7 @@ pub async fn mesh(
     identity: &Identity,
     config: &Arc<ClientConfig>,
 ) -> Result<Stream<TcpStream>, Error> {
-    if !worker.tls.is_ready() {
+    if !worker.tls.held.is_ready() {
         return Err(Error::undelivered(Reason::NoIdentity, "there is no certificate to prove yet"));
     }
     // One limit for both: a slow accept leaves less for the handshake.

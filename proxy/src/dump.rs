@@ -7,18 +7,18 @@ use mesh_policy::{
 };
 use serde_json::{Value, json};
 
-use crate::{config::Config, control::Believed, tls::Tls, tls::leaf_identity};
+use crate::{config::Config, control::Believed, tls::Tls};
 
 /// Everything, by part.
 pub fn config(config: &Config, believed: &Believed, tls: &Tls) -> Value {
-    let leaf = tls.leaf();
+    let leaf = tls.held.leaf();
     let ends = leaf.as_ref().and_then(|leaf| {
         x509_parser::parse_x509_certificate(leaf).ok().map(|(_, leaf)| leaf.validity().not_after.timestamp())
     });
     json!({
         "workload": config.workload,
         "identity": {
-            "spiffe_id": leaf.as_ref().and_then(|leaf| leaf_identity(leaf).ok()).map(|id| id.to_string()),
+            "spiffe_id": tls.held.identity().map(|id| id.to_string()),
             "not_after": ends,
         },
         "controller": { "identity": config.identity_addr.to_string(), "destination": config.destination_addr.to_string() },

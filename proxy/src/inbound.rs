@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, rc::Rc};
 
 use bytes::BytesMut;
+use mesh_credentials::tls::leaf_identity;
 use mesh_policy::{Identity, Protocol};
 use tokio::net::TcpStream;
 
@@ -72,7 +73,7 @@ fn identity_of(session: &Session) -> Result<Identity, Error> {
     let chain = session.peer_certificates();
     chain
         .and_then(|c| c.first())
-        .and_then(|leaf| tls::leaf_identity(leaf).ok())
+        .and_then(|leaf| leaf_identity(leaf).ok())
         .ok_or_else(|| Error::unknown(Reason::IdentityMismatch, "the peer's certificate names no workload"))
 }
 

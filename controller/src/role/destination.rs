@@ -3,11 +3,11 @@
 //! Any number of replicas serve alike: each watches everything, and a proxy that loses one asks another for all it needs.
 //! The one that holds the Lease also writes the status of routes.
 
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kube::Client;
-use mesh_credentials::{Config, Credentials};
+use mesh_credentials::{Config, Credentials, Event, channel::Peer, tls};
 use mesh_policy::Identity;
 use mesh_proto::v1::{destination_server::DestinationServer, policy_server::PolicyServer};
 use mesh_resources::Options;
@@ -16,6 +16,7 @@ use crate::{
     admin::{self, Admin},
     app::{Servers, Signals, listen},
     args::DestinationArgs,
+    ca::unix_seconds,
     destination::DestinationService,
     index::Index,
     kube::{lead, lease::Election, replica_name, status_writer::StatusWriter, world::World},
@@ -56,13 +57,15 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
         "no API server is known; run in a pod with a ServiceAccount, or set KUBECONFIG to a file that names one",
     )?;
     let config = Config {
-        identity_addr: args.identity.identity_addr.parse().context("--identity-addr")?,
-        identity: Identity::new(domain, &args.common.namespace, "mesh-identity")
-            .context("--trust-domain and --namespace")?,
+        identity: Peer {
+            address: args.identity.identity_addr.parse().context("--identity-addr")?,
+            identity: Identity::new(domain, &args.common.namespace, "mesh-identity")
+                .context("--trust-domain and --namespace")?,
+        },
         token_file: args.identity.token_file.clone(),
         trust_bundle_file: args.identity.trust_bundle_file.clone(),
     };
-    let credentials = Credentials::new(&config)?;
+    let credentials = Credentials::new(config)?;
 
     // 2. The pages, so that it can be seen what is waited for.
     let options = Options {
@@ -80,7 +83,15 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     //    none is told that a server is not meshed before its pod was seen.
     let (world, mut synced) = World::new(index, &metrics);
     servers.spawn(world.run(client.clone(), cancel.clone()));
-    servers.spawn(credentials.clone().run(config, cancel.clone()));
+    let (ends, going_down) = (metrics.certificate_ends.clone(), cancel.clone());
+    let keep = credentials.clone().run(Arc::default(), move |event| {
+        if let Event::Certified { not_after } = event {
+            ends.set(unix_seconds(not_after) as f64);
+        }
+    });
+    servers.spawn(async move {
+        going_down.run_until_cancelled(keep).await;
+    });
     tracing::info!("reading the cluster's objects, and asking {} for a certificate", args.identity.identity_addr);
     tokio::try_join!(
         async { synced.wait_for(|synced| *synced).await.map(drop).context("the watches ended") },
@@ -89,18 +100,6 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
             Ok(())
         },
     )?;
-    let mut not_after = credentials.not_after();
-    let ends = metrics.certificate_ends.clone();
-    let going_down = cancel.clone();
-    servers.spawn(async move {
-        while !going_down.is_cancelled() {
-            let end = not_after.borrow_and_update().and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
-            ends.set(end.map_or(0.0, |end| end.as_secs_f64()));
-            if !matches!(going_down.run_until_cancelled(not_after.changed()).await, Some(Ok(()))) {
-                return;
-            }
-        }
-    });
 
     // 4. The services.
     let limit = server::MAX_REQUEST_BYTES;
@@ -109,7 +108,7 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     let router = server::grpc()
         .add_service(PolicyServer::new(policy).max_decoding_message_size(limit))
         .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));
-    let tls = credentials.server_for_mesh(&[b"h2"])?;
+    let tls = Arc::new(tls::server(credentials.held().clone(), true, &[b"h2"])?);
     let listener = listen(args.listen, "--listen")?;
     let address = listener.local_addr()?;
     servers.grpc("destination", router, listener, tls, &metrics);

@@ -6,24 +6,24 @@
 //!
 //! It decides nothing: what a policy means is `mesh-policy`'s.
 
-mod channel;
-mod identity;
 mod streams;
 
 use std::{
     collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
+use mesh_credentials::{
+    Credentials, Event,
+    channel::{self, Peer},
+};
 use mesh_policy::{Endpoint, InboundPolicy, OutboundPolicy, ServiceRef};
 use mesh_proto::names::Names;
 use metrics::Gauge;
 use tokio::{runtime::Handle, sync::watch};
-
-pub use identity::load_bundle;
 
 use crate::{config::Config, metrics::ControlMetrics, tls::Tls};
 
@@ -112,12 +112,20 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts identity on `runtime` (the control thread's) and prepares the streams.
-    pub fn start(runtime: Handle, config: &Arc<Config>, tls: &Arc<Tls>, metrics: ControlMetrics) -> Arc<Self> {
+    /// Keeps the credentials current on `runtime` (the control thread's) and prepares the streams.
+    pub fn start(
+        runtime: Handle,
+        config: &Config,
+        credentials: Credentials,
+        tls: &Tls,
+        metrics: ControlMetrics,
+    ) -> Arc<Self> {
         let _entered = runtime.enter();
         let names = Arc::new(Names::default());
-        let channel = channel::lazy(&names, &config.destination_addr, &config.destination_name, tls);
-        runtime.spawn(identity::run(config.clone(), names, tls.clone(), metrics.clone()));
+        let destination = Peer { address: config.destination_addr.clone(), identity: config.destination_name.clone() };
+        let channel = channel::lazy(names.clone(), destination, tls.client_control.clone());
+        let told = metrics.clone();
+        runtime.spawn(credentials.run(names, move |event| told.tell(event)));
         Arc::new(Self {
             workload: config.workload.clone(),
             channel,
@@ -174,6 +182,24 @@ impl Control {
     }
 }
 
+impl ControlMetrics {
+    /// What became of certificates and trust bundles.
+    fn tell(&self, event: Event) {
+        match event {
+            Event::Certified { not_after } => {
+                self.certificates.increment(1);
+                self.certificate_ends.set(unix_seconds(not_after));
+            }
+            Event::Failed => self.certificate_failures.increment(1),
+            Event::BundleRefused => self.rejected.increment(1),
+        }
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
 /// How many streams cannot be had now, and since when there is one: how stale what is believed may be.
 #[derive(Debug)]
 struct Away {
@@ -191,7 +217,7 @@ impl Away {
     fn one(&self) -> OneAway<'_> {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         if *streams == 0 {
-            self.since.set(identity::unix_seconds());
+            self.since.set(unix_seconds(SystemTime::now()));
         }
         *streams += 1;
         OneAway(self)

@@ -310,10 +310,10 @@ impl Call<'_> {
     /// Binds the metrics of requests to an endpoint.
     pub fn series(&self, endpoint: &Endpoint) -> Series {
         let route = self.route.map_or(String::new(), |r| format!("{}/{}", r.namespace, r.name));
-        let leaf = self.worker.tls.leaf().and_then(|leaf| crate::tls::leaf_identity(&leaf).ok());
+        let own = self.worker.tls.held.identity();
         self.worker.metrics.requests(RequestLabels {
             direction: Direction::Outbound,
-            src_identity: leaf.as_ref().map_or("", |id| id.as_str()),
+            src_identity: own.as_ref().map_or("", |id| id.as_str()),
             dst_identity: endpoint.info.identity.as_ref().map_or("", |id| id.as_str()),
             dst_workload: &endpoint.info.workload,
             mutual_tls: endpoint.info.identity.is_some(),

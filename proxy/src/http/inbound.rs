@@ -77,11 +77,11 @@ impl Caller {
 }
 
 fn bind(worker: &Worker, port: &InboundPort, identity: Option<&Identity>) -> Series {
-    let leaf = worker.tls.leaf().and_then(|leaf| crate::tls::leaf_identity(&leaf).ok());
+    let own = worker.tls.held.identity();
     worker.metrics.requests(RequestLabels {
         direction: Direction::Inbound,
         src_identity: identity.map_or("", |id| id.as_str()),
-        dst_identity: leaf.as_ref().map_or("", |id| id.as_str()),
+        dst_identity: own.as_ref().map_or("", |id| id.as_str()),
         dst_workload: &worker.config.workload,
         mutual_tls: identity.is_some(),
         route: "",

@@ -14,7 +14,6 @@ use super::Body;
 use crate::{
     error::{Error, Reason},
     metrics::{Direction, RequestLabels, Series},
-    tls,
     worker::Worker,
 };
 
@@ -116,10 +115,10 @@ impl Answered {
         if known.len() >= MAX_BOUND {
             known.remove(0);
         }
-        let leaf = worker.tls.leaf().and_then(|leaf| tls::leaf_identity(&leaf).ok());
+        let own = worker.tls.held.identity();
         let series = Rc::new(worker.metrics.requests(RequestLabels {
             direction: Direction::Outbound,
-            src_identity: leaf.as_ref().map_or("", |id| id.as_str()),
+            src_identity: own.as_ref().map_or("", |id| id.as_str()),
             dst_identity: "",
             dst_workload: "",
             mutual_tls: false,

@@ -3,10 +3,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mesh_credentials::{Config, Credentials};
+use mesh_credentials::{Config, Credentials, channel::Peer};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
@@ -76,11 +75,9 @@ async fn it_waits_for_an_issuer_serves_leads_and_ends() {
     let (token_file, trust_bundle_file) = (dir.path().join("token"), dir.path().join("ca-bundle.pem"));
     std::fs::write(&token_file, TOKEN).unwrap();
     std::fs::write(&trust_bundle_file, root.certificate.pem()).unwrap();
-    let config =
-        Config { identity_addr: address.to_string(), identity: role.identity.clone(), token_file, trust_bundle_file };
-    let credentials = Credentials::new(&config).unwrap();
-    let cancel = CancellationToken::new();
-    tokio::spawn(credentials.clone().run(config, cancel.clone()));
+    let identity = Peer { address: address.to_string().parse().unwrap(), identity: role.identity.clone() };
+    let credentials = Credentials::new(Config { identity, token_file, trust_bundle_file }).unwrap();
+    let keep = tokio::spawn(credentials.clone().run(Arc::default(), drop));
     tokio::time::timeout(LIMIT, credentials.ready()).await.unwrap();
     assert!(page(&role, "/metrics").await.contains("mesh_controller_certificates_total{outcome=\"issued\"} 1"));
 
@@ -96,7 +93,7 @@ async fn it_waits_for_an_issuer_serves_leads_and_ends() {
     until("ready again", async || page(&role, "/ready").await.contains("200")).await;
 
     // The Lease is given back at the end.
-    cancel.cancel();
+    keep.abort();
     tokio::time::timeout(LIMIT, role.stop()).await.unwrap();
     assert_eq!(fake.get(LEASE).unwrap()["spec"].get("holderIdentity"), None);
 }
