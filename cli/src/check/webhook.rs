@@ -22,6 +22,8 @@ const PORT: u16 = 4653;
 /// Namespaces in which the webhook is tried; the configuration is the same for all of them.
 const TRIED: usize = 20;
 const TRIED_AT_ONCE: usize = 4;
+/// Where a pod with a label of its own is tried while no namespace is labelled: every cluster has it.
+const UNLABELLED: &str = "default";
 /// A webhook that takes longer than this holds up every pod of a labelled namespace.
 const LONGEST_TIMEOUT: i64 = 10;
 
@@ -62,7 +64,7 @@ pub(super) static CHECKS: &[Check] = &[
     Check {
         id: "webhook-called",
         area: AREA,
-        what: "a new pod of a labelled namespace gets a sidecar",
+        what: "a new pod that is to have a sidecar gets one",
         why: "a webhook that is not called leaves pods without encryption, in silence",
         mend: "kubectl -n mesh-system logs deployment/mesh-injector",
         page: page!("webhook-called"),
@@ -179,13 +181,11 @@ async fn called(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         .filter(|n| !matches!(n.as_str(), "kube-system" | CONTROL_NAMESPACE))
         .collect();
     if labelled.is_empty() {
-        return Ok(Outcome::skip(format!(
-            "no namespace is labelled {INJECT}=enabled yet; kubectl label namespace NAME {INJECT}=enabled"
-        )));
+        return asks_itself(&context).await;
     }
     let tries = labelled.iter().take(TRIED).map(|namespace| {
         let context = context.clone();
-        async move { (namespace, dry_run(&context, namespace).await) }
+        async move { (namespace, dry_run(&context, namespace, &json!({})).await) }
     });
     let tried: Vec<(&String, Result<Outcome, ClusterError>)> =
         stream::iter(tries).buffered(TRIED_AT_ONCE).collect().await;
@@ -209,16 +209,28 @@ async fn called(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     })
 }
 
+/// Tries a pod with a label of its own, where no namespace is labelled yet.
+async fn asks_itself(context: &Context) -> Result<Outcome, ClusterError> {
+    Ok(match dry_run(context, UNLABELLED, &json!({ INJECT: "enabled" })).await? {
+        Outcome::Pass(_) => Outcome::pass(format!("a new pod with the label {INJECT}=enabled gets a sidecar")),
+        Outcome::NotYet(finding) => Outcome::NotYet(finding),
+        // Whatever keeps such a pod out of there says nothing of the namespaces that will be labelled.
+        _ => Outcome::skip(format!(
+            "no namespace is labelled {INJECT}=enabled yet; kubectl label namespace NAME {INJECT}=enabled"
+        )),
+    })
+}
+
 /// Whether a pod is refused for what is injected, and not for what it is itself.
 fn refuses_init(said: &str) -> bool {
     said.contains("violates PodSecurity") && said.contains("mesh-init")
 }
 
 /// Creates a pod without storing it, and looks at what came back. It is one that Pod Security "restricted" accepts.
-async fn dry_run(context: &Context, namespace: &str) -> Result<Outcome, ClusterError> {
+async fn dry_run(context: &Context, namespace: &str, labels: &Value) -> Result<Outcome, ClusterError> {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "generateName": "mesh-check-" },
+        "metadata": { "generateName": "mesh-check-", "labels": labels },
         "spec": {
             "securityContext": { "runAsNonRoot": true, "runAsUser": 65534, "seccompProfile": { "type": "RuntimeDefault" } },
             "containers": [{

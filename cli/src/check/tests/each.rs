@@ -259,6 +259,17 @@ async fn webhook() {
     .await;
     let quota = json!({ "message": "exceeded quota: pods" });
     expect(answers(403, quota), id, Skipped, &["another reason", "exceeded quota"]).await;
+    // No namespace is labelled yet: a pod that asks for itself shows whether the API server calls the webhook.
+    let alone = |status, value: Value| {
+        let mock = cluster().list("/api/v1/namespaces", vec![]);
+        mock.post("/api/v1/namespaces/default/pods", move |_, _| (status, value.clone()))
+    };
+    let sidecar = json!({ "spec": { "initContainers": [{ "name": "mesh-proxy" }], "containers": [] } });
+    expect_ok(alone(201, sidecar), id).await;
+    let down = json!({ "message": "failed calling webhook \"pods.inject.meshctl.dev\": connection refused" });
+    expect(alone(500, down), id, Failed, &["could not have a pod of default injected", "connection refused"]).await;
+    let security = json!({ "message": "violates PodSecurity \"restricted\": container \"mesh-init\"" });
+    expect(alone(403, security), id, Skipped, &["no namespace is labelled"]).await;
     expect(cluster().list("/api/v1/namespaces", vec![]), id, Skipped, &["no namespace is labelled"]).await;
 }
 
