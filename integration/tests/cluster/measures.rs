@@ -20,6 +20,8 @@ use crate::{
 
 /// Changes whose way is measured; the 99th percentile of fewer is the worst.
 const CHANGES: usize = 50;
+/// Restarts that are measured, each way.
+const RESTARTS: u32 = 5;
 /// Pods that the webhook is asked about, how many in a second, and by how many clients.
 const PODS: u32 = 500;
 const PODS_A_SECOND: u32 = 50;
@@ -112,7 +114,8 @@ fn how_soon_a_changed_endpoint_is_in_force_on_our_node() {
 #[test]
 fn what_a_restart_costs() {
     let (with, without) = (Namespace::new("restart", true), Namespace::new("restart-plain", false));
-    let restart = |namespace: &str| {
+    let restart = |namespace: &str, phase: Duration| {
+        pause(phase);
         let began = Instant::now();
         kubectl(&["rollout", "restart", "-n", namespace, "deployment/web"]);
         rolled_out(namespace, &["deployment/web"]);
@@ -126,10 +129,16 @@ fn what_a_restart_costs() {
         apply(&App::new("web").manifest(namespace));
         rolled_out(namespace, &["deployment/web"]);
     }
-    let (mut injected, mut plain): (Vec<_>, Vec<_>) = (0..5).map(|_| (restart(&with.0), restart(&without.0))).unzip();
-    let (injected, plain) = (median(&mut injected), median(&mut plain));
-    println!("restart of a Deployment: {injected:.2} s injected, {plain:.2} s without, median of 5");
-    assert!(injected < plain + if is_long() { 2.1 } else { 20.0 });
+    // kubelet looks once a second, and the end of the restart before falls on a look: each begins at another phase, else all
+    // of them take the same number of looks.
+    let phases = (0..RESTARTS).map(|n| n * Duration::from_secs(1) / RESTARTS);
+    let (injected, plain): (Vec<_>, Vec<_>) =
+        phases.map(|phase| (restart(&with.0, phase), restart(&without.0, phase))).unzip();
+    let mean = |times: &[f64]| times.iter().sum::<f64>() / f64::from(RESTARTS);
+    let (injected, plain) = (mean(&injected), mean(&plain));
+    println!("restart of a Deployment: {injected:.2} s injected, {plain:.2} s without, mean of {RESTARTS}");
+    // Two more looks, of 1.006 s each, and two more containers to start.
+    assert!(injected < plain + if is_long() { 2.3 } else { 20.0 });
 }
 
 #[test]
