@@ -111,6 +111,14 @@ impl Servers {
         self.tasks.spawn(task);
     }
 
+    /// Runs something that never ends by itself until [`Self::cancel`].
+    pub fn until_the_end(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            cancel.run_until_cancelled(task).await;
+        });
+    }
+
     /// Serves gRPC over TLS.
     pub fn grpc(
         &self,

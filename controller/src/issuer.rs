@@ -106,9 +106,7 @@ fn read_anchors(stored: &Stored, now: SystemTime) -> Result<(Vec<CertificateDer<
     // do not.
     let brings_none = secret.data.get(ANCHORS).is_none_or(Vec::is_empty);
     let mut all = if more_anchors.is_some() && brings_none { Vec::new() } else { read(secret, ANCHORS)? };
-    let mut last = (secret, ANCHORS);
     if let Some(more) = more_anchors {
-        last = (more, BUNDLE);
         for anchor in read(more, BUNDLE)? {
             if !all.contains(&anchor) {
                 all.push(anchor);
@@ -116,7 +114,8 @@ fn read_anchors(stored: &Stored, now: SystemTime) -> Result<(Vec<CertificateDer<
         }
     }
     let found = all.len();
-    let current = current_anchors(all, now).map_err(last.0.at(last.1))?;
+    let (last, key) = more_anchors.as_ref().map_or((secret, ANCHORS), |more| (more, BUNDLE));
+    let current = current_anchors(all, now).map_err(last.at(key))?;
     let ended = found - current.len();
     Ok((current, ended))
 }

@@ -107,6 +107,8 @@ pub enum Event {
 pub struct Credentials {
     config: Arc<Config>,
     held: Arc<Held>,
+    /// The mounted bundle as it was read.
+    mounted: Vec<u8>,
     /// Whether there is a certificate.
     ready: watch::Sender<bool>,
 }
@@ -114,8 +116,9 @@ pub struct Credentials {
 impl Credentials {
     /// Trusts the mounted bundle; nothing can be proved yet.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let held = Arc::new(Held::new(read_bundle(&config.trust_bundle_file)?.1));
-        Ok(Self { config: Arc::new(config), held, ready: watch::Sender::new(false) })
+        let mounted = read(&config.trust_bundle_file)?;
+        let held = Arc::new(Held::new(parse_bundle(&config.trust_bundle_file, &mounted)?));
+        Ok(Self { config: Arc::new(config), held, mounted, ready: watch::Sender::new(false) })
     }
 
     /// What is in force, for configurations of the caller's own.
@@ -211,7 +214,7 @@ impl Credentials {
     }
 
     async fn trust(&self, channel: Channel, new_roots: &Notify, observe: &(impl Fn(Event) + Send + Sync)) {
-        let mut mounted = read(&self.config.trust_bundle_file).unwrap_or_default();
+        let mut mounted = self.mounted.clone();
         let mut backoff = BACKOFF_FIRST;
         loop {
             let asked = Instant::now();
@@ -261,14 +264,18 @@ impl Credentials {
 
     /// Trusts the mounted bundle if it changed: an old file must not take back what the stream said since.
     fn read_again(&self, mounted: &mut Vec<u8>) {
-        match read_bundle(&self.config.trust_bundle_file) {
-            Ok((now, _)) if now == *mounted => {}
-            Ok((now, roots)) => {
+        let file = &self.config.trust_bundle_file;
+        let mut take_over = || -> Result<(), Error> {
+            let now = read(file)?;
+            if now != *mounted {
+                self.held.set_roots(parse_bundle(file, &now)?);
                 *mounted = now;
-                self.held.set_roots(roots);
                 tracing::debug!("the mounted bundle has changed");
             }
-            Err(error) => tracing::warn!("{error}; what was trusted before stays trusted"),
+            Ok(())
+        };
+        if let Err(error) = take_over() {
+            tracing::warn!("{error}; what was trusted before stays trusted");
         }
     }
 }
@@ -282,14 +289,12 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
     Ok(content)
 }
 
-/// The bundle as it is written, and what it says.
-fn read_bundle(file: &Path) -> Result<(Vec<u8>, Roots), Error> {
+/// What a bundle says, as it was read from `file`.
+fn parse_bundle(file: &Path, text: &[u8]) -> Result<Roots, Error> {
     let error = |what| Error::File { file: file.to_owned(), what };
-    let text = read(file)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let certificates = certificates.map_err(|why| error(why.to_string()))?;
-    let roots = Roots::new(&certificates).map_err(error)?;
-    Ok((text, roots))
+    Roots::new(&certificates).map_err(error)
 }
 
 /// Half to one and a half of a time, so that replicas do not ask in step.

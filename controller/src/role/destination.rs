@@ -83,15 +83,12 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     //    none is told that a server is not meshed before its pod was seen.
     let (world, mut synced) = World::new(index, &metrics);
     servers.spawn(world.run(client.clone(), cancel.clone()));
-    let (ends, going_down) = (metrics.certificate_ends.clone(), cancel.clone());
-    let keep = credentials.clone().run(Arc::default(), move |event| {
+    let ends = metrics.certificate_ends.clone();
+    servers.until_the_end(credentials.clone().run(Arc::default(), move |event| {
         if let Event::Certified { not_after } = event {
             ends.set(unix_seconds(not_after) as f64);
         }
-    });
-    servers.spawn(async move {
-        going_down.run_until_cancelled(keep).await;
-    });
+    }));
     tracing::info!("reading the cluster's objects, and asking {} for a certificate", args.identity.identity_addr);
     tokio::try_join!(
         async { synced.wait_for(|synced| *synced).await.map(drop).context("the watches ended") },

@@ -102,7 +102,7 @@ impl Role {
         // 2. Our own certificate is of the same issuer.
         let certificate = ServingCertificate::new(authority.clone(), self.identity.clone())?;
         let tls = server::tls_config(certificate.clone(), None)?;
-        self.until_the_end(certificate.keep_fresh(self.servers.cancel()));
+        self.servers.until_the_end(certificate.keep_fresh(self.servers.cancel()));
 
         // 3. Whoever leads writes.
         self.elect(&bundle);
@@ -116,7 +116,7 @@ impl Role {
         self.servers.grpc("identity", router, listener, tls, &self.metrics);
 
         // 5. From now on we are ready, for as long as the issuer is good.
-        self.until_the_end(issuer.follow(authority, bundle, self.ready.clone()));
+        self.servers.until_the_end(issuer.follow(authority, bundle, self.ready.clone()));
         tracing::info!(
             "mesh-controller {}: {} issues certificates on {address}, pages on {}",
             env!("CARGO_PKG_VERSION"),
@@ -151,20 +151,12 @@ impl Role {
         // It gives the Lease back at the end.
         self.servers.spawn(election.run(self.servers.cancel()));
         let metrics = self.metrics.clone();
-        self.until_the_end(async move {
+        self.servers.until_the_end(async move {
             lead(&mut leading, || async {
                 let _leading = crate::metrics::Held::new(&metrics.leading);
                 tokio::join!(writer.clone().run(), webhook.clone().run())
             })
             .await;
-        });
-    }
-
-    /// Runs something that never ends by itself.
-    fn until_the_end(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let cancel = self.servers.cancel();
-        self.servers.spawn(async move {
-            cancel.run_until_cancelled(task).await;
         });
     }
 
