@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh_controller::issuer::BUNDLE as BUNDLE_KEY;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::Value;
@@ -15,9 +16,8 @@ use crate::{
 
 const AREA: &str = "Identity";
 const INSTALLED: &[When] = &[When::Installed];
-/// ConfigMap with the trust anchors, and its key.
+/// ConfigMap with the trust anchors.
 const BUNDLE: &str = "mesh-trust-bundle";
-const BUNDLE_KEY: &str = "ca-bundle.pem";
 /// Secret with the issuer.
 const ISSUER: &str = "mesh-issuer";
 /// Port of identity.

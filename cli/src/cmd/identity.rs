@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use crossterm::style::Color;
+use mesh_controller::issuer;
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use serde_json::Value;
@@ -106,7 +107,7 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
 }
 
 fn anchors(bundle: Option<&Value>) -> Result<Vec<Certificate>, String> {
-    let pem = bundle.and_then(|bundle| bundle.get("data")?.get("ca-bundle.pem")?.as_str());
+    let pem = bundle.and_then(|bundle| bundle.get("data")?.get(issuer::BUNDLE)?.as_str());
     let pem = pem.ok_or_else(|| format!("there is no ConfigMap {CONTROL_NAMESPACE}/mesh-trust-bundle"))?;
     Certificate::decode_pem(pem.as_bytes())
 }

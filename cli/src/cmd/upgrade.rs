@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Parser;
 use http::Method;
+use mesh_controller::issuer;
 use serde_json::{Value, json};
 
 use crate::{
@@ -168,7 +169,7 @@ async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Resu
         (Some(material), _) if !external => values::merge(&mut base, material.values()),
         // What is trusted now, wherever mesh-identity has it from.
         (_, Some(bundle)) if external => {
-            values::merge(&mut base, json!({"identity": {"trustAnchors": bundle["data"]["ca-bundle.pem"]}}));
+            values::merge(&mut base, json!({"identity": {"trustAnchors": bundle["data"][issuer::BUNDLE]}}));
         }
         (Some(material), None) => {
             values::merge(&mut base, json!({"identity": {"trustAnchors": material.anchors}}));
