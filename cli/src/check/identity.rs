@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use mesh_controller::issuer::BUNDLE as BUNDLE_KEY;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::Value;
@@ -11,13 +10,11 @@ use super::{Check, Context, Finding, Outcome, When, context::full_name, count, n
 use crate::{
     certificate::{self, Certificate},
     clock,
-    kube::{CONTROL_NAMESPACE, ClusterError, core, core_object, value},
+    kube::{CONTROL_NAMESPACE, ClusterError, core, core_object, trust_bundle, value},
 };
 
 const AREA: &str = "Identity";
 const INSTALLED: &[When] = &[When::Installed];
-/// ConfigMap with the trust anchors.
-const BUNDLE: &str = "mesh-trust-bundle";
 /// Secret with the issuer.
 const ISSUER: &str = "mesh-issuer";
 /// Port of identity.
@@ -74,20 +71,6 @@ pub(super) static CHECKS: &[Check] = &[
     },
 ];
 
-/// The trust anchors, as installed.
-pub(super) async fn anchors(context: &Context) -> Result<Result<Vec<Certificate>, String>, ClusterError> {
-    let found = context.cluster.find(&core_object(CONTROL_NAMESPACE, "configmaps", BUNDLE)).await?;
-    Ok(match found {
-        None => Err(format!("there is no ConfigMap {CONTROL_NAMESPACE}/{BUNDLE}")),
-        Some(found) => Certificate::decode_pem(bundle_text(&found).as_bytes())
-            .map_err(|why| format!("the ConfigMap {CONTROL_NAMESPACE}/{BUNDLE}, key {BUNDLE_KEY}: {why}")),
-    })
-}
-
-fn bundle_text(config_map: &Value) -> &str {
-    config_map.get("data").and_then(|data| data.get(BUNDLE_KEY)).and_then(Value::as_str).unwrap_or_default()
-}
-
 /// Why a certificate ends too soon, if so.
 pub(super) fn ends_soon(certificate: &Certificate, now: i64) -> Option<String> {
     let left = certificate.left(now);
@@ -96,7 +79,7 @@ pub(super) fn ends_soon(certificate: &Certificate, now: i64) -> Option<String> {
 }
 
 async fn anchors_valid(context: Arc<Context>) -> Result<Outcome, ClusterError> {
-    let anchors = match anchors(&context).await? {
+    let anchors = match trust_bundle::anchors(&context.cluster).await? {
         Ok(anchors) => anchors,
         Err(why) => return Ok(Outcome::Fail(Finding::mend(why, "meshctl upgrade | kubectl apply -f -"))),
     };
@@ -136,7 +119,7 @@ async fn issuer(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         }
         Err(error) => return Err(error),
     };
-    let anchors = match anchors(&context).await? {
+    let anchors = match trust_bundle::anchors(&context.cluster).await? {
         Ok(anchors) => anchors,
         Err(why) => return Ok(Outcome::fail(why)),
     };
@@ -187,12 +170,12 @@ async fn bundles(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     if labelled.is_empty() {
         return Ok(Outcome::skip("no namespace is labelled meshctl.dev/inject=enabled yet"));
     }
-    let wanted = context.cluster.get(&core_object(CONTROL_NAMESPACE, "configmaps", BUNDLE)).await?;
+    let wanted = context.cluster.get(&trust_bundle::path(CONTROL_NAMESPACE)).await?;
     let mut wrong = Vec::new();
     for namespace in &labelled {
-        match context.cluster.find(&core_object(namespace, "configmaps", BUNDLE)).await? {
+        match context.cluster.find(&trust_bundle::path(namespace)).await? {
             None => wrong.push(format!("the namespace {namespace} has none")),
-            Some(found) if bundle_text(&found) != bundle_text(&wanted) => {
+            Some(found) if trust_bundle::text(&found) != trust_bundle::text(&wanted) => {
                 wrong.push(format!("the namespace {namespace} has another one"));
             }
             Some(_) => {}
@@ -208,7 +191,7 @@ async fn serves(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let Some(pod) = ready_pod(&context, "mesh-identity").await? else {
         return Ok(Outcome::not_yet("no pod of mesh-identity is ready"));
     };
-    let anchors = match anchors(&context).await? {
+    let anchors = match trust_bundle::anchors(&context.cluster).await? {
         Ok(anchors) => anchors,
         Err(why) => return Ok(Outcome::fail(why)),
     };

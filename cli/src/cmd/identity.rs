@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use crossterm::style::Color;
-use mesh_controller::issuer;
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use serde_json::Value;
@@ -17,7 +16,7 @@ use crate::{
     certificate::{self, Certificate},
     clock,
     globals::Globals,
-    kube::{CONTROL_NAMESPACE, Cluster, core_object, pods::Which, value},
+    kube::{Cluster, pods::Which, trust_bundle, value},
     output::{self, Style},
 };
 
@@ -77,8 +76,7 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let proofs = super::block_on(async {
         let cluster = Cluster::connect(globals).await?;
         let pods = cluster.pods(&args.which).await?;
-        let bundle = cluster.find(&core_object(CONTROL_NAMESPACE, "configmaps", "mesh-trust-bundle")).await?;
-        let anchors = anchors(bundle.as_ref());
+        let anchors = trust_bundle::anchors(&cluster).await?;
         let mut proofs = Vec::new();
         for pod in &pods {
             proofs.push(proof(&cluster, pod, &anchors).await);
@@ -104,12 +102,6 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     }
     let is_bad = |proof: &Proof| proof.error.is_some() || proof.untrusted.is_some();
     Ok(if proofs.iter().any(is_bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn anchors(bundle: Option<&Value>) -> Result<Vec<Certificate>, String> {
-    let pem = bundle.and_then(|bundle| bundle.get("data")?.get(issuer::BUNDLE)?.as_str());
-    let pem = pem.ok_or_else(|| format!("there is no ConfigMap {CONTROL_NAMESPACE}/mesh-trust-bundle"))?;
-    Certificate::decode_pem(pem.as_bytes())
 }
 
 async fn proof(cluster: &Cluster, pod: &Value, anchors: &Result<Vec<Certificate>, String>) -> Proof {

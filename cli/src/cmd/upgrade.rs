@@ -12,7 +12,6 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Parser;
 use http::Method;
-use mesh_controller::issuer;
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,7 +24,7 @@ use crate::{
         values, yaml,
     },
     globals::Globals,
-    kube::{CONTROL_NAMESPACE, Cluster, path, value},
+    kube::{CONTROL_NAMESPACE, Cluster, path, trust_bundle, value},
     output,
 };
 
@@ -169,7 +168,7 @@ async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Resu
         (Some(material), _) if !external => values::merge(&mut base, material.values()),
         // What is trusted now, wherever mesh-identity has it from.
         (_, Some(bundle)) if external => {
-            values::merge(&mut base, json!({"identity": {"trustAnchors": bundle["data"][issuer::BUNDLE]}}));
+            values::merge(&mut base, json!({"identity": {"trustAnchors": bundle["data"][trust_bundle::KEY]}}));
         }
         (Some(material), None) => {
             values::merge(&mut base, json!({"identity": {"trustAnchors": material.anchors}}));

@@ -9,6 +9,7 @@ mod forward;
 #[cfg(test)]
 pub mod mock;
 pub mod pods;
+pub mod trust_bundle;
 pub mod value;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,31 @@
+//! The trust bundle: the ConfigMap with the trust anchors that mesh-identity writes, as commands read it.
+//!
+//! Its name and its key are those of the controller, which writes it. Whether an anchor is still valid, and whether a
+//! chain leads to one, is for the callers.
+
+use serde_json::Value;
+
+pub use mesh_controller::{issuer::BUNDLE as KEY, kube::trust_writer::NAME};
+
+use super::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object};
+use crate::certificate::Certificate;
+
+/// Where the trust bundle of a namespace is.
+pub fn path(namespace: &str) -> String {
+    core_object(namespace, "configmaps", NAME)
+}
+
+/// The trust anchors, as installed; the inner error says why there are none.
+pub async fn anchors(cluster: &Cluster) -> Result<Result<Vec<Certificate>, String>, ClusterError> {
+    let found = cluster.find(&path(CONTROL_NAMESPACE)).await?;
+    Ok(match found {
+        None => Err(format!("there is no ConfigMap {CONTROL_NAMESPACE}/{NAME}")),
+        Some(found) => Certificate::decode_pem(text(&found).as_bytes())
+            .map_err(|why| format!("the ConfigMap {CONTROL_NAMESPACE}/{NAME}, key {KEY}: {why}")),
+    })
+}
+
+/// The anchors in a trust bundle as they are written (PEM); empty when it has none.
+pub fn text(bundle: &Value) -> &str {
+    bundle.get("data").and_then(|data| data.get(KEY)).and_then(Value::as_str).unwrap_or_default()
+}
