@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    cache::Entry,
     step::{root, run, shown},
     tools::{HELM, KUBE_SCORE, KUBECONFORM},
 };
@@ -90,21 +91,22 @@ fn quietly(mut command: Command) -> Result<()> {
 
 /// JSON schemas, one file a kind, made of the API's own description in the Go module of Kubernetes.
 fn schemas() -> Result<PathBuf> {
-    let folder = root().join(format!("target/tools/schemas-{KUBERNETES}"));
-    if folder.join("complete").is_file() {
-        return Ok(folder);
-    }
-    println!("making the schemas of Kubernetes {KUBERNETES} (its Go module is 40 MB)");
-    let mut download = Command::new("go");
-    download.args(["mod", "download", "-json", &format!("k8s.io/kubernetes@v{KUBERNETES}")]);
-    let said = download.output().context("cannot start `go mod download`")?;
-    let module: Value = serde_json::from_slice(&said.stdout).context("`go mod download` said no JSON")?;
-    let module = module["Dir"].as_str().with_context(|| format!("Kubernetes was not downloaded: {module}"))?;
-    let description = fs::read(Path::new(module).join("api/openapi-spec/swagger.json"))?;
-    let description: Value = serde_json::from_slice(&description)?;
+    let entry = Entry::of("schemas", KUBERNETES, &[])?;
+    entry.built(&format!("the schemas of Kubernetes {KUBERNETES} (its Go module is 40 MB)"), |folder| {
+        let mut download = Command::new("go");
+        download.args(["mod", "download", "-json", &format!("k8s.io/kubernetes@v{KUBERNETES}")]);
+        let said = download.output().context("cannot start `go mod download`")?;
+        let module: Value = serde_json::from_slice(&said.stdout).context("`go mod download` said no JSON")?;
+        let module = module["Dir"].as_str().with_context(|| format!("Kubernetes was not downloaded: {module}"))?;
+        let description = fs::read(Path::new(module).join("api/openapi-spec/swagger.json"))?;
+        write_schemas(&serde_json::from_slice(&description)?, folder)
+    })
+}
+
+/// Writes a file for each kind of a description.
+fn write_schemas(description: &Value, folder: &Path) -> Result<()> {
     let definitions =
         description["definitions"].as_object().context("the description of the API has no definitions")?;
-    fs::create_dir_all(&folder)?;
     for (name, definition) in definitions {
         let Some([kind]) = definition["x-kubernetes-group-version-kind"].as_array().map(Vec::as_slice) else {
             continue;
@@ -118,8 +120,7 @@ fn schemas() -> Result<PathBuf> {
         };
         fs::write(folder.join(file), serde_json::to_vec(&schema(name, definitions))?)?;
     }
-    fs::write(folder.join("complete"), "")?;
-    Ok(folder)
+    Ok(())
 }
 
 /// The schema of a kind: its definition and those that it leads to, each without unknown fields.

@@ -19,6 +19,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use self::suite::Built;
 pub use self::suite::{SUITES, Suite, Verdict};
 use crate::{
     cluster::{Described, quiet},
@@ -77,7 +78,7 @@ struct Target<'c>(&'c Described);
 /// Runs the suite, and writes report and page when everything that is claimed passes.
 pub fn run_conformance(options: &Options) -> Result<()> {
     let suite = Suite::of(options.suite.as_deref())?;
-    ensure!(suite.go_is_there(), "the suite is built with Go, and there is no `go` that can: install Go 1.26 or newer");
+    ensure!(suite.can_be_had(), "the suite is built with Go, and there is no `go` that can: install Go 1.26 or newer");
     let outcome = run_suite(suite, options)?;
     outcome.judge(options)?;
     if options.only.is_none() {
@@ -97,16 +98,16 @@ pub fn run_suite(suite: &Suite, options: &Options) -> Result<Outcome> {
     let cluster = Described::read()?;
     let target = Target(&cluster);
     let title = format!("the suite of Gateway API {} (minutes with an empty cache)", suite.release);
-    let program = step(&title, || suite::build(suite, &work))?;
-    let image = step("the image of its pods", || echo::image(suite, &work))?;
+    let built = step(&title, || suite::build(suite))?;
+    let image = step("the image of its pods", || echo::image(&built, &work))?;
     step("the cluster: image, Gateway API, mesh", || {
         target.load(&image)?;
-        let is_new = target.gateway_api(suite)?;
+        let is_new = target.gateway_api(suite, &built)?;
         target.mesh(is_new)?;
         target.clear()
     })?;
     let outcome = step("the suite's tests for a mesh", || {
-        suite::run(suite, &program, &work, Path::new(cluster.text("kubeconfig")), options)
+        suite::run(suite, &built.program(), &work, Path::new(cluster.text("kubeconfig")), options)
     });
     if options.keep {
         println!("the namespaces {} stay", NAMESPACES.join(" and "));
@@ -178,7 +179,7 @@ impl Target<'_> {
     }
 
     /// Sees that the suite's release of the Gateway API is there, as the suite refuses any other. Whether it was put there.
-    fn gateway_api(&self, suite: &Suite) -> Result<bool> {
+    fn gateway_api(&self, suite: &Suite, built: &Built) -> Result<bool> {
         let there = self.bundle()?;
         let wanted = format!("v{}", suite.release);
         if there == wanted {
@@ -195,7 +196,7 @@ impl Target<'_> {
         }
         println!("installing the Gateway API {wanted}, standard channel");
         let mut apply = self.0.kubectl(&["apply", "--server-side", "--force-conflicts", "-f"]);
-        apply.arg(suite.definitions()?);
+        apply.arg(built.definitions());
         quiet(apply)?;
         quiet(self.0.kubectl(&["wait", "--for=condition=Established", "crd", "--all", READY]))?;
         Ok(true)

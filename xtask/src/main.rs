@@ -1,7 +1,8 @@
 //! `cargo xtask`: what people and continuous integration run. It needs cargo and nothing else to start; what a task
-//! needs more, it installs under `target/` and says so.
+//! needs more, it installs into the user's cache and says so.
 
 mod bench;
+mod cache;
 mod chart;
 mod cluster;
 mod conformance;
@@ -30,6 +31,8 @@ enum Task {
     Cluster(cluster::Command),
     /// The Gateway API's own conformance suite, on the cluster that is up and the mesh in it; writes docs/conformance.
     Conformance(conformance::Options),
+    /// Build the tools that tests run into the user's cache, and print the variables that name them.
+    Tools,
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Task::Images(options) => images::run_images(&options),
         Task::Cluster(command) => cluster::run_cluster(&command),
         Task::Conformance(options) => conformance::run_conformance(&options),
+        Task::Tools => tools::run_tools(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

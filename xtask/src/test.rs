@@ -1,17 +1,24 @@
 //! `cargo xtask test`: every check, the cheap ones first, until the first that fails.
 //!
-//! All tests run with `--workspace`, so that cargo unifies features once and builds everything once. The last line
-//! counts the tests: `N passed, N failed`, and `, N skipped` where some were.
+//! All tests run with `--workspace` and the same features, those on a cluster too, so that cargo unifies features once and
+//! builds everything once. The end is a table of where the time went, and the last line counts the tests:
+//! `N passed, N failed`, and `, N skipped` where some were.
 
 mod cluster;
 
-use std::{env, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 
 use crate::{
     chart,
-    step::{cargo, root, run, run_lines, shown, step},
+    step::{cargo, root, run, run_lines, shown, step, times},
     tidy, tools,
 };
 
@@ -36,13 +43,14 @@ pub struct Options {
     only_cluster: bool,
 }
 
-/// The version of cargo-deny that `deny.toml` is written for.
-const DENY: &str = "0.20.2";
 /// The folder cargo-deny derives from the address of the RustSec database.
 const ADVISORIES: &str = "target/advisory-dbs/advisory-db-3157b0e258782691";
 
 /// The feature that turns the tests on a cluster on.
 const CLUSTER: &str = "mesh-integration/cluster";
+
+/// Tests that run side by side where nothing else is said.
+const THREADS: &str = "4";
 
 /// Tests counted from the `test result:` lines of cargo.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,8 +69,9 @@ pub fn test(options: &Options) -> bool {
         // A step that is no test counts as one: "0 failed" stands only under a run in which nothing failed.
         count.failed = count.failed.max(1);
     }
+    println!("\nwhere the time went:\n{}", times());
     let skipped = if count.skipped > 0 { format!(", {} skipped", count.skipped) } else { String::new() };
-    println!("\n{} passed, {} failed{skipped}", count.passed, count.failed);
+    println!("{} passed, {} failed{skipped}", count.passed, count.failed);
     done.is_ok()
 }
 
@@ -85,14 +94,16 @@ fn run_here(options: &Options, count: &mut Count) -> Result<()> {
     let lints = ["clippy", "--workspace", "--all-targets", "--features", CLUSTER, "--quiet", "--", "-D", "warnings"];
     step("lints", || run(cargo(lints)))?;
     // All targets at once: binaries for the tests of processes, and every test, with the same features.
-    step("build binaries and tests", || run(cargo(["build", "--workspace", "--all-targets"])))?;
-    step("h2spec and Helm, which tests run", || go_tools(count))?;
+    let build = ["build", "--workspace", "--all-targets", "--features", CLUSTER];
+    step("build binaries and tests", || run(cargo(build)))?;
+    let tools = step("h2spec and Helm, which tests run", || go_tools(count))?;
     step("chart: helm lint, kubeconform, kube-score", || judge_chart(count))?;
-    // Not `--test *`, which would also name those that need a cluster.
     step("unit and property tests, and tests of real processes", || {
-        tests(&["--workspace", "--tests"], &[], options.long, count)
+        let files = files_of_tests()?;
+        let which = ["--lib", "--bins"].into_iter().chain(files.iter().flat_map(|file| ["--test", file]));
+        tests(&which.collect::<Vec<_>>(), &tools, options.long, count)
     })?;
-    step("examples in the documentation", || tests(&["--workspace", "--doc"], &[], options.long, count))?;
+    step("examples in the documentation", || tests(&["--doc"], &[], options.long, count))?;
     step("documentation", || {
         let mut doc = cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
         doc.env("RUSTDOCFLAGS", "-D warnings");
@@ -100,11 +111,37 @@ fn run_here(options: &Options, count: &mut Count) -> Result<()> {
     })
 }
 
+/// The files of tests that need no cluster. The others are built with the same features, and so would run by `--tests`.
+fn files_of_tests() -> Result<Vec<String>> {
+    let said = cargo(["metadata", "--locked", "--no-deps", "--format-version", "1"]).output()?;
+    let metadata: Value = serde_json::from_slice(&said.stdout).context("cargo metadata gave no JSON")?;
+    let targets = metadata["packages"].as_array().into_iter().flatten().filter_map(|p| p["targets"].as_array());
+    files_without_features(targets.flatten())
+}
+
+/// The names of targets that are files of tests and need no feature. Cargo takes them by name from all packages, so a name
+/// that one with a feature has too would run that one.
+fn files_without_features<'t>(targets: impl Iterator<Item = &'t Value>) -> Result<Vec<String>> {
+    let files = targets.filter(|target| target["kind"] == json!(["test"]));
+    let (here, elsewhere): (Vec<_>, Vec<_>) = files.partition(|target| target["required-features"].is_null());
+    let names = |targets: Vec<&Value>| -> BTreeSet<String> {
+        targets.iter().filter_map(|target| target["name"].as_str().map(str::to_owned)).collect()
+    };
+    let (here, elsewhere) = (names(here), names(elsewhere));
+    ensure!(!here.is_empty(), "cargo metadata names no files of tests");
+    let both: Vec<&str> = here.intersection(&elsewhere).map(String::as_str).collect();
+    ensure!(both.is_empty(), "files of tests with and without a feature have one name: {}", both.join(", "));
+    Ok(here.into_iter().collect())
+}
+
 /// Runs cargo's tests of a kind and adds to the count.
-fn tests(which: &[&str], environment: &[(&str, &str)], long: bool, count: &mut Count) -> Result<()> {
-    let mut command = cargo(["test"]);
+fn tests(which: &[&str], environment: &[(&str, PathBuf)], long: bool, count: &mut Count) -> Result<()> {
+    let mut command = cargo(["test", "--workspace", "--features", CLUSTER]);
+    command.args(which).envs(environment.iter().cloned());
     // The harness and its servers are found there by every test.
-    command.args(which).env("MESH_BIN_DIR", root().join("target/debug")).envs(environment.iter().copied());
+    command.env("MESH_BIN_DIR", root().join("target/debug"));
+    // More than cores: tests of processes mostly wait, and take turns where they measure.
+    command.env("RUST_TEST_THREADS", THREADS);
     if long {
         command.env("MESH_TEST_LONG", "1");
     }
@@ -138,15 +175,15 @@ impl Count {
     }
 }
 
-/// Builds tools that tests run, each pinned by a module of Go. Without Go their tests are skipped, and counted so.
-fn go_tools(count: &mut Count) -> Result<()> {
+/// Builds tools that tests run, and gives the variables that name them. Without Go their tests are skipped, and counted so.
+fn go_tools(count: &mut Count) -> Result<Vec<(&'static str, PathBuf)>> {
     for (tool, what) in [(tools::H2SPEC, "HTTP/2 conformance"), (tools::HELM, "meshctl install beside helm template")] {
         if tool.build()?.is_none() {
             count.skipped += 1;
             println!("\n!!! SKIPPED: {what}. {} is built with Go, and there is no `go`.\n", tool.name);
         }
     }
-    Ok(())
+    tools::environment()
 }
 
 /// What other tools say of the chart.
@@ -160,18 +197,9 @@ fn judge_chart(count: &mut Count) -> Result<()> {
     Ok(())
 }
 
-/// `cargo deny check` with a cargo-deny of our own under `target/tools`.
+/// `cargo deny check` with a cargo-deny of our own.
 fn deny() -> Result<()> {
-    let tool = root().join("target/tools/bin/cargo-deny");
-    let said = Command::new(&tool).arg("--version").output();
-    if !said.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains(DENY)) {
-        println!("installing cargo-deny {DENY} into target/tools (about a minute)");
-        // Its own target folder is temporary; without debug information and optimisation it builds four times faster.
-        let mut install =
-            cargo(["install", "cargo-deny", "--version", DENY, "--locked", "--debug", "--force", "--quiet"]);
-        install.args(["--root", "target/tools"]).env("CARGO_PROFILE_DEV_DEBUG", "0");
-        run(install)?;
-    }
+    let tool = tools::cargo_deny()?;
     let mut checks = vec!["bans", "licenses", "sources"];
     match advisories()? {
         true => checks.push("advisories"),
@@ -208,6 +236,17 @@ fn advisories() -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_need_a_cluster_are_left_out_and_have_names_of_their_own() {
+        let file = |name: &str, features: Value| json!({"kind": ["test"], "name": name, "required-features": features});
+        let lib = json!({"kind": ["lib"], "name": "lib"});
+        let targets = [lib, file("b", Value::Null), file("on_cluster", json!(["cluster"])), file("a", Value::Null)];
+        assert!(files_without_features(targets.iter()).is_ok_and(|names| names == ["a", "b"]));
+        let twice = [file("a", Value::Null), file("a", json!(["cluster"]))];
+        assert!(files_without_features(twice.iter()).is_err_and(|error| error.to_string().ends_with("one name: a")));
+        assert!(files_of_tests().is_ok_and(|names| names.contains(&"processes".to_owned())));
+    }
 
     #[test]
     fn results_are_summed() {

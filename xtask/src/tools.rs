@@ -1,4 +1,7 @@
-//! Tools written in Go, each pinned by a module of its own in this folder and built once into `target/tools`.
+//! Tools that checks and tests run, pinned and kept in the [`cache`](crate::cache): those written in Go, each by a module
+//! of its own in this folder, and cargo-deny.
+//!
+//! `cargo xtask tools` builds them and says where they are, for tests that are run by hand.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,29 +10,52 @@ use std::{
 
 use anyhow::Result;
 
-use crate::step::{root, run};
+use crate::{
+    cache::Entry,
+    step::{cargo, root, run},
+};
 
-/// A tool that is built here.
+/// A tool in Go that is built here.
 pub struct GoTool {
     /// The folder with its go.mod, under `xtask/`, and its program's name.
     pub name: &'static str,
-    /// Its version, part of the folder in `target/tools`.
+    /// Its version, as its go.mod has it.
     pub version: &'static str,
     /// The package of the program.
     pub package: &'static str,
+    /// The variable by which tests are told where it is, if tests run it.
+    pub variable: Option<&'static str>,
 }
 
-/// What the tests of HTTP/2 conformance run; `integration/tests/h2spec.rs` has the same folder.
-pub const H2SPEC: GoTool =
-    GoTool { name: "h2spec", version: "2.2.1", package: "github.com/summerwind/h2spec/cmd/h2spec" };
-/// What renders the chart beside us; `cli/src/chart/helm.rs` has the same folder.
-pub const HELM: GoTool = GoTool { name: "helm", version: "3.22.0", package: "helm.sh/helm/v3/cmd/helm" };
+/// What the tests of HTTP/2 conformance run; `integration/tests/processes/h2spec.rs` reads the variable.
+pub const H2SPEC: GoTool = GoTool {
+    name: "h2spec",
+    version: "2.2.1",
+    package: "github.com/summerwind/h2spec/cmd/h2spec",
+    variable: Some("MESH_H2SPEC"),
+};
+/// What renders the chart beside us; `cli/src/chart/helm.rs` reads the variable.
+pub const HELM: GoTool =
+    GoTool { name: "helm", version: "3.22.0", package: "helm.sh/helm/v3/cmd/helm", variable: Some("MESH_HELM") };
 /// Compares manifests with the schemas of the API.
-pub const KUBECONFORM: GoTool =
-    GoTool { name: "kubeconform", version: "0.8.0", package: "github.com/yannh/kubeconform/cmd/kubeconform" };
+pub const KUBECONFORM: GoTool = GoTool {
+    name: "kubeconform",
+    version: "0.8.0",
+    package: "github.com/yannh/kubeconform/cmd/kubeconform",
+    variable: None,
+};
 /// Judges manifests by rules of good practice.
-pub const KUBE_SCORE: GoTool =
-    GoTool { name: "kube-score", version: "1.20.0", package: "github.com/zegl/kube-score/cmd/kube-score" };
+pub const KUBE_SCORE: GoTool = GoTool {
+    name: "kube-score",
+    version: "1.20.0",
+    package: "github.com/zegl/kube-score/cmd/kube-score",
+    variable: None,
+};
+/// All of them.
+const GO_TOOLS: [&GoTool; 4] = [&H2SPEC, &HELM, &KUBECONFORM, &KUBE_SCORE];
+
+/// The version of cargo-deny that `deny.toml` is written for.
+const DENY: &str = "0.20.2";
 
 /// Whether there is a Go to build with.
 pub fn go_is_there() -> bool {
@@ -46,26 +72,62 @@ pub fn go(folder: &Path) -> Command {
 }
 
 impl GoTool {
-    /// Where it is, or will be.
-    pub fn path(&self) -> PathBuf {
-        root().join(format!("target/tools/{0}-{1}/{0}", self.name, self.version))
-    }
-
-    /// Builds it if it is not there yet. `None` without Go.
+    /// Builds it if it is not there yet. `None` without it and without Go.
     pub fn build(&self) -> Result<Option<PathBuf>> {
-        let (path, GoTool { name, version, package }) = (self.path(), self);
-        if path.is_file() {
-            println!("{name} {version} is in target/tools already");
-            return Ok(Some(path));
-        }
-        if !go_is_there() {
+        let GoTool { name, version, package, .. } = self;
+        let module = root().join("xtask").join(name);
+        let entry = Entry::of(name, version, &[module.join("go.mod"), module.join("go.sum")])?;
+        if !entry.is_there() && !go_is_there() {
             return Ok(None);
         }
-        println!("building {name} {version} into target/tools (half a minute, or a few with an empty cache)");
-        let mut build = Command::new("go");
-        build.args(["build", "-mod=readonly", "-trimpath", "-o"]).arg(&path).arg(package);
-        build.current_dir(root().join("xtask").join(name));
-        run(build)?;
-        Ok(Some(path))
+        let what = format!("{name} {version} (half a minute, or a few with an empty cache of Go)");
+        let folder = entry.built(&what, |folder| {
+            let mut build = Command::new("go");
+            build.args(["build", "-mod=readonly", "-trimpath", "-o"]).arg(folder.join(name)).arg(package);
+            build.current_dir(&module);
+            run(build)
+        })?;
+        Ok(Some(folder.join(name)))
+    }
+}
+
+/// cargo-deny, installed if it is not there yet.
+pub fn cargo_deny() -> Result<PathBuf> {
+    let entry = Entry::of("cargo-deny", DENY, &[])?;
+    let folder = entry.built(&format!("cargo-deny {DENY} (a minute or two)"), |folder| {
+        // Its own target folder is temporary; without debug information and optimisation it builds four times faster.
+        let mut install = cargo(["install", "cargo-deny", "--version", DENY, "--locked", "--debug", "--quiet"]);
+        // `--no-track`: the folder is renamed, and cargo is not to look for what it installed there.
+        install.args(["--no-track", "--root"]).arg(folder).env("CARGO_PROFILE_DEV_DEBUG", "0");
+        run(install)
+    })?;
+    Ok(folder.join("bin/cargo-deny"))
+}
+
+/// Variables that tell tests where the tools are which they run. A tool that is not there and cannot be built has none.
+pub fn environment() -> Result<Vec<(&'static str, PathBuf)>> {
+    let named = GO_TOOLS.iter().filter_map(|tool| Some((tool.variable?, tool.build())));
+    named.filter_map(|(variable, path)| Some(path.transpose()?.map(|path| (variable, path)))).collect()
+}
+
+/// `cargo xtask tools`: builds what tests run, and prints it as a shell takes it.
+pub fn run_tools() -> Result<()> {
+    for (variable, path) in environment()? {
+        println!("export {variable}={}", path.display());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_modules_pin_the_versions() {
+        for GoTool { name, version, .. } in GO_TOOLS {
+            let pinned = std::fs::read_to_string(root().join("xtask").join(name).join("go.mod")).unwrap();
+            assert!(pinned.contains(&format!(" v{version}")), "{name} is not pinned to {version}");
+        }
     }
 }

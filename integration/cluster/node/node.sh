@@ -1,13 +1,14 @@
 #!/bin/sh
 # Inside new mount, PID, UTS and network namespaces: makes of them a node whose traces vanish with it, then becomes its
-# first process. Arguments: the target folder, the program of the first process, the run folder, the node's name.
+# first process. Arguments: the target folder, the folder of what was built, the program of the first process, the run
+# folder, the node's name.
 set -eu
-target=$1 init=$2 run=$3 name=$4
+target=$1 tools=$2 init=$3 run=$4 name=$5
 
 hostname "$name"
 
 # What components write outside the run folder (sockets of shims, lists of addresses, logs) is kept in memory, here only.
-exec 9<"$target"
+exec 8<"$tools" 9<"$target"
 for folder in /run /var/lib /var/log; do
     mount -t tmpfs -o mode=755 mesh-cluster "$folder"
 done
@@ -15,7 +16,11 @@ if [ ! -d "$run" ]; then # the repository lies in one of them
     mkdir -p "$target"
     mount --no-canonicalize --rbind /proc/self/fd/9 "$target"
 fi
-exec 9<&-
+if [ ! -x "$init" ]; then # what was built lies in one of them
+    mkdir -p "$tools"
+    mount --no-canonicalize --rbind /proc/self/fd/8 "$tools"
+fi
+exec 8<&- 9<&-
 
 # Settings of the whole machine that the kubelet insists on: it reads what it wants, and changes nothing.
 mkdir -p /run/sysctl

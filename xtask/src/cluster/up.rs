@@ -36,7 +36,7 @@ pub fn up(layout: &Layout, options: &UpOptions) -> Result<()> {
     step("images of its own", || images(layout))?;
     step("cluster DNS, Gateway API", || {
         addons::core_dns(layout, is_dual)?;
-        addons::gateway_api(layout, kubectl(layout), options.gateway_api)?;
+        addons::gateway_api(kubectl(layout), options.gateway_api)?;
         addons::wait_ready(layout)
     })?;
     if tools::find("kubectl").is_none() {
@@ -109,8 +109,8 @@ fn images(layout: &Layout) -> Result<()> {
     list.args(["images", "list", "--quiet"]);
     let there = quiet(list)?;
     let wanted = [
-        ("mesh-cluster/pause", layout.node_tools().join("pause.tar")),
-        ("mesh-cluster/coredns", layout.coredns().join("coredns.tar")),
+        ("mesh-cluster/pause", layout.node_tools.join("pause.tar")),
+        ("mesh-cluster/coredns", layout.coredns.join("coredns.tar")),
     ];
     let missing: Vec<_> =
         wanted.into_iter().filter(|(name, _)| !there.contains(name)).map(|(_, archive)| archive).collect();

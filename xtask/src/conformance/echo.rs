@@ -8,8 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Suite, module};
+use super::{module, suite::Built};
 use crate::{
+    cache::Entry,
     images::{
         archive::{self, Config, Image},
         layer::{self, File},
@@ -30,18 +31,12 @@ const CERTIFICATE: [(&str, &str); 2] =
 /// The user of the original image: an application's, which is redirected.
 const USER: &str = "1338:1338";
 
-/// Builds the image and gives its archive.
-pub fn image(suite: &Suite, work: &Path) -> Result<PathBuf> {
-    let manifests = suite.sources()?.join("mesh/manifests.yaml");
+/// Packs the image and gives its archive.
+pub fn image(suite: &Built, work: &Path) -> Result<PathBuf> {
+    let manifests = suite.manifests();
     let manifests = fs::read_to_string(&manifests).with_context(|| format!("cannot read {}", manifests.display()))?;
     let reference = reference(&manifests)?;
-    let folder = root().join("integration/conformance/echo");
-    let built = work.join("echo");
-    fs::create_dir_all(&built)?;
-    let mut build = go(&folder);
-    build.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(format!("{}/", built.display()));
-    build.args(PROGRAMS.map(|program| format!("{MODULE}/pkg/test/echo/cmd/{program}")));
-    run(build)?;
+    let built = build()?;
     let mut files = Vec::new();
     let mut add = |path: String, from: PathBuf, mode: u32| {
         let content = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
@@ -51,11 +46,8 @@ pub fn image(suite: &Suite, work: &Path) -> Result<PathBuf> {
     for program in PROGRAMS {
         add(format!("{BIN}/{program}"), built.join(program), 0o555)?;
     }
-    let mut list = go(&folder);
-    list.args(["list", "-m", "-f", "{{.Dir}}", MODULE]);
-    let certificates = module(list, MODULE)?;
-    for (path, from) in CERTIFICATE {
-        add(path.to_owned(), certificates.join(from), 0o444)?;
+    for (name, _) in CERTIFICATE {
+        add(name.to_owned(), built.join(name), 0o444)?;
     }
     let layer = layer::pack(files)?;
     let config = Config {
@@ -71,6 +63,26 @@ pub fn image(suite: &Suite, work: &Path) -> Result<PathBuf> {
     fs::write(&path, made.bytes).with_context(|| format!("cannot write {}", path.display()))?;
     println!("{reference}: config sha256:{}", &made.config_digest[..12]);
     Ok(path)
+}
+
+/// Builds the programs, if they are not in the cache yet, with the certificate beside them.
+fn build() -> Result<PathBuf> {
+    let folder = root().join("integration/conformance/echo");
+    let pins = ["go.mod", "go.sum"].map(|file| folder.join(file));
+    Entry::of("echo", "istio", &pins)?.built("Istio's echo server and client (some minutes)", |to| {
+        let mut build = go(&folder);
+        build.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(format!("{}/", to.display()));
+        build.args(PROGRAMS.map(|program| format!("{MODULE}/pkg/test/echo/cmd/{program}")));
+        run(build)?;
+        let mut list = go(&folder);
+        list.args(["list", "-m", "-f", "{{.Dir}}", MODULE]);
+        let sources = module(list, MODULE)?;
+        for (name, from) in CERTIFICATE {
+            let from = sources.join(from);
+            fs::write(to.join(name), fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?)?;
+        }
+        Ok(())
+    })
 }
 
 /// The one image that the manifests name.

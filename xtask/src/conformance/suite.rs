@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Options, Outcome, Ran, module, seconds, shown};
 use crate::{
+    cache::{Entry, copy},
     cluster::GATEWAY_API,
     step::{root, run as run_command},
     tools::go,
@@ -66,32 +67,35 @@ impl Suite {
         !matches!(self.minor, "1.4" | "1.5")
     }
 
-    /// Whether a Go that builds it can be had.
-    pub fn go_is_there(&self) -> bool {
-        self.go(&["version"]).output().is_ok_and(|said| said.status.success())
+    /// Whether it is built, or a Go that builds it can be had.
+    pub fn can_be_had(&self) -> bool {
+        let is_built = self.entry().is_ok_and(|entry| entry.is_there());
+        is_built || self.go(&["version"]).output().is_ok_and(|said| said.status.success())
+    }
+
+    /// Its place in the cache.
+    fn entry(&self) -> Result<Entry> {
+        let sums = Path::new(self.pinned).with_extension("sum");
+        let pins = [Path::new(self.pinned), &sums, Path::new("suite_test.go")].map(|file| folder().join(file));
+        Entry::of("gateway-api-conformance", self.release, &pins)
     }
 
     /// Go in its folder; a command that reads the pinned versions is told where by [`Suite::modfile`].
-    pub fn go(&self, words: &[&str]) -> Command {
+    fn go(&self, words: &[&str]) -> Command {
         let mut go = go(&folder());
         go.envs(self.toolchain.map(|toolchain| ("GOTOOLCHAIN", toolchain))).args(words);
         go
     }
 
     /// The flag that names the pinned versions.
-    pub fn modfile(&self) -> String {
+    fn modfile(&self) -> String {
         format!("-modfile={}", self.pinned)
     }
 
     /// The folder of its sources; they became a module of their own with v1.5.
-    pub fn sources(&self) -> Result<PathBuf> {
+    fn sources(&self) -> Result<PathBuf> {
         let api = || anyhow::Ok(self.module("sigs.k8s.io/gateway-api")?.join("conformance"));
         self.module("sigs.k8s.io/gateway-api/conformance").or_else(|_| api())
-    }
-
-    /// The folder with the resource definitions of its release, standard channel.
-    pub fn definitions(&self) -> Result<PathBuf> {
-        Ok(self.module("sigs.k8s.io/gateway-api")?.join("config/crd/standard"))
     }
 
     fn module(&self, name: &str) -> Result<PathBuf> {
@@ -145,18 +149,47 @@ pub enum Verdict {
     Skipped,
 }
 
+/// Names in the folder of a suite that is built.
+const PROGRAM: &str = "suite.test";
+const MANIFESTS: &str = "manifests.yaml";
+const DEFINITIONS: &str = "definitions";
+
 /// The folder of its module.
 pub fn folder() -> PathBuf {
     root().join("integration/conformance/suite")
 }
 
-/// Builds it. Go's cache knows whether there is something to do.
-pub fn build(suite: &Suite, work: &Path) -> Result<PathBuf> {
-    let program = work.join(format!("gateway-api-{}.test", suite.minor));
-    let mut build = suite.go(&["test", &suite.modfile(), "-c", "-o"]);
-    build.arg(&program).arg(".");
-    run_command(build)?;
-    Ok(program)
+/// A suite that is built, with what of its sources is needed to run it.
+pub struct Built(PathBuf);
+
+impl Built {
+    /// The program that runs the tests.
+    pub fn program(&self) -> PathBuf {
+        self.0.join(PROGRAM)
+    }
+
+    /// The manifests of the tests' pods.
+    pub fn manifests(&self) -> PathBuf {
+        self.0.join(MANIFESTS)
+    }
+
+    /// The folder with the resource definitions of its release, standard channel.
+    pub fn definitions(&self) -> PathBuf {
+        self.0.join(DEFINITIONS)
+    }
+}
+
+/// Builds it, if it is not in the cache yet.
+pub fn build(suite: &Suite) -> Result<Built> {
+    let what = format!("the conformance suite of the Gateway API {} (some minutes)", suite.release);
+    let built = suite.entry()?.built(&what, |to| {
+        let mut build = suite.go(&["test", &suite.modfile(), "-c", "-o"]);
+        build.arg(to.join(PROGRAM)).arg(".");
+        run_command(build)?;
+        fs::write(to.join(MANIFESTS), fs::read(suite.sources()?.join("mesh/manifests.yaml"))?)?;
+        copy(&suite.module("sigs.k8s.io/gateway-api")?.join("config/crd/standard"), &to.join(DEFINITIONS))
+    })?;
+    Ok(Built(built))
 }
 
 /// Runs it; each test is told when it ends.

@@ -9,15 +9,16 @@ use std::{env, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{CLUSTER, Count, Options, tests};
+use super::{Count, Options, tests};
 use crate::{
     cluster::{Described, GATEWAY_API, quiet},
     conformance::{self, SUITES, Suite, Verdict},
     step::{cargo, root, run, step},
 };
 
-/// The releases of the Gateway API whose suites run: the newest, and last the usual one, which the cluster then has again.
-const CONFORMANCE: [&str; 2] = ["1.7", "1.6"];
+/// The release of the Gateway API whose suite always runs: the newest, which takes the place of the cluster's own. The usual
+/// one, which the cluster then has again, runs with `--long`.
+const NEWEST: &str = "1.7";
 
 /// What the tests need of a machine beside the cluster's own parts: programs, and Debian's packages that have them.
 const PACKAGES: [(&str, &str); 2] = [("tcpdump", "tcpdump"), ("ping", "iputils-ping")];
@@ -77,24 +78,23 @@ fn on_cluster(cluster: &Described, options: &Options, count: &mut Count) -> Resu
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths(env::split_paths(&path).chain([root().join("target/cluster/bin")]))?;
     let mut environment = vec![
-        ("MESH_TEST_KUBECONFIG", cluster.text("kubeconfig")),
-        ("MESH_TEST_CLUSTER", cluster.kind()),
-        ("MESH_TEST_NODE", cluster.text("networkNamespace")),
-        ("PATH", path.to_str().context("PATH is no text")?),
+        ("MESH_TEST_KUBECONFIG", cluster.text("kubeconfig").into()),
+        ("MESH_TEST_CLUSTER", cluster.kind().into()),
+        ("MESH_TEST_NODE", cluster.text("networkNamespace").into()),
+        ("PATH", path.into()),
     ];
-    environment.extend(options.image_registry.as_deref().map(|registry| ("MESH_TEST_REGISTRY", registry)));
+    environment.extend(options.image_registry.as_ref().map(|registry| ("MESH_TEST_REGISTRY", registry.into())));
     let on_it = |title: &str, test: &str, count: &mut Count| {
         // One after the other: they share two cores with a whole cluster, and the control plane that some take away.
-        let mut which = vec!["-p", "mesh-integration", "--features", CLUSTER, "--test", test];
-        which.extend(["--", "--test-threads=1", "--nocapture"]);
+        let mut which = vec!["--test", test, "--", "--test-threads=1", "--nocapture"];
         if !is_node {
             which.extend(["--skip", ON_OUR_NODE]);
         }
         step(title, || tests(&which, &environment, options.long, count))
     };
     on_it("the README's quick start on Kubernetes", "quickstart", count)?;
-    on_it("tests on the cluster", "cluster", count)?;
-    step("the Gateway API's own conformance suites", || conformance(cluster, count))
+    on_it("tests on the cluster", "on_cluster", count)?;
+    step("the Gateway API's own conformance suites", || conformance(cluster, options, count))
 }
 
 /// Refuses a cluster whose mesh is in use: the tests install, upgrade and break theirs.
@@ -127,10 +127,9 @@ fn without_mesh(cluster: &Described) -> Result<()> {
     run(bash)
 }
 
-/// The official suites on the mesh that the tests before have left; each of their tests counts as one. A cluster of
-/// somebody else's keeps the Gateway API that it has.
-fn conformance(cluster: &Described, count: &mut Count) -> Result<()> {
-    let options = conformance::Options::default();
+/// The official suite, with `--long` also the usual one, on the mesh that the tests before have left; each of their tests
+/// counts as one. A cluster of somebody else's keeps the Gateway API that it has.
+fn conformance(cluster: &Described, options: &Options, count: &mut Count) -> Result<()> {
     let suites = if cluster.is_somebody_elses() {
         let release = conformance::gateway_api_of(cluster)?.unwrap_or_default();
         let suite = SUITES.iter().find(|suite| suite.release == release);
@@ -142,10 +141,11 @@ fn conformance(cluster: &Described, count: &mut Count) -> Result<()> {
         }
         suite.into_iter().collect()
     } else {
-        CONFORMANCE.iter().map(|minor| Suite::of(Some(minor))).collect::<Result<Vec<_>>>()?
+        let older = options.long.then_some(None);
+        [Some(NEWEST)].into_iter().chain(older).map(Suite::of).collect::<Result<Vec<_>>>()?
     };
     for suite in suites {
-        if !suite.go_is_there() {
+        if !suite.can_be_had() {
             count.skipped += 1;
             println!(
                 "\n!!! SKIPPED: the Gateway API's conformance suite {}. It is built with Go, and there is no `go` that can.\n",
@@ -153,6 +153,7 @@ fn conformance(cluster: &Described, count: &mut Count) -> Result<()> {
             );
             continue;
         }
+        let options = conformance::Options::default();
         let outcome = conformance::run_suite(suite, &options)?;
         count.passed += outcome.count(Verdict::Passed);
         count.failed += outcome.count(Verdict::Failed);

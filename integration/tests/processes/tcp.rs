@@ -1,12 +1,9 @@
 //! Bytes that are no HTTP, servers that speak first, and clients that take their time.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{net::SocketAddr, time::Duration};
 
+use crate::support::{App, Client, H1, Mesh, Server, TEST_WAIT, metric, sha256};
 use mesh_integration::harness::eventually;
-use support::{App, Client, H1, Mesh, Server, TEST_WAIT, metric, sha256};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::Instant,

@@ -1,15 +1,12 @@
 //! Sessions that stay with a pod: the examples of docs/sessions.md.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
+use crate::support::{Answer, Client, H1, Mesh, Server, TEST_WAIT};
 use mesh_integration::harness::eventually;
-use support::{Answer, Client, H1, Mesh, Server, TEST_WAIT};
 
 /// What the page for users shows is what is tried here.
-const PAGE: &str = include_str!("../../docs/sessions.md");
+const PAGE: &str = include_str!("../../../docs/sessions.md");
 
 /// The first example of the page with this text in it.
 fn example(text: &str) -> &'static str {

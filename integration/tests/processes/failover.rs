@@ -1,13 +1,10 @@
 //! Servers that die, come back and roll: no request is lost that could be saved, and none is sent twice.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{collections::HashSet, fs, sync::Arc, sync::Mutex, time::Duration};
 
+use crate::support::{App, H1, Load, Mesh, Outcome, Shot, TEST_WAIT, metric, metrics, sha256, share};
 use mesh_integration::harness::eventually;
 use rustix::process::Signal;
-use support::{App, H1, Load, Mesh, Outcome, Shot, TEST_WAIT, metric, metrics, sha256, share};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Waits until a load has sent so many more.

@@ -3,9 +3,6 @@
 //!
 //! What no caller can see (names of rules, time limits, mirrors) is `meshctl test`'s alone; connections (`tcp://`, `tls://`)
 //! are sent by `connection_routes.rs`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,13 +10,13 @@ use std::{
     path::Path,
 };
 
+use crate::support::{App, Grpc, H1, Mesh, TEST_WAIT, grpc_message};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_integration::harness::{Meshed, Proxy, ProxyConfig, eventually, free_port, http_get};
 use serde_json::{Value, json};
-use support::{App, Grpc, H1, Mesh, TEST_WAIT, grpc_message};
 
 /// Requests sent where several backends have a share: one of a tenth is missed once in 10^13 times.
 const SHARED: usize = 300;

@@ -1,14 +1,11 @@
 //! HTTP through a pair: client -> outbound sidecar -> mutual TLS -> inbound sidecar -> application, in every version,
 //! framing and direction that applications use.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{fmt::Write as _, fs};
 
+use crate::support::{App, Grpc, H1, Mesh, TEST_WAIT, finish, get, grpc_message, grpc_status, metric, next, sha256};
 use bytes::Bytes;
 use http::Request;
-use support::{App, Grpc, H1, Mesh, TEST_WAIT, finish, get, grpc_message, grpc_status, metric, next, sha256};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -1,9 +1,6 @@
 //! Where requests go among replicas of different health.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-use support::{Client, Load, Mesh, Outcome, Server, Shot, share};
+use crate::support::{Client, Load, Mesh, Outcome, Server, Shot, share};
 
 /// Three replicas of `web`, the third with these flags.
 async fn three(args: &[&str]) -> (Mesh, Client, [Server; 3]) {

@@ -1,12 +1,9 @@
 //! Routes: weights, matches, filters, time limits, and what edits, mistakes and dead backends do to running traffic.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{fs, net::SocketAddr, time::Duration};
 
+use crate::support::{Answer, Client, H1, Load, Mesh, Outcome, Server, Shot, TEST_WAIT, get, share};
 use mesh_integration::harness::{eventually, http_get};
-use support::{Answer, Client, H1, Load, Mesh, Outcome, Server, Shot, TEST_WAIT, get, share};
 use tokio::time::Instant;
 
 /// The HTTPRoute of the Service `web` with the text of its rules.

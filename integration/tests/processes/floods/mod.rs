@@ -3,13 +3,10 @@
 //! another connection are all served meanwhile.
 //!
 //! The frames of each attack come in small writes over some hundred milliseconds, for that is what passes limits that only
-//! look at what is queued. `tests/hostile.rs` has malformed messages and slow connections.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! look at what is queued. `hostile.rs` has malformed messages and slow connections.
 
 mod attacks;
 mod peer;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::{
     net::SocketAddr,
@@ -20,11 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{Grpc, H1, Mesh, TEST_WAIT, metric};
 use attacks::{Attack, DATA, ENHANCE_YOUR_CALM, Expect, GOAWAY, HEADERS, PING, SETTINGS, attacks, block, frame};
 use http::Request;
 use mesh_integration::harness::{Proxy, eventually, usage};
 use rustls::pki_types::ServerName;
-use support::{Grpc, H1, Mesh, TEST_WAIT, metric};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf},
     net::TcpStream,

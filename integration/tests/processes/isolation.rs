@@ -1,7 +1,4 @@
 //! One user's standstill is nobody else's: readers that stop and streams that stay open between the same two sidecars.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{
     sync::{
@@ -11,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use mesh_integration::harness::{eventually, raise_file_limit, usage};
-use support::{
+use crate::support::{
     App, Client, Grpc, H1, Load, Mesh, Outcome, Server, Shot, TEST_WAIT, get, grpc_message, metric, next, share,
 };
+use mesh_integration::harness::{eventually, raise_file_limit, usage};
 use tokio::time::Instant;
 
 /// No request may wait for another's reader. Loaded machines make single ones late; a wait would be endless.
@@ -58,7 +55,7 @@ async fn a_hundred_downloads_whose_readers_stopped() {
     // A reader that goes on gets all of it.
     let mut reader = stopped.pop().unwrap();
     let mut length = 0;
-    let head = support::Head {
+    let head = crate::support::Head {
         status: 200,
         headers: vec![("content-length".into(), "50000000".into())],
         ..Default::default()

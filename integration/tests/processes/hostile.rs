@@ -1,14 +1,11 @@
 //! What malformed and hostile clients get: an answer that says why, or the end of their connection, and nobody else is
 //! hurt. The application sees none of it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{fs, net::SocketAddr, time::Duration};
 
+use crate::support::{Answer, Client, Grpc, H1, Mesh, Server, TEST_WAIT, get, metric};
 use http::Request;
 use mesh_integration::harness::{eventually, http_get};
-use support::{Answer, Client, Grpc, H1, Mesh, Server, TEST_WAIT, get, metric};
 use tokio::{io::AsyncWriteExt, time::Instant};
 
 /// Malformed requests, each with a name, its bytes and the status it gets.

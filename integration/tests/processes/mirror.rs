@@ -1,12 +1,11 @@
 //! Mirrored requests on real processes: their share and their bodies, and that nothing a mirror does is noticed.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{fs, net::SocketAddr};
 
+use crate::support::{
+    Answer, Client, Does, H1, Load, Mesh, Outcome, Scripted, Server, Shot, TEST_WAIT, get, metric, share,
+};
 use mesh_integration::harness::{eventually, free_port};
-use support::{Answer, Client, Does, H1, Load, Mesh, Outcome, Scripted, Server, Shot, TEST_WAIT, get, metric, share};
 
 /// The HTTPRoute of the Service `web` that sends all to `web-v1`, and so many percent to `mirror` as well.
 fn route(percent: u32) -> String {
@@ -123,7 +122,7 @@ async fn a_copy_is_the_request_with_its_body() {
 async fn a_mirror_that_hangs_holds_nothing_up() {
     let stage = Stage::new(&[("MESH_MIRROR_TIMEOUT", "2s"), ("MESH_MAX_MIRRORS", "16")]).await;
     // It reads nothing and says nothing.
-    let mirror = support::App::start(|stream| async move {
+    let mirror = crate::support::App::start(|stream| async move {
         let _kept = stream;
         std::future::pending::<()>().await;
     })

@@ -1,12 +1,9 @@
 //! A thousand routes on one Service: what one change costs.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::{H1, Mesh, TEST_WAIT, metric};
 use mesh_integration::harness::{eventually, http_get};
-use support::{H1, Mesh, TEST_WAIT, metric};
 use tokio::time::Instant;
 
 /// An HTTPRoute of the Service `web` for one path.

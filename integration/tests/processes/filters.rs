@@ -1,12 +1,9 @@
 //! Filters of routes on real processes: redirects, rewrites, CORS, and header filters of rules and of backends.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::net::SocketAddr;
 
+use crate::support::{Answer, Client, H1, Mesh, Server, TEST_WAIT, get, metric};
 use mesh_integration::harness::eventually;
-use support::{Answer, Client, H1, Mesh, Server, TEST_WAIT, get, metric};
 
 /// The HTTPRoute of the Service `web` with the text of its rules.
 fn route(rules: &str) -> String {

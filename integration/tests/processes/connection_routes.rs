@@ -1,13 +1,10 @@
 //! Routes for connections: TCPRoutes and TLSRoutes, the examples of docs/connections.md among them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr, sync::Arc};
 
+use crate::support::{App, Client, Mesh, Server, TEST_WAIT, metric};
 use mesh_integration::harness::{AnyServer, PortSpec, eventually};
 use rustls::{ClientConfig, ClientConnection, ServerConfig};
-use support::{App, Client, Mesh, Server, TEST_WAIT, metric};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -15,7 +12,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// What the page for users shows is what is tried here.
-const PAGE: &str = include_str!("../../docs/connections.md");
+const PAGE: &str = include_str!("../../../docs/connections.md");
 const PORT: u16 = 5432;
 
 /// The first example of the page with this text in it.

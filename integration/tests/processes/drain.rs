@@ -1,13 +1,10 @@
 //! The end of a sidecar and its beginning: requests in flight end well, then it exits 0; `/live` and `/ready` tell.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::{Grpc, H1, Mesh, TEST_WAIT, grpc_message, metric, next};
 use mesh_integration::harness::{Meshed, Proxy, ProxyConfig, eventually, http_get};
 use rustix::process::Signal;
-use support::{Grpc, H1, Mesh, TEST_WAIT, grpc_message, metric, next};
 
 #[tokio::test]
 async fn the_servers_sidecar_finishes_what_it_began() {

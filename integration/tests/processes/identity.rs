@@ -1,7 +1,4 @@
 //! Who is who between the proxies: mutual TLS that hides everything, renewals that nobody notices, and what is refused.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{
     fs,
@@ -13,13 +10,15 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{
+    App, Grpc, H1, Load, Mesh, Shot, TEST_WAIT, get, grpc_message, metric, metrics, next, relay, share,
+};
 use mesh_integration::harness::{AnyServer, Controller, eventually};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::{
     ClientConfig, ServerConfig,
     pki_types::{PrivateKeyDer, ServerName},
 };
-use support::{App, Grpc, H1, Load, Mesh, Shot, TEST_WAIT, get, grpc_message, metric, metrics, next, relay, share};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -117,7 +116,7 @@ async fn certificates_are_renewed_under_running_traffic() {
     };
     eventually("three renewals", Duration::from_secs(30), renewed).await.unwrap();
     let outcomes = load.stop().await;
-    assert!(outcomes.iter().all(support::Outcome::ok), "{:?}", share(&outcomes));
+    assert!(outcomes.iter().all(crate::support::Outcome::ok), "{:?}", share(&outcomes));
     let after = metric(&client.proxy, "mesh_tls_connections_total", &["direction=\"outbound\""]).await;
     println!("{} requests and {sent} messages over 3 renewals; connections {connections} -> {after}", outcomes.len());
     assert_eq!(connections, after, "nothing was opened anew");

@@ -1,10 +1,7 @@
 //! Large bodies stream: neither sidecar holds more than its windows.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
+use crate::support::{App, Client, H1, Mesh, Server};
 use mesh_integration::harness::usage;
-use support::{App, Client, H1, Mesh, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Bytes each way.

@@ -1,13 +1,10 @@
 //! The controller is gone: what was known goes on, what was not is refused in time, and edits count again afterwards.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{env, time::Duration};
 
+use crate::support::{H1, Load, Mesh, Outcome, Shot, TEST_WAIT, get, metric, share};
 use mesh_integration::harness::{Controller, eventually};
 use rustix::process::Signal;
-use support::{H1, Load, Mesh, Outcome, Shot, TEST_WAIT, get, metric, share};
 use tokio::time::Instant;
 
 /// How long the controller stays away: a minute with `MESH_TEST_LONG=1`.

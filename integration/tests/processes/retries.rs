@@ -1,7 +1,4 @@
 //! Retries by policy on real processes: what is tried again, what is not, and how much load that may add.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{
     net::SocketAddr,
@@ -12,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, Response};
-use mesh_integration::harness::eventually;
-use support::{
+use crate::support::{
     Answer, App, Client, Does, Grpc, H1, Load, Mesh, Scripted, Server, Shot, TEST_WAIT, finish, get, grpc_message,
     grpc_status, metric, share,
 };
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use mesh_integration::harness::eventually;
 use tokio::{net::TcpStream, time::Instant};
 
 /// A window of a stream, beyond which a body is not kept.

@@ -1,7 +1,4 @@
 //! Time limits that travel with a request, and callers that leave: whoever works upstream hears of it at once.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -9,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{App, Does, Grpc, H1, Mesh, Scripted, TEST_WAIT, finish, get, grpc_message, grpc_status};
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{Request, Response};
 use mesh_integration::harness::{Meshed, Proxy, ProxyConfig, eventually, free_port};
-use support::{App, Does, Grpc, H1, Mesh, Scripted, TEST_WAIT, finish, get, grpc_message, grpc_status};
 use tokio::net::TcpStream;
 
 /// What one hop saw of a call.

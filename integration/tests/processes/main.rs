@@ -1,0 +1,30 @@
+//! Tests of real processes on loopback: controller, sidecars and test servers, raw clients, paced loads.
+//!
+//! One program rather than one a file: it is linked once, and tests that only wait do so side by side (`support/turn.rs`).
+//! `cargo test -p mesh-integration --test processes retries::` runs one file.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod balance;
+mod bulk;
+mod connection_routes;
+mod deadlines;
+mod drain;
+mod failover;
+mod filters;
+mod floods;
+mod h2spec;
+mod hostile;
+mod http;
+mod identity;
+mod isolation;
+mod many_routes;
+mod mirror;
+mod outage;
+mod retries;
+mod routing;
+mod sessions;
+mod specification;
+mod tcp;
