@@ -1,10 +1,7 @@
-//! A static, stripped release binary, reproducible from machine to machine as far as the tool chain is the same.
+//! Static, stripped binaries: as they are released, reproducible from machine to machine as far as the tool chain is the
+//! same, or soon built, for tests.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -21,6 +18,25 @@ pub struct Target {
     pub architecture: &'static str,
 }
 
+/// How binaries are built; a profile of the workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// As they are released.
+    Release,
+    /// Without optimisation across crates, which takes most of the time of the other.
+    Test,
+}
+
+impl Profile {
+    /// As cargo names it, and its folder.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Test => "image-test",
+        }
+    }
+}
+
 /// The target of this machine.
 pub fn target() -> Result<Target> {
     ensure!(env::consts::OS == "linux", "images hold Linux binaries: run this on Linux, or build `Dockerfile`");
@@ -31,20 +47,24 @@ pub fn target() -> Result<Target> {
     }
 }
 
-/// Builds a package's binaries, by themselves: with others in the same run cargo would unify features, and a binary
-/// would hold what its list does not name. Gives the stripped copies.
-pub fn build(package: &str, binaries: &[&str], target: &Target) -> Result<Vec<PathBuf>> {
-    let mut build = cargo(["build", "--release", "--locked", "--package", package, "--target", target.triple]);
-    build.args(["--target-dir", FOLDER]).args(binaries.iter().flat_map(|name| ["--bin", name]));
+/// Builds binaries of packages in one run of cargo. It unifies features over all of them: what is released is built by
+/// itself, so that a binary holds no more than its list names.
+pub fn build<'n>(
+    packages: impl IntoIterator<Item = &'n str>,
+    binaries: impl IntoIterator<Item = &'n str>,
+    profile: Profile,
+    target: &Target,
+) -> Result<()> {
+    let mut build = cargo(["build", "--locked", "--profile", profile.name(), "--target", target.triple]);
+    build.args(packages.into_iter().flat_map(|package| ["--package", package]));
+    build.args(["--target-dir", FOLDER]).args(binaries.into_iter().flat_map(|name| ["--bin", name]));
     let [rust, c] = flags()?;
     // With a target named, these are for what is linked into the binary, not for build scripts and macros.
     build.env("CARGO_ENCODED_RUSTFLAGS", rust).env("CFLAGS", &c).env("CXXFLAGS", &c);
     // By default aws-lc seeds itself from the jitter of the CPU as well: 30 ms of it in each process before its first key,
     // on the way of a pod's start. Without, the kernel's generator and RDRAND seed it.
     build.env("AWS_LC_SYS_NO_JITTER_ENTROPY", "1");
-    run(build).context("a static binary needs the C library as libc.a (Debian: libc6-dev) and a C compiler")?;
-    let release = root().join(FOLDER).join(target.triple).join("release");
-    binaries.iter().map(|name| strip(&release, name)).collect()
+    run(build).context("a static binary needs the C library as libc.a (Debian: libc6-dev) and a C compiler")
 }
 
 /// Flags of rustc and of the C compiler. Paths of this machine stay out of the binaries.
@@ -64,14 +84,15 @@ fn flags() -> Result<[String; 2]> {
     Ok([rust.join("\u{1f}"), c.join(" ")])
 }
 
-/// A copy without symbols and debug information, which stay in the file beside it: the build ID tells which belong
-/// together.
-fn strip(release: &Path, name: &str) -> Result<PathBuf> {
-    let folder = release.join("stripped");
+/// A copy of a built binary without symbols and debug information, which stay in the file beside it: the build ID tells
+/// which belong together.
+pub fn strip(name: &str, profile: Profile, target: &Target) -> Result<PathBuf> {
+    let built = root().join(FOLDER).join(target.triple).join(profile.name());
+    let folder = built.join("stripped");
     fs::create_dir_all(&folder)?;
     let stripped = folder.join(name);
     let mut strip = Command::new("strip");
-    strip.args(["--strip-all", "--enable-deterministic-archives", "-o"]).arg(&stripped).arg(release.join(name));
+    strip.args(["--strip-all", "--enable-deterministic-archives", "-o"]).arg(&stripped).arg(built.join(name));
     run(strip).context("`strip` is of the package that has the linker (Debian: binutils)")?;
     Ok(stripped)
 }

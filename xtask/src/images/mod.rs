@@ -20,6 +20,7 @@ use crate::step::{root, step};
 
 use self::{
     archive::{Config, Image},
+    build::Profile,
     layer::File,
 };
 
@@ -36,7 +37,8 @@ pub struct Options {
     /// Only this image; otherwise all that a cluster runs (mesh-proxy and mesh-controller).
     #[arg(long, value_name = "NAME", value_parser = ["mesh-proxy", "mesh-controller", "mesh-test"])]
     only: Option<String>,
-    /// Also mesh-test, the test server and load generator that the tests on a cluster use.
+    /// For tests: also mesh-test, the test server and load generator that the tests on a cluster use, and all of them built in
+    /// a fifth of the time, without optimisation across crates.
     #[arg(long)]
     test: bool,
 }
@@ -50,6 +52,12 @@ struct Recipe {
     /// What runs when nothing else is said; `None` where there are several programs.
     entrypoint: Option<&'static str>,
     binaries: &'static [Binary],
+}
+
+impl Recipe {
+    fn binary_names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.binaries.iter().map(|binary| binary.name)
+    }
 }
 
 struct Binary {
@@ -95,24 +103,37 @@ pub fn run_images(options: &Options) -> Result<()> {
         None => options.test || recipe.name != TEST_IMAGE.name,
     };
     let start = Instant::now();
+    let wanted: Vec<&Recipe> = IMAGES.iter().chain([&TEST_IMAGE]).filter(is_wanted).collect();
     let mut lines = Vec::new();
-    for recipe in IMAGES.iter().chain([&TEST_IMAGE]).filter(is_wanted) {
-        lines.push(step(&format!("image {}", recipe.name), || image(recipe, &target))?);
+    if options.test {
+        step("programs of all images", || {
+            let binaries = wanted.iter().flat_map(|recipe| recipe.binary_names());
+            build::build(wanted.iter().map(|recipe| recipe.package), binaries, Profile::Test, &target)
+        })?;
     }
-    println!("\nimages in target/images, {:.1} s in all:", start.elapsed().as_secs_f64());
+    for recipe in &wanted {
+        let profile = if options.test { Profile::Test } else { Profile::Release };
+        lines.push(step(&format!("image {}", recipe.name), || {
+            if profile == Profile::Release {
+                build::build([recipe.package], recipe.binary_names(), profile, &target)?;
+            }
+            image(recipe, profile, &target)
+        })?);
+    }
+    let purpose = if options.test { " for tests" } else { "" };
+    println!("\nimages{purpose} in target/images, {:.1} s in all:", start.elapsed().as_secs_f64());
     for line in lines {
         println!("  {line}");
     }
     Ok(())
 }
 
-/// Builds one image and says what came of it.
-fn image(recipe: &Recipe, target: &build::Target) -> Result<String> {
-    let names: Vec<&str> = recipe.binaries.iter().map(|binary| binary.name).collect();
-    let built = build::build(recipe.package, &names, target)?;
+/// Packs one image of binaries that are built, and says what came of it.
+fn image(recipe: &Recipe, profile: Profile, target: &build::Target) -> Result<String> {
     let mut files = Vec::new();
-    for (binary, path) in recipe.binaries.iter().zip(&built) {
-        let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    for binary in recipe.binaries {
+        let path = build::strip(binary.name, profile, target)?;
+        let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         elf::require_static(&content).with_context(|| format!("{} is not static", binary.name))?;
         files.push(File { path: binary.name.to_owned(), content, mode: 0o555, capability: binary.capability });
     }
