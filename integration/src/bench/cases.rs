@@ -87,7 +87,10 @@ impl Case {
 
     /// Who is measured, in which order.
     pub(super) fn order(self, round: usize) -> Vec<Party> {
-        let pairs = if round.is_multiple_of(2) { [Party::Envoy, Party::Mesh] } else { [Party::Mesh, Party::Envoy] };
+        let mut pairs = [Party::Envoy, Party::Before, Party::Mesh];
+        if !round.is_multiple_of(2) {
+            pairs.reverse();
+        }
         let direct = !matches!(self, Self::Connect | Self::Memory);
         direct.then_some(Party::Direct).into_iter().chain(pairs).collect()
     }

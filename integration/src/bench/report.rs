@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::{Options, cases::Figures, stage::Party};
+use super::{cases::Figures, change::Change, stage::Party};
 
 /// The figures of each case and metric, in the order they came.
 #[derive(Default)]
@@ -19,6 +19,7 @@ struct Row {
     mesh: Vec<f64>,
     envoy: Vec<f64>,
     direct: Vec<f64>,
+    before: Vec<f64>,
 }
 
 /// Smallest, middle and largest of some values.
@@ -35,7 +36,7 @@ impl Results {
             let row = match self.rows.iter_mut().position(|row| (row.case, row.metric) == (case, metric)) {
                 Some(at) => &mut self.rows[at],
                 None => {
-                    self.rows.push(Row { case, metric, mesh: vec![], envoy: vec![], direct: vec![] });
+                    self.rows.push(Row { case, metric, mesh: vec![], envoy: vec![], direct: vec![], before: vec![] });
                     let last = self.rows.len() - 1;
                     &mut self.rows[last]
                 }
@@ -44,8 +45,15 @@ impl Results {
                 Party::Mesh => row.mesh.push(value),
                 Party::Envoy => row.envoy.push(value),
                 Party::Direct => row.direct.push(value),
+                Party::Before => row.before.push(value),
             }
         }
+    }
+
+    /// What the build before and this one cost, where both were measured.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        let change = |row: &&Row| Change::of(row.case, row.metric, &row.before, &row.mesh);
+        self.ordered().iter().filter_map(change).collect()
     }
 
     /// Case, then metric, then the rounds of each party and the ratio of Mesh to Envoy.
@@ -55,6 +63,10 @@ impl Results {
             let mut metric = json!({"mesh": row.mesh, "envoy": row.envoy});
             if !row.direct.is_empty() {
                 metric["direct"] = json!(row.direct);
+            }
+            if let Some(change) = Change::of(row.case, row.metric, &row.before, &row.mesh) {
+                metric["before"] = json!(row.before);
+                metric["change"] = change.json();
             }
             if let Some(Spread { min, median, max }) = row.ratio() {
                 metric["ratio"] = json!({"min": min, "median": median, "max": max});
@@ -124,8 +136,7 @@ pub(super) fn line(case: &str, party: Party, figures: &Figures) -> String {
 }
 
 /// The page with the results: what was compared, how, and the table. It names no date and no machine.
-pub(super) fn page(options: &Options, paced_seconds: f64, stage: &str, table: &str) -> String {
-    let Options { rounds, seconds, .. } = options;
+pub(super) fn page(rounds: usize, seconds: f64, paced_seconds: f64, stage: &str, table: &str) -> String {
     format!(
         "# Performance\n\n\
          Written by `cargo xtask bench`; run it to get the figures of your own machine.\n\n\

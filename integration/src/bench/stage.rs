@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::sync::OnceCell;
 
 use super::{envoy, mesh};
@@ -20,6 +20,8 @@ pub enum Party {
     Envoy,
     /// Nobody: the client speaks with the server.
     Direct,
+    /// Two `mesh-proxy` of another build, with its controller.
+    Before,
 }
 
 impl Party {
@@ -27,6 +29,7 @@ impl Party {
     pub(super) fn kind(self) -> Option<Kind> {
         match self {
             Self::Mesh => Some(Kind::Mesh),
+            Self::Before => Some(Kind::Before),
             Self::Envoy => Some(Kind::Envoy),
             Self::Direct => None,
         }
@@ -38,6 +41,7 @@ impl Party {
             Self::Mesh => "mesh",
             Self::Envoy => "envoy",
             Self::Direct => "direct",
+            Self::Before => "before",
         }
     }
 }
@@ -47,6 +51,8 @@ impl Party {
 pub(super) enum Kind {
     /// Two `mesh-proxy` and their controller.
     Mesh,
+    /// The same of another build.
+    Before,
     /// Two Envoys.
     Envoy,
 }
@@ -98,20 +104,38 @@ impl Pair {
     }
 }
 
-/// What stays for all rounds. The Mesh part starts when first needed, so that Envoy can be measured alone.
-pub(super) struct Stage {
+/// A build of Mesh, whose controller starts when first needed, so that Envoy can be measured alone.
+struct Build {
     sandbox: Sandbox,
-    envoy: PathBuf,
-    version: String,
-    servers: Servers,
     /// Where the inbound `mesh-proxy` listens: the manifests name these ports, so one pair runs at a time.
     between: Ports,
     controller: OnceCell<Controller>,
 }
 
+impl Build {
+    fn new(sandbox: Sandbox) -> Self {
+        Self { sandbox, between: Ports::free(), controller: OnceCell::new() }
+    }
+
+    async fn pair(&self, servers: &Servers) -> Result<Pair> {
+        let Self { sandbox, between, controller } = self;
+        let controller = controller.get_or_try_init(|| mesh::controller(sandbox, between)).await?;
+        mesh::start(sandbox, controller, between, servers).await
+    }
+}
+
+/// What stays for all rounds.
+pub(super) struct Stage {
+    mesh: Build,
+    before: Option<Build>,
+    /// The binary and its version.
+    envoy: Option<(PathBuf, String)>,
+    servers: Servers,
+}
+
 impl Stage {
-    /// Starts the servers.
-    pub(super) async fn start(envoy: &Path) -> Result<Self> {
+    /// Starts the servers. `before` is the folder of another build.
+    pub(super) async fn start(envoy: Option<&Path>, before: Option<&Path>) -> Result<Self> {
         let sandbox = Sandbox::new()?;
         let servers = Servers {
             http: Origin::start(&sandbox, "origin", ["--name", "bench"]).await?,
@@ -119,12 +143,10 @@ impl Stage {
             echo: Origin::start(&sandbox, "echo", ["--tcp-echo"]).await?,
         };
         Ok(Self {
-            version: envoy::version(envoy)?,
-            envoy: envoy.to_owned(),
-            sandbox,
+            mesh: Build::new(sandbox),
+            before: before.map(|folder| Sandbox::with_binaries(folder).map(Build::new)).transpose()?,
+            envoy: envoy.map(|envoy| anyhow::Ok((envoy.to_owned(), envoy::version(envoy)?))).transpose()?,
             servers,
-            between: Ports::free(),
-            controller: OnceCell::new(),
         })
     }
 
@@ -136,19 +158,19 @@ impl Stage {
         measure: impl AsyncFnOnce(&mut Pair) -> Result<T>,
     ) -> Result<T> {
         let mut pair = match kind {
-            Kind::Mesh => {
-                let controller =
-                    self.controller.get_or_try_init(|| mesh::controller(&self.sandbox, &self.between)).await?;
-                mesh::start(&self.sandbox, controller, &self.between, &self.servers).await?
+            Kind::Mesh => self.mesh.pair(&self.servers).await?,
+            Kind::Before => self.before.as_ref().context("no build to compare with")?.pair(&self.servers).await?,
+            Kind::Envoy => {
+                let (envoy, _) = self.envoy.as_ref().context("no Envoy to compare with")?;
+                envoy::start(&self.mesh.sandbox, envoy, &self.servers).await?
             }
-            Kind::Envoy => envoy::start(&self.sandbox, &self.envoy, &self.servers).await?,
         };
         let measured = measure(&mut pair).await;
         pair.outbound.must_run()?;
         pair.inbound.must_run()?;
         let measured = measured?;
         match kind {
-            Kind::Mesh => mesh::check_handshakes(&pair).await?,
+            Kind::Mesh | Kind::Before => mesh::check_handshakes(&pair).await?,
             Kind::Envoy => envoy::check_handshakes(&pair).await?,
         }
         Ok(measured)
@@ -164,7 +186,8 @@ impl Stage {
     /// The machine and the versions, in one line without names or dates.
     pub(super) fn describe(&self) -> String {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        format!("{cores} cores; Mesh {}, Envoy {}", env!("CARGO_PKG_VERSION"), self.version)
+        let envoy = self.envoy.as_ref().map(|(_, version)| format!(", Envoy {version}")).unwrap_or_default();
+        format!("{cores} cores; Mesh {}{envoy}", env!("CARGO_PKG_VERSION"))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::{Manifests, Process, binary, eventually, free_port, ready};
@@ -22,6 +22,8 @@ const START: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Sandbox {
     dir: tempfile::TempDir,
+    /// Where its controller and sidecars are from, if not from this build.
+    binaries: Option<PathBuf>,
 }
 
 impl Sandbox {
@@ -31,7 +33,26 @@ impl Sandbox {
     ///
     /// When the temporary folder cannot be written.
     pub fn new() -> Result<Self> {
-        Ok(Self { dir: tempfile::Builder::new().prefix("mesh-").tempdir()? })
+        Ok(Self { dir: tempfile::Builder::new().prefix("mesh-").tempdir()?, binaries: None })
+    }
+
+    /// The same for `mesh-controller` and `mesh-proxy` of another build, which are in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is not there, or the temporary folder cannot be written.
+    pub fn with_binaries(folder: &Path) -> Result<Self> {
+        for name in ["mesh-controller", "mesh-proxy"] {
+            ensure!(folder.join(name).is_file(), "there is no {name} in {}", folder.display());
+        }
+        let mut sandbox = Self::new()?;
+        sandbox.binaries = Some(folder.to_owned());
+        Ok(sandbox)
+    }
+
+    /// The program of this name that its processes run.
+    fn binary(&self, name: &str) -> Result<PathBuf> {
+        self.binaries.as_ref().map_or_else(|| binary(name), |folder| Ok(folder.join(name)))
     }
 
     /// The folder.
@@ -116,7 +137,7 @@ impl Controller {
         let file = state.join("addresses.json");
         // What an earlier controller left there must not be taken for this one's.
         let _ = fs::remove_file(&file);
-        let mut command = Command::new(binary("mesh-controller")?);
+        let mut command = Command::new(sandbox.binary("mesh-controller")?);
         command.arg("--manifests").arg(sandbox.manifests()?.dir()).arg("--state").arg(&state);
         command.args(["--identity-listen", &at.identity.to_string()]);
         command.args(["--destination-listen", &at.destination.to_string()]);
@@ -195,7 +216,7 @@ impl Proxy {
     pub async fn spawn(sandbox: &Sandbox, controller: &Controller, config: ProxyConfig) -> Result<Self> {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (outbound, admin, metrics) = (local(free_port()), local(free_port()), local(free_port()));
-        let mut command = Command::new(binary("mesh-proxy")?);
+        let mut command = Command::new(sandbox.binary("mesh-proxy")?);
         let mut set = |name: &str, value: &dyn ToString| {
             command.env(name, value.to_string());
         };
