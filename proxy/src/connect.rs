@@ -5,6 +5,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +17,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{
+    connections::{Entry, Side},
     error::{Error, Reason},
+    io::Io,
     metrics::Direction,
     tls_stream::{self, Stream},
     worker::Worker,
@@ -58,13 +61,36 @@ async fn within(
     Ok(stream)
 }
 
+/// A connection that was opened.
+pub struct Upstream<T> {
+    /// Its stream.
+    pub io: T,
+    /// Its place among the live connections, where it is one of the mesh. Whoever uses the stream holds it as long.
+    pub entry: Option<Rc<Entry>>,
+}
+
+impl<T> Upstream<T> {
+    /// One that is not of the mesh.
+    pub fn plain(io: T) -> Self {
+        Self { io, entry: None }
+    }
+
+    /// The same, where the type of the stream does not matter.
+    pub fn boxed(self) -> Upstream<Box<dyn Io>>
+    where
+        T: Io,
+    {
+        Upstream { io: Box::new(self.io), entry: self.entry }
+    }
+}
+
 /// Opens a mutual TLS connection to a peer that must prove `identity`.
 pub async fn mesh(
     worker: &Worker,
     address: SocketAddr,
     identity: &Identity,
     config: &Arc<ClientConfig>,
-) -> Result<Stream<TcpStream>, Error> {
+) -> Result<Upstream<Stream<TcpStream>>, Error> {
     if !worker.tls.held.is_ready() {
         return Err(Error::undelivered(Reason::NoIdentity, "there is no certificate to prove yet"));
     }
@@ -101,7 +127,9 @@ pub async fn mesh(
         ));
     }
     worker.tls_finished(Direction::Outbound, identity, &session);
-    Ok(stream)
+    let entry = worker.connections.add(Side::Upstream, address);
+    entry.proved(identity.clone());
+    Ok(Upstream { io: stream, entry: Some(entry) })
 }
 
 /// A connection to our own inbound side, which is told that it goes to `address`.

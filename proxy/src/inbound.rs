@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     connect,
+    connections::{Entry, Stage},
     detect::{First, Spoken, detect, first_words},
     error::{Error, Reason},
     http::{Incoming, inbound::Caller, server},
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// Serves one connection for the application at `app` to its end.
-pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, app: SocketAddr) -> Result<(), Error> {
+pub async fn serve<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, mut io: T, app: SocketAddr) -> Result<(), Error> {
     let port = worker.port(app);
     let mut read = BytesMut::new();
     let times = &worker.config.times;
@@ -31,9 +32,9 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, app: SocketAddr) -> Res
     let spoken = detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(Error::connection)?;
     let io = Rewind::new(read.freeze(), io);
     if spoken == Spoken::Mesh {
-        return Box::pin(peer(worker, io, port)).await;
+        return Box::pin(peer(worker, entry, io, port)).await;
     }
-    let caller = Rc::new(Caller::new(worker.clone(), port.clone(), None));
+    let caller = Rc::new(Caller::new(worker.clone(), port.clone(), entry));
     let declared = port.policy(&worker).await.map_or(Protocol::Detect, |p| p.protocol);
     match spoken {
         Spoken::Closed => Ok(()),
@@ -44,7 +45,7 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, app: SocketAddr) -> Res
 }
 
 /// A peer's proxy: mutual TLS, then what its ALPN frames.
-async fn peer<T: Io>(worker: Rc<Worker>, io: T, port: Rc<InboundPort>) -> Result<(), Error> {
+async fn peer<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, port: Rc<InboundPort>) -> Result<(), Error> {
     let accepting = tls_stream::accept(worker.tls.server.clone(), io);
     let (stream, session) = match tokio::time::timeout(worker.config.times.handshake, accepting).await {
         Ok(Ok(accepted)) => accepted,
@@ -59,7 +60,8 @@ async fn peer<T: Io>(worker: Rc<Worker>, io: T, port: Rc<InboundPort>) -> Result
     };
     let identity = identity_of(&session)?;
     worker.tls_finished(Direction::Inbound, &identity, &session);
-    let caller = Rc::new(Caller::new(worker, port, Some(identity)));
+    entry.proved(identity);
+    let caller = Rc::new(Caller::new(worker, port, entry));
     let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
     drop(session);
     match protocol.as_deref() {
@@ -78,12 +80,11 @@ fn identity_of(session: &Session) -> Result<Identity, Error> {
 }
 
 async fn http<T: Io>(caller: Rc<Caller>, io: T, spoken: Spoken) -> Result<(), Error> {
-    let peer = caller.identity.is_some();
-    let worker = caller.worker.clone();
+    let (worker, entry) = (caller.worker.clone(), caller.entry.clone());
     let service = tower::service_fn(move |incoming: Incoming| crate::http::inbound::serve(caller.clone(), incoming));
     match spoken {
-        Spoken::Http2 => Box::pin(server::http2(&worker, Direction::Inbound, io, peer, service)).await,
-        _ => Box::pin(server::http1(&worker, Direction::Inbound, io, peer, service)).await,
+        Spoken::Http2 => Box::pin(server::http2(&worker, &entry, io, service)).await,
+        _ => Box::pin(server::http1(&worker, &entry, io, service)).await,
     }
 }
 
@@ -96,8 +97,8 @@ async fn silent<T: Io>(caller: Rc<Caller>, mut io: T, declared: Protocol) -> Res
     if caller.admit(true).await.is_ok() {
         let mut connected = connect_app(&caller).await?;
         match first_words(&mut io, &mut connected).await.map_err(Error::connection)? {
-            First::Server(said) => return copy(&caller.worker, io, Rewind::new(said, connected)).await,
-            First::Client(said) if said.is_empty() => return copy(&caller.worker, io, connected).await,
+            First::Server(said) => return copy(&caller, io, Rewind::new(said, connected)).await,
+            First::Client(said) if said.is_empty() => return copy(&caller, io, connected).await,
             First::Client(said) => read = said,
         }
         app = Some(connected);
@@ -107,8 +108,10 @@ async fn silent<T: Io>(caller: Rc<Caller>, mut io: T, declared: Protocol) -> Res
     let speaks_http = matches!(spoken, Spoken::Http1 | Spoken::Http2) && declared != Protocol::Opaque;
     // What is not for bytes lets the application's connection go: nothing was sent on it.
     match app.filter(|_| spoken != Spoken::Mesh && !speaks_http) {
-        Some(app) => copy(&caller.worker, io, app).await,
-        None if spoken == Spoken::Mesh => Box::pin(peer(caller.worker.clone(), io, caller.port.clone())).await,
+        Some(app) => copy(&caller, io, app).await,
+        None if spoken == Spoken::Mesh => {
+            Box::pin(peer(caller.worker.clone(), caller.entry.clone(), io, caller.port.clone())).await
+        }
         None if speaks_http => http(caller, io, spoken).await,
         None if spoken == Spoken::Closed => Ok(()),
         None => Box::pin(opaque(&caller, io)).await,
@@ -119,7 +122,7 @@ async fn silent<T: Io>(caller: Rc<Caller>, mut io: T, declared: Protocol) -> Res
 async fn opaque<T: Io>(caller: &Caller, io: T) -> Result<(), Error> {
     admit_bytes(caller).await?;
     let app = connect_app(caller).await?;
-    copy(&caller.worker, io, app).await
+    copy(caller, io, app).await
 }
 
 async fn connect_app(caller: &Caller) -> Result<TcpStream, Error> {
@@ -134,9 +137,11 @@ async fn admit_bytes(caller: &Caller) -> Result<(), Error> {
     })
 }
 
-async fn copy<T: Io, U: Io>(worker: &Worker, mut io: T, mut app: U) -> Result<(), Error> {
-    let metrics = &worker.inbound;
+async fn copy<T: Io, U: Io>(caller: &Caller, mut io: T, mut app: U) -> Result<(), Error> {
+    let metrics = &caller.worker.inbound;
     metrics.opaque.increment(1);
-    let copied = tcp::copy(&mut io, &mut app, &metrics.bytes_sent, &metrics.bytes_received).await;
+    caller.entry.reached(Stage::Bytes);
+    let entries = (&*caller.entry, None);
+    let copied = tcp::copy(&mut io, &mut app, entries, &metrics.bytes_sent, &metrics.bytes_received).await;
     io::end(copied, io, app).map_err(Error::connection)
 }

@@ -18,6 +18,7 @@ pub mod capability;
 mod coalesce;
 pub mod config;
 pub mod connect;
+pub mod connections;
 pub mod control;
 pub mod detect;
 pub mod dump;

@@ -4,27 +4,22 @@
 //! thread hands any to another.
 
 use std::{
-    future::Future,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     config::Config,
     connect,
+    connections::{Entry, Side},
     error::Error,
     inbound,
-    metrics::{Direction, DirectionMetrics},
     outbound::{self, Destination},
     worker::Worker,
 };
@@ -50,10 +45,10 @@ pub enum Role {
 }
 
 impl Role {
-    fn direction(&self) -> Direction {
+    fn side(&self) -> Side {
         match self {
-            Self::Outbound | Self::OutboundFixed(_) => Direction::Outbound,
-            Self::Inbound | Self::InboundFixed(_) => Direction::Inbound,
+            Self::Outbound | Self::OutboundFixed(_) => Side::Outbound,
+            Self::Inbound | Self::InboundFixed(_) => Side::Inbound,
         }
     }
 }
@@ -95,25 +90,15 @@ pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
 
 /// Accepts until the proxy drains.
 pub async fn run(worker: Rc<Worker>, listener: TcpListener, role: Role) {
-    let permits = Arc::new(Semaphore::new(worker.config.limits.connections));
-    loop {
-        let accepted = async {
-            // The permit comes first: beyond the limit, connections wait in the kernel's queue.
-            let permit = permits.clone().acquire_owned().await;
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
-            biased;
-            () = worker.draining(role.direction()).cancelled() => return,
-            accepted = accepted => accepted,
-        };
+    while let Some(accepted) = worker.connections.accept(role.side(), &listener).await {
         match accepted {
-            Ok((stream, from)) => {
-                let serving = serve(worker.clone(), stream, from, role.clone());
-                let caller = (role.direction() == Direction::Inbound).then(|| worker.callers.token());
-                worker.tasks.spawn_local(async move {
-                    serving.await;
-                    drop((permit, caller));
+            Ok((stream, entry)) => {
+                let (worker, role) = (worker.clone(), role.clone());
+                tokio::task::spawn_local(async move {
+                    let direction = entry.direction();
+                    if let Some(Err(error)) = entry.serve(serve(worker, entry.clone(), stream, role)).await {
+                        tracing::debug!("{} connection: {error}", direction.as_str());
+                    }
                 });
             }
             Err(error) => {
@@ -124,43 +109,30 @@ pub async fn run(worker: Rc<Worker>, listener: TcpListener, role: Role) {
     }
 }
 
-async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr, role: Role) {
-    if let Err(error) = connect::tune(&stream) {
-        return tracing::debug!("an accepted connection is gone already: {error}");
-    }
+async fn serve(worker: Rc<Worker>, entry: Rc<Entry>, stream: TcpStream, role: Role) -> Result<(), Error> {
+    connect::tune(&stream).map_err(Error::connection)?;
     match role {
         Role::Outbound => match original_destination(&stream) {
-            Some(address) => {
-                counted(&worker.outbound, Box::pin(outbound::redirected(worker.clone(), stream, address))).await;
-            }
-            None => {
-                let serving = outbound::serve(worker.clone(), stream, Destination::Authority);
-                counted(&worker.outbound, Box::pin(serving)).await;
-            }
+            Some(address) => Box::pin(outbound::redirected(worker, entry, stream, address)).await,
+            None => Box::pin(outbound::serve(worker, entry, stream, Destination::Authority)).await,
         },
         Role::OutboundFixed(authority) => {
             let destination = Destination::Target(worker.target(&authority));
-            counted(&worker.outbound, Box::pin(outbound::serve(worker.clone(), stream, destination))).await;
+            Box::pin(outbound::serve(worker, entry, stream, destination)).await
         }
         // Not redirected: from our own outbound side, or from somebody who has no business here.
-        Role::Inbound => match original_destination(&stream).or_else(|| worker.handover.take(from)) {
-            Some(address) => counted(&worker.inbound, Box::pin(inbound::serve(worker.clone(), stream, address))).await,
+        Role::Inbound => match original_destination(&stream).or_else(|| worker.handover.take(entry.source())) {
+            Some(address) => Box::pin(inbound::serve(worker, entry, stream, address)).await,
             None => {
-                tracing::info!("refused a connection from {from} to the inbound port itself: it is for redirected ones")
+                let from = entry.source();
+                tracing::info!(
+                    "refused a connection from {from} to the inbound port itself: it is for redirected ones"
+                );
+                Ok(())
             }
         },
-        Role::InboundFixed(app) => {
-            counted(&worker.inbound, Box::pin(inbound::serve(worker.clone(), stream, app))).await;
-        }
+        Role::InboundFixed(app) => Box::pin(inbound::serve(worker, entry, stream, app)).await,
     }
-}
-
-async fn counted(metrics: &DirectionMetrics, serving: impl Future<Output = Result<(), Error>>) {
-    metrics.open.increment(1.0);
-    if let Err(error) = serving.await {
-        tracing::debug!("{} connection: {error}", metrics.direction.as_str());
-    }
-    metrics.open.decrement(1.0);
 }
 
 /// Where a redirected connection was going (SO_ORIGINAL_DST); `None` when it was not redirected.
@@ -188,10 +160,10 @@ mod tests {
     /// Thousands of connections are idle at once: what each holds while it waits is kept small.
     #[test]
     fn an_idle_connection_is_small() {
-        let all = size(|(w, s, f, r): (Rc<Worker>, TcpStream, SocketAddr, Role)| serve(w, s, f, r));
-        let out = size(|(w, s, d): (Rc<Worker>, TcpStream, Destination)| outbound::serve(w, s, d))
-            .max(size(|(w, s, a): (Rc<Worker>, TcpStream, SocketAddr)| outbound::redirected(w, s, a)));
-        let inb = size(|(w, s, d): (Rc<Worker>, TcpStream, SocketAddr)| inbound::serve(w, s, d));
+        let all = size(|(w, e, s, r): (Rc<Worker>, Rc<Entry>, TcpStream, Role)| serve(w, e, s, r));
+        let out = size(|(w, e, s, d): (Rc<Worker>, Rc<Entry>, TcpStream, Destination)| outbound::serve(w, e, s, d))
+            .max(size(|(w, e, s, a): (Rc<Worker>, Rc<Entry>, TcpStream, SocketAddr)| outbound::redirected(w, e, s, a)));
+        let inb = size(|(w, e, s, d): (Rc<Worker>, Rc<Entry>, TcpStream, SocketAddr)| inbound::serve(w, e, s, d));
         assert!(all <= 512 && out <= 1024 && inb <= 1024, "a connection takes {all} + {out} or {inb} bytes");
     }
 }

@@ -22,12 +22,12 @@ use smallvec::SmallVec;
 
 use crate::{
     balance::Endpoint,
-    connect,
+    connect::{self, Upstream},
+    connections::{Entry, Stage},
     detect::{First, Spoken, detect, detect_hello, first_words, speaks_first},
     error::{Error, Reason},
     http::{Body, Incoming, Reply, exchange, headers, in_flight::InFlight, server},
     io::{self, Io, Rewind, reset},
-    metrics::Direction,
     sni::Hello,
     tcp,
     worker::{OutboundTarget, Worker},
@@ -46,34 +46,40 @@ pub enum Destination {
 }
 
 /// Serves one connection to its end.
-pub async fn serve<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destination) -> Result<(), Error> {
+pub async fn serve<T: Io>(
+    worker: Rc<Worker>,
+    entry: Rc<Entry>,
+    mut io: T,
+    destination: Destination,
+) -> Result<(), Error> {
     if let Destination::Target(target) = destination {
         let policy = target.policy(&worker).await;
-        return to_target(worker, io, target, policy).await;
+        return to_target(worker, entry, io, target, policy).await;
     }
     let mut read = BytesMut::new();
-    let spoken = begun(&worker, &mut io, &mut read, worker.config.times.header).await?;
-    http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, None).await
+    let spoken = begun(&worker, &entry, &mut io, &mut read, worker.config.times.header).await?;
+    http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, None).await
 }
 
 /// Serves a redirected connection to its end. An address that the controller does not know is outside the mesh: what goes
 /// there passes as it is.
-pub async fn redirected<T: Io>(worker: Rc<Worker>, io: T, original: SocketAddr) -> Result<(), Error> {
+pub async fn redirected<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, original: SocketAddr) -> Result<(), Error> {
     let target = worker.target(&original.to_string());
     match target.policy(&worker).await {
-        Err(error) if error.reason == Reason::UnknownTarget => Box::pin(external(worker, io, original)).await,
-        policy => to_target(worker, io, target, policy).await,
+        Err(error) if error.reason == Reason::UnknownTarget => Box::pin(external(worker, entry, io, original)).await,
+        policy => to_target(worker, entry, io, target, policy).await,
     }
 }
 
-async fn external<T: Io>(worker: Rc<Worker>, io: T, original: SocketAddr) -> Result<(), Error> {
+async fn external<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, original: SocketAddr) -> Result<(), Error> {
     let connected = connect::external(&worker, original).await;
     let upstream = connected.inspect_err(|error| worker.outbound.error(error.reason))?;
-    copy(&worker, io, upstream, InFlight::default()).await
+    copy(&worker, &entry, io, Upstream::plain(upstream), InFlight::default()).await
 }
 
 async fn to_target<T: Io>(
     worker: Rc<Worker>,
+    entry: Rc<Entry>,
     mut io: T,
     target: Rc<OutboundTarget>,
     policy: Result<Arc<OutboundPolicy>, Error>,
@@ -85,30 +91,30 @@ async fn to_target<T: Io>(
         // Whoever speaks HTTP is told why; for bytes there is nothing to say but goodbye.
         Err(error) => {
             let destination = Destination::Target(target);
-            return Box::pin(unknown(worker.clone(), io, destination, error)).await;
+            return Box::pin(unknown(worker.clone(), entry, io, destination, error)).await;
         }
     };
     let wait = match (policy.routes.kind(), policy.protocol) {
         // Routes for connections are about bytes, whatever the port is said to speak.
-        (Some(RouteKind::Tls), _) => return Box::pin(by_name(&worker, &target, &policy, io)).await,
+        (Some(RouteKind::Tls), _) => return Box::pin(by_name(&worker, &entry, &target, &policy, io)).await,
         (Some(RouteKind::Tcp), _) | (_, Protocol::Opaque) => {
-            return Box::pin(opaque(&worker, &target, &policy, None, io)).await;
+            return Box::pin(opaque(&worker, &entry, &target, &policy, None, io)).await;
         }
         (_, Protocol::Http1 | Protocol::Http2) => times.header,
         (_, Protocol::Detect) if target.server_first.get() => {
-            return Box::pin(opaque(&worker, &target, &policy, None, io)).await;
+            return Box::pin(opaque(&worker, &entry, &target, &policy, None, io)).await;
         }
         (_, Protocol::Detect) => times.detect,
     };
-    match begun(&worker, &mut io, &mut read, wait).await? {
+    match begun(&worker, &entry, &mut io, &mut read, wait).await? {
         spoken @ (Spoken::Http1 | Spoken::Http2) => {
             let destination = Destination::Target(target);
-            http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, None).await
+            http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, None).await
         }
         Spoken::Closed => Ok(()),
-        Spoken::Silent => Box::pin(silent(&worker, target, &policy, io)).await,
+        Spoken::Silent => Box::pin(silent(&worker, entry, target, &policy, io)).await,
         Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
-            Box::pin(opaque(&worker, &target, &policy, None, Rewind::new(read.freeze(), io))).await
+            Box::pin(opaque(&worker, &entry, &target, &policy, None, Rewind::new(read.freeze(), io))).await
         }
     }
 }
@@ -117,6 +123,7 @@ async fn to_target<T: Io>(
 /// for no route is about it.
 async fn by_name<T: Io>(
     worker: &Rc<Worker>,
+    entry: &Entry,
     target: &OutboundTarget,
     policy: &OutboundPolicy,
     mut io: T,
@@ -126,7 +133,7 @@ async fn by_name<T: Io>(
     let told = tokio::select! {
         biased;
         told = detect_hello(&mut io, &mut read, limit) => Some(told),
-        () = worker.draining(Direction::Outbound).cancelled() => None,
+        () = entry.ending() => None,
     };
     let hello = match told {
         Some(told) => told,
@@ -136,7 +143,7 @@ async fn by_name<T: Io>(
     let why = match hello.map_err(Error::connection)? {
         None => return Ok(()),
         Some(Hello::Complete(name)) => {
-            return opaque(worker, target, policy, name.as_deref(), Rewind::new(read.freeze(), io)).await;
+            return opaque(worker, entry, target, policy, name.as_deref(), Rewind::new(read.freeze(), io)).await;
         }
         Some(Hello::Other) => "begins with something else",
         Some(Hello::Partial) => "ended, or took too long, before that was complete",
@@ -149,12 +156,18 @@ async fn by_name<T: Io>(
 }
 
 /// What the client speaks. One that has said nothing yet is let go when the proxy drains.
-async fn begun<T: Io>(worker: &Worker, io: &mut T, read: &mut BytesMut, wait: Duration) -> Result<Spoken, Error> {
+async fn begun<T: Io>(
+    worker: &Worker,
+    entry: &Entry,
+    io: &mut T,
+    read: &mut BytesMut,
+    wait: Duration,
+) -> Result<Spoken, Error> {
     let complete = worker.config.times.handshake;
     tokio::select! {
         biased;
         spoken = detect(io, read, wait, complete) => return spoken.map_err(Error::connection),
-        () = worker.draining(Direction::Outbound).cancelled() => {}
+        () = entry.ending() => {}
     }
     if read.is_empty() {
         return Ok(Spoken::Closed);
@@ -165,6 +178,7 @@ async fn begun<T: Io>(worker: &Worker, io: &mut T, read: &mut BytesMut, wait: Du
 /// Serves requests; the first of them is answered with `failed` if there is one.
 async fn http<T: Io>(
     worker: Rc<Worker>,
+    entry: Rc<Entry>,
     io: T,
     destination: Destination,
     spoken: Spoken,
@@ -184,13 +198,11 @@ async fn http<T: Io>(
         }
     });
     match spoken {
-        Spoken::Http1 => Box::pin(server::http1(&worker, Direction::Outbound, io, false, service)).await,
-        Spoken::Http2 => Box::pin(server::http2(&worker, Direction::Outbound, io, false, service)).await,
+        Spoken::Http1 => Box::pin(server::http1(&worker, &entry, io, service)).await,
+        Spoken::Http2 => Box::pin(server::http2(&worker, &entry, io, service)).await,
         Spoken::Closed | Spoken::Silent => Ok(()),
         // The HTTP/1 server refuses it with a reason.
-        Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
-            Box::pin(server::http1(&worker, Direction::Outbound, io, false, service)).await
-        }
+        Spoken::Mesh | Spoken::Tls | Spoken::Opaque => Box::pin(server::http1(&worker, &entry, io, service)).await,
     }
 }
 
@@ -209,10 +221,11 @@ async fn request(worker: Rc<Worker>, destination: Destination, incoming: Incomin
         .ok_or_else(|| Error::undelivered(Reason::BadRequest, "CONNECT needs host:port"))?;
     let target = worker.target(authority.as_str());
     target.policy(&worker).await?; // an unknown target is refused here, not after a 200
-    let tunnel = move |io: Box<dyn Io>| {
-        let serving = Box::pin(serve(worker.clone(), io, Destination::Target(target)));
-        worker.tasks.spawn_local(async move {
-            if let Err(error) = serving.await {
+    let tunnel = move |io: Box<dyn Io>, entry: Rc<Entry>| {
+        tokio::task::spawn_local(async move {
+            entry.reached(Stage::Upgraded);
+            let serving = Box::pin(serve(worker, entry.clone(), io, Destination::Target(target)));
+            if let Some(Err(error)) = entry.serve(serving).await {
                 tracing::debug!("tunnel: {error}");
             }
         });
@@ -222,12 +235,18 @@ async fn request(worker: Rc<Worker>, destination: Destination, incoming: Incomin
 
 /// A connection whose target has no policy: an HTTP request is answered with the reason, for it was waited for already;
 /// anything else is closed.
-async fn unknown<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destination, error: Error) -> Result<(), Error> {
+async fn unknown<T: Io>(
+    worker: Rc<Worker>,
+    entry: Rc<Entry>,
+    mut io: T,
+    destination: Destination,
+    error: Error,
+) -> Result<(), Error> {
     let mut read = BytesMut::new();
     let times = &worker.config.times;
     match detect(&mut io, &mut read, times.detect, times.detect).await.map_err(Error::connection)? {
         spoken @ (Spoken::Http1 | Spoken::Http2) => {
-            http(worker.clone(), Rewind::new(read.freeze(), io), destination, spoken, Some(error)).await
+            http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, Some(error)).await
         }
         _ => {
             worker.outbound.error(error.reason);
@@ -240,18 +259,20 @@ async fn unknown<T: Io>(worker: Rc<Worker>, mut io: T, destination: Destination,
 /// bytes came first.
 async fn silent<T: Io>(
     worker: &Rc<Worker>,
+    entry: Rc<Entry>,
     target: Rc<OutboundTarget>,
     policy: &OutboundPolicy,
     mut io: T,
 ) -> Result<(), Error> {
     let (mut upstream, in_flight) = open(worker, &target, policy, None).await?;
-    let mut read = match first_words(&mut io, &mut upstream).await.map_err(Error::connection)? {
+    let mut read = match first_words(&mut io, &mut upstream.io).await.map_err(Error::connection)? {
         First::Client(said) => said,
         First::Server(said) => {
             if speaks_first(&said) {
                 target.server_first.set(true);
             }
-            return copy(worker, io, Rewind::new(said, upstream), in_flight).await;
+            let upstream = Upstream { io: Rewind::new(said, upstream.io), entry: upstream.entry };
+            return copy(worker, &entry, io, upstream, in_flight).await;
         }
     };
     let times = &worker.config.times;
@@ -264,22 +285,23 @@ async fn silent<T: Io>(
     match spoken {
         Spoken::Http1 | Spoken::Http2 => {
             drop((upstream, in_flight)); // nothing was sent on it
-            http(worker.clone(), io, Destination::Target(target), spoken, None).await
+            http(worker.clone(), entry, io, Destination::Target(target), spoken, None).await
         }
-        _ => copy(worker, io, upstream, in_flight).await,
+        _ => copy(worker, &entry, io, upstream, in_flight).await,
     }
 }
 
 /// Bytes: to one endpoint, chosen once. `sni` is the name that they ask for, if that was looked at.
 async fn opaque<T: Io>(
     worker: &Rc<Worker>,
+    entry: &Entry,
     target: &OutboundTarget,
     policy: &OutboundPolicy,
     sni: Option<&str>,
     io: T,
 ) -> Result<(), Error> {
     match open(worker, target, policy, sni).await {
-        Ok((upstream, in_flight)) => copy(worker, io, upstream, in_flight).await,
+        Ok((upstream, in_flight)) => copy(worker, entry, io, upstream, in_flight).await,
         Err(error) => {
             reset(io);
             Err(error)
@@ -287,12 +309,20 @@ async fn opaque<T: Io>(
     }
 }
 
-async fn copy<T: Io, U: Io>(worker: &Worker, mut io: T, mut upstream: U, in_flight: InFlight) -> Result<(), Error> {
+async fn copy<T: Io, U: Io>(
+    worker: &Worker,
+    entry: &Entry,
+    mut io: T,
+    mut upstream: Upstream<U>,
+    in_flight: InFlight,
+) -> Result<(), Error> {
     let metrics = &worker.outbound;
     metrics.opaque.increment(1);
-    let copied = tcp::copy(&mut io, &mut upstream, &metrics.bytes_sent, &metrics.bytes_received).await;
+    entry.reached(Stage::Bytes);
+    let entries = (entry, upstream.entry.as_deref());
+    let copied = tcp::copy(&mut io, &mut upstream.io, entries, &metrics.bytes_sent, &metrics.bytes_received).await;
     drop(in_flight);
-    io::end(copied, io, upstream).map_err(Error::connection)
+    io::end(copied, io, upstream.io).map_err(Error::connection)
 }
 
 /// Opens a connection for bytes: mutual TLS to a peer, else plain. Another endpoint is tried when one cannot be reached.
@@ -301,7 +331,7 @@ async fn open(
     target: &OutboundTarget,
     policy: &OutboundPolicy,
     sni: Option<&str>,
-) -> Result<(Box<dyn Io>, InFlight), Error> {
+) -> Result<(Upstream<Box<dyn Io>>, InFlight), Error> {
     let opened = async {
         match way(worker, target, policy, sni)? {
             Way::Balanced(service) => open_any(worker, service).await,
@@ -346,7 +376,7 @@ fn way<'p>(
     }
 }
 
-async fn open_any(worker: &Rc<Worker>, service: &ServiceRef) -> Result<(Box<dyn Io>, InFlight), Error> {
+async fn open_any(worker: &Rc<Worker>, service: &ServiceRef) -> Result<(Upstream<Box<dyn Io>>, InFlight), Error> {
     let balancer = worker.balancer(service).await?;
     let mut tried: SmallVec<[_; MAX_ATTEMPTS]> = SmallVec::new();
     let mut last = None;
@@ -365,15 +395,15 @@ async fn open_any(worker: &Rc<Worker>, service: &ServiceRef) -> Result<(Box<dyn 
     Err(last.unwrap_or_else(|| Error::undelivered(Reason::NoEndpoints, service.to_string())))
 }
 
-async fn open_one(worker: &Rc<Worker>, endpoint: Rc<Endpoint>) -> Result<(Box<dyn Io>, InFlight), Error> {
+async fn open_one(worker: &Rc<Worker>, endpoint: Rc<Endpoint>) -> Result<(Upstream<Box<dyn Io>>, InFlight), Error> {
     let began = Instant::now();
     let in_flight = InFlight::on(endpoint.clone());
     let address = endpoint.info.address;
-    let io: Box<dyn Io> = match &endpoint.info.identity {
-        None => Box::new(connect::tcp(worker, address).await?),
-        Some(identity) => Box::new(connect::mesh(worker, address, identity, &worker.tls.client_tcp).await?),
+    let upstream = match &endpoint.info.identity {
+        None => Upstream::plain(connect::tcp(worker, address).await?).boxed(),
+        Some(identity) => connect::mesh(worker, address, identity, &worker.tls.client_tcp).await?.boxed(),
     };
     let now = Instant::now();
     endpoint.observe(now - began, false, now);
-    Ok((io, in_flight))
+    Ok((upstream, in_flight))
 }

@@ -15,6 +15,8 @@ use bytes::{Buf, Bytes};
 use metrics::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::connections::Entry;
+
 /// One read, and so one write: large enough that system calls are few for each byte, small enough for the cache.
 const CHUNK: usize = 256 * 1024;
 /// Chunks one direction copies before others of the worker get their turn.
@@ -24,9 +26,35 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Copies `client` <-> `server` until both have ended. Counts bytes towards the server in `sent` and from it in
-/// `received`. An error of either side ends both.
-pub async fn copy<A, B>(client: &mut A, server: &mut B, sent: &Counter, received: &Counter) -> io::Result<()>
+/// Copies `client` <-> `server` until both have ended, or one of the entries is cut: nothing ends bytes in order. Counts bytes
+/// towards the server in `sent` and from it in `received`. An error of either side ends both.
+pub async fn copy<A, B>(
+    client: &mut A,
+    server: &mut B,
+    entries: (&Entry, Option<&Entry>),
+    sent: &Counter,
+    received: &Counter,
+) -> io::Result<()>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let upstream = async {
+        match entries.1 {
+            Some(entry) => entry.cut().await,
+            None => std::future::pending().await,
+        }
+    };
+    let cut = || Err(io::Error::new(io::ErrorKind::ConnectionAborted, "who may use it changed, or the proxy ends"));
+    tokio::select! {
+        biased;
+        copied = both_ways(client, server, sent, received) => copied,
+        () = entries.0.cut() => cut(),
+        () = upstream => cut(),
+    }
+}
+
+async fn both_ways<A, B>(client: &mut A, server: &mut B, sent: &Counter, received: &Counter) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -128,7 +156,7 @@ mod tests {
         let (mut app, mut a) = duplex(1_000);
         let (mut b, mut server) = duplex(1_000);
         let sent: Vec<u8> = (0..1_000_000u32).map(|i| i as u8).collect();
-        let copied = async move { copy(&mut a, &mut b, &Counter::noop(), &Counter::noop()).await };
+        let copied = async move { both_ways(&mut a, &mut b, &Counter::noop(), &Counter::noop()).await };
         let client = async {
             let (mut read, mut write) = tokio::io::split(&mut app);
             let upload = async {

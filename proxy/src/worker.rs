@@ -11,12 +11,13 @@ use std::{
 };
 
 use mesh_policy::{Identity, InboundPolicy, OutboundPolicy, ServiceRef};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     balance::{Balancer, Budget, Decay, Endpoint},
     config::Config,
     connect::version_name,
+    connections::{Connections, End, Side},
     control::{Control, Phase, Snapshot},
     error::{Error, Reason},
     handover::Handover,
@@ -32,6 +33,8 @@ use crate::{
 const MAX_PORTS: usize = 1_024;
 /// How long a destination that was outside the mesh waits for the controller to say so again. Without an answer it still is.
 const SAID_AGAIN: Duration = Duration::from_millis(100);
+/// How long what is cut at the end of the process has to be closed.
+const CUT: Duration = Duration::from_millis(200);
 
 /// What connections of one worker share.
 pub struct Worker {
@@ -45,14 +48,10 @@ pub struct Worker {
     pub outbound: DirectionMetrics,
     /// Handles for traffic to the application.
     pub inbound: DirectionMetrics,
-    /// Cancelled when the proxy shuts down: finish what callers of the application began, take nothing more from them.
+    /// Cancelled when the proxy shuts down.
     pub drain: CancellationToken,
-    /// Cancelled after that: until then the application needs others to finish its own work.
-    pub drain_outbound: CancellationToken,
-    /// Open connections to the application, waited for before the outbound side drains.
-    pub callers: TaskTracker,
-    /// Open connections, waited for when the proxy shuts down.
-    pub tasks: TaskTracker,
+    /// The connections that are open.
+    pub connections: Connections,
     /// Calls of the application to its own pod, on their way to the inbound side.
     pub handover: Arc<Handover>,
     /// Handles for what routes answer without a backend.
@@ -122,16 +121,17 @@ impl Worker {
         handover: Arc<Handover>,
         drain: CancellationToken,
     ) -> Self {
+        let outbound = DirectionMetrics::new(&metrics, Direction::Outbound);
+        let inbound = DirectionMetrics::new(&metrics, Direction::Inbound);
+        let open = [inbound.open.clone(), outbound.open.clone()];
         Self {
             random: Random::default(),
-            outbound: DirectionMetrics::new(&metrics, Direction::Outbound),
-            inbound: DirectionMetrics::new(&metrics, Direction::Inbound),
+            connections: Connections::new(config.limits.connections, open),
+            outbound,
+            inbound,
             answered: Answered::default(),
             mirrors: Mirrors::new(&metrics),
             drain,
-            drain_outbound: CancellationToken::new(),
-            callers: TaskTracker::new(),
-            tasks: TaskTracker::new(),
             targets: RefCell::default(),
             balancers: RefCell::default(),
             ports: RefCell::default(),
@@ -152,26 +152,26 @@ impl Worker {
         }
     }
 
-    /// Tells connections of one direction to end when they can.
-    pub fn draining(&self, direction: Direction) -> &CancellationToken {
-        match direction {
-            Direction::Outbound => &self.drain_outbound,
-            Direction::Inbound => &self.drain,
-        }
-    }
-
-    /// Waits for what is open to end, each side in its turn, for at most the shutdown grace.
+    /// Ends what is open in order, each side in its turn: first what callers of the application began, for until that is
+    /// done the application needs others. What is still open after the shutdown grace is cut.
     pub async fn finish(&self) {
-        let grace = self.config.times.shutdown_grace;
-        self.callers.close();
-        self.tasks.close();
-        let all = async {
-            // Half of the time at most: bytes may flow for as long as their ends like.
-            let _ = tokio::time::timeout(grace / 2, self.callers.wait()).await;
-            self.drain_outbound.cancel();
-            self.tasks.wait().await;
+        let (connections, grace) = (&self.connections, self.config.times.shutdown_grace);
+        let none = async || {
+            connections.none(Side::Inbound).await;
+            connections.none(Side::Outbound).await;
         };
-        let _ = tokio::time::timeout(grace, all).await;
+        let in_order = async {
+            connections.close(Side::Inbound);
+            // Half of the time at most: bytes may flow for as long as their ends like.
+            let _ = tokio::time::timeout(grace / 2, connections.none(Side::Inbound)).await;
+            connections.close(Side::Outbound);
+            none().await;
+        };
+        if tokio::time::timeout(grace, in_order).await.is_err() {
+            // Both ends are to see that it broke, which they would not if the process just ended.
+            connections.end_where(End::Now, |_| true);
+            let _ = tokio::time::timeout(CUT, none()).await;
+        }
     }
 
     /// The destination named `name` (`host:port`), remembered.

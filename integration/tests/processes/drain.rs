@@ -68,6 +68,85 @@ async fn an_application_that_answers_its_last_requests_may_ask_others() {
     assert!(server.proxy.process.wait(Duration::from_secs(10)).await.unwrap().success());
 }
 
+/// What left HTTP is still a caller that waits for the application.
+#[tokio::test]
+async fn an_upgraded_connection_is_drained_with_the_others() {
+    let (mesh, client, mut server) = Mesh::pair().await;
+    mesh.service("stock", None);
+    let _stock = mesh.server("stock", "stock-1", &[]).await;
+    let ask = async || {
+        let asked = "GET http://stock/1k HTTP/1.1\r\nhost: stock\r\n\r\n";
+        let answer = H1::connect(server.proxy.outbound).await?.ask(asked).await?;
+        Ok((answer.head.status == 200).then_some(()))
+    };
+    eventually("the other Service", TEST_WAIT, ask).await.unwrap();
+    let mut upgraded = upgraded(client.entry()).await;
+    server.proxy.process.signal(Signal::TERM).unwrap();
+    let draining = async || Ok(server.proxy.process.log().contains("draining").then_some(()));
+    eventually("the drain to begin", TEST_WAIT, draining).await.unwrap();
+    // Longer than the sides of the drain would be apart if it were not waited for.
+    let until = tokio::time::Instant::now() + Duration::from_secs(1);
+    while tokio::time::Instant::now() < until {
+        assert_eq!(ask().await.unwrap(), Some(()), "the application may call others for its sake");
+    }
+    upgraded.send("still here").await.unwrap();
+    assert_eq!(upgraded.raw(10).await.unwrap(), b"still here");
+    drop(upgraded);
+    assert!(server.proxy.process.wait(Duration::from_secs(10)).await.unwrap().success());
+}
+
+/// Every way that leaves HTTP: a fifth connection waits until one of four ends.
+#[tokio::test]
+async fn upgraded_connections_and_tunnels_are_inside_the_limit() {
+    let mesh = Mesh::start().await;
+    mesh.service("web", None);
+    // The server's has one more: the client's pooled connection.
+    let server = mesh.server_with("web", "web-1", &[], &[("MESH_MAX_CONNECTIONS", "5")]).await;
+    let client = mesh.client_with(&["web.shop:80"], &[("MESH_MAX_CONNECTIONS", "4")]).await;
+    mesh.until_ok(&client).await;
+    let open = async || {
+        let of = async |proxy: &Proxy, direction: &str| metric(proxy, "mesh_connections_open", &[direction]).await;
+        (of(&client.proxy, "direction=\"outbound\"").await, of(&server.proxy, "direction=\"inbound\"").await)
+    };
+    let connect = "CONNECT web.shop:80 HTTP/1.1\r\nhost: web.shop:80\r\n\r\n";
+    let inbound = std::net::SocketAddr::from(([127, 0, 0, 1], server.listen));
+    let ways = [
+        ("upgrades of the application", client.entry(), WEBSOCKET, 101, (4.0, 5.0)),
+        ("its tunnels", client.proxy.outbound, connect, 200, (4.0, 5.0)),
+        ("upgrades of a caller", inbound, WEBSOCKET, 101, (0.0, 5.0)),
+    ];
+    for (way, entry, asked, status, all) in ways {
+        let pooled = async || Ok((open().await == (0.0, 1.0)).then_some(()));
+        eventually("only the pooled connection to be open", TEST_WAIT, pooled).await.unwrap();
+        let mut through = Vec::new();
+        for _ in 0..4 {
+            let mut connection = H1::connect(entry).await.unwrap();
+            connection.send(asked).await.unwrap();
+            assert_eq!(connection.head().await.unwrap().status, status, "{way}");
+            through.push(connection);
+        }
+        // A tunnel that stays silent is connected a moment later.
+        let counted = async || Ok((open().await == all).then_some(()));
+        eventually(&format!("{way} to be counted"), TEST_WAIT, counted).await.unwrap();
+        let mut fifth = H1::connect(entry).await.unwrap();
+        fifth.send(asked).await.unwrap();
+        let waits = tokio::time::timeout(Duration::from_millis(300), fifth.head()).await;
+        assert!(waits.is_err(), "{way}: {waits:?}");
+        through.pop();
+        assert_eq!(fifth.head().await.unwrap().status, status, "{way}: a place that is given back is taken");
+    }
+}
+
+const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nhost: web.shop\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+
+/// A connection that left HTTP.
+async fn upgraded(entry: std::net::SocketAddr) -> H1 {
+    let mut connection = H1::connect(entry).await.unwrap();
+    connection.send(WEBSOCKET).await.unwrap();
+    assert_eq!(connection.head().await.unwrap().status, 101);
+    connection
+}
+
 #[tokio::test]
 async fn open_streams_are_given_their_time() {
     let (_mesh, client, mut server) = Mesh::pair().await;

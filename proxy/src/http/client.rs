@@ -28,10 +28,11 @@ use super::{
     server::h1_config,
 };
 use crate::{
-    connect,
+    connect::{self, Upstream},
+    connections::{Entry, Stage},
     error::{Delivery, Error, Reason},
     io::{self, Io},
-    metrics::Direction,
+    metrics::{Direction, DirectionMetrics},
     tcp,
     worker::Worker,
 };
@@ -50,7 +51,7 @@ pub async fn send_h2<C, F, T>(
 ) -> Result<Response<Body>, Error>
 where
     C: Fn() -> F,
-    F: Future<Output = Result<T, Error>> + 'static,
+    F: Future<Output = Result<Upstream<T>, Error>> + 'static,
     T: Io,
 {
     let connection = Pool::acquire(worker, owner, connect).await?;
@@ -135,7 +136,7 @@ pub async fn send_plain(
         headers::to_h2_form(&mut request, to.authority)?;
         let connect = || {
             let worker = worker.clone();
-            async move { connect::tcp(&worker, to.address).await }
+            async move { connect::tcp(&worker, to.address).await.map(Upstream::plain) }
         };
         return send_h2(worker, owner, connect, request, interim, in_flight).await.map(from_stranger);
     }
@@ -177,12 +178,13 @@ pub async fn send_plain(
 pub async fn send_upgrade(
     worker: &Rc<Worker>,
     direction: Direction,
-    io: Box<dyn Io>,
+    upstream: Upstream<Box<dyn Io>>,
     request: Request<Body>,
     interim: &Interim,
     in_flight: InFlight,
 ) -> Result<Reply, Error> {
-    let connection = h1::client::Connection::new(io, &h1_config(&worker.config));
+    let connection = h1::client::Connection::new(upstream.io, &h1_config(&worker.config));
+    let held = upstream.entry;
     let early = |status, headers: &HeaderMap| interim.send(status, headers);
     let sent = h1::client::send(connection, request, early, drop).await;
     let reply = sent.map_err(|error| Error { delivery: Delivery::Begun, ..failed_to("the server", &error) })?;
@@ -192,11 +194,12 @@ pub async fn send_upgrade(
     };
     let upgrade = {
         let worker = worker.clone();
-        Box::new(move |mut client: Box<dyn Io>| {
-            let tasks = worker.tasks.clone();
-            tasks.spawn_local(async move {
-                let metrics = worker.direction(direction);
-                let copied = tcp::copy(&mut client, &mut upstream, &metrics.bytes_sent, &metrics.bytes_received).await;
+        Box::new(move |mut client: Box<dyn Io>, entry: Rc<Entry>| {
+            tokio::task::spawn_local(async move {
+                entry.reached(Stage::Upgraded);
+                let DirectionMetrics { bytes_sent, bytes_received, .. } = worker.direction(direction);
+                let entries = (&*entry, held.as_deref());
+                let copied = tcp::copy(&mut client, &mut upstream, entries, bytes_sent, bytes_received).await;
                 if let Err(error) = io::end(copied, client, upstream) {
                     tracing::debug!("upgraded connection: {error}");
                 }

@@ -15,7 +15,8 @@ use super::{
     in_flight::{InFlight, grpc_status},
 };
 use crate::{
-    connect,
+    connect::{self, Upstream},
+    connections::Entry,
     error::{Delivery, Error, Reason},
     metrics::{Direction, RequestLabels, Series},
     worker::{InboundPort, Worker},
@@ -27,8 +28,8 @@ pub struct Caller {
     pub worker: Rc<Worker>,
     /// The application's port.
     pub port: Rc<InboundPort>,
-    /// The verified peer; `None` for plain text.
-    pub identity: Option<Identity>,
+    /// The connection's place among those that are open; it names the peer.
+    pub entry: Rc<Entry>,
     series: Rc<Series>,
 }
 
@@ -37,21 +38,27 @@ const MAX_BOUND_CALLERS: usize = 256;
 
 impl Caller {
     /// Binds the metrics of a connection.
-    pub fn new(worker: Rc<Worker>, port: Rc<InboundPort>, identity: Option<Identity>) -> Self {
+    pub fn new(worker: Rc<Worker>, port: Rc<InboundPort>, entry: Rc<Entry>) -> Self {
+        let identity = entry.peer();
         let mut known = port.series.borrow_mut();
-        let series = match known.iter().position(|(id, _)| *id == identity) {
+        let series = match known.iter().position(|(id, _)| id.as_ref() == identity) {
             Some(at) => known[at].1.clone(),
             None => {
                 if known.len() >= MAX_BOUND_CALLERS {
                     known.remove(0);
                 }
-                let series = Rc::new(bind(&worker, &port, identity.as_ref()));
-                known.push((identity.clone(), series.clone()));
+                let series = Rc::new(bind(&worker, &port, identity));
+                known.push((identity.cloned(), series.clone()));
                 series
             }
         };
         drop(known);
-        Self { worker, port, identity, series }
+        Self { worker, port, entry, series }
+    }
+
+    /// The verified peer; `None` for plain text.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.entry.peer()
     }
 
     /// Takes one retry of the application's budget.
@@ -65,11 +72,11 @@ impl Caller {
     /// Decides whether the caller may use the port, for requests or for bytes.
     pub async fn admit(&self, opaque: bool) -> Result<(), Error> {
         let policy = self.port.policy(&self.worker).await?;
-        let facts = ConnectionFacts { client: self.identity.as_ref(), opaque };
+        let facts = ConnectionFacts { client: self.identity(), opaque };
         match decide_inbound(&policy, &facts, &mut ()) {
             InboundVerdict::Allow => Ok(()),
             InboundVerdict::Deny { reason, policy } => {
-                let who = self.identity.as_ref().map_or("a caller without identity", |id| id.as_str());
+                let who = self.identity().map_or("a caller without identity", |id| id.as_str());
                 Err(Error::undelivered(Reason::Denied, format!("policy {policy}: {who}: {reason}")))
             }
         }
@@ -99,14 +106,14 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     caller.admit(false).await?;
 
     // Headers. A peer's proxy says which version the application spoke; nobody else's word counts.
-    let version = match (caller.identity.is_some(), request.version()) {
+    let version = match (caller.identity().is_some(), request.version()) {
         (true, Version::HTTP_2) => headers::take_orig_proto(request.headers_mut()),
         (_, version) => version,
     };
     let upgrade = headers::upgrade_of(&request);
     headers::strip_hop_by_hop(request.headers_mut());
     headers::strip_foreign_identities(request.headers_mut());
-    let handed = headers::take_mesh(request.headers_mut()).filter(|_| caller.identity.is_some());
+    let handed = headers::take_mesh(request.headers_mut()).filter(|_| caller.identity().is_some());
     let mut request = request.map(Body::without_mesh_trailers);
     *request.version_mut() = version;
 
@@ -125,8 +132,8 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
             request.headers_mut().insert(header::UPGRADE, to);
         }
         let io = connect::tcp(worker, address).await.map_err(refused)?;
-        let (io, in_flight) = (Box::new(io), InFlight::default());
-        let mut reply = client::send_upgrade(worker, Direction::Inbound, io, request, &interim, in_flight).await?;
+        let (app, in_flight) = (Upstream::plain(io).boxed(), InFlight::default());
+        let mut reply = client::send_upgrade(worker, Direction::Inbound, app, request, &interim, in_flight).await?;
         reply.response = client::from_stranger(reply.response);
         if reply.upgrade.is_none() {
             headers::strip_hop_by_hop(reply.response.headers_mut());
@@ -136,7 +143,7 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     }
     // A peer's proxy repeats what is safe itself, for it knows other endpoints. Here it is repeated for strangers, and when
     // the connection was shared: it may have died of what another caller did.
-    let here = caller.identity.is_none() || version == Version::HTTP_2;
+    let here = caller.identity().is_none() || version == Version::HTTP_2;
     let again = (here && headers::is_safe(request.method()) && request.body().is_end()).then(|| clone_head(&request));
     let to = || client::Plain { address, authority: authority.clone() };
     let mut in_flight = InFlight::default();

@@ -55,8 +55,8 @@ impl From<Response<Body>> for Reply {
     }
 }
 
-/// Takes over a connection that stopped speaking HTTP.
-pub type Upgrade = Box<dyn FnOnce(Box<dyn crate::io::Io>)>;
+/// Takes over a connection that stopped speaking HTTP, and with its entry its place among those that are open.
+pub type Upgrade = Box<dyn FnOnce(Box<dyn crate::io::Io>, Rc<crate::connections::Entry>)>;
 
 /// Sends 1xx responses towards the client (RFC 9110 section 15.2).
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     task::{Context, Poll, Waker},
     time::Instant,
 };
@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     coalesce::Coalesced,
+    connect::Upstream,
     error::{Delivery, Error, Reason},
     io::Io,
     worker::Worker,
@@ -44,9 +45,9 @@ pub struct Pool {
 
 /// One HTTP/2 connection.
 pub struct H2Connection {
-    send: RefCell<SendRequest<Bytes>>,
+    /// `None` when no request begins on it any more.
+    send: RefCell<Option<SendRequest<Bytes>>>,
     streams: Cell<u32>,
-    closed: Cell<bool>,
 }
 
 /// A connection attempt that several requests wait for.
@@ -65,7 +66,7 @@ impl Pool {
     ) -> Result<Rc<H2Connection>, Error>
     where
         C: Fn() -> F,
-        F: Future<Output = Result<T, Error>> + 'static,
+        F: Future<Output = Result<Upstream<T>, Error>> + 'static,
         T: Io,
     {
         let pool = (**owner).as_ref();
@@ -80,7 +81,7 @@ impl Pool {
     /// A connection that has room for one more stream; the first that does, so that few are open.
     fn free(&self, limit: u32) -> Option<Rc<H2Connection>> {
         let mut connections = self.h2.borrow_mut();
-        connections.retain(|c| !c.closed.get());
+        connections.retain(|c| c.send.borrow().is_some());
         connections.iter().find(|c| c.has_room(limit)).cloned()
     }
 
@@ -94,7 +95,7 @@ impl Pool {
     ) -> Result<(), Error>
     where
         C: Fn() -> F,
-        F: Future<Output = Result<T, Error>> + 'static,
+        F: Future<Output = Result<Upstream<T>, Error>> + 'static,
         T: Io,
     {
         if self.h2.borrow().len() >= worker.config.limits.endpoint_connections {
@@ -111,7 +112,7 @@ impl Pool {
             let (opening, worker, owner, done) = (connect(), worker.clone(), owner.clone(), attempt.clone());
             tokio::task::spawn_local(async move {
                 let result = match opening.await {
-                    Ok(io) => open(&worker, io).await.map(|c| (*owner).as_ref().h2.borrow_mut().push(c)),
+                    Ok(upstream) => open(&worker, upstream).await.map(|c| (*owner).as_ref().h2.borrow_mut().push(c)),
                     Err(error) => Err(error),
                 };
                 (*owner).as_ref().connecting.replace(None);
@@ -160,9 +161,16 @@ impl Pool {
 }
 
 impl H2Connection {
+    fn new(send: SendRequest<Bytes>) -> Self {
+        Self { send: RefCell::new(Some(send)), streams: Cell::new(0) }
+    }
+
     /// Begins a stream.
     pub fn begin(&self, head: Request<()>, end: bool) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        self.send.borrow_mut().send_request(head, end)
+        match &mut *self.send.borrow_mut() {
+            Some(send) => send.send_request(head, end),
+            None => Err(h2::Reason::REFUSED_STREAM.into()),
+        }
     }
 
     /// One more request uses it.
@@ -178,14 +186,15 @@ impl H2Connection {
     /// Whether a stream can begin now: within our limit and the peer's, beyond which `h2` would queue it. An error means
     /// that the connection is over.
     fn has_room(&self, limit: u32) -> bool {
-        let mut send = self.send.borrow_mut();
+        let mut held = self.send.borrow_mut();
+        let Some(send) = &mut *held else { return false };
         if self.streams.get() as usize >= send.current_max_send_streams().min(limit as usize) {
             return false;
         }
         match send.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(_)) => {
-                self.closed.set(true);
+                *held = None;
                 false
             }
             Poll::Pending => false,
@@ -194,9 +203,10 @@ impl H2Connection {
 }
 
 /// Begins HTTP/2 on a fresh connection.
-async fn open<T: Io>(worker: &Worker, stream: T) -> Result<Rc<H2Connection>, Error> {
+async fn open<T: Io>(worker: &Worker, upstream: Upstream<T>) -> Result<Rc<H2Connection>, Error> {
     let limits = &worker.config.limits;
-    let stream = Coalesced::new(stream, FrameGuard::new(Side::Client, FREE_FOR_PROXIES));
+    let Upstream { io, entry } = upstream;
+    let stream = Coalesced::new(io, FrameGuard::new(Side::Client, FREE_FOR_PROXIES));
     let handshake = h2::client::Builder::new()
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(connection_window(limits, limits.streams))
@@ -210,11 +220,10 @@ async fn open<T: Io>(worker: &Worker, stream: T) -> Result<Rc<H2Connection>, Err
         .await;
     let (send, mut driver) =
         handshake.map_err(|error| Error::undelivered(Reason::ConnectFailed, format!("HTTP/2: {error}")))?;
-    let connection =
-        Rc::new(H2Connection { send: RefCell::new(send), streams: Cell::new(0), closed: Cell::new(false) });
+    let connection = Rc::new(H2Connection::new(send));
     let watched = Rc::downgrade(&connection);
     tokio::task::spawn_local(async move {
-        let driving = poll_fn(|cx| {
+        let mut driving = poll_fn(|cx| {
             let polled = Pin::new(&mut driver).poll(cx);
             match stream.poll_drain(cx) {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -222,14 +231,32 @@ async fn open<T: Io>(worker: &Worker, stream: T) -> Result<Rc<H2Connection>, Err
                 _ => polled.map_err(io::Error::other),
             }
         });
-        if let Err(error) = driving.await {
+        let driven = match &entry {
+            None => driving.await,
+            Some(entry) => {
+                tokio::select! {
+                    biased;
+                    driven = &mut driving => driven,
+                    () = entry.ending() => {
+                        leave(&watched);
+                        entry.serve(driving).await.unwrap_or(Ok(()))
+                    }
+                }
+            }
+        };
+        if let Err(error) = driven {
             tracing::debug!("HTTP/2 connection ended: {error}");
         }
-        if let Some(connection) = watched.upgrade() {
-            connection.closed.set(true);
-        }
+        leave(&watched);
     });
     Ok(connection)
+}
+
+/// No request begins on it any more; it ends with those that are under way.
+fn leave(connection: &Weak<H2Connection>) {
+    if let Some(connection) = connection.upgrade() {
+        connection.send.take();
+    }
 }
 
 #[cfg(test)]
@@ -240,7 +267,7 @@ mod tests {
 
     impl H2Connection {
         pub(in crate::http) fn over(send: SendRequest<Bytes>) -> Rc<Self> {
-            Rc::new(Self { send: RefCell::new(send), streams: Cell::new(0), closed: Cell::new(false) })
+            Rc::new(Self::new(send))
         }
     }
 

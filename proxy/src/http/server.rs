@@ -27,6 +27,7 @@ use super::{
 use crate::{
     coalesce::Coalesced,
     config::{Config, Limits},
+    connections::{Entry, Stage},
     error::{Delivery, Error, Reason},
     io::Io,
     metrics::{Direction, DirectionMetrics},
@@ -89,16 +90,18 @@ fn reset_of(error: &Error, safe: bool) -> Option<H2Reason> {
     }
 }
 
-/// HTTP/1 from applications and, for upgrades, from peers (`peer`).
-pub async fn http1<T, S>(worker: &Rc<Worker>, direction: Direction, io: T, peer: bool, service: S) -> Result<(), Error>
+/// HTTP/1 from applications and, for upgrades, from peers.
+pub async fn http1<T, S>(worker: &Rc<Worker>, entry: &Rc<Entry>, io: T, service: S) -> Result<(), Error>
 where
     T: Io,
     S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
 {
-    let metrics = worker.direction(direction);
+    let metrics = worker.direction(entry.direction());
+    let peer = entry.peer().is_some();
     metrics.http1.increment(1);
     let serve = |request: Request<h1::RecvBody>| {
         let mut service = service.clone();
+        entry.reached(Stage::Http);
         async move {
             let interim = request.body().interim().map_or(Interim::None, Interim::H1);
             let grpc = headers::is_grpc(request.headers());
@@ -109,7 +112,8 @@ where
                 reply.response.headers_mut().insert(headers::NEVER_DELIVERED, http::HeaderValue::from_static("1"));
             }
             let upgrade = reply.upgrade.map(|upgrade| {
-                Box::new(move |upgraded: h1::Upgraded<T>| upgrade(Box::new(upgraded))) as h1::OnUpgrade<T>
+                let entry = entry.clone();
+                Box::new(move |upgraded: h1::Upgraded<T>| upgrade(Box::new(upgraded), entry)) as h1::OnUpgrade<T>
             });
             h1::server::Answer { response: reply.response, upgrade }
         }
@@ -121,18 +125,19 @@ where
         h1::server::refusal(reason)
     };
     let config = h1_config(&worker.config);
-    h1::server::serve(io, &config, worker.draining(direction).clone().cancelled_owned(), serve, refused)
+    h1::server::serve(io, &config, entry.ending(), serve, refused)
         .await
         .map_err(|error| Error::unknown(Reason::UpstreamReset, error.to_string()))
 }
 
-/// HTTP/2: with prior knowledge from applications, multiplexed from peers (`peer`).
-pub async fn http2<T, S>(worker: &Rc<Worker>, direction: Direction, io: T, peer: bool, service: S) -> Result<(), Error>
+/// HTTP/2: with prior knowledge from applications, multiplexed from peers.
+pub async fn http2<T, S>(worker: &Rc<Worker>, entry: &Rc<Entry>, io: T, service: S) -> Result<(), Error>
 where
     T: Io,
     S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
     S::Future: 'static,
 {
+    let (direction, peer) = (entry.direction(), entry.peer().is_some());
     let metrics = worker.direction(direction);
     metrics.http2.increment(1);
     let limits = &worker.config.limits;
@@ -157,8 +162,7 @@ where
     let late = |_| Error::unknown(Reason::UpstreamReset, "HTTP/2: no preface in time");
     let mut connection = handshake.await.map_err(late)?.map_err(gone)?;
     let open = Rc::new(Cell::new(0usize));
-    let drain = worker.draining(direction).clone();
-    let mut draining = std::pin::pin!(drain.cancelled());
+    let mut ending = std::pin::pin!(entry.ending());
     let mut idle = tokio::time::interval(worker.config.times.idle);
     idle.tick().await;
     let mut leaving = false;
@@ -169,6 +173,7 @@ where
             accepted = poll_fn(|cx| accept(&mut connection, &wire, cx)) => match accepted {
                 Some(Ok((request, respond))) => {
                     served = true;
+                    entry.reached(Stage::Http);
                     let counted = Counted::new(&open);
                     let service = service.clone();
                     let worker = worker.clone();
@@ -180,7 +185,7 @@ where
                 Some(Err(error)) => return Err(ended(metrics, &mut connection, &wire, &error).await),
                 None => return Ok(()),
             },
-            () = &mut draining, if !leaving => {
+            () = &mut ending, if !leaving => {
                 connection.graceful_shutdown();
                 leaving = true;
             }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     balance::Endpoint,
-    connect,
+    connect::{self, Upstream},
     error::{Delivery, Error, Reason},
     metrics::Direction,
 };
@@ -68,11 +68,11 @@ impl Call<'_> {
     async fn upgrade_at(&self, endpoint: &Rc<Endpoint>, request: Request<Body>) -> Result<Reply, Error> {
         let address = endpoint.info.address;
         let in_flight = InFlight::on(endpoint.clone());
-        let io: Box<dyn crate::io::Io> = match &endpoint.info.identity {
-            None => Box::new(connect::tcp(self.worker, address).await?),
-            Some(id) => Box::new(connect::mesh(self.worker, address, id, &self.worker.tls.client_h1).await?),
+        let upstream = match &endpoint.info.identity {
+            None => Upstream::plain(connect::tcp(self.worker, address).await?).boxed(),
+            Some(id) => connect::mesh(self.worker, address, id, &self.worker.tls.client_h1).await?.boxed(),
         };
-        let sent = client::send_upgrade(self.worker, Direction::Outbound, io, request, &self.interim, in_flight);
+        let sent = client::send_upgrade(self.worker, Direction::Outbound, upstream, request, &self.interim, in_flight);
         let mut reply = sent.await?;
         if endpoint.info.identity.is_none() {
             reply.response = client::from_stranger(reply.response);
