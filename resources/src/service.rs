@@ -6,7 +6,7 @@ use mesh_policy::Protocol;
 
 use crate::{
     object::Object,
-    problem::Report,
+    problem::{Reason, Report},
     protocol::Declared,
     walker::{Invalid, Node},
 };
@@ -112,6 +112,7 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
         // A newer preference is only that: every endpoint serves.
         _ => Distribution::Any,
     };
+    session_affinity(&spec, report);
     let single = spec.text("clusterIP", report).ok().flatten();
     let several = spec.items("clusterIPs", report).unwrap_or_default();
     service.is_headless = single == Some("None");
@@ -142,6 +143,15 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
         }
     }
     service
+}
+
+/// Tells of `sessionAffinity: ClientIP`, which kube-proxy keeps and a sidecar does not. The default is `None`.
+fn session_affinity(spec: &Node<'_>, report: &mut Report<'_>) {
+    if matches!(spec.text("sessionAffinity", report), Ok(Some("ClientIP"))) {
+        let what = "ClientIP is not kept for clients in the mesh: their sidecars balance each request anew";
+        let fix = "use `sessionPersistence` in a rule of a route (a cookie or a header), or write None";
+        report.warning(&spec.field("sessionAffinity"), Reason::UnsupportedValue, what, fix);
+    }
 }
 
 fn decode_port(node: &Node<'_>, declared: &Declared, report: &mut Report<'_>) -> Option<ServicePort> {

@@ -8,7 +8,7 @@ use mesh_policy::{
     BackendTarget, Filter, OutboundVerdict, Route, RouteKind, Rule, ServiceRef, SessionCarrier, Target,
     decide_connection,
 };
-use mesh_resources::{Options, Problem, Reason, Snapshot, parse_manifests};
+use mesh_resources::{Options, Problem, Reason, Severity, Snapshot, parse_manifests};
 
 const WORLD: &str = "apiVersion: v1
 kind: Service
@@ -468,5 +468,24 @@ fn routes_for_connections() {
         let (snapshot, _, problems) = compiled(kind, &spec);
         assert_eq!(problems.iter().map(|p| p.field.as_str()).collect::<Vec<_>>(), [field], "{spec}");
         assert_eq!(decide(&snapshot, Some("a.com")), verdict, "{spec}");
+    }
+}
+
+#[test]
+fn a_session_affinity_that_sidecars_do_not_keep_is_told() {
+    let told = |affinity: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: sticky, namespace: shop}}\nspec:\n  {affinity}\n  ports: [{{port: 80}}]\n"
+        );
+        let (snapshot, problems) = Snapshot::from_objects(&parse_manifests(&text, "f").unwrap(), Options::default());
+        assert_eq!(snapshot.services.len(), 1, "the Service is in force all the same");
+        problems
+    };
+    let [problem] = &told("sessionAffinity: ClientIP")[..] else { panic!() };
+    assert_eq!((problem.severity, problem.field.as_str()), (Severity::Warning, "spec.sessionAffinity"));
+    assert_eq!(problem.source.as_ref().map(|source| source.line), Some(5));
+    assert!(problem.what.contains("ClientIP is not kept") && problem.fix.contains("sessionPersistence"), "{problem}");
+    for nothing in ["sessionAffinity: None", "sessionAffinity: null", "type: ClusterIP"] {
+        assert_eq!(told(nothing), [], "{nothing}");
     }
 }
