@@ -7,6 +7,8 @@ use http::{Method, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_credentials::parts::Parts;
+use mesh_resources::Severity;
 use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +33,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Set when every listener stands, cleared when the controller goes down.
     pub ready: watch::Receiver<bool>,
+    /// Which part of the role ended before it went down, if one did.
+    pub parts: Parts,
 }
 
 /// Serves the pages until cancelled.
@@ -80,14 +84,32 @@ impl Admin {
         self.index.borrow().clone()
     }
 
+    /// Why nobody is to be sent here: a part that ended, or what is waited for.
+    fn not_ready(&self) -> Option<String> {
+        if let Some(part) = self.parts.ended() {
+            return Some(format!("{part} ended; the log says why, and kubelet restarts this pod"));
+        }
+        if *self.ready.borrow() {
+            return None;
+        }
+        let world = self.world();
+        let error = world.problems.iter().find(|entry| entry.severity == Severity::Error);
+        Some(error.map_or("starting or stopping".to_owned(), ToString::to_string))
+    }
+
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if method != Method::GET {
             return page(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is served here\n");
         }
         match path {
-            "/live" => page(StatusCode::OK, "text/plain", "live\n"),
-            "/ready" if *self.ready.borrow() => page(StatusCode::OK, "text/plain", "ready\n"),
-            "/ready" => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready: starting or stopping\n"),
+            "/live" => match self.parts.ended() {
+                None => page(StatusCode::OK, "text/plain", "live\n"),
+                Some(part) => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not live: {part} ended\n")),
+            },
+            "/ready" => match self.not_ready() {
+                None => page(StatusCode::OK, "text/plain", "ready\n"),
+                Some(why) => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not ready: {why}\n")),
+            },
             "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render()),
             "/problems" => match serde_json::to_string_pretty(&self.world().problems) {
                 Ok(json) => page(StatusCode::OK, "application/json", json + "\n"),

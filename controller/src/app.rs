@@ -5,6 +5,7 @@
 use std::{future::Future, io, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use mesh_credentials::parts::Parts;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::TcpListener,
@@ -81,12 +82,14 @@ impl Signals {
 pub struct Servers {
     cancel: CancellationToken,
     ready: watch::Sender<bool>,
+    parts: Parts,
     tasks: TaskTracker,
 }
 
 impl Default for Servers {
     fn default() -> Self {
-        Self { cancel: CancellationToken::new(), ready: watch::Sender::new(false), tasks: TaskTracker::new() }
+        let (cancel, ready) = (CancellationToken::new(), watch::Sender::new(false));
+        Self { cancel, ready, parts: Parts::default(), tasks: TaskTracker::new() }
     }
 }
 
@@ -101,20 +104,26 @@ impl Servers {
         self.ready.subscribe()
     }
 
+    /// Which part ended, for `/ready` and `/live`.
+    pub fn parts(&self) -> Parts {
+        self.parts.clone()
+    }
+
     /// From now on `/ready` says yes.
     pub fn set_ready(&self) {
         self.ready.send_replace(true);
     }
 
-    /// Runs something that ends by itself soon after [`Self::cancel`].
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
+    /// Runs a part that ends by itself soon after [`Self::cancel`], and not before.
+    pub fn spawn(&self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(self.parts.clone().run(part, move || cancel.is_cancelled(), task));
     }
 
-    /// Runs something that never ends by itself until [`Self::cancel`].
-    pub fn until_the_end(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a part that never ends by itself until [`Self::cancel`].
+    pub fn until_the_end(&self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let cancel = self.cancel.clone();
-        self.tasks.spawn(async move {
+        self.spawn(part, async move {
             cancel.run_until_cancelled(task).await;
         });
     }
@@ -130,9 +139,9 @@ impl Servers {
     ) {
         let connections = server::accept(listener, tls, metrics.clone(), self.cancel.clone());
         let cancel = self.cancel.clone();
-        self.tasks.spawn(async move {
+        self.spawn(name, async move {
             if let Err(error) = router.serve_with_incoming_shutdown(connections, cancel.cancelled_owned()).await {
-                tracing::error!("the {name} server ended: {error}");
+                tracing::error!("{name} ended: {error}");
             }
         });
     }

@@ -2,13 +2,19 @@
 //!
 //! Each problem is logged once, when it appears, and once when it is gone.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use mesh_resources::{Object, ParseError, Problem, Severity};
 use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::index::Published;
 
 /// Most problems that are logged one by one at a time; more are counted, so that one bad folder cannot flood a log.
 const MAX_LOGGED: usize = 100;
+
+/// The reason of a trust bundle that could not be written into a namespace.
+pub const BUNDLE_NOT_WRITTEN: &str = "BundleNotWritten";
 
 /// One entry of `/problems`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -26,7 +32,7 @@ pub struct Entry {
     /// The field, if it is about one.
     pub field: Option<String>,
     /// A word for programs: a Gateway API condition reason, or `BrokenFile`, `Refused`, `Duplicate`,
-    /// `Folder`, `Denied`, `NotServed`, `Away`.
+    /// `Folder`, `Denied`, `NotServed`, `Away`, `BundleNotWritten`.
     pub reason: String,
     /// What is wrong, and what follows from it.
     pub what: String,
@@ -119,6 +125,25 @@ impl fmt::Display for Entry {
         }
         write!(f, "{}; fix: {}", self.what, self.fix)
     }
+}
+
+/// Puts what one piece of a role says is wrong in the place of what it said before, beside what others say; logs what changed.
+/// How many there are now.
+pub fn tell(problems: &watch::Sender<Arc<Published>>, is_ours: impl Fn(&Entry) -> bool, ours: Vec<Entry>) -> usize {
+    let mut count = 0;
+    problems.send_if_modified(|now| {
+        let others = now.problems.iter().filter(|entry| !is_ours(entry)).cloned();
+        let mut all: Vec<Entry> = others.chain(ours).collect();
+        all.sort();
+        count = all.len();
+        let is_new = now.problems != all;
+        if is_new {
+            log_changes(&now.problems, &all);
+            *now = Arc::new(Published { problems: all, ..Published::default() });
+        }
+        is_new
+    });
+    count
 }
 
 /// Logs what is new and what is gone between two states.

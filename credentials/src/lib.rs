@@ -6,10 +6,11 @@
 //! stream's under which our own certificate is not believed makes it renewed within seconds: peers have that bundle too.
 //!
 //! Reading order: this file (the loops), [`tls`] (what is in force, and configurations that read it), [`channel`] (how the
-//! control plane is called). It decides nothing about callers: who they are is in their certificate, what they may is the
+//! control plane is called). [`parts`] stands beside it: what a process runs until it goes down. It decides nothing about callers: who they are is in their certificate, what they may is the
 //! server's.
 
 pub mod channel;
+pub mod parts;
 pub mod tls;
 
 use std::{

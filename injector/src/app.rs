@@ -3,10 +3,10 @@
 //! The certificate comes from mesh-identity, lives in memory and is renewed under the running listener. At the end the
 //! replica first says that it is not ready and goes on serving: no moment of a rollout is without a webhook.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use mesh_credentials::{Credentials, channel::Peer};
+use mesh_credentials::{Credentials, channel::Peer, parts::Parts};
 use mesh_policy::Identity;
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 use tokio::{
@@ -72,6 +72,9 @@ pub async fn run(args: RunArgs) -> Result<()> {
     Ok(())
 }
 
+/// A part of the injector, at its start.
+type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A running injector.
 #[derive(Debug)]
 pub struct Injector {
@@ -91,7 +94,13 @@ impl Injector {
         // 1. What is asked for.
         let config = ConfigFile::open(args.config, args.trust_domain.clone())?;
         let in_force = config.current();
-        tokio::spawn(config.follow(metrics.clone(), ends.clone()));
+        let (leaving, servers) = (CancellationToken::new(), TaskTracker::new());
+        let parts = Parts::default();
+        let run = |part, task: BoxFuture| {
+            let leaving = leaving.clone();
+            servers.spawn(parts.clone().run(part, move || leaving.is_cancelled(), task));
+        };
+        run("the watch of the configuration", Box::pin(config.follow(metrics.clone(), ends.clone())));
 
         // 2. Who we are.
         let identity = Identity::new(&args.trust_domain, &args.namespace, "mesh-identity")
@@ -103,7 +112,10 @@ impl Injector {
         })?;
         let tls = tls(&credentials)?;
         let (keep, going_down) = (credentials.clone().run(Arc::default(), drop), ends.clone());
-        tokio::spawn(async move { going_down.run_until_cancelled(keep).await });
+        let keep = async move {
+            going_down.run_until_cancelled(keep).await;
+        };
+        run("the renewal of the certificate", Box::pin(keep));
 
         // 3. The listeners.
         let listener = listen(args.listen, "--listen")?;
@@ -112,7 +124,6 @@ impl Injector {
 
         // 4. What is served.
         let (ready, is_ready) = watch::channel(false);
-        let (leaving, servers) = (CancellationToken::new(), TaskTracker::new());
         let server = |listener, tls| Server {
             listener,
             tls,
@@ -125,13 +136,13 @@ impl Injector {
             let webhook = webhook.clone();
             async move { webhook.answer(request).await }
         };
-        servers.spawn(server(listener, Some(tls)).run(answer));
-        let shown = Pages { ready: is_ready, metrics: metrics.clone() };
+        run("the webhook", Box::pin(server(listener, Some(tls)).run(answer)));
+        let shown = Pages { ready: is_ready, parts: parts.clone(), metrics: metrics.clone() };
         let answer = move |request| {
             let answer = shown.answer(&request);
             async move { answer }
         };
-        servers.spawn(server(pages_listener, None).run(answer));
+        run("the pages", Box::pin(server(pages_listener, None).run(answer)));
 
         // 5. Only with a certificate is it said that we are here.
         let says = ready.clone();

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
+use mesh_credentials::parts::Parts;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
@@ -93,6 +94,8 @@ impl Webhook {
 pub struct Pages {
     /// Whether pods may be sent here.
     pub ready: watch::Receiver<bool>,
+    /// Which part of the injector ended before it went down, if one did.
+    pub parts: Parts,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -103,7 +106,12 @@ impl Pages {
         if request.method() != Method::GET {
             return page(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is served here\n");
         }
-        match request.uri().path() {
+        let path = request.uri().path();
+        if let Some(part) = self.parts.ended().filter(|_| matches!(path, "/live" | "/ready")) {
+            let text = format!("not ready: {part} ended; the log says why, and kubelet restarts this pod\n");
+            return page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text);
+        }
+        match path {
             "/live" => page(StatusCode::OK, "text/plain", "live\n"),
             "/ready" if *self.ready.borrow() => page(StatusCode::OK, "text/plain", "ready\n"),
             "/ready" => {

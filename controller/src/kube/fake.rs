@@ -180,13 +180,33 @@ impl Fake {
                     Some(there) if method == Method::PUT && version(&there) != version(&patch) => {
                         return Ok(failure(409, "the object has been modified"));
                     }
+                    Some(there) if !is(MERGE) && there["immutable"] == true && there["data"] != patch["data"] => {
+                        return Ok(failure(422, "data: Forbidden: field is immutable when `immutable` is set"));
+                    }
+                    // What server-side apply does not name stays.
+                    Some(there) if !is(STRATEGIC) && !is(MERGE) => {
+                        let mut object = patch;
+                        for kept in ["finalizers", "deletionTimestamp"]
+                            .into_iter()
+                            .filter(|kept| !there["metadata"][kept].is_null())
+                        {
+                            object["metadata"][kept] = there["metadata"][kept].clone();
+                        }
+                        object
+                    }
                     _ if !is(STRATEGIC) && !is(MERGE) => patch,
                     None => return Ok(failure(404, "not found")),
                     Some(mut object) => {
                         if version(&object) != version(&patch) {
                             return Ok(failure(409, "the object has been modified"));
                         }
-                        if is(MERGE) {
+                        if is(MERGE) && patch["metadata"].get("finalizers").is_some_and(Value::is_null) {
+                            object["metadata"]["finalizers"] = Value::Null;
+                            if !object["metadata"]["deletionTimestamp"].is_null() {
+                                self.remove(path);
+                                return Ok(answer(&object));
+                            }
+                        } else if is(MERGE) {
                             object["status"] = patch["status"].clone();
                         } else {
                             merge(&mut object, &patch);
@@ -197,7 +217,14 @@ impl Fake {
                 self.put(path, object);
                 answer(&self.get(path).unwrap())
             }
-            Method::DELETE => self.remove(&path).map_or_else(|| failure(404, "not found"), |object| answer(&object)),
+            Method::DELETE => match self.get(&path) {
+                Some(mut held) if held["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty()) => {
+                    held["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+                    self.put(&path, held.clone());
+                    answer(&held)
+                }
+                _ => self.remove(&path).map_or_else(|| failure(404, "not found"), |object| answer(&object)),
+            },
             Method::POST => {
                 let mut object: Value = serde_json::from_slice(&body).unwrap();
                 if path.ends_with("/tokenreviews") {

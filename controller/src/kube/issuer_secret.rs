@@ -27,7 +27,7 @@ use crate::{
     index::Published,
     issuer::{self, Accepted, IssuerError, Object, Stored},
     metrics::Metrics,
-    problems::{Entry, log_changes},
+    problems::{BUNDLE_NOT_WRITTEN, Entry, tell},
     trust::Bundle,
 };
 
@@ -192,12 +192,9 @@ impl IssuerSecret {
             self.metrics.issuer_ends.set(unix_seconds(signer.not_after()) as f64);
             entries.extend(self.near_its_end(signer));
         }
-        self.metrics.problems.set(entries.len() as f64);
-        let before = self.problems.borrow().clone();
-        if before.problems != entries {
-            log_changes(&before.problems, &entries);
-            self.problems.send_replace(Arc::new(Published { problems: entries, ..Published::default() }));
-        }
+        // Whatever is no bundle's is ours.
+        let count = tell(&self.problems, |entry| entry.reason != BUNDLE_NOT_WRITTEN, entries);
+        self.metrics.problems.set(count as f64);
         accepted
     }
 

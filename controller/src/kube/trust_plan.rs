@@ -14,6 +14,8 @@ use kube::runtime::watcher::Event;
 const KEEP_UNUSED: Duration = Duration::from_secs(600);
 /// Waits after a write that failed: doubled from the first to the last.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Shortest time between two writes into one namespace: whoever edits a bundle again and again makes no more work than that.
+const REWRITE: Duration = Duration::from_secs(1);
 /// See [`RETRY_FIRST`].
 const RETRY_LAST: Duration = Duration::from_secs(30);
 
@@ -90,6 +92,8 @@ pub struct Plan {
     unused: BTreeMap<Box<str>, Duration>,
     /// Failed writes: when to try again, and how long was waited.
     failed: BTreeMap<Box<str>, (Duration, Duration)>,
+    /// When namespaces were written into, for as long as [`REWRITE`].
+    written: BTreeMap<Box<str>, Duration>,
 }
 
 impl Plan {
@@ -102,6 +106,7 @@ impl Plan {
             bundles: Mirror::default(),
             unused: BTreeMap::new(),
             failed: BTreeMap::new(),
+            written: BTreeMap::new(),
         }
     }
 
@@ -109,6 +114,7 @@ impl Plan {
     pub fn outdate(&mut self) {
         self.bundles.objects.values_mut().for_each(|seen| seen.is_current = false);
         self.failed.clear();
+        self.written.clear();
     }
 
     /// What to do now.
@@ -128,7 +134,10 @@ impl Plan {
             .map(|((namespace, _), _)| namespace)
             .collect();
         self.failed.retain(|namespace, _| needed.contains(namespace) && !current.contains(namespace));
-        let is_due = |namespace: &str| self.failed.get(namespace).is_none_or(|(at, _)| *at <= now);
+        self.written.retain(|_, at| now.saturating_sub(*at) < REWRITE);
+        let is_due = |namespace: &str| {
+            self.failed.get(namespace).is_none_or(|(at, _)| *at <= now) && !self.written.contains_key(namespace)
+        };
         todo.write = needed.difference(&current).filter(|n| is_due(n)).map(|n| (*n).clone()).collect();
         let ours = self.bundles.objects.iter().filter(|(_, seen)| seen.is_ours).map(|((namespace, _), _)| namespace);
         let unused: BTreeSet<&Box<str>> = ours.filter(|namespace| !needed.contains(namespace)).collect();
@@ -143,17 +152,23 @@ impl Plan {
     }
 
     /// A write went through.
-    pub fn written(&mut self, namespace: &str, name: &str, seen: Seen) {
+    pub fn written(&mut self, namespace: &str, name: &str, seen: Seen, now: Duration) {
         self.failed.remove(namespace);
+        self.written.insert(namespace.into(), now);
         self.bundles.objects.insert((namespace.into(), name.into()), seen);
     }
 
-    /// A write failed; says how long until it is tried again, and whether it is the first failure.
-    pub fn failed(&mut self, namespace: &str, now: Duration) -> (Duration, bool) {
+    /// A write failed; says how long until it is tried again.
+    pub fn failed(&mut self, namespace: &str, now: Duration) -> Duration {
         let before = self.failed.get(namespace).map(|(_, waited)| *waited);
         let wait = before.map_or(RETRY_FIRST, |waited| (waited * 2).min(RETRY_LAST));
         self.failed.insert(namespace.into(), (now + wait, wait));
-        (wait, before.is_none())
+        wait
+    }
+
+    /// Whether a namespace that needs a bundle has none of ours because writing failed.
+    pub fn is_failing(&self, namespace: &str) -> bool {
+        self.failed.contains_key(namespace)
     }
 
     /// How many bundles are as they should be.
@@ -202,7 +217,7 @@ mod tests {
             plan(&["shop", "bank"], &[("jobs", "j-1"), ("jobs", "j-2")], &[("bank", GOOD), ("jobs", EDITED)]);
         assert_eq!(written(&plan.todo(at(0))), ["jobs", "mesh-system", "shop"]);
         for namespace in ["jobs", "mesh-system", "shop"] {
-            plan.written(namespace, "b", GOOD);
+            plan.written(namespace, "b", GOOD, at(0));
         }
         assert_eq!(plan.todo(at(0)), Todo::default());
         assert_eq!(plan.current(), 4);
@@ -232,6 +247,11 @@ mod tests {
         assert_eq!(written(&plan.todo(at(0))), ["shop"]);
         plan.bundles.take(Event::Delete(EDITED), read);
         assert_eq!(written(&plan.todo(at(0))), ["shop"]);
+        // Whoever goes on editing it makes one write a second of it.
+        plan.written("shop", "b", GOOD, at(0));
+        plan.bundles.take(Event::Apply(EDITED), read);
+        assert_eq!(plan.todo(Duration::from_millis(900)), Todo::default());
+        assert_eq!(written(&plan.todo(at(1))), ["shop"]);
     }
 
     #[test]
@@ -250,16 +270,18 @@ mod tests {
     }
 
     #[test]
-    fn failures_wait_longer_each_time_and_are_told_once() {
+    fn failures_wait_longer_each_time() {
         let mut plan = plan(&["shop"], &[], &[("mesh-system", GOOD)]);
-        assert_eq!(plan.failed("shop", at(0)), (at(1), true));
+        assert!(!plan.is_failing("shop"));
+        assert_eq!(plan.failed("shop", at(0)), at(1));
+        assert!(plan.is_failing("shop"));
         assert!(plan.todo(Duration::from_millis(900)).write.is_empty());
         assert_eq!(written(&plan.todo(at(1))), ["shop"]);
-        assert_eq!(plan.failed("shop", at(1)), (at(2), false));
+        assert_eq!(plan.failed("shop", at(1)), at(2));
         for _ in 0..10 {
             plan.failed("shop", at(1));
         }
-        assert_eq!(plan.failed("shop", at(1)), (RETRY_LAST, false));
+        assert_eq!(plan.failed("shop", at(1)), RETRY_LAST);
         plan.outdate();
         assert_eq!(written(&plan.todo(at(1))), ["mesh-system", "shop"]);
     }

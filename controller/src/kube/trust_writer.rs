@@ -4,7 +4,7 @@
 //! A proxy trusts it until the stream of bundles stands. Which namespaces those are is `trust_plan`'s to say. Our own
 //! ConfigMaps are watched by their one name across namespaces, which is all that the rules of access allow.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
@@ -17,6 +17,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use mesh_resources::Severity;
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
@@ -25,7 +26,13 @@ use super::{
     trust_pem::{pem, same_anchors},
     trust_plan::{Plan, Seen},
 };
-use crate::{issuer::BUNDLE as KEY, metrics::Metrics, trust::Bundle};
+use crate::{
+    index::Published,
+    issuer::BUNDLE as KEY,
+    metrics::Metrics,
+    problems::{BUNDLE_NOT_WRITTEN, Entry, tell},
+    trust::Bundle,
+};
 
 /// Name of the ConfigMap.
 pub const NAME: &str = "mesh-trust-bundle";
@@ -40,6 +47,8 @@ const INJECTED: &str = "meshctl.dev/proxy-version";
 const CONCURRENT: usize = 8;
 /// Events are gathered for so long, so that a rollout of a thousand pods is not a thousand plans.
 const GATHER: Duration = Duration::from_millis(50);
+/// Namespaces that are named in `/problems`; what is beyond is as little to be read one by one.
+const TOLD: usize = 100;
 /// How often it is looked for what has to be removed or tried again.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -61,6 +70,36 @@ pub struct TrustWriter {
     pub bundle: watch::Receiver<Arc<Bundle>>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Where it is said which namespaces could not be written into.
+    pub problems: watch::Sender<Arc<Published>>,
+}
+
+/// Which namespaces could not be written into, and why; it says nothing any more once this replica does not lead.
+struct Failures {
+    problems: watch::Sender<Arc<Published>>,
+    metrics: Arc<Metrics>,
+    why: BTreeMap<Box<str>, String>,
+}
+
+impl Failures {
+    fn say(&self) {
+        let entries = self.why.iter().take(TOLD).map(|(namespace, why)| {
+            let what = format!("it could not be written, and new pods of the namespace wait for it: {why}");
+            let fix = "let it be written: see the namespace's quotas and whoever holds the object; it is tried again at least \
+                       every 30 s";
+            let entry = Entry::source(Severity::Error, BUNDLE_NOT_WRITTEN, what, fix.to_owned());
+            Entry { object: Some(format!("ConfigMap {namespace}/{NAME}")), ..entry }
+        });
+        let count = tell(&self.problems, |entry| entry.reason == BUNDLE_NOT_WRITTEN, entries.collect());
+        self.metrics.problems.set(count as f64);
+    }
+}
+
+impl Drop for Failures {
+    fn drop(&mut self) {
+        self.why.clear();
+        self.say();
+    }
 }
 
 impl TrustWriter {
@@ -70,6 +109,8 @@ impl TrustWriter {
         let mut changes = std::pin::pin!(self.changes());
         let begun = Instant::now();
         let mut anchors = self.bundle.borrow_and_update().clone();
+        let (problems, metrics) = (self.problems.clone(), self.metrics.clone());
+        let mut failures = Failures { problems, metrics, why: BTreeMap::new() };
         loop {
             tokio::select! {
                 Some(change) = changes.next() => take(&mut plan, change, &anchors),
@@ -91,8 +132,10 @@ impl TrustWriter {
             });
             let written: Vec<_> = writes.buffer_unordered(CONCURRENT).collect().await;
             for (namespace, outcome) in written {
-                self.note(&mut plan, &namespace, outcome, begun.elapsed());
+                self.note(&mut plan, &mut failures, namespace, outcome, begun.elapsed());
             }
+            failures.why.retain(|namespace, _| plan.is_failing(namespace));
+            failures.say();
             for namespace in todo.remove {
                 self.remove(&namespace).await;
             }
@@ -130,25 +173,50 @@ impl TrustWriter {
         }
         // Someone made it immutable; then only another can take its place.
         limited(api.delete(NAME, &DeleteParams::default())).await?;
+        self.release(&api, namespace).await?;
         limited(api.patch(NAME, &params, &patch)).await.map(drop)
     }
 
-    fn note(&self, plan: &mut Plan, namespace: &str, outcome: Result<(), String>, now: Duration) {
+    /// Ends what holds a bundle that is being deleted: a finalizer keeps what does not belong there in its place, and the name
+    /// is ours. Whoever can put one there can harm that namespace alone, and nothing of theirs is in the object.
+    async fn release(&self, api: &Api<ConfigMap>, namespace: &str) -> Result<(), String> {
+        let Some(held) = limited(api.get_opt(NAME)).await? else { return Ok(()) };
+        let finalizers = held.finalizers();
+        if held.metadata.deletion_timestamp.is_none() || finalizers.is_empty() {
+            return Ok(());
+        }
+        let by = finalizers.join(", ");
+        // With the version: what was changed meanwhile is looked at anew.
+        let patch = json!({"metadata": {"finalizers": null, "resourceVersion": held.metadata.resource_version}});
+        limited(api.patch(NAME, &PatchParams::default(), &Patch::Merge(&patch)))
+            .await
+            .map_err(|error| format!("it is held by the finalizer {by}, which could not be taken off: {error}"))?;
+        tracing::warn!(
+            "took the finalizer {by} off the ConfigMap {namespace}/{NAME}, which held a bundle there that is not ours"
+        );
+        Ok(())
+    }
+
+    fn note(
+        &self,
+        plan: &mut Plan,
+        failures: &mut Failures,
+        namespace: Box<str>,
+        outcome: Result<(), String>,
+        now: Duration,
+    ) {
         match outcome {
             Ok(()) => {
                 self.metrics.trust_bundles_written.increment(1);
                 tracing::info!("wrote the trust bundle into the namespace {namespace}");
-                plan.written(namespace, NAME, Seen { is_current: true, is_ours: namespace != self.namespace });
+                plan.written(&namespace, NAME, Seen { is_current: true, is_ours: *namespace != *self.namespace }, now);
             }
             Err(error) => {
                 self.metrics.trust_bundles_failed.increment(1);
-                let (wait, is_first) = plan.failed(namespace, now);
+                plan.failed(&namespace, now);
                 // A namespace that is going takes nothing more, and needs nothing.
-                if is_first && !error.contains("being terminated") {
-                    tracing::warn!(
-                        "the ConfigMap {NAME} could not be written into the namespace {namespace}, whose new pods wait \
-                         for it: {error}; trying again in {wait:?}"
-                    );
+                if !error.contains("being terminated") {
+                    failures.why.entry(namespace).or_insert(error);
                 }
             }
         }

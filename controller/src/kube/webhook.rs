@@ -60,7 +60,7 @@ impl WebhookCa {
             Ok(_) => tracing::info!("the webhooks of {} trust the anchors in force now", self.name),
             Err(error) => tracing::warn!(
                 "the caBundle of the MutatingWebhookConfiguration {} could not be set: {error}; trying again. Until then \
-                 the API server may not believe the injector",
+                 the API server may not believe the injector; `meshctl upgrade | kubectl apply -f -` sets it, too",
                 self.name
             ),
         }

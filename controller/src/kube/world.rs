@@ -80,6 +80,9 @@ impl World {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
+                Some(ended) = watches.join_next() => {
+                    return tracing::error!("a watch of the API server ended: {ended:?}; what it told would stay as it is");
+                }
                 _ = told.recv_many(&mut batch, QUEUE) => {
                     for (kind, event) in batch.drain(..) {
                         self.take(kind, event);

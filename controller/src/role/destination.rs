@@ -75,20 +75,24 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     };
     let (index, state) = Index::new(options, metrics.clone());
     let (topics, statuses) = (index.topics(), index.statuses());
-    let pages = Admin { index: state.clone(), metrics: metrics.clone(), ready: servers.ready() };
+    let (ready, parts) = (servers.ready(), servers.parts());
+    let pages = Admin { index: state.clone(), metrics: metrics.clone(), ready, parts };
     let metrics_listener = listen(args.common.metrics_listen, "--metrics-listen")?;
-    servers.spawn(admin::serve(metrics_listener, pages, cancel.clone()));
+    servers.spawn("the pages", admin::serve(metrics_listener, pages, cancel.clone()));
 
     // 3. The world and the certificate, at the same time. No proxy is told NOT_FOUND only because we just started, and
     //    none is told that a server is not meshed before its pod was seen.
     let (world, mut synced) = World::new(index, &metrics);
-    servers.spawn(world.run(client.clone(), cancel.clone()));
+    servers.spawn("the watch of the cluster", world.run(client.clone(), cancel.clone()));
     let ends = metrics.certificate_ends.clone();
-    servers.until_the_end(credentials.clone().run(Arc::default(), move |event| {
-        if let Event::Certified { not_after } = event {
-            ends.set(unix_seconds(not_after) as f64);
-        }
-    }));
+    servers.until_the_end(
+        "the renewal of the certificate",
+        credentials.clone().run(Arc::default(), move |event| {
+            if let Event::Certified { not_after } = event {
+                ends.set(unix_seconds(not_after) as f64);
+            }
+        }),
+    );
     tracing::info!("reading the cluster's objects, and asking {} for a certificate", args.identity.identity_addr);
     tokio::try_join!(
         async { synced.wait_for(|synced| *synced).await.map(drop).context("the watches ended") },
@@ -108,7 +112,7 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     let tls = Arc::new(tls::server(credentials.held().clone(), true, &[b"h2"])?);
     let listener = listen(args.listen, "--listen")?;
     let address = listener.local_addr()?;
-    servers.grpc("destination", router, listener, tls, &metrics);
+    servers.grpc("the policy and destination service", router, listener, tls, &metrics);
 
     // 5. Only now is it said that we are here.
     servers.set_ready();
@@ -128,13 +132,12 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
 fn elect(client: Client, namespace: &str, writer: StatusWriter, servers: &Servers) {
     let (election, mut leading) = Election::new(client, namespace, NAME, &replica_name());
     // It gives the Lease back at the end.
-    servers.spawn(election.run(servers.cancel()));
-    let cancel = servers.cancel();
-    servers.spawn(async move {
-        let writing = lead(&mut leading, || async {
+    servers.spawn("the election", election.run(servers.cancel()));
+    servers.until_the_end("the writer of status", async move {
+        lead(&mut leading, || async {
             let _leading = Held::new(&writer.metrics.leading);
             writer.clone().run().await;
-        });
-        cancel.run_until_cancelled(writing).await;
+        })
+        .await;
     });
 }

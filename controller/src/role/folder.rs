@@ -120,10 +120,10 @@ impl Controller {
             server::tls_config(destination_certificate.clone(), authority.signer().anchors().first())?;
 
         // 4. What keeps things current.
-        tokio::spawn(watch_folder::follow(folder, cancel.clone()));
-        tokio::spawn(token_files.run(world.clone(), cancel.clone()));
-        tokio::spawn(identity_certificate.keep_fresh(cancel.clone()));
-        tokio::spawn(destination_certificate.keep_fresh(cancel.clone()));
+        servers.spawn("the watch of the folder", watch_folder::follow(folder, cancel.clone()));
+        servers.spawn("the writer of tokens", token_files.run(world.clone(), cancel.clone()));
+        servers.spawn("the renewal of identity's certificate", identity_certificate.keep_fresh(cancel.clone()));
+        servers.spawn("the renewal of destination's certificate", destination_certificate.keep_fresh(cancel.clone()));
 
         // 5. The services.
         let identity = IdentityService {
@@ -135,15 +135,21 @@ impl Controller {
         };
         let limit = server::MAX_REQUEST_BYTES;
         let identity = server::grpc().add_service(IdentityServer::new(identity).max_decoding_message_size(limit));
-        servers.grpc("identity", identity, identity_listener, identity_tls, &metrics);
+        servers.grpc("the identity service", identity, identity_listener, identity_tls, &metrics);
         let policy = PolicyService::new(world.clone(), topics.clone(), cancel.clone(), metrics.clone());
         let destination = DestinationService::new(world.clone(), topics, cancel.clone(), metrics.clone());
         let destination = server::grpc()
             .add_service(PolicyServer::new(policy).max_decoding_message_size(limit))
             .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));
-        servers.grpc("destination", destination, destination_listener, destination_tls, &metrics);
-        let pages = Admin { index: world, metrics, ready: servers.ready() };
-        servers.spawn(admin::serve(metrics_listener, pages, cancel));
+        servers.grpc(
+            "the policy and destination service",
+            destination,
+            destination_listener,
+            destination_tls,
+            &metrics,
+        );
+        let pages = Admin { index: world, metrics, ready: servers.ready(), parts: servers.parts() };
+        servers.spawn("the pages", admin::serve(metrics_listener, pages, cancel));
 
         // 6. Only now is it said that we are here.
         write_addresses(&args.state, &addresses)?;

@@ -77,8 +77,9 @@ impl Role {
         let (problems, ready) = (watch::Sender::new(Arc::default()), watch::Sender::new(false));
         let listener = listen(common.metrics_listen, "--metrics-listen")?;
         let pages = listener.local_addr()?;
-        let admin = Admin { index: problems.subscribe(), metrics: metrics.clone(), ready: ready.subscribe() };
-        servers.spawn(admin::serve(listener, admin, servers.cancel()));
+        let (index, ready_now, parts) = (problems.subscribe(), ready.subscribe(), servers.parts());
+        let admin = Admin { index, metrics: metrics.clone(), ready: ready_now, parts };
+        servers.spawn("the pages", admin::serve(listener, admin, servers.cancel()));
         Ok(Self { args, client, identity, metrics, problems, ready, servers, pages })
     }
 
@@ -102,7 +103,7 @@ impl Role {
         // 2. Our own certificate is of the same issuer.
         let certificate = ServingCertificate::new(authority.clone(), self.identity.clone())?;
         let tls = server::tls_config(certificate.clone(), None)?;
-        self.servers.until_the_end(certificate.keep_fresh(self.servers.cancel()));
+        self.servers.spawn("the renewal of the certificate", certificate.keep_fresh(self.servers.cancel()));
 
         // 3. Whoever leads writes.
         self.elect(&bundle);
@@ -113,10 +114,10 @@ impl Role {
         let service = self.service(authority.clone(), &bundle);
         let router = server::grpc()
             .add_service(IdentityServer::new(service).max_decoding_message_size(server::MAX_REQUEST_BYTES));
-        self.servers.grpc("identity", router, listener, tls, &self.metrics);
+        self.servers.grpc("the identity service", router, listener, tls, &self.metrics);
 
         // 5. From now on we are ready, for as long as the issuer is good.
-        self.servers.until_the_end(issuer.follow(authority, bundle, self.ready.clone()));
+        self.servers.until_the_end("the watch of the issuer", issuer.follow(authority, bundle, self.ready.clone()));
         tracing::info!(
             "mesh-controller {}: {} issues certificates on {address}, pages on {}",
             env!("CARGO_PKG_VERSION"),
@@ -145,13 +146,14 @@ impl Role {
             namespace: namespace.clone(),
             bundle: bundle.subscribe(),
             metrics: self.metrics.clone(),
+            problems: self.problems.clone(),
         };
         let webhook =
             WebhookCa { client: self.client.clone(), name: self.args.webhook.clone(), bundle: bundle.subscribe() };
         // It gives the Lease back at the end.
-        self.servers.spawn(election.run(self.servers.cancel()));
+        self.servers.spawn("the election", election.run(self.servers.cancel()));
         let metrics = self.metrics.clone();
-        self.servers.until_the_end(async move {
+        self.servers.until_the_end("the writer of trust bundles", async move {
             lead(&mut leading, || async {
                 let _leading = crate::metrics::Held::new(&metrics.leading);
                 tokio::join!(writer.clone().run(), webhook.clone().run())

@@ -39,7 +39,8 @@ async fn until(fake: &Fake, what: &str, wanted: impl Fn(&Fake) -> bool) {
 fn writer(fake: &Fake) -> (TrustWriter, watch::Sender<Arc<Bundle>>) {
     let (sender, bundle) = watch::channel(anchors(1));
     let metrics = Metrics::new();
-    (TrustWriter { client: fake.client(), namespace: "mesh-system".to_owned(), bundle, metrics }, sender)
+    let (namespace, problems) = ("mesh-system".to_owned(), watch::Sender::new(Arc::default()));
+    (TrustWriter { client: fake.client(), namespace, bundle, metrics, problems }, sender)
 }
 
 #[tokio::test(start_paused = true)]
@@ -87,13 +88,51 @@ async fn what_cannot_be_written_is_tried_again_and_holds_up_no_other() {
     label(&fake, "shop", "enabled");
     fake.forbid(&format!("PATCH {}", path("full")));
     let (writer, _sender) = writer(&fake);
-    let metrics = writer.metrics.clone();
+    let (metrics, problems) = (writer.metrics.clone(), writer.problems.subscribe());
     let task = tokio::spawn(writer.run());
     let tries = |f: &Fake| f.asked().iter().filter(|asked| **asked == format!("PATCH {}", path("full"))).count();
     until(&fake, "the other, and three tries", |f| data(f, "shop") != Value::Null && tries(f) >= 3).await;
     assert!(metrics.render().contains("mesh_controller_trust_bundle_writes_total{outcome=\"failed\"}"));
+    // It is said of that namespace, and of no other, for as long as it is so and somebody here writes.
+    let told = || problems.borrow().problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let said = told();
+    assert!(said.len() == 1 && said[0].contains("ConfigMap full/mesh-trust-bundle"), "{said:?}");
+    assert!(said[0].contains("forbidden"), "{said:?}");
     fake.allow();
-    until(&fake, "allowed now", |f| data(f, "full") != Value::Null).await;
+    until(&fake, "allowed now", |f| data(f, "full") != Value::Null && told().is_empty()).await;
+    fake.forbid(&format!("PATCH {}", path("full")));
+    fake.remove(&path("full")).unwrap();
+    until(&fake, "told again", |_| !told().is_empty()).await;
+    task.abort();
+    until(&fake, "not by one that leads no more", |_| told().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_holds_with_other_anchors_in_it_is_replaced_all_the_same() {
+    let fake = Fake::new();
+    label(&fake, "tenant", "enabled");
+    let held =
+        |finalizers: Value| json!({"metadata": {"finalizers": finalizers}, "immutable": true, "data": {KEY: "forged"}});
+    fake.put(&path("tenant"), held(json!(["evil.example/hold", "evil.example/too"])));
+    let (writer, _sender) = writer(&fake);
+    let problems = writer.problems.subscribe();
+    let task = tokio::spawn(writer.run());
+    let right = json!(pem(&anchors(1)));
+    until(&fake, "replaced", |f| data(f, "tenant") == right).await;
+    let now = fake.get(&path("tenant")).unwrap();
+    assert_eq!((&now["metadata"]["finalizers"], &now["immutable"]), (&Value::Null, &Value::Null));
+    // One who may no longer take it off says what holds it, and the others have theirs.
+    fake.forbid(&format!("GET {}", path("tenant")));
+    fake.put(&path("tenant"), held(json!(["evil.example/hold"])));
+    label(&fake, "shop", "enabled");
+    let told = || problems.borrow().problems.iter().map(ToString::to_string).collect::<String>();
+    until(&fake, "told", |f| told().contains("tenant/mesh-trust-bundle") && data(f, "shop") == right).await;
+    fake.allow();
+    until(&fake, "replaced again", |f| data(f, "tenant") == right && told().is_empty()).await;
+    // A finalizer alone harms nothing: the object is written where it is.
+    fake.put(&path("tenant"), json!({"metadata": {"finalizers": ["backup.example/keep"]}, "data": {KEY: "edited"}}));
+    until(&fake, "repaired", |f| data(f, "tenant") == right).await;
+    assert_eq!(fake.get(&path("tenant")).unwrap()["metadata"]["finalizers"], json!(["backup.example/keep"]));
     task.abort();
 }
 
