@@ -8,7 +8,7 @@ use std::{
     net::TcpListener,
     os::unix::fs::symlink,
     path::Path,
-    process::Output,
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
@@ -59,6 +59,12 @@ fn a_server_that_does_not_answer_is_named() {
     assert!(said.contains(&format!("https://127.0.0.1:{port} cannot be reached")), "{said}");
     assert!(said.contains("mend: kubectl cluster-info") && said.contains("1 of "), "{said}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+
+    // Whether it has Mesh already is not known: what is printed would be applied, and replace its identity.
+    let output = Command::new(env!("CARGO_BIN_EXE_meshctl")).arg("install").env("KUBECONFIG", file).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
+    let said = text(&output.stderr);
+    assert!(said.contains("already is unknown") && said.contains("--ignore-cluster"), "{said}");
 
     let output = meshctl(&["check", "--context", "other", "--kubeconfig", file]);
     assert!(text(&output.stderr).contains("no context \"other\"; there are: c"), "{}", text(&output.stderr));

@@ -16,6 +16,7 @@ pub const VALUES: &str = include_str!("../../../charts/mesh/values.yaml");
 pub const HELPERS: &str = include_str!("../../../charts/mesh/templates/_helpers.tpl");
 /// Templates with their names, in the order of the names, which is the order Helm takes them in.
 pub const TEMPLATES: &[(&str, &str)] = templates![
+    "admission-policies.yaml",
     "config.yaml",
     "destination-rbac.yaml",
     "destination.yaml",

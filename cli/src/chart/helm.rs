@@ -41,6 +41,7 @@ const SETS: &[&[&str]] = &[
     &["--set", "destination.resources.limits=null"],
     &["--set", "identity.resources.limits.memory=null"],
     &["--set", "webhook.failurePolicy=Ignore"],
+    &["--set", "admissionPolicies.enabled=false"],
     &["--set", "proxy.image=registry.example/other@sha256:0123456789abcdef"],
     &["--set", "proxy.workers=4,proxy.uid=2102,proxy.shutdownGraceSeconds=0,proxy.nativeSidecar=false"],
     &["--set", "proxy.opaquePorts={25,3306-3310},proxy.skipInboundPorts={22},proxy.skipOutboundPorts={443,8443}"],

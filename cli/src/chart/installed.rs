@@ -3,12 +3,12 @@
 //! It reads objects by name and judges nothing about how they work: that is `meshctl check`'s.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{ChartError, identity::Material, values};
 use crate::{
     clock,
-    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object, path, value},
+    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object, path, pods::is_alive, value},
 };
 
 /// The parts of the control plane: Deployments.
@@ -98,21 +98,18 @@ impl Installed {
         objects.into_iter().any(|found| value::label(found, "app.kubernetes.io/managed-by") == "Helm")
     }
 
-    /// The values that it was installed with, as stored; none where there is no ConfigMap of them.
-    pub fn stored_values(&self) -> Result<Value, ChartError> {
-        let Some(found) = &self.values else { return Ok(json!({})) };
-        let text = found["data"]["values.yaml"].as_str().unwrap_or_default();
-        values::read_yaml(&format!("ConfigMap {CONTROL_NAMESPACE}/mesh-values, key values.yaml"), text)
-    }
-
-    /// Whether something else keeps the Secret with the issuer.
-    pub fn is_external(&self) -> bool {
-        self.stored_values().is_ok_and(|values| values["identity"]["external"] == true)
+    /// The values that it was installed with, as stored; `None` where they are lost. An installation stores every value,
+    /// defaults too, so that none at all says nothing about what they were.
+    pub fn stored_values(&self) -> Result<Option<Value>, ChartError> {
+        let text = self.values.as_ref().and_then(|found| found["data"]["values.yaml"].as_str());
+        let Some(text) = text else { return Ok(None) };
+        let values = values::read_yaml(&format!("ConfigMap {CONTROL_NAMESPACE}/mesh-values, key values.yaml"), text)?;
+        Ok(Some(values).filter(|values| values.as_object().is_some_and(|values| !values.is_empty())))
     }
 
     /// Whether there is a namespace that no installation made: it is neither changed nor deleted.
     pub fn is_in_anothers_namespace(&self) -> bool {
-        self.namespace.as_ref().is_some_and(|found| value::label(found, "app.kubernetes.io/part-of") != "mesh")
+        self.namespace.as_ref().is_some_and(|found| !is_ours(found))
     }
 
     /// How long ago its youngest object was made, for messages.
@@ -126,8 +123,16 @@ impl Installed {
 /// The webhook's configuration.
 pub const WEBHOOK: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/mesh-injector";
 
-/// What signs, out of the Secret mesh-issuer; `None` when there is no such Secret.
-pub async fn material(cluster: &Cluster) -> anyhow::Result<Option<Material>> {
+/// The Secret mesh-issuer as it was found.
+pub struct FoundIssuer {
+    /// What signs; a key that is not there is empty.
+    pub material: Material,
+    /// Whether an installation made it; else something else keeps it, such as cert-manager, or somebody wrote it anew.
+    pub is_ours: bool,
+}
+
+/// Reads the Secret mesh-issuer; `None` when there is none.
+pub async fn issuer(cluster: &Cluster) -> Result<Option<FoundIssuer>, ClusterError> {
     let Some(secret) = cluster.find(&core_object(CONTROL_NAMESPACE, "secrets", "mesh-issuer")).await? else {
         return Ok(None);
     };
@@ -137,13 +142,20 @@ pub async fn material(cluster: &Cluster) -> anyhow::Result<Option<Material>> {
         // What is no text is no PEM either, and is refused as such where it is judged.
         String::from_utf8_lossy(&bytes).into_owned()
     };
-    Ok(Some(Material { anchors: part("ca.crt"), certificate: part("tls.crt"), key: part("tls.key") }))
+    let material = Material { anchors: part("ca.crt"), certificate: part("tls.crt"), key: part("tls.key") };
+    Ok(Some(FoundIssuer { material, is_ours: is_ours(&secret) }))
 }
 
-/// Pods with a sidecar that have not ended.
+/// Whether an object carries the label of an installation.
+pub fn is_ours(object: &Value) -> bool {
+    value::label(object, "app.kubernetes.io/part-of") == "mesh"
+}
+
+/// Pods with a sidecar that have not ended and are not ending: a label alone makes none, and whoever holds a pod by a finalizer
+/// holds up nobody.
 pub async fn injected_pods(cluster: &Cluster) -> Result<Vec<Value>, ClusterError> {
     let mut pods = cluster.list("/api/v1/pods", "labelSelector=meshctl.dev%2Fproxy-version").await?;
-    pods.retain(|pod| !["Succeeded", "Failed"].contains(&value::text(pod, "/status/phase")));
+    pods.retain(|pod| value::container(pod, "mesh-proxy").is_some() && is_alive(pod));
     Ok(pods)
 }
 
@@ -185,6 +197,17 @@ mod tests {
         assert_eq!((found.extent(), found.version(), found.is_helms()), (Extent::Whole, Some("0.1.0"), false));
         found.namespace = Some(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
         assert_eq!(found.extent(), Extent::Ending);
+    }
+
+    #[test]
+    fn values_that_are_lost_are_not_taken_for_none() {
+        let of = |values: Option<Value>| Installed { values, ..Installed::default() }.stored_values();
+        for lost in [None, Some(json!({})), Some(json!({"data": null})), Some(json!({"data": {"values.yaml": " "}}))] {
+            assert_eq!(of(lost.clone()).unwrap(), None, "{lost:?}");
+        }
+        let stored = of(Some(json!({"data": {"values.yaml": "ha: true"}}))).unwrap();
+        assert_eq!(stored, Some(json!({"ha": true})));
+        assert!(of(Some(json!({"data": {"values.yaml": "- 1"}}))).unwrap_err().to_string().contains("mesh-values"));
     }
 
     #[test]

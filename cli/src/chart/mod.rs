@@ -147,7 +147,7 @@ pub fn object_path(object: &Value) -> Option<String> {
 }
 
 /// Kinds and the names of their resources.
-const RESOURCES: [(&str, &str); 15] = [
+const RESOURCES: [(&str, &str); 17] = [
     ("ClusterRole", "clusterroles"),
     ("ClusterRoleBinding", "clusterrolebindings"),
     ("ConfigMap", "configmaps"),
@@ -163,6 +163,8 @@ const RESOURCES: [(&str, &str); 15] = [
     ("Secret", "secrets"),
     ("Service", "services"),
     ("ServiceAccount", "serviceaccounts"),
+    ("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+    ("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
 ];
 
 /// The parts of a text that lines of three dashes divide.
@@ -183,7 +185,7 @@ fn documents(text: &str) -> Vec<&str> {
 }
 
 /// The kinds in our chart, in the order in which Helm installs them.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 15] = [
     "Namespace",
     "NetworkPolicy",
     "PodDisruptionBudget",
@@ -196,6 +198,10 @@ const ORDER: [&str; 12] = [
     "RoleBinding",
     "Service",
     "Deployment",
+    "MutatingWebhookConfiguration",
+    // Not in Helm's list: such come last, by name.
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
 ];
 
 fn rank(object: &Value) -> usize {

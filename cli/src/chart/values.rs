@@ -60,6 +60,7 @@ values! {
         destination: Component,
         injector: Component,
         webhook: Webhook,
+        admission_policies: AdmissionPolicies,
         proxy: Proxy,
         init: Init,
         #[cfg_attr(test, schemars(range(max = 300)))]
@@ -105,6 +106,8 @@ values! {
     }
     /// The webhook.
     Webhook { failure_policy: FailurePolicy, }
+    /// What holds the control plane's accounts to what they must do.
+    AdmissionPolicies { enabled: bool, }
     /// What sidecars are.
     Proxy {
         #[cfg_attr(test, schemars(regex(pattern = OPTIONAL_IMAGE)))]

@@ -77,9 +77,7 @@ impl Context {
     pub async fn labelled(&self) -> Result<Vec<String>, ClusterError> {
         let namespaces = self.namespaces().await?;
         let wanted = namespaces.iter().filter(|namespace| {
-            value::label(namespace, INJECT) == "enabled"
-                && value::text(namespace, "/status/phase") != "Terminating"
-                && self.scope.as_deref().is_none_or(|scope| scope == value::name(namespace))
+            asks_for_injection(namespace) && self.scope.as_deref().is_none_or(|scope| scope == value::name(namespace))
         });
         Ok(wanted.map(|namespace| value::name(namespace).to_owned()).collect())
     }
@@ -114,6 +112,11 @@ impl Context {
         *kept = Some((Instant::now(), items.clone()));
         Ok(items)
     }
+}
+
+/// Whether a namespace's label asks for injection, and it is not being deleted.
+pub fn asks_for_injection(namespace: &Value) -> bool {
+    value::label(namespace, INJECT) == "enabled" && value::text(namespace, "/status/phase") != "Terminating"
 }
 
 /// `namespace/name`.

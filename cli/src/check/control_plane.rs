@@ -21,6 +21,8 @@ const AREA: &str = "Control plane";
 const INSTALLED: &[When] = &[When::Installed];
 /// A leader renews its Lease every few seconds; one that is a minute over is of a leader that is gone.
 const LEASE_GRACE: i64 = 60;
+/// The read-only pages of each part.
+const PAGES: u16 = 4652;
 /// The Leases that leaders hold.
 const LEASES: [&str; 2] = ["mesh-identity", "mesh-destination"];
 
@@ -147,7 +149,14 @@ async fn pods(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         return Ok(Outcome::pass(format!("ready: {}", ready.join(", "))));
     }
     let pods = context.cluster.list(&core(CONTROL_NAMESPACE, "pods"), "").await?;
-    let trouble: Vec<_> = pods.iter().filter_map(trouble).collect();
+    let mut trouble: Vec<_> = Vec::new();
+    for pod in &pods {
+        let Some(why) = trouble_of(pod) else { continue };
+        trouble.push(match not_ready(&context, pod).await {
+            Some(said) => format!("{}: {said}", value::name(pod)),
+            None => why,
+        });
+    }
     let mut said = names(&waiting);
     if !trouble.is_empty() {
         said.push_str(&format!(": {}", names(&trouble)));
@@ -155,8 +164,18 @@ async fn pods(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     Ok(Outcome::NotYet(said.into()))
 }
 
+/// What a running pod that is not ready says of itself (`/ready`); `None` where it says nothing.
+async fn not_ready(context: &Context, pod: &Value) -> Option<String> {
+    if value::text(pod, "/status/phase") != "Running" {
+        return None;
+    }
+    let page = context.cluster.page(CONTROL_NAMESPACE, value::name(pod), PAGES, "/ready").await.ok()?;
+    let said = String::from_utf8_lossy(&page.body).trim().to_owned();
+    (page.status == http::StatusCode::SERVICE_UNAVAILABLE && !said.is_empty()).then_some(said)
+}
+
 /// What keeps a pod from being ready, in the words of the kubelet or the scheduler.
-pub(super) fn trouble(pod: &Value) -> Option<String> {
+pub(super) fn trouble_of(pod: &Value) -> Option<String> {
     if !super::context::is_alive(pod) || value::condition(pod, "Ready") == "True" {
         return None;
     }
@@ -253,15 +272,15 @@ fn holder(name: &str, lease: &Value) -> Result<String, String> {
 }
 
 /// What an account must be allowed.
-struct Needed {
-    account: &'static str,
-    verb: &'static str,
-    group: &'static str,
-    resource: &'static str,
+pub(super) struct Needed {
+    pub(super) account: &'static str,
+    pub(super) verb: &'static str,
+    pub(super) group: &'static str,
+    pub(super) resource: &'static str,
     /// An object by name.
-    name: &'static str,
+    pub(super) name: &'static str,
     /// Whether it is in the namespace of the control plane only.
-    inside: bool,
+    pub(super) inside: bool,
 }
 
 const fn needed(account: &'static str, verb: &'static str, group: &'static str, resource: &'static str) -> Needed {
@@ -272,10 +291,14 @@ const fn of_one(name: &'static str, inside: bool, needed: Needed) -> Needed {
     Needed { name, inside, ..needed }
 }
 
+const fn inside(needed: Needed) -> Needed {
+    Needed { inside: true, ..needed }
+}
+
 const LEASES_GROUP: &str = "coordination.k8s.io";
 
-/// One of each rule of the chart's roles.
-static NEEDED: [Needed; 19] = [
+/// One verb of each resource of the chart's roles, but for what a value takes away (`patch` of the webhook).
+pub(super) static NEEDED: [Needed; 27] = [
     needed("mesh-identity", "create", "authentication.k8s.io", "tokenreviews"),
     needed("mesh-identity", "list", "", "pods"),
     needed("mesh-identity", "list", "", "namespaces"),
@@ -284,9 +307,10 @@ static NEEDED: [Needed; 19] = [
     of_one(
         "mesh-injector",
         false,
-        needed("mesh-identity", "patch", "admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+        needed("mesh-identity", "get", "admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
     ),
     of_one("mesh-issuer", true, needed("mesh-identity", "get", "", "secrets")),
+    inside(needed("mesh-identity", "create", LEASES_GROUP, "leases")),
     of_one("mesh-identity", true, needed("mesh-identity", "update", LEASES_GROUP, "leases")),
     needed("mesh-destination", "watch", "", "services"),
     needed("mesh-destination", "watch", "", "pods"),
@@ -294,28 +318,39 @@ static NEEDED: [Needed; 19] = [
     needed("mesh-destination", "watch", "", "namespaces"),
     needed("mesh-destination", "watch", "discovery.k8s.io", "endpointslices"),
     needed("mesh-destination", "watch", GATEWAY_GROUP, "httproutes"),
+    needed("mesh-destination", "watch", GATEWAY_GROUP, "grpcroutes"),
+    needed("mesh-destination", "watch", GATEWAY_GROUP, "tlsroutes"),
+    needed("mesh-destination", "watch", GATEWAY_GROUP, "tcproutes"),
     needed("mesh-destination", "watch", GATEWAY_GROUP, "referencegrants"),
     needed("mesh-destination", "watch", "policy.meshctl.dev", "retrypolicies"),
     needed("mesh-destination", "patch", GATEWAY_GROUP, "httproutes/status"),
+    needed("mesh-destination", "patch", GATEWAY_GROUP, "grpcroutes/status"),
+    needed("mesh-destination", "patch", GATEWAY_GROUP, "tlsroutes/status"),
+    needed("mesh-destination", "patch", GATEWAY_GROUP, "tcproutes/status"),
+    inside(needed("mesh-destination", "create", LEASES_GROUP, "leases")),
     of_one("mesh-destination", true, needed("mesh-destination", "update", LEASES_GROUP, "leases")),
     needed("mesh-injector", "create", "", "events"),
 ];
 
-async fn permissions(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+/// Whether an account of the control plane is allowed something.
+pub(super) async fn may(context: &Context, account: &str, attributes: &Value) -> Result<bool, ClusterError> {
     const PATH: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-    let cluster = &context.cluster;
+    let asked = json!({
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+        "spec": {
+            "user": format!("system:serviceaccount:{CONTROL_NAMESPACE}:{account}"),
+            "groups": ["system:serviceaccounts", format!("system:serviceaccounts:{CONTROL_NAMESPACE}"), "system:authenticated"],
+            "resourceAttributes": attributes,
+        },
+    });
+    Ok(value::flag(&context.cluster.post(PATH, &asked).await?, "/status/allowed"))
+}
+
+async fn permissions(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let context = &*context;
     let review = |Needed { account, verb, group, resource, name, inside }: &'static Needed| async move {
-        let asked = json!({
-            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
-            "spec": {
-                "user": format!("system:serviceaccount:{CONTROL_NAMESPACE}:{account}"),
-                "groups": ["system:serviceaccounts", format!("system:serviceaccounts:{CONTROL_NAMESPACE}"), "system:authenticated"],
-                "resourceAttributes": attributes(verb, group, resource, name, *inside),
-            },
-        });
-        let answer = cluster.post(PATH, &asked).await?;
-        let said = || format!("the ServiceAccount {account} may not {verb} {resource}");
-        Ok((!value::flag(&answer, "/status/allowed")).then(said))
+        let is_allowed = may(context, account, &attributes(verb, group, resource, name, *inside)).await?;
+        Ok((!is_allowed).then(|| format!("the ServiceAccount {account} may not {verb} {resource}")))
     };
     let lacking = refused(NEEDED.iter().map(review)).await?;
     Ok(match lacking.as_slice() {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Check, Context, Finding, Outcome, When,
     context::{INIT, INJECT, PROXY, full_name, is_alive},
-    control_plane::trouble,
+    control_plane::trouble_of,
     count, names, page,
 };
 use crate::{
@@ -130,11 +130,14 @@ async fn redirection(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     if let Some((pod, _)) = wrong.first() {
         let mend = format!("kubectl -n {} logs {} -c {INIT}", value::namespace(pod), value::name(pod));
         let told: Vec<_> = wrong.iter().map(|(_, said)| said.trim_end().to_owned()).collect();
-        return Ok(Outcome::NotYet(Finding::mend(names(&told), mend)));
+        return Ok(Outcome::some_not_yet(&context, Finding::mend(names(&told), mend), wrong.len(), with.len()));
     }
     Ok(match done == with.len() {
         true => Outcome::pass(format!("the traffic of {} is redirected", count(done, "pod"))),
-        false => Outcome::not_yet(format!("{} of {} are redirected", done, count(with.len(), "pod"))),
+        false => {
+            let said = format!("{} of {} are redirected", done, count(with.len(), "pod"));
+            Outcome::some_not_yet(&context, said.into(), with.len() - done, with.len())
+        }
     })
 }
 
@@ -151,11 +154,11 @@ async fn ready(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     };
     let told: Vec<_> = waiting
         .iter()
-        .map(|pod| trouble(pod).map_or_else(|| full_name(pod), |why| format!("{}/{why}", value::namespace(pod))))
+        .map(|pod| trouble_of(pod).map_or_else(|| full_name(pod), |why| format!("{}/{why}", value::namespace(pod))))
         .collect();
     let mend = format!("kubectl -n {} logs {} -c {PROXY}", value::namespace(first), value::name(first));
     let said = format!("{} of {} not ready: {}", waiting.len(), count(pods.len(), "sidecar"), names(&told));
-    Ok(Outcome::NotYet(Finding::mend(said, mend)))
+    Ok(Outcome::some_not_yet(&context, Finding::mend(said, mend), waiting.len(), pods.len()))
 }
 
 fn are(number: usize) -> String {
@@ -210,7 +213,7 @@ async fn certificates(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     if let Some((pod, _)) = wrong.first() {
         let mend = format!("kubectl -n {} logs {} -c {PROXY}", value::namespace(pod), value::name(pod));
         let told: Vec<_> = wrong.iter().map(|(_, said)| said.clone()).collect();
-        return Ok(Outcome::NotYet(Finding::mend(names(&told), mend)));
+        return Ok(Outcome::some_not_yet(&context, Finding::mend(names(&told), mend), wrong.len(), read.len()));
     }
     Ok(match unread.as_slice() {
         [] => Outcome::pass(format!(
@@ -254,7 +257,7 @@ async fn policy(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     Ok(match (away.as_slice(), rejected.as_slice(), unread.as_slice()) {
         ([], [], []) => Outcome::pass(format!("{} hearing from the control plane", are(read.len()))),
         ([], rejected, unread) => Outcome::warn(names(&[rejected, unread].concat())),
-        (away, _, _) => Outcome::not_yet(names(away)),
+        (away, _, _) => Outcome::some_not_yet(&context, names(away).into(), away.len(), read.len()),
     })
 }
 

@@ -1,12 +1,12 @@
 //! Identity: the trust bundle, the issuer, who has the bundle, and what identity serves.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::Value;
 
-use super::{Check, Context, Finding, Outcome, When, context::full_name, count, names, page};
+use super::{Check, Context, Finding, Outcome, Status, When, context::full_name, count, names, page};
 use crate::{
     certificate::{self, Certificate},
     clock,
@@ -23,6 +23,8 @@ const IDENTITY_PORT: u16 = 4650;
 const SOON: i64 = 30 * 24 * 3600;
 /// Of a life shorter than [`SOON`], the share that must be left.
 const SHARE: f64 = 0.2;
+/// How long it is waited for mesh-identity to end what holds a bundle.
+const HELD: Duration = Duration::from_secs(5);
 
 pub(super) static CHECKS: &[Check] = &[
     Check {
@@ -171,19 +173,33 @@ async fn bundles(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         return Ok(Outcome::skip("no namespace is labelled meshctl.dev/inject=enabled yet"));
     }
     let wanted = context.cluster.get(&trust_bundle::path(CONTROL_NAMESPACE)).await?;
-    let mut wrong = Vec::new();
+    let (mut held, mut wrong) = (Vec::new(), Vec::new());
     for namespace in &labelled {
         match context.cluster.find(&trust_bundle::path(namespace)).await? {
             None => wrong.push(format!("the namespace {namespace} has none")),
             Some(found) if trust_bundle::text(&found) != trust_bundle::text(&wanted) => {
-                wrong.push(format!("the namespace {namespace} has another one"));
+                match trust_bundle::held(&found) {
+                    Some(by) => held.push(by),
+                    None => wrong.push(format!("the namespace {namespace} has another one")),
+                }
             }
             Some(_) => {}
         }
     }
-    Ok(match wrong.as_slice() {
-        [] => Outcome::pass(format!("the trust bundle is in {}", count(labelled.len(), "labelled namespace"))),
-        wrong => Outcome::not_yet(names(wrong)),
+    let told: Vec<_> = held.iter().map(|held| held.said.clone()).chain(wrong.iter().cloned()).collect();
+    let mend = held.first().map(|held| held.mend.clone());
+    let finding = Finding { said: names(&told), mend };
+    Ok(match (held.is_empty(), wrong.is_empty()) {
+        (true, true) => {
+            Outcome::pass(format!("the trust bundle is in {}", count(labelled.len(), "labelled namespace")))
+        }
+        // mesh-identity ends that by itself at once, unless it is held anew: that is for those of the namespace, who harm
+        // nobody else by it.
+        (false, true) => {
+            let then = if context.scope.is_some() { Status::Failed } else { Status::Warning };
+            Outcome::Behind { finding, within: HELD, then }
+        }
+        (_, false) => Outcome::some_not_yet(&context, finding, told.len(), labelled.len()),
     })
 }
 

@@ -3,19 +3,21 @@
 //!
 //! Checks only look: nothing in a cluster is changed by them (a pod is created as a dry run, which stores nothing).
 
+mod admission;
 mod context;
 mod control_plane;
 mod data_plane;
 mod gateway_api;
 mod identity;
 mod kubernetes;
+mod pod_security;
 pub mod report;
 pub mod run;
 #[cfg(test)]
 mod tests;
 mod webhook;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
@@ -23,6 +25,10 @@ pub use context::Context;
 pub use data_plane::PAGES as READ_ONLY_PAGES;
 
 use crate::kube::ClusterError;
+
+/// How long a check of the whole cluster waits for some pods or namespaces while others are well: what comes up by itself
+/// takes less.
+const SOME_BEHIND: Duration = Duration::from_secs(60);
 
 /// When a check makes sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +77,16 @@ pub enum Outcome {
     Warn(Finding),
     /// Not well yet, as happens while things come up: asked again until the wait is over.
     NotYet(Finding),
+    /// Not well yet for some while others are: no more than `within` is waited for those, for it may be that their own
+    /// namespace holds them up; then it ends as `then`.
+    Behind {
+        /// What is not well.
+        finding: Finding,
+        /// How long since the check began.
+        within: Duration,
+        /// A failure, or a warning.
+        then: Status,
+    },
     /// Not well, and waiting does not help.
     Fail(Finding),
     /// It could not be found out, or there is nothing to look at; why.
@@ -115,6 +131,15 @@ impl Outcome {
         Self::NotYet(said.into().into())
     }
 
+    /// Not well yet, for `bad` of `all`. In a check of the whole cluster a few are waited for no longer than it takes to
+    /// come up: one namespace must not hold up what is said of the others.
+    fn some_not_yet(context: &Context, finding: Finding, bad: usize, all: usize) -> Self {
+        if context.scope.is_some() || bad >= all {
+            return Self::NotYet(finding);
+        }
+        Self::Behind { finding, within: SOME_BEHIND, then: Status::Failed }
+    }
+
     fn skip(said: impl Into<String>) -> Self {
         Self::Skip(said.into())
     }
@@ -137,8 +162,10 @@ pub enum Status {
 /// Every check, in the order in which they are told.
 pub static ALL: &[&[Check]] = &[
     kubernetes::CHECKS,
+    pod_security::CHECKS,
     gateway_api::CHECKS,
     control_plane::CHECKS,
+    admission::CHECKS,
     identity::CHECKS,
     webhook::CHECKS,
     data_plane::CHECKS,

@@ -56,6 +56,8 @@ pub async fn run(
     let mut waiting: Vec<&'static Check> = checks.to_vec();
     let mut done: BTreeMap<&'static str, Report> = BTreeMap::new();
     let mut running = FuturesUnordered::new();
+    // When each check was first asked.
+    let mut first: BTreeMap<&'static str, Instant> = BTreeMap::new();
     let mut told = 0;
     loop {
         waiting.retain(|check| {
@@ -89,8 +91,14 @@ pub async fn run(
             }
             continue;
         };
-        if let Outcome::NotYet(finding) = &outcome
-            && Instant::now() < deadline
+        let since = *first.entry(check.id).or_insert(begun);
+        let coming = match &outcome {
+            Outcome::NotYet(finding) => Some((finding, deadline)),
+            Outcome::Behind { finding, within, .. } => Some((finding, deadline.min(since + *within))),
+            _ => None,
+        };
+        if let Some((finding, until)) = coming
+            && Instant::now() < until
         {
             tell(Event::Waiting(check, &finding.said));
             running.push(attempt(check, context.clone(), AGAIN));
@@ -121,13 +129,16 @@ fn report(check: &'static Check, outcome: Outcome, took: Duration, wait: Duratio
         Outcome::Skip(said) => (Status::Skipped, said, String::new()),
         Outcome::Warn(finding) => (Status::Warning, finding.said.clone(), mend(&finding)),
         Outcome::Fail(finding) => (Status::Failed, finding.said.clone(), mend(&finding)),
-        Outcome::NotYet(finding) => {
-            let said = match wait.as_secs() {
-                0 => finding.said.clone(),
-                seconds => format!("{}, still after {seconds} s", finding.said),
-            };
-            (Status::Failed, said, mend(&finding))
-        }
+        Outcome::NotYet(finding) => (Status::Failed, after(&finding, wait), mend(&finding)),
+        Outcome::Behind { finding, within, then } => (then, after(&finding, wait.min(within)), mend(&finding)),
     };
     Report { check, status, said, mend, took }
+}
+
+/// What was seen, and how long it was waited for.
+fn after(finding: &Finding, waited: Duration) -> String {
+    match waited.as_secs() {
+        0 => finding.said.clone(),
+        seconds => format!("{}, still after {seconds} s", finding.said),
+    }
 }

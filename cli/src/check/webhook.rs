@@ -187,16 +187,33 @@ async fn called(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         let context = context.clone();
         async move { (namespace, dry_run(&context, namespace, &json!({})).await) }
     });
-    let tried: Vec<(&String, Result<Outcome, ClusterError>)> =
+    let tried: Vec<(&String, Result<Tried, ClusterError>)> =
         stream::iter(tries).buffered(TRIED_AT_ONCE).collect().await;
     let mut injected = 0;
-    let mut skipped = Vec::new();
+    let (mut skipped, mut refused, mut coming) = (Vec::new(), Vec::new(), Vec::new());
     for (namespace, outcome) in tried {
         match outcome? {
-            Outcome::Pass(_) => injected += 1,
-            Outcome::Skip(why) => skipped.push(format!("{namespace}: {why}")),
-            other => return Ok(other),
+            Tried::Injected => injected += 1,
+            Tried::Skipped(why) => skipped.push(format!("{namespace}: {why}")),
+            Tried::Refused => refused.push(namespace.as_str()),
+            Tried::NotYet(why) => coming.push(why),
         }
+    }
+    if !coming.is_empty() {
+        let all = injected + coming.len();
+        return Ok(Outcome::some_not_yet(&context, names(&coming).into(), coming.len(), all));
+    }
+    if !refused.is_empty() {
+        return Ok(Outcome::Fail(Finding::mend(
+            format!(
+                "Pod Security of {} refuses NET_ADMIN, which mesh-init needs: no pod can start there with a sidecar",
+                names(&refused)
+            ),
+            format!(
+                "kubectl label namespace {} --overwrite pod-security.kubernetes.io/enforce=privileged",
+                refused.join(" ")
+            ),
+        )));
     }
     Ok(match (injected, skipped.as_slice()) {
         (0, skipped) => Outcome::skip(names(skipped)),
@@ -212,13 +229,25 @@ async fn called(context: Arc<Context>) -> Result<Outcome, ClusterError> {
 /// Tries a pod with a label of its own, where no namespace is labelled yet.
 async fn asks_itself(context: &Context) -> Result<Outcome, ClusterError> {
     Ok(match dry_run(context, UNLABELLED, &json!({ INJECT: "enabled" })).await? {
-        Outcome::Pass(_) => Outcome::pass(format!("a new pod with the label {INJECT}=enabled gets a sidecar")),
-        Outcome::NotYet(finding) => Outcome::NotYet(finding),
+        Tried::Injected => Outcome::pass(format!("a new pod with the label {INJECT}=enabled gets a sidecar")),
+        Tried::NotYet(why) => Outcome::not_yet(why),
         // Whatever keeps such a pod out of there says nothing of the namespaces that will be labelled.
         _ => Outcome::skip(format!(
             "no namespace is labelled {INJECT}=enabled yet; kubectl label namespace NAME {INJECT}=enabled"
         )),
     })
+}
+
+/// What became of a pod that was tried.
+enum Tried {
+    /// It would get a sidecar.
+    Injected,
+    /// Pod Security would refuse it for what is injected.
+    Refused,
+    /// The webhook was not called, or did not do its work.
+    NotYet(String),
+    /// It says nothing of the webhook.
+    Skipped(String),
 }
 
 /// Whether a pod is refused for what is injected, and not for what it is itself.
@@ -227,7 +256,7 @@ fn refuses_init(said: &str) -> bool {
 }
 
 /// Creates a pod without storing it, and looks at what came back. It is one that Pod Security "restricted" accepts.
-async fn dry_run(context: &Context, namespace: &str, labels: &Value) -> Result<Outcome, ClusterError> {
+async fn dry_run(context: &Context, namespace: &str, labels: &Value) -> Result<Tried, ClusterError> {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "generateName": "mesh-check-", "labels": labels },
@@ -242,22 +271,16 @@ async fn dry_run(context: &Context, namespace: &str, labels: &Value) -> Result<O
     });
     let answer = context.cluster.post(&format!("{}?dryRun=All", core(namespace, "pods")), &pod).await;
     Ok(match answer {
-        Ok(pod) if value::container(&pod, PROXY).is_some() => Outcome::pass(""),
-        Ok(_) => Outcome::not_yet(format!("a new pod of the namespace {namespace} came back without a sidecar")),
+        Ok(pod) if value::container(&pod, PROXY).is_some() => Tried::Injected,
+        Ok(_) => Tried::NotYet(format!("a new pod of the namespace {namespace} came back without a sidecar")),
         Err(ClusterError::Forbidden { message }) if message.contains("cannot create") => {
-            Outcome::skip("this user may not create pods")
+            Tried::Skipped("this user may not create pods".to_owned())
         }
-        Err(error) if refuses_init(&error.to_string()) => Outcome::Fail(Finding::mend(
-            format!(
-                "Pod Security of the namespace {namespace} refuses NET_ADMIN, which mesh-init needs: no pod can start there with \
-                 a sidecar"
-            ),
-            format!("kubectl label namespace {namespace} --overwrite pod-security.kubernetes.io/enforce=privileged"),
-        )),
+        Err(error) if refuses_init(&error.to_string()) => Tried::Refused,
         // A webhook of ours that cannot be reached, or that refuses; the API server names it.
         Err(error) if error.to_string().contains("inject.meshctl.dev") => {
-            Outcome::not_yet(format!("the API server could not have a pod of {namespace} injected: {error}"))
+            Tried::NotYet(format!("the API server could not have a pod of {namespace} injected: {error}"))
         }
-        Err(error) => Outcome::skip(format!("a new pod is refused for another reason: {error}")),
+        Err(error) => Tried::Skipped(format!("a new pod is refused for another reason: {error}")),
     })
 }

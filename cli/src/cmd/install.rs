@@ -26,7 +26,7 @@ use crate::{
     },
     clock,
     globals::Globals,
-    kube::{CONTROL_NAMESPACE, Cluster, ClusterError},
+    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object},
     output,
 };
 
@@ -73,9 +73,16 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let form = print::wanted(args.output, "meshctl install | kubectl apply -f -")?;
     only_namespace(globals)?;
     // Helm needs the namespace before the chart; kubectl is given it with the rest, unless it is somebody else's.
-    let create = args.ignore_cluster || super::block_on(absent(globals))?;
-    let mut given = args.given.over(json!({"namespace": {"create": create}}))?;
+    let found = if args.ignore_cluster { Room::unknown() } else { super::block_on(absent(globals))? };
+    let mut given = args.given.over(json!({"namespace": {"create": found.create_namespace}}))?;
     let signing = sign(&mut given)?;
+    if let (Signing::Made(_), Some(server)) = (&signing, &found.issuer_at) {
+        bail!(
+            "the Secret {CONTROL_NAMESPACE}/mesh-issuer is at {server} already, and a new identity would take its place. If \
+             something else keeps it (cert-manager), give --identity-external-issuer; if it is left from an installation that no \
+             pod trusts any more, delete it: kubectl -n {CONTROL_NAMESPACE} delete secret mesh-issuer"
+        );
+    }
     if args.identity_anchor_key_out.is_some() && !matches!(signing, Signing::Made(_)) {
         bail!("--identity-anchor-key-out is for an anchor that is made here, and the trust anchors were given");
     }
@@ -96,32 +103,42 @@ pub fn only_namespace(globals: &Globals) -> anyhow::Result<()> {
     }
 }
 
-/// Refuses when Mesh is in the cluster already, wholly or half. A cluster that does not answer is only told about. Whether
-/// the namespace is ours to make.
-async fn absent(globals: &Globals) -> anyhow::Result<bool> {
+/// What an install finds where no Mesh is.
+struct Room {
+    /// Whether the namespace is ours to make.
+    create_namespace: bool,
+    /// The server that has a Secret mesh-issuer already.
+    issuer_at: Option<String>,
+}
+
+impl Room {
+    /// Of a cluster that was not asked.
+    fn unknown() -> Self {
+        Self { create_namespace: true, issuer_at: None }
+    }
+}
+
+/// Refuses when Mesh is in the cluster already, wholly or half, and when that cannot be seen: what is printed goes to
+/// `kubectl apply`, and would replace the identity of an installation. Where no cluster is known there is none to ask.
+async fn absent(globals: &Globals) -> anyhow::Result<Room> {
     let named = globals.context.is_some() || globals.kubeconfig.is_some();
     let look = async {
         let cluster = Cluster::connect(globals).await?;
-        Ok::<_, ClusterError>((Installed::look(&cluster).await?, cluster.server().to_owned()))
+        let found = Installed::look(&cluster).await?;
+        let has_issuer = match cluster.find(&core_object(CONTROL_NAMESPACE, "secrets", "mesh-issuer")).await {
+            Ok(found) => found.is_some(),
+            // Whoever may not read it may not replace it either; kubectl will say so.
+            Err(error) if error.is_forbidden() => false,
+            Err(error) => return Err(error),
+        };
+        Ok::<_, ClusterError>((found, has_issuer, cluster.server().to_owned()))
     };
-    let (found, server) = match tokio::time::timeout(LOOK, look).await {
+    let unknown = "whether Mesh is installed there already is unknown; --ignore-cluster does not look";
+    let (found, has_issuer, server) = match tokio::time::timeout(LOOK, look).await {
         Ok(Ok(found)) => found,
-        Ok(Err(ClusterError::NoKubeconfig { .. })) if !named => return Ok(true),
-        Ok(Err(error)) if named => {
-            return Err(error)
-                .context("whether Mesh is installed there already is unknown; --ignore-cluster does not look");
-        }
-        Ok(Err(error)) => {
-            output::note(&format!("note: whether Mesh is installed already was not seen: {error}"));
-            return Ok(true);
-        }
-        Err(_) => {
-            output::note(&format!(
-                "note: whether Mesh is installed already was not seen: no answer in {} s",
-                LOOK.as_secs()
-            ));
-            return Ok(true);
-        }
+        Ok(Err(ClusterError::NoKubeconfig { .. })) if !named => return Ok(Room::unknown()),
+        Ok(Err(error)) => return Err(error).context(unknown),
+        Err(_) => bail!("{unknown}: the cluster did not answer within {} s", LOOK.as_secs()),
     };
     judge(&found, &server)?;
     if found.is_in_anothers_namespace() {
@@ -130,7 +147,7 @@ async fn absent(globals: &Globals) -> anyhow::Result<bool> {
              kubectl label namespace {CONTROL_NAMESPACE} meshctl.dev/inject=disabled"
         ));
     }
-    Ok(!found.is_in_anothers_namespace())
+    Ok(Room { create_namespace: !found.is_in_anothers_namespace(), issuer_at: has_issuer.then_some(server) })
 }
 
 /// What is there decides whether an install may follow.
@@ -165,7 +182,7 @@ fn judge(found: &Installed, server: &str) -> anyhow::Result<()> {
 }
 
 /// Says what signs, and writes the anchor's key where it was asked for.
-fn tell(signing: &Signing, key_out: Option<&Path>) -> anyhow::Result<()> {
+pub(super) fn tell(signing: &Signing, key_out: Option<&Path>) -> anyhow::Result<()> {
     match signing {
         Signing::Made(made) => {
             for line in made.material.describe() {

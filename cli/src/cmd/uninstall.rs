@@ -16,7 +16,7 @@ use crate::{
         print::{self, Form},
     },
     globals::Globals,
-    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, value},
+    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, trust_bundle, value},
     output,
 };
 
@@ -63,15 +63,15 @@ async fn there(cluster: &Cluster, force: bool) -> anyhow::Result<Vec<Value>> {
         bail!("Helm installed Mesh at {}: use `helm uninstall`, so that Helm knows of it", cluster.server());
     }
     warn_of_pods(&installed::injected_pods(cluster).await?, force)?;
-    let external = found.is_external();
     let mut objects = Vec::new();
     for object in everything()? {
-        if external && object["kind"] == "Secret" {
-            output::note(&format!("note: the Secret {CONTROL_NAMESPACE}/mesh-issuer stays: something else keeps it"));
-            continue;
-        }
         let Some(place) = chart::object_path(&object) else { continue };
-        if cluster.find(&place).await?.is_none() {
+        let Some(there) = cluster.find(&place).await? else { continue };
+        // Asked of the object itself: the values, which say whether it is ours, may be lost.
+        if object["kind"] == "Secret" && !installed::is_ours(&there) {
+            output::note(&format!(
+                "note: the Secret {CONTROL_NAMESPACE}/mesh-issuer stays: it was not made by this installation"
+            ));
             continue;
         }
         // A namespace that was there before us, or is somebody else's, is not ours to delete.
@@ -120,8 +120,18 @@ async fn bundles(cluster: &Cluster) -> anyhow::Result<Vec<Value>> {
         }
         other => other?,
     };
-    let elsewhere = listed.iter().map(value::namespace).filter(|namespace| *namespace != CONTROL_NAMESPACE);
-    Ok(elsewhere.map(|namespace| reference("v1", "ConfigMap", "mesh-trust-bundle", Some(namespace))).collect())
+    let mut objects = Vec::new();
+    for bundle in listed.iter().filter(|bundle| value::namespace(bundle) != CONTROL_NAMESPACE) {
+        let namespace = value::namespace(bundle);
+        // `kubectl delete` waits for what it deletes, and here that is not ours to end.
+        if let Some(held) = trust_bundle::held(bundle) {
+            output::note(&format!("note: the trust bundle of the namespace {namespace} stays: {}", held.said));
+            output::note(&format!("      to end that: {}", held.mend));
+            continue;
+        }
+        objects.push(reference("v1", "ConfigMap", "mesh-trust-bundle", Some(namespace)));
+    }
+    Ok(objects)
 }
 
 /// Everything that an installation may have, whatever its values: references, in the order of deletion.
@@ -178,11 +188,19 @@ mod tests {
     const PODS: &str = "/api/v1/pods";
     const CONFIG_MAPS: &str = "/api/v1/configmaps";
     const NAMESPACE: &str = "/api/v1/namespaces/mesh-system";
+    const SECRET: &str = "/api/v1/namespaces/mesh-system/secrets/mesh-issuer";
 
     #[tokio::test]
     async fn only_what_is_there_is_deleted_and_meshed_pods_are_warned_of() {
-        let pod = json!({"metadata": {"namespace": "shop", "name": "web-1"}, "status": {"phase": "Running"}});
-        let done = json!({"metadata": {"namespace": "shop", "name": "job-1"}, "status": {"phase": "Succeeded"}});
+        let spec = json!({"initContainers": [{"name": "mesh-proxy"}]});
+        let pod =
+            json!({"metadata": {"namespace": "shop", "name": "web-1"}, "spec": spec, "status": {"phase": "Running"}});
+        let done =
+            json!({"metadata": {"namespace": "shop", "name": "job-1"}, "spec": spec, "status": {"phase": "Succeeded"}});
+        // Neither what only says that it has a sidecar, nor what somebody keeps from ending.
+        let claims = json!({"metadata": {"namespace": "tenant", "name": "a"}, "status": {"phase": "Running"}});
+        let mut kept = pod.clone();
+        kept["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
         let ours = json!({"metadata": {"name": "mesh-system", "labels": {"app.kubernetes.io/part-of": "mesh"}}});
         let webhook = json!({"metadata": {"name": "mesh-injector"}});
         let bundle = |namespace: &str| json!({"metadata": {"namespace": namespace, "name": "mesh-trust-bundle"}});
@@ -196,9 +214,20 @@ mod tests {
         let said = there(&cluster, false).await.unwrap_err().to_string();
         assert!(said.contains("sidecars (1)") && said.contains("shop/web-1") && said.contains("--force"), "{said}");
         there(&cluster, true).await.unwrap();
-        let objects = there(&mock().list(PODS, vec![done]).cluster(), false).await.unwrap();
+        let objects = there(&mock().list(PODS, vec![done, claims, kept]).cluster(), false).await.unwrap();
         let names: Vec<_> = objects.iter().map(|o| (value::text(o, "/kind"), value::namespace(o))).collect();
         assert_eq!(names, [("MutatingWebhookConfiguration", ""), ("ConfigMap", "shop"), ("Namespace", "")]);
+        // What cannot be deleted by `kubectl delete` would keep it waiting, and a Secret of somebody else is not ours.
+        let mut held = bundle("tenant");
+        held["metadata"]["finalizers"] = json!(["evil.example/hold"]);
+        let foreign = json!({"metadata": {"name": "mesh-issuer"}});
+        let cluster = mock().list(PODS, vec![]).list(CONFIG_MAPS, vec![bundle("shop"), held]).object(SECRET, foreign);
+        let objects = there(&cluster.cluster(), false).await.unwrap();
+        let kinds: Vec<_> = objects.iter().map(|o| (value::text(o, "/kind"), value::namespace(o))).collect();
+        assert_eq!(kinds, names, "neither the held bundle nor the Secret");
+        let ours = json!({"metadata": {"name": "mesh-issuer", "labels": {"app.kubernetes.io/part-of": "mesh"}}});
+        let cluster = mock().list(PODS, vec![]).object(SECRET, ours).cluster();
+        assert!(there(&cluster, false).await.unwrap().iter().any(|object| object["kind"] == "Secret"));
         let nothing = Mock::default().list(PODS, vec![]).list(CONFIG_MAPS, vec![]).cluster();
         assert!(there(&nothing, false).await.unwrap_err().to_string().contains("nothing of Mesh"));
     }

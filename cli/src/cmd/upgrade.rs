@@ -18,8 +18,8 @@ use crate::{
     chart::{
         self, Manifest, diff,
         given::{Given, Signing, sign},
-        identity,
-        installed::{self, Extent, Installed},
+        identity::{self, Material},
+        installed::{self, Extent, FoundIssuer, Installed},
         print::{self, Form},
         values, yaml,
     },
@@ -39,17 +39,30 @@ const SKEW: u64 = 1;
   meshctl upgrade --set proxy.logLevel=warn | kubectl apply -f -
   kubectl -n shop rollout restart deployment        # afterwards: new sidecars
   meshctl upgrade --identity-anchor-key-file anchor.key | kubectl apply -f -   # the next issuer
+  meshctl upgrade --new-identity | kubectl apply -f -   # the Secret mesh-issuer is lost
 
+What is lost is never made up: without the stored values (ConfigMap mesh-values) or the issuer (Secret mesh-issuer)
+nothing is printed unless it is said what to do.
 Exit codes: 0 ok, 1 failed, 2 wrong usage.")]
 pub struct Args {
     #[command(flatten)]
     given: Given,
-    /// Forget the values of the installation; the identity is kept
+    /// Begin with the defaults: forget the values of the installation, or do without them where they are lost. The
+    /// identity is kept
     #[arg(long)]
     reset_values: bool,
     /// Make the next issuer, for a year, with the key of the trust anchor (`meshctl install --identity-anchor-key-out`)
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     identity_anchor_key_file: Option<PathBuf>,
+    /// Make a new trust anchor and issuer where the Secret mesh-issuer is lost
+    #[arg(long, help_heading = "Identity", conflicts_with = "identity_anchor_key_file")]
+    new_identity: bool,
+    /// With --new-identity: where the key of the new trust anchor goes; otherwise it is not kept
+    #[arg(long, value_name = "FILE", help_heading = "Identity", requires = "new_identity")]
+    identity_anchor_key_out: Option<PathBuf>,
+    /// Go on although sidecars are of versions that this one does not serve
+    #[arg(long)]
+    force: bool,
     /// Print what would change in the cluster, and no manifests
     #[arg(long, conflicts_with = "output")]
     dry_run: bool,
@@ -70,7 +83,7 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         let cluster = Cluster::connect(globals).await?;
         let found = Installed::look(&cluster).await?;
         may_upgrade(&found, cluster.server())?;
-        check_skew(&cluster, &found).await?;
+        check_skew(&cluster, &found, args.force).await?;
         let given = kept(args, &cluster, &found).await?;
         let mut manifests = if args.skip_crds { Vec::new() } else { chart::definitions()? };
         manifests.extend(chart::render(given)?);
@@ -101,7 +114,7 @@ fn may_upgrade(found: &Installed, server: &str) -> anyhow::Result<()> {
 }
 
 /// Refuses a control plane that could not serve what runs.
-async fn check_skew(cluster: &Cluster, found: &Installed) -> anyhow::Result<()> {
+async fn check_skew(cluster: &Cluster, found: &Installed, force: bool) -> anyhow::Result<()> {
     let ours = env!("CARGO_PKG_VERSION");
     let Some(theirs) = found.version() else {
         bail!(
@@ -126,10 +139,17 @@ async fn check_skew(cluster: &Cluster, found: &Installed) -> anyhow::Result<()> 
         .filter(|pod| too_far(value::label(pod, "meshctl.dev/proxy-version"), ours).is_some())
         .collect();
     if !old.is_empty() {
-        let named = installed::named(&old);
-        bail!(
-            "Mesh {ours} cannot serve the sidecars of {named}: they are more than {SKEW} minor version apart; restart those pods first (kubectl rollout restart), so that they get the installed version's"
+        let text = format!(
+            "Mesh {ours} cannot serve the sidecars of {}: they are more than {SKEW} minor version apart",
+            installed::named(&old)
         );
+        if !force {
+            bail!(
+                "{text}; restart those pods first (kubectl rollout restart), so that they get the installed version's; --force goes \
+                 on all the same"
+            );
+        }
+        output::note(&format!("warning: {text}"));
     }
     Ok(())
 }
@@ -152,43 +172,85 @@ fn too_far(theirs: &str, ours: &str) -> Option<String> {
 
 /// The values and the identity of the cluster, with what was given laid over.
 async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Result<Value> {
-    let mut base = if args.reset_values { json!({}) } else { found.stored_values()? };
+    let mut base = if args.reset_values { json!({}) } else { stored(found)? };
     // An object of the installation stays in it, whatever values are reset.
     let ours = found.namespace.is_some() && !found.is_in_anothers_namespace();
     values::merge(&mut base, json!({"namespace": {"create": ours}}));
     values::take_away(&mut base)?;
-    let stored = values::with_defaults(base.clone())?;
-    values::Values::read(&stored).context(
+    let all = values::with_defaults(base.clone())?;
+    values::Values::read(&all).context(
         "the values of the installation, in the ConfigMap mesh-system/mesh-values, are not those of this version; correct \
          them there, or begin with the defaults (--reset-values)",
     )?;
-    let secret = installed::material(cluster).await?;
-    let external = base["identity"]["external"] == true;
-    match (secret, &found.bundle) {
-        (Some(material), _) if !external => values::merge(&mut base, material.values()),
-        // What is trusted now, wherever mesh-identity has it from.
-        (_, Some(bundle)) if external => {
-            values::merge(&mut base, json!({"identity": {"trustAnchors": bundle["data"][trust_bundle::KEY]}}));
-        }
-        (Some(material), None) => {
-            values::merge(&mut base, json!({"identity": {"trustAnchors": material.anchors}}));
-        }
-        _ => {}
-    }
-    let mut given = args.given.over(base)?;
+    let over = args.given.over(base)?;
+    let issuer = installed::issuer(cluster).await?;
+    let external = is_external(&over, issuer.as_ref())?;
+    let mut given = identity_of(issuer.map(|issuer| issuer.material), found.bundle.as_ref(), external);
+    values::merge(&mut given, over);
     if let Some(file) = &args.identity_anchor_key_file {
         next_issuer(&mut given, file, external)?;
     }
-    match sign(&mut given)
-        .context("the identity of the installation (Secret mesh-system/mesh-issuer), with what was given")?
-    {
-        Signing::Made(made) => {
-            // Only when the Secret is gone: nothing that runs can trust the new one without a restart.
+    let signing = sign(&mut given)
+        .context("the identity of the installation (Secret mesh-system/mesh-issuer), with what was given")?;
+    tell_identity(args, &signing)?;
+    Ok(given)
+}
+
+/// The values of the installation; where they are lost, whoever upgrades must say what is to be in force.
+fn stored(found: &Installed) -> anyhow::Result<Value> {
+    found.stored_values()?.with_context(|| {
+        format!(
+            "the values of the installation are lost: there is no ConfigMap {CONTROL_NAMESPACE}/mesh-values with them; put it \
+             back (from a backup, or from the manifests that were applied), or begin with the defaults and say again \
+             what was set: meshctl upgrade --reset-values --values FILE"
+        )
+    })
+}
+
+/// Whether something else keeps the issuer, by the values or by what was given; where neither says so, the Secret must.
+fn is_external(given: &Value, issuer: Option<&FoundIssuer>) -> anyhow::Result<bool> {
+    let said = &given["identity"]["external"];
+    if said.is_null() && issuer.is_some_and(|issuer| !issuer.is_ours) {
+        bail!(
+            "the Secret {CONTROL_NAMESPACE}/mesh-issuer does not carry the labels of an installation: say whether something else \
+             keeps it (--identity-external-issuer) or not (--set identity.external=false)"
+        );
+    }
+    Ok(*said == true)
+}
+
+/// The identity that is there, as values of the chart.
+fn identity_of(issuer: Option<Material>, bundle: Option<&Value>, external: bool) -> Value {
+    match (issuer, bundle) {
+        (Some(material), _) if !external => material.values(),
+        // What is trusted now, wherever mesh-identity has it from.
+        (_, Some(bundle)) if external => json!({"identity": {"trustAnchors": trust_bundle::text(bundle)}}),
+        (Some(material), None) => json!({"identity": {"trustAnchors": material.anchors}}),
+        _ => json!({}),
+    }
+}
+
+/// Says what signs; refuses one that nobody asked for.
+fn tell_identity(args: &Args, signing: &Signing) -> anyhow::Result<()> {
+    match signing {
+        Signing::Made(_) if !args.new_identity => bail!(
+            "the issuer of the installation is lost: there is no Secret {CONTROL_NAMESPACE}/mesh-issuer with one. A new identity \
+             would be a new trust anchor for the whole cluster. mesh-identity goes on with what it holds until it is restarted; \
+             meanwhile put the Secret back (from a backup, or from the manifests that were applied), give the files \
+             (--identity-trust-anchors-file, --identity-issuer-certificate-file, --identity-issuer-key-file), or have \
+             one made: --new-identity"
+        ),
+        Signing::Made(_) => {
+            super::install::tell(signing, args.identity_anchor_key_out.as_deref())?;
             output::note(
-                "warning: the Secret mesh-issuer is gone; a new identity was made, and every meshed pod must be restarted",
+                "note: sidecars take the new trust anchor and new certificates by themselves within seconds after this is applied; \
+                 until each has, new connections between some may fail. No pod has to be restarted",
             );
-            made.material.describe().iter().for_each(|line| output::note(&format!("made {line}")));
         }
+        _ if args.new_identity => bail!(
+            "--new-identity is for an installation that has lost its issuer, and there is one; for other trust anchors see \
+             docs/identity.md, \"New anchors\""
+        ),
         Signing::Given(material) => {
             for line in material.describe() {
                 let is_new = args.identity_anchor_key_file.is_some() && line.starts_with("issuer");
@@ -196,10 +258,10 @@ async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Resu
             }
         }
         Signing::External { anchors } => {
-            identity::describe("trust anchor", &anchors).iter().for_each(|line| output::note(&format!("kept {line}")));
+            identity::describe("trust anchor", anchors).iter().for_each(|line| output::note(&format!("kept {line}")));
         }
     }
-    Ok(given)
+    Ok(())
 }
 
 /// Lays a new issuer over the one that signs, under an anchor that is trusted already.
@@ -272,109 +334,4 @@ async fn difference(cluster: &Cluster, manifests: &[Manifest]) -> anyhow::Result
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use super::*;
-    use crate::kube::mock::Mock;
-
-    #[test]
-    fn versions_that_cannot_work_together() {
-        for (theirs, ours) in [("0.1.0", "0.1.9"), ("0.1.0", "0.2.0"), ("0.3.1", "0.2.0"), ("v1.4.0-rc.1", "1.5.0")] {
-            assert_eq!(too_far(theirs, ours), None, "{theirs} {ours}");
-        }
-        for (theirs, ours) in
-            [("0.1.0", "0.3.0"), ("0.5.0", "0.3.0"), ("0.9.0", "1.0.0"), ("", "0.1.0"), ("new", "0.1.0")]
-        {
-            assert!(too_far(theirs, ours).is_some(), "{theirs} {ours}");
-        }
-    }
-
-    fn args(words: &[&str]) -> Args {
-        Args::try_parse_from(["upgrade"].iter().chain(words)).unwrap()
-    }
-
-    fn secret(made: &identity::Made) -> Value {
-        use base64::{Engine as _, engine::general_purpose::STANDARD};
-        let (material, encode) = (&made.material, |text: &str| STANDARD.encode(text));
-        json!({"data": {
-            "ca.crt": encode(&material.anchors), "tls.crt": encode(&material.certificate), "tls.key": encode(&material.key),
-        }})
-    }
-
-    fn installed(values: &str) -> Installed {
-        let stored = json!({"data": {"values.yaml": values}});
-        let namespace = json!({"metadata": {"labels": {"app.kubernetes.io/part-of": "mesh"}}});
-        Installed { values: Some(stored), namespace: Some(namespace), ..Installed::default() }
-    }
-
-    const SECRET: &str = "/api/v1/namespaces/mesh-system/secrets/mesh-issuer";
-
-    #[tokio::test]
-    async fn identity_and_values_are_kept_and_new_ones_laid_over() {
-        let made = identity::make("corp.example").unwrap();
-        let cluster = Mock::default().object(SECRET, secret(&made)).cluster();
-        let found = installed("trustDomain: corp.example\nproxy: {workers: 3, logLevel: warn}\n");
-        let given = kept(&args(&["--set", "proxy.logLevel=info"]), &cluster, &found).await.unwrap();
-        assert_eq!(given["proxy"], json!({"workers": 3, "logLevel": "info"}));
-        assert_eq!(given["identity"]["issuer"]["key"], made.material.key);
-        assert_eq!(given["namespace"]["create"], true);
-        let reset =
-            kept(&args(&["--reset-values", "--set", "trustDomain=corp.example"]), &cluster, &found).await.unwrap();
-        assert_eq!(reset["proxy"], Value::Null);
-        assert_eq!(reset["identity"]["trustAnchors"], made.material.anchors);
-    }
-
-    #[tokio::test]
-    async fn with_an_external_issuer_everything_that_is_trusted_stays_so() {
-        let (made, other) = (identity::make("cluster.local").unwrap(), identity::make("cluster.local").unwrap());
-        let cluster = Mock::default().object(SECRET, secret(&made)).cluster();
-        let stored = "identity: {external: true, trustAnchorsConfigMap: roots}";
-        let both = format!("{}{}", made.material.anchors, other.material.anchors);
-        let bundle = Some(json!({"data": {"ca-bundle.pem": both}}));
-        let given = kept(&args(&[]), &cluster, &Installed { bundle, ..installed(stored) }).await.unwrap();
-        assert_eq!(given["identity"]["trustAnchors"], both);
-        assert_eq!(given["identity"]["trustAnchorsConfigMap"], "roots");
-        assert_eq!(given["identity"]["issuer"], Value::Null);
-        let given = kept(&args(&[]), &cluster, &installed(stored)).await.unwrap();
-        assert_eq!(given["identity"]["trustAnchors"], made.material.anchors);
-    }
-
-    #[tokio::test]
-    async fn what_was_taken_away_stays_away() {
-        let made = identity::make("cluster.local").unwrap();
-        let cluster = Mock::default().object(SECRET, secret(&made)).cluster();
-        let mut all = values::with_defaults(json!({
-            "destination": {"resources": {"limits": null}}, "nodeSelector": {"kubernetes.io/os": null},
-        }))
-        .unwrap();
-        assert!(all["destination"]["resources"].get("limits").is_none());
-        all["identity"].as_object_mut().unwrap().retain(|name, _| !["issuer", "trustAnchors"].contains(&name.as_str()));
-        let given = kept(&args(&[]), &cluster, &installed(&all.to_string())).await.unwrap();
-        let again = values::with_defaults(given).unwrap();
-        for place in ["destination", "nodeSelector", "injector", "proxy"] {
-            assert_eq!(again[place], all[place], "{place}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_changed_trust_domain_an_edited_secret_or_an_unknown_value_is_refused_with_the_object() {
-        let made = identity::make("corp.example").unwrap();
-        let cluster = Mock::default().object(SECRET, secret(&made)).cluster();
-        let said = |error: anyhow::Error| format!("{error:#}");
-        let unknown = kept(&args(&[]), &cluster, &installed("proxy: {threads: 3}")).await.unwrap_err();
-        assert!(said(unknown).contains("--reset-values"));
-        let mut garbage = secret(&made);
-        garbage["data"]["tls.key"] = "AAAA".into();
-        let cluster = Mock::default().object(SECRET, garbage).cluster();
-        let wrong = said(kept(&args(&[]), &cluster, &installed("trustDomain: corp.example")).await.unwrap_err());
-        assert!(wrong.contains("mesh-system/mesh-issuer") && wrong.contains("tls.key"), "{wrong}");
-    }
-
-    #[test]
-    fn what_cannot_be_upgraded_says_what_to_do() {
-        let said = |found: &Installed| may_upgrade(found, "https://k").unwrap_err().to_string();
-        assert!(said(&Installed::default()).contains("meshctl install"));
-        let labels = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}});
-        assert!(said(&Installed { values: Some(labels), ..Installed::default() }).contains("helm upgrade"));
-    }
-}
+mod tests;

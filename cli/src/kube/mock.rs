@@ -94,6 +94,14 @@ impl Mock {
         self
     }
 
+    /// A page that says, with 503, that something is not well.
+    #[cfg(test)]
+    pub fn failing_page(mut self, pod: &str, port: u16, path: &str, text: &str) -> Self {
+        let pages = BTreeMap::from([(path.to_owned(), (503, Bytes::from(text.to_owned())))]);
+        self.ports.0.insert(format!("{pod}:{port}"), Port::Pages(pages));
+        self
+    }
+
     /// A page of a pod that is no text.
     pub fn bytes(mut self, pod: &str, port: u16, path: &str, body: Vec<u8>) -> Self {
         let pages = BTreeMap::from([(path.to_owned(), (200, Bytes::from(body)))]);

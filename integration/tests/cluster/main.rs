@@ -11,6 +11,7 @@ mod commands;
 mod ha;
 mod measures;
 mod odd_traffic;
+mod operator;
 mod outage;
 mod probes;
 mod rollout;

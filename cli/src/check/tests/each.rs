@@ -1,5 +1,7 @@
 //! Every check over a cluster in which just that is wrong which it looks for.
 
+use std::{sync::Arc, time::Duration};
+
 use serde_json::{Value, json};
 
 use super::{
@@ -10,7 +12,11 @@ use super::{
     },
 };
 use crate::{
-    check::Status::{self, Failed, Skipped, Warning},
+    check::{
+        Context,
+        Status::{self, Failed, Skipped, Warning},
+        run::run,
+    },
     kube::mock::Mock,
 };
 
@@ -67,6 +73,34 @@ async fn kubernetes() {
     let mut windows = node("win", "v1.34.0", "10.0.20348");
     windows["status"]["nodeInfo"]["operatingSystem"] = "windows".into();
     expect(nodes(windows), id, Warning, &["win runs windows"]).await;
+
+    let id = "kubernetes-admission-policies";
+    expect(cluster().object("/version", json!({ "gitVersion": "v1.29.9" })), id, Warning, &["v1.29.9", "1.30"]).await;
+
+    let id = "kubernetes-pod-security";
+    let enforced = |name: &str, inject: &str, level: &str| {
+        namespace(name, json!({ "meshctl.dev/inject": inject, "pod-security.kubernetes.io/enforce": level }))
+    };
+    let of = |namespaces: Vec<Value>| empty().list("/api/v1/namespaces", namespaces);
+    let labelled = vec![
+        enforced("shop", "enabled", "baseline"),
+        enforced("bank", "enabled", "restricted"),
+        enforced("open", "enabled", "privileged"),
+        enforced("kube-system", "enabled", "baseline"),
+        enforced("mesh-system", "disabled", "restricted"),
+        enforced("later", "", "baseline"),
+    ];
+    let report = one(of(labelled.clone()), id).await;
+    assert_eq!(
+        (report.status, report.mend.as_str()),
+        (Warning, "kubectl label namespace shop bank --overwrite pod-security.kubernetes.io/enforce=privileged")
+    );
+    assert!(report.said.contains("of shop (baseline), bank (restricted) refuses NET_ADMIN"), "{}", report.said);
+    let report = one(of(labelled[2..].to_vec()), id).await;
+    assert_eq!(report.status, Status::Ok);
+    assert!(report.said.ends_with("1 other would, if labelled: later (baseline)"), "{}", report.said);
+    let config = json!({ "data": { "config.yaml": "init: {enabled: false}" } });
+    expect_ok(of(labelled).object("/api/v1/namespaces/mesh-system/configmaps/mesh-injector", config), id).await;
 
     let id = "kubernetes-no-mesh";
     let installed =
@@ -147,6 +181,44 @@ async fn control_plane() {
     let mock = Mock::default().post(REVIEW_OTHERS, forbids(&["tokenreviews"]));
     expect(mock, "control-plane-permissions", Failed, &["mesh-identity may not create tokenreviews"]).await;
 
+    let id = "control-plane-admission-policies";
+    let policies = well::admission_policies();
+    let at = |kind: &str, name: &str| {
+        let found =
+            policies.iter().find(|policy| policy["kind"] == kind && policy["metadata"]["name"] == name).unwrap();
+        (crate::chart::object_path(found).unwrap(), found.clone())
+    };
+    let (path, mut policy) = at("ValidatingAdmissionPolicy", "mesh-identity");
+    expect(cluster().refuses(&path, 404, "x"), id, Failed, &["no ValidatingAdmissionPolicy mesh-identity"]).await;
+    policy["spec"]["validations"][0]["expression"] = "true".into();
+    expect(
+        cluster().object(&path, policy.clone()),
+        id,
+        Failed,
+        &["ValidatingAdmissionPolicy mesh-identity is not as it was"],
+    )
+    .await;
+    policy["metadata"]["labels"]["app.kubernetes.io/version"] = "0.0.9".into();
+    expect_ok(cluster().object(&path, policy), id).await;
+    let (path, mut binding) = at("ValidatingAdmissionPolicyBinding", "mesh-identity");
+    binding["spec"]["validationActions"] = json!(["Audit"]);
+    expect(cluster().object(&path, binding), id, Failed, &["Binding mesh-identity is not as it was made"]).await;
+    // Without any it depends on what identity may.
+    let none = |mock: Mock| {
+        policies.iter().fold(mock, |mock, policy| mock.refuses(&crate::chart::object_path(policy).unwrap(), 404, "x"))
+    };
+    expect(none(cluster()), id, Failed, &["there is no ValidatingAdmissionPolicy mesh-identity"]).await;
+    expect_ok(none(cluster()).post(REVIEW_OTHERS, forbids(&["mutatingwebhookconfigurations"])), id).await;
+
+    // What a pod that runs and is not ready says of itself.
+    let pod = json!({ "metadata": { "name": "mesh-identity-1", "namespace": "mesh-system" }, "status": { "phase": "Running" } });
+    let id = "control-plane-pods";
+    let told = cluster()
+        .object(&of("mesh-identity"), deployment("mesh-identity", 1, 0))
+        .list("/api/v1/namespaces/mesh-system/pods", vec![pod])
+        .failing_page("mesh-system/mesh-identity-1", 4652, "/ready", "not ready: the watch of the issuer ended\n");
+    expect(told, id, Failed, &["mesh-identity-1: not ready: the watch of the issuer ended"]).await;
+
     let mut other = deployment("mesh-injector", 1, 1);
     other["metadata"]["labels"]["app.kubernetes.io/version"] = "0.0.9".into();
     expect(
@@ -194,6 +266,24 @@ async fn identity() {
     let path = "/api/v1/namespaces/shop/configmaps/mesh-trust-bundle";
     expect(cluster().refuses(path, 404, "x"), id, Failed, &["the namespace shop has none"]).await;
     expect(cluster().object(path, json!({ "data": {} })), id, Failed, &["shop has another one"]).await;
+    // One that somebody holds is named with what ends it, and is no failure of the whole cluster.
+    let held = json!({
+        "metadata": { "name": "mesh-trust-bundle", "namespace": "shop", "finalizers": ["evil.example/hold"],
+            "deletionTimestamp": stamp(-3) },
+        "immutable": true, "data": { "ca-bundle.pem": "forged" },
+    });
+    let report = one(cluster().object(path, held.clone()), id).await;
+    assert_eq!(report.status, Warning, "{}", report.said);
+    assert!(
+        report.said.contains(
+            "ConfigMap shop/mesh-trust-bundle is being deleted and is held by the finalizer evil.example/hold"
+        )
+    );
+    assert!(report.mend.starts_with("kubectl -n shop patch configmap mesh-trust-bundle "), "{}", report.mend);
+    let context = Context::new(cluster().object(path, held).cluster(), Some("shop".to_owned()));
+    let check = crate::check::all().filter(|check| check.id == id).collect::<Vec<_>>();
+    let report = run(&check, Arc::new(context), Duration::ZERO, |_| {}).await.remove(0);
+    assert_eq!(report.status, Failed, "asked of that namespace alone");
     expect(cluster().list("/api/v1/namespaces", vec![]), id, Skipped, &["no namespace is labelled"]).await;
 
     let id = "identity-serves";
@@ -257,6 +347,19 @@ async fn webhook() {
         &["may not create"],
     )
     .await;
+    // Every namespace whose Pod Security refuses what is injected is named.
+    let message = "violates PodSecurity \"baseline:latest\": non-default capabilities (container \"mesh-init\" must not include \"NET_ADMIN\")";
+    let refused = |mock: Mock, namespace: &str| {
+        mock.post(&format!("/api/v1/namespaces/{namespace}/pods"), move |_, _| (403, json!({ "message": message })))
+    };
+    let labelled = ["shop", "bank"].map(|name| namespace(name, json!({ "meshctl.dev/inject": "enabled" })));
+    let mock = refused(refused(cluster().list("/api/v1/namespaces", labelled.to_vec()), "shop"), "bank");
+    let report = one(mock, id).await;
+    assert_eq!(
+        (report.status, report.mend.as_str()),
+        (Failed, "kubectl label namespace shop bank --overwrite pod-security.kubernetes.io/enforce=privileged")
+    );
+    assert!(report.said.contains("Pod Security of shop, bank refuses NET_ADMIN"), "{}", report.said);
     let quota = json!({ "message": "exceeded quota: pods" });
     expect(answers(403, quota), id, Skipped, &["another reason", "exceeded quota"]).await;
     // No namespace is labelled yet: a pod that asks for itself shows whether the API server calls the webhook.

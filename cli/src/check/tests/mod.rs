@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod each;
+mod permissions;
 mod well;
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
@@ -106,6 +107,41 @@ async fn what_is_coming_up_is_asked_again() {
     .await;
     assert_eq!((reports[0].status, ended, waits.len()), (Status::Ok, 1, 3), "{reports:?}");
     assert!(waits[0].contains("mesh-destination has 0 of 1 pods ready"), "{waits:?}");
+}
+
+/// One namespace of several that is behind: the whole wait is not spent on it, and with nothing but it it is.
+#[tokio::test(start_paused = true)]
+async fn a_check_of_the_cluster_does_not_wait_long_for_one_namespace() {
+    static OF_SOME: Check = Check {
+        id: "of-some",
+        area: "",
+        what: "",
+        why: "",
+        mend: "",
+        page: "",
+        when: &[When::Installed],
+        after: &[],
+        run: |context| {
+            Box::pin(async move {
+                let finding = "the namespace tenant has none".to_owned().into();
+                let all = if context.scope.is_some() { 1 } else { 3 };
+                match super::Outcome::some_not_yet(&context, finding, 1, all) {
+                    // As it is, but for the time, which does not stand still for a test.
+                    super::Outcome::Behind { finding, then, .. } => {
+                        Ok(super::Outcome::Behind { finding, within: Duration::from_millis(20), then })
+                    }
+                    other => Ok(other),
+                }
+            })
+        },
+    };
+    let mut reports = Vec::new();
+    for (scope, wait) in [(None, Duration::from_secs(3600)), (Some("tenant".to_owned()), Duration::from_millis(20))] {
+        let context = Arc::new(Context::new(well::cluster().cluster(), scope));
+        reports.extend(run(&[&OF_SOME], context, wait, |_| {}).await);
+    }
+    assert!(reports.iter().all(|report| report.status == Status::Failed), "{reports:?}");
+    assert!(reports.iter().all(|report| report.said.starts_with("the namespace tenant has none")), "{reports:?}");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 
-use crate::{clock, kube::mock::Mock};
+use crate::{chart, clock, kube::mock::Mock};
 
 /// An authority of a mesh: a root, and an issuer below it.
 pub(super) struct Authority {
@@ -170,6 +170,7 @@ pub(super) fn empty() -> Mock {
         .post(REVIEW, allowed)
         .post(REVIEW_OTHERS, allowed)
         .list("/api/v1/nodes", vec![node("a", "v1.34.4", "6.18.0")])
+        .list("/api/v1/namespaces", vec![namespace("default", json!({}))])
         .list(LEASES, vec![json!({ "metadata": { "name": "a" }, "spec": { "renewTime": stamp(-3) } })])
         .list(CRDS, vec![])
         .object(
@@ -236,9 +237,25 @@ pub(super) fn cluster() -> Mock {
         slices.push(json!({ "metadata": { "labels": { "kubernetes.io/service-name": part } },
             "endpoints": [{ "addresses": ["10.0.0.1"], "conditions": { "ready": true } }] }));
     }
+    for policy in admission_policies() {
+        mock = mock.object(&chart::object_path(&policy).unwrap(), policy);
+    }
     mock.list("/apis/discovery.k8s.io/v1/namespaces/mesh-system/endpointslices", slices)
         .list_of("/api/v1/namespaces/mesh-system/pods", "identity", vec![control_pod("mesh-identity")])
         .list_of("/api/v1/namespaces/mesh-system/pods", "injector", vec![control_pod("mesh-injector")])
+}
+
+/// The admission policies and their bindings, as an API server gives them.
+pub(super) fn admission_policies() -> Vec<Value> {
+    let rendered = chart::render(chart::largest()).unwrap().into_iter().map(|manifest| manifest.object);
+    let mut policies: Vec<_> = rendered
+        .filter(|object| object["kind"].as_str().is_some_and(|kind| kind.starts_with("ValidatingAdmissionPolicy")))
+        .collect();
+    for policy in policies.iter_mut().filter(|object| object["kind"] == "ValidatingAdmissionPolicy") {
+        policy["spec"]["matchConstraints"]["matchPolicy"] = "Equivalent".into();
+        policy["spec"]["matchConstraints"]["objectSelector"] = json!({});
+    }
+    policies
 }
 
 /// The metrics of a sidecar: how long its certificate lasts, how long it has not heard from the control plane.
