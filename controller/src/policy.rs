@@ -36,8 +36,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     /// By target as asked for and namespace of the client.
     outbound: Cache<(String, String), OutboundPolicy>,
-    /// By workload and port.
-    inbound: Cache<(String, u16), InboundPolicy>,
+    /// By workload, port, and the port that is listed for it.
+    inbound: Cache<(String, u16, u16), InboundPolicy>,
 }
 
 impl PolicyService {
@@ -99,19 +99,23 @@ impl policy_server::Policy for PolicyService {
 
     async fn inbound(&self, request: Request<v1::InboundRequest>) -> Result<Response<Self::InboundStream>, Status> {
         let caller = caller::identity(&request)?;
-        let v1::InboundRequest { workload, port } = request.into_inner();
-        let port = u16::try_from(port)
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or_else(|| Status::invalid_argument(format!("port {port} is not from 1 to 65535")))?;
+        let v1::InboundRequest { workload, port, listed_port } = request.into_inner();
+        let number = |number| {
+            let port = u16::try_from(number).ok().filter(|port| *port != 0);
+            port.ok_or_else(|| Status::invalid_argument(format!("port {number} is not from 1 to 65535")))
+        };
+        let port = number(port)?;
+        let listed = if listed_port == 0 { port } else { number(listed_port)? };
         let shared = self.shared.clone();
         let world = shared.index.borrow().clone();
         caller::check_workload(&world, &caller, &workload)?;
         let (namespace, name) = workload.split_once('/').unwrap_or_default();
         let changes = shared.topics.follow(Topic::Pod(Key::new(namespace, name)));
-        let key = (workload.clone(), port);
+        let key = (workload.clone(), port, listed);
         let compile = move |world: &Published| {
-            let compile = |(workload, port): &(String, u16)| world.snapshot.compile_inbound(workload, *port);
+            let compile = |(workload, port, listed): &(String, u16, u16)| {
+                world.snapshot.compile_inbound(workload, *port, *listed)
+            };
             shared.inbound.get(world.version, key.clone(), compile)
         };
         let gone = move || Status::not_found(format!("the pod {workload} is gone; its last policy stays in force"));

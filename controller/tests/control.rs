@@ -195,7 +195,7 @@ async fn what_is_not_there_is_not_found_and_what_goes_ends_the_stream() {
 async fn inbound_policy_of_ones_own_workload() {
     let f = Fixture::start(&[]).await;
     let mut client = PolicyClient::new(f.proxy("shop.web-0").await);
-    let request = |workload: &str, port| v1::InboundRequest { workload: workload.into(), port };
+    let request = |workload: &str, port| v1::InboundRequest { workload: workload.into(), port, listed_port: 0 };
     let mut stream = client.inbound(request("shop/web-0", 8001)).await.unwrap().into_inner();
     let policy = mesh_policy::InboundPolicy::try_from(next(&mut stream).await).unwrap();
     assert_eq!(policy.access, mesh_policy::Access::All);

@@ -217,4 +217,7 @@ pub struct InboundPolicy {
     pub access_name: Option<Arc<str>>,
     /// Whether requests must be seen one by one: an opaque connection is then refused.
     pub requires_http: bool,
+    /// Whether HTTPRoutes or GRPCRoutes are attached to a Service that leads to the port: what a server may take for a
+    /// request is then served or refused as one, never passed as bytes.
+    pub has_request_routes: bool,
 }

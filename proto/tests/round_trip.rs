@@ -227,8 +227,14 @@ fn inbound() -> impl Strategy<Value = InboundPolicy> {
         vec(identity(), 0..3).prop_map(Access::Only),
         Just(Access::None)
     ];
-    (protocol(), access, option::of(name()), any::<bool>()).prop_map(
-        |(protocol, access, access_name, requires_http)| InboundPolicy { protocol, access, access_name, requires_http },
+    (protocol(), access, option::of(name()), any::<bool>(), any::<bool>()).prop_map(
+        |(protocol, access, access_name, requires_http, has_request_routes)| InboundPolicy {
+            protocol,
+            access,
+            access_name,
+            requires_http,
+            has_request_routes,
+        },
     )
 }
 

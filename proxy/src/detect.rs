@@ -1,40 +1,86 @@
 //! What a connection speaks, from its first bytes. They are read into a buffer and replayed, never peeked at: a
 //! ClientHello may come in pieces, and a silent client must not make anyone spin.
 //!
-//! It waits as long as the caller says and no longer; what silence means is the caller's to decide.
+//! What is looked for depends on what is said of the port ([`Expect`]): where requests alone are expected, everything that
+//! is no TLS is HTTP, to be served or refused; where nothing is said, the first line decides (`first_line`). It waits as
+//! long as the caller says and no longer; what silence means is the caller's to decide.
 
-use std::{
-    future::poll_fn,
-    io,
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
+use std::{io, time::Duration};
+
+use bytes::BytesMut;
+use mesh_policy::{InboundPolicy, OutboundPolicy, Protocol, RouteKind};
+use rustls::server::Acceptor;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    time::Instant,
 };
 
-use bytes::{Bytes, BytesMut};
-use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-
 use crate::{
+    connections::Entry,
+    first_line::{FirstLine, Line},
     sni::{self, Hello},
     tls,
 };
 
 /// The HTTP/2 client preface (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The longest method that counts as HTTP/1; longer tokens are some other protocol.
-const LONGEST_METHOD: usize = 20;
+/// The first byte of a TLS handshake (RFC 8446 section 5.1).
+const HANDSHAKE: u8 = 0x16;
 /// One ClientHello, post-quantum key shares and large session tickets included; beyond it is no client of ours.
 const MAX_HELLO: usize = 64 * 1024;
-/// One request line; what is longer is refused by the HTTP/1 server.
-const MAX_LINE: usize = 64 * 1024;
-/// So much is looked at after each read: preface and method are shorter.
+/// So much of a ClientHello is looked at after each read.
 const FIRST_LOOKS: usize = 32;
+
+/// What is said of a port, and so what may come there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// It is declared to speak HTTP: requests alone. Anything else is refused, TLS as well: who declares `http` says that
+    /// it is not encrypted.
+    Declared,
+    /// Nothing is declared, but HTTPRoutes or GRPCRoutes are attached: requests, or the applications' own TLS. A route
+    /// without a port is attached to the Service's port for TLS too, and no server takes a ClientHello for a request.
+    Routed,
+    /// Nothing is said: whatever comes.
+    Any,
+    /// It is declared to speak something else: bytes.
+    Bytes,
+}
+
+impl Expect {
+    /// What a client's proxy expects on connections to a target. Routes for connections are the caller's matter.
+    pub(crate) fn of_target(policy: &OutboundPolicy) -> Self {
+        Self::of(policy.protocol, policy.routes.kind().is_some_and(RouteKind::is_of_requests))
+    }
+
+    /// What a server's proxy expects on connections to a port of its application.
+    pub(crate) fn of_port(policy: &InboundPolicy) -> Self {
+        Self::of(policy.protocol, policy.has_request_routes || policy.requires_http)
+    }
+
+    fn of(protocol: Protocol, has_request_routes: bool) -> Self {
+        match protocol {
+            Protocol::Opaque => Self::Bytes,
+            Protocol::Http1 | Protocol::Http2 => Self::Declared,
+            Protocol::Detect if has_request_routes => Self::Routed,
+            Protocol::Detect => Self::Any,
+        }
+    }
+
+    /// Whether nothing but requests is served: a client that is silent is waited for, and no server is connected for it.
+    pub(crate) fn is_requests(self) -> bool {
+        matches!(self, Self::Declared | Self::Routed)
+    }
+
+    /// Whether a connection that began like this, and is no request, is refused.
+    pub(crate) fn refuses(self, read: &[u8]) -> bool {
+        self == Self::Declared || self == Self::Routed && !is_hello(read)
+    }
+}
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spoken {
-    /// An HTTP/1 request line begins.
+    /// HTTP/1, or what the HTTP/1 server refuses.
     Http1,
     /// The HTTP/2 preface.
     Http2,
@@ -44,44 +90,136 @@ pub enum Spoken {
     Tls,
     /// Anything else.
     Opaque,
-    /// The client closed before it said anything that tells.
+    /// A first line that has not ended, and may yet become HTTP: it is passed on under watch.
+    Words,
+    /// The client ended its side before it said anything.
     Closed,
     /// The client said nothing yet.
     Silent,
 }
 
-/// Reads until the bytes tell, the client closes, or `wait` passes in silence. `read` holds what came so far; once
-/// a client has begun to speak, it has `complete` to say enough.
-pub async fn detect<T: AsyncRead + Unpin>(
+/// Tells what is spoken while bytes come, looking at each of them once.
+pub(crate) struct Look {
+    expect: Expect,
+    line: FirstLine,
+    looked_at: usize,
+}
+
+impl Look {
+    pub(crate) fn new(expect: Expect) -> Self {
+        Self { expect, line: FirstLine::default(), looked_at: 0 }
+    }
+
+    /// The verdict, or `None` when more bytes are needed. `read`: all bytes from the first on. `ended`: no more come.
+    pub(crate) fn at(&mut self, read: &[u8], ended: bool) -> Option<Spoken> {
+        match (read.first()?, self.expect) {
+            (&HANDSHAKE, _) if ended => Some(Spoken::Opaque),
+            (&HANDSHAKE, _) if !is_worth_a_look(read, self.looked_at) => None,
+            (&HANDSHAKE, _) => {
+                self.looked_at = read.len();
+                classify_hello(read)
+            }
+            (_, Expect::Bytes) => Some(Spoken::Opaque),
+            _ if read.starts_with(PREFACE) => Some(Spoken::Http2),
+            _ if PREFACE.starts_with(read) && !ended => None,
+            (_, Expect::Declared | Expect::Routed) => Some(Spoken::Http1),
+            (_, Expect::Any) => self.line.look(read, ended).map(|line| match line {
+                Line::Http => Spoken::Http1,
+                Line::Other => Spoken::Opaque,
+            }),
+        }
+    }
+
+    /// How long bytes that do not tell are kept back. `words`: those that may be the beginning of a request. `complete`:
+    /// those that are the beginning of a ClientHello or, where requests are expected, of a preface.
+    pub(crate) fn patience(&self, read: &[u8], words: Duration, complete: Duration) -> Duration {
+        match read.first() {
+            Some(&HANDSHAKE) => complete,
+            _ if self.expect.is_requests() => complete,
+            // Longer than any method that it could be.
+            _ if read.len() > 4 && PREFACE.starts_with(read) => complete,
+            _ if self.line.begins_with_method(read) => words,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// What is spoken when that time is over.
+    pub(crate) fn late(&mut self, read: &[u8]) -> Spoken {
+        match self.at(read, true) {
+            Some(Spoken::Opaque) if read.first() != Some(&HANDSHAKE) => Spoken::Words,
+            told => told.unwrap_or(Spoken::Opaque),
+        }
+    }
+}
+
+/// Reads the first bytes, for at most `wait`. `Ok(None)`: something came, or had come before.
+pub(crate) async fn begin<T: AsyncRead + Unpin>(
     io: &mut T,
     read: &mut BytesMut,
     wait: Duration,
-    complete: Duration,
+) -> io::Result<Option<Spoken>> {
+    if !read.is_empty() {
+        return Ok(None);
+    }
+    match tokio::time::timeout(wait, io.read_buf(read)).await {
+        Err(_) => Ok(Some(Spoken::Silent)),
+        Ok(Ok(0)) => Ok(Some(Spoken::Closed)),
+        Ok(Ok(_)) => Ok(None),
+        Ok(Err(error)) => Err(error),
+    }
+}
+
+/// Whether the first byte is one of TLS: a peer's hello is met by TLS, whatever is expected.
+pub(crate) fn is_hello(read: &[u8]) -> bool {
+    read.first() == Some(&HANDSHAKE)
+}
+
+/// Reads until the bytes tell or the client ends its side. `read` holds what came so far. It waits in silence for
+/// `silence`; once a client has begun to speak, `words` for a first line and `complete` for a ClientHello or a preface.
+pub(crate) async fn detect<T: AsyncRead + Unpin>(
+    io: &mut T,
+    read: &mut BytesMut,
+    expect: Expect,
+    silence: Duration,
+    (words, complete): (Duration, Duration),
 ) -> io::Result<Spoken> {
-    if read.is_empty() {
-        match tokio::time::timeout(wait, io.read_buf(read)).await {
-            Err(_) => return Ok(Spoken::Silent),
-            Ok(Ok(0)) => return Ok(Spoken::Closed),
+    if let Some(told) = begin(io, read, silence).await? {
+        return Ok(told);
+    }
+    let began = Instant::now();
+    let mut look = Look::new(expect);
+    loop {
+        if let Some(spoken) = look.at(read, false) {
+            return Ok(spoken);
+        }
+        let patience = began + look.patience(read, words, complete);
+        match tokio::time::timeout_at(patience, io.read_buf(read)).await {
+            Err(_) => return Ok(look.late(read)),
+            Ok(Ok(0)) => return Ok(look.at(read, true).unwrap_or(Spoken::Opaque)),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(error),
         }
     }
-    let telling = async {
-        let mut looked_at = 0;
-        loop {
-            if is_worth_a_look(read, looked_at) {
-                if let Some(spoken) = classify(read) {
-                    return Ok(spoken);
-                }
-                looked_at = read.len();
-            }
-            if io.read_buf(read).await? == 0 {
-                return Ok(Spoken::Opaque);
-            }
-        }
+}
+
+/// The same, unless the connection is to end before anything was said on it: then `None`.
+pub(crate) async fn detect_unless_ending<T: AsyncRead + Unpin>(
+    entry: &Entry,
+    io: &mut T,
+    read: &mut BytesMut,
+    expect: Expect,
+    silence: Duration,
+    patience: (Duration, Duration),
+) -> io::Result<Option<Spoken>> {
+    let begun = tokio::select! {
+        biased;
+        begun = begin(io, read, silence) => begun?,
+        () = entry.ending() => return Ok(None),
     };
-    // A client that stops in the middle of a word speaks some other protocol, or none: either way, only bytes remain.
-    tokio::time::timeout(complete, telling).await.unwrap_or(Ok(Spoken::Opaque))
+    match begun {
+        Some(told) => Ok(Some(told)),
+        None => detect(io, read, expect, silence, patience).await.map(Some),
+    }
 }
 
 /// Reads a ClientHello to its end, within `limit`: what it is by then, or `None` when the client closed before it said
@@ -108,14 +246,10 @@ pub async fn detect_hello<T: AsyncRead + Unpin>(
     tokio::time::timeout(limit, telling).await.unwrap_or(Ok(Some(Hello::Partial)))
 }
 
-/// Whether what came since the last look may tell more. A client that sends byte by byte must not have all of it read again
-/// for each: that would be quadratic.
+/// Whether what came of a ClientHello since the last look may tell more. A client that sends byte by byte must not have all
+/// of it read again for each: that would be quadratic.
 fn is_worth_a_look(read: &[u8], looked_at: usize) -> bool {
-    let Some(fresh) = read.get(looked_at..).filter(|_| looked_at >= FIRST_LOOKS) else { return true };
-    match read.first() {
-        Some(0x16) => end_of_records(read) <= read.len() || read.len() >= MAX_HELLO,
-        _ => fresh.contains(&b'\n') || read.len() >= MAX_LINE,
-    }
+    looked_at < FIRST_LOOKS || end_of_records(read) <= read.len() || read.len() >= MAX_HELLO
 }
 
 /// Where the last TLS record that has begun ends (RFC 8446 section 5.1).
@@ -128,84 +262,6 @@ fn end_of_records(read: &[u8]) -> usize {
         }
     }
     end
-}
-
-/// What was said first on a connection whose client was silent, and by whom. Empty: that side closed.
-pub enum First {
-    /// The client.
-    Client(BytesMut),
-    /// The server.
-    Server(Bytes),
-}
-
-/// Waits for the first bytes of either side.
-pub async fn first_words<C, S>(client: &mut C, server: &mut S) -> io::Result<First>
-where
-    C: AsyncRead + Unpin,
-    S: AsyncRead + Unpin,
-{
-    poll_fn(|cx| match poll_words(server, cx)? {
-        Poll::Ready(said) => Poll::Ready(Ok(First::Server(said.freeze()))),
-        Poll::Pending => poll_words(client, cx).map_ok(First::Client),
-    })
-    .await
-}
-
-/// Reads once. The space is the stack's: who waits holds none.
-fn poll_words<T: AsyncRead + Unpin>(io: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<BytesMut>> {
-    let mut space = [0; 16 * 1024];
-    let mut read = ReadBuf::new(&mut space);
-    ready!(Pin::new(io).poll_read(cx, &mut read))?;
-    Poll::Ready(Ok(read.filled().into()))
-}
-
-/// Whether a server that said this before its client said anything does so by its protocol. Not if the client was only
-/// slow: an HTTP/1 server then says that time is up, a TLS server too, and one of HTTP/2 sends its SETTINGS to everyone.
-pub fn speaks_first(said: &[u8]) -> bool {
-    let alert = said.first() == Some(&0x15);
-    let settings = matches!(said, [_, _, _, 0x04, 0, 0, 0, 0, 0, ..]);
-    !(said.is_empty() || alert || settings || said.starts_with(b"HTTP/"))
-}
-
-/// The verdict, or `None` when more bytes are needed.
-fn classify(read: &[u8]) -> Option<Spoken> {
-    match read.first()? {
-        0x16 => classify_hello(read),
-        b'A'..=b'Z' | b'a'..=b'z' => classify_http(read),
-        _ => Some(Spoken::Opaque),
-    }
-}
-
-fn classify_http(read: &[u8]) -> Option<Spoken> {
-    if PREFACE.starts_with(&read[..read.len().min(PREFACE.len())]) {
-        return (read.len() >= PREFACE.len()).then_some(Spoken::Http2);
-    }
-    let token = |b: &&u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-    let length = read.iter().take_while(token).count();
-    match read.get(length) {
-        None if length <= LONGEST_METHOD => None,
-        Some(b' ') if length <= LONGEST_METHOD => classify_target(&read[length + 1..]),
-        _ => Some(Spoken::Opaque),
-    }
-}
-
-/// A request line ends in a version: `HELO mail.example` is no HTTP although it begins with a word and a space.
-fn classify_target(rest: &[u8]) -> Option<Spoken> {
-    match rest.iter().position(|b| *b == b'\n') {
-        None if rest.len() < MAX_LINE => match rest.first() {
-            // These begin no request target; there is no need to wait for the line's end.
-            Some(b) if b.is_ascii_alphanumeric() || matches!(b, b'/' | b'*' | b'[' | b'.' | b'-' | b'_' | b'%') => None,
-            Some(_) => Some(Spoken::Opaque),
-            None => None,
-        },
-        None => Some(Spoken::Http1), // the HTTP/1 server refuses it with a reason
-        Some(end) => {
-            let line = rest[..end].trim_ascii_end();
-            let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
-            // Without a target it is still meant as HTTP, and refused as such.
-            Some(if version.starts_with(b"HTTP/") { Spoken::Http1 } else { Spoken::Opaque })
-        }
-    }
 }
 
 /// Ours if it offers one of our ALPNs.
@@ -243,11 +299,6 @@ mod tests {
 
     #[test]
     fn what_cannot_tell_more_is_not_looked_at() {
-        let line = [b"GET /".as_slice(), &[b'a'; 100], b" HTTP/1.1\r\n"].concat();
-        for end in 1..line.len() {
-            assert_eq!(is_worth_a_look(&line[..end], end - 1), end <= FIRST_LOOKS, "{end}");
-        }
-        assert!(is_worth_a_look(&line, line.len() - 1));
         // Two records of 40 bytes each.
         let record = [&[0x16, 3, 1, 0, 40][..], &[1; 40]].concat();
         let hello = [&record[..], &record].concat();
@@ -256,33 +307,52 @@ mod tests {
     }
 
     #[test]
-    fn first_bytes_tell() {
-        for (bytes, spoken) in [
-            (&b"GET / HTTP/1.1\r\n"[..], Some(Spoken::Http1)),
-            (b"get / HTTP/1.1\r\n", Some(Spoken::Http1)),
-            (b"PROPFIND /x HTTP/1.0\n", Some(Spoken::Http1)),
-            (b"GET HTTP/1.1\r\n", Some(Spoken::Http1)),
-            (PREFACE, Some(Spoken::Http2)),
-            (b"PRI * HT", None),
-            (b"GE", None),
-            (b"GET /slow", None),
-            (b"HELO mail.example.com\r\n", Some(Spoken::Opaque)),
-            (b"SSH-2.0-OpenSSH\r\n", Some(Spoken::Opaque)),
-            (b"*1\r\n$4\r\nPING\r\n", Some(Spoken::Opaque)),
-            (b"\0\0\0\x08", Some(Spoken::Opaque)),
-            (b"\x16\x03\x01", None),
-            (b"\x16\x09\x01", Some(Spoken::Opaque)),
+    fn first_bytes_tell_by_what_is_expected() {
+        use Spoken::{Http1, Http2, Opaque};
+        const HTTP: [Option<Spoken>; 4] = [Some(Http1), Some(Http1), Some(Http1), Some(Opaque)];
+        const TEXT: [Option<Spoken>; 4] = [Some(Http1), Some(Http1), Some(Opaque), Some(Opaque)];
+        const WORD: [Option<Spoken>; 4] = [Some(Http1), Some(Http1), None, Some(Opaque)];
+        for (bytes, told) in [
+            (&b"GET / HTTP/1.1\r\n"[..], HTTP),
+            (b"get / HTTP/1.1\r\n", HTTP),
+            (b"\r\nPROPFIND /x HTTP/1.0\n", HTTP),
+            (b"GET HTTP/1.1\r\n", HTTP),
+            (PREFACE, [Some(Http2), Some(Http2), Some(Http2), Some(Opaque)]),
+            (b"PRI * HT", [None, None, None, Some(Opaque)]),
+            (b"GE", WORD),
+            (b"GET /slow", WORD),
+            (b"GET /0.9\r\n", TEXT),
+            (b"HELO mail.example.com\r\n", TEXT),
+            (b"SSH-2.0-OpenSSH\r\n", TEXT),
+            (b"*1\r\n$4\r\nPING\r\n", TEXT),
+            (b"\0\0\0\x08", TEXT),
+            (b"\x16\x03\x01", [None; 4]),
+            (b"\x16\x09\x01", [Some(Opaque); 4]),
         ] {
-            assert_eq!(classify(bytes), spoken, "{:?}", String::from_utf8_lossy(bytes));
+            let expects = [Expect::Declared, Expect::Routed, Expect::Any, Expect::Bytes];
+            assert_eq!(expects.map(|expect| Look::new(expect).at(bytes, false)), told, "{}", bytes.escape_ascii());
         }
     }
 
-    #[test]
-    fn impatience_is_no_greeting() {
-        assert!(speaks_first(b"220 mail.example ESMTP\r\n") && speaks_first(b"SSH-2.0-OpenSSH\r\n"));
-        let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0";
-        for said in [&b""[..], b"HTTP/1.1 408 Request Timeout\r\n", b"\x15\x03\x03\0\x02", settings] {
-            assert!(!speaks_first(said), "{said:?}");
+    #[tokio::test(start_paused = true)]
+    async fn words_without_an_end_are_kept_back_for_a_moment() {
+        let (words, complete) = (Duration::from_millis(100), Duration::from_secs(10));
+        for (said, expect, spoken, after) in [
+            (&b"ruok"[..], Expect::Any, Spoken::Words, words),
+            (b"\r\n", Expect::Any, Spoken::Words, words),
+            (b"GET / HTTP/1.1", Expect::Any, Spoken::Http1, words),
+            (b"{\"json\":", Expect::Any, Spoken::Words, Duration::ZERO),
+            (b"PRI * HT", Expect::Any, Spoken::Words, complete),
+            (b"PRI * HT", Expect::Declared, Spoken::Http1, complete),
+            (b"ruok", Expect::Routed, Spoken::Http1, Duration::ZERO),
+            (b"ruok", Expect::Bytes, Spoken::Opaque, Duration::ZERO),
+            (b"\x16\x03", Expect::Any, Spoken::Opaque, complete),
+        ] {
+            let (mut ours, mut theirs) = tokio::io::duplex(100);
+            tokio::io::AsyncWriteExt::write_all(&mut theirs, said).await.unwrap();
+            let (mut read, began) = (BytesMut::new(), Instant::now());
+            let told = detect(&mut ours, &mut read, expect, complete, (words, complete)).await.unwrap();
+            assert_eq!((told, began.elapsed(), &read[..]), (spoken, after, said), "{}", said.escape_ascii());
         }
     }
 
@@ -305,10 +375,11 @@ mod tests {
         for (alpn, spoken) in [(tls::ALPN_H2, Spoken::Mesh), (tls::ALPN_TCP, Spoken::Mesh), (&b"h2"[..], Spoken::Tls)] {
             let hello = hello(&[alpn]);
             for cut in (1..hello.len()).step_by(97) {
-                assert_eq!(classify(&hello[..cut]), None, "cut at {cut}");
+                assert_eq!(Look::new(Expect::Any).at(&hello[..cut], false), None, "cut at {cut}");
             }
             let mut read = BytesMut::new();
-            let detected = detect(&mut &hello[..], &mut read, Duration::from_secs(1), Duration::from_secs(1)).await;
+            let second = Duration::from_secs(1);
+            let detected = detect(&mut &hello[..], &mut read, Expect::Any, second, (second, second)).await;
             assert_eq!(detected.unwrap(), spoken);
             assert_eq!(read, hello[..], "nothing is lost");
         }
@@ -339,7 +410,8 @@ mod tests {
     async fn silence_ends_after_the_wait() {
         let (mut ours, _theirs) = tokio::io::duplex(10);
         let mut read = BytesMut::new();
-        let (wait, complete) = (Duration::from_millis(100), Duration::from_secs(1));
-        assert_eq!(detect(&mut ours, &mut read, wait, complete).await.unwrap(), Spoken::Silent);
+        let (wait, second) = (Duration::from_millis(100), Duration::from_secs(1));
+        let told = detect(&mut ours, &mut read, Expect::Any, wait, (second, second)).await;
+        assert_eq!(told.unwrap(), Spoken::Silent);
     }
 }

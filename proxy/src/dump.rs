@@ -40,6 +40,7 @@ pub fn config(config: &Config, believed: &Believed, tls: &Tls) -> Value {
             json!({ "port": port, "policy": policy.as_ref().map(|p| json!({
                 "protocol": format!("{:?}", p.protocol), "access": format!("{:?}", p.access),
                 "name": p.access_name.as_deref(), "requires_http": p.requires_http,
+                "has_request_routes": p.has_request_routes,
             })) })
         }).collect::<Vec<_>>(),
     })

@@ -1,25 +1,27 @@
 //! The life of a connection to this pod's application: TLS or plain text, who calls, policy, then HTTP or bytes.
 //!
-//! Our own TLS is ended here; any other belongs to the application and passes as bytes. What a connection is allowed is
-//! decided again for each request (`http::inbound`), so that a changed policy counts at once.
+//! Our own TLS is ended here; any other belongs to the application and passes as bytes. What is inside is found out here,
+//! whatever the ALPN says of its framing: where requests alone are expected, bytes are refused, from peers as well. What a
+//! connection is allowed is decided again for each request (`http::inbound`), so that a changed policy counts at once.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 use bytes::BytesMut;
 use mesh_credentials::tls::leaf_identity;
-use mesh_policy::{Identity, Protocol};
+use mesh_policy::Identity;
 use tokio::net::TcpStream;
 
 use crate::{
     connect,
     connections::{Entry, Stage},
-    detect::{First, Spoken, detect, first_words},
+    detect::{Expect, Spoken, begin, detect, detect_unless_ending, is_hello},
     error::{Error, Reason},
     http::{Incoming, inbound::Caller, server},
-    io::{self, Io, Rewind},
+    io::{self, Io, Rewind, reset},
     metrics::Direction,
     tcp, tls,
     tls_stream::{self, Session},
+    undecided::Undecided,
     worker::{InboundPort, Worker},
 };
 
@@ -29,18 +31,22 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, mut io: T, app: 
     let mut read = BytesMut::new();
     let times = &worker.config.times;
     // Also where the application is known to speak first: a peer's hello must be met by TLS, not by a greeting.
-    let spoken = detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(Error::connection)?;
-    let io = Rewind::new(read.freeze(), io);
-    if spoken == Spoken::Mesh {
-        return Box::pin(peer(worker, entry, io, port)).await;
+    let mut begun = begin(&mut io, &mut read, times.detect).await.map_err(Error::connection)?;
+    if begun.is_none() && is_hello(&read) {
+        let patience = (times.detect, times.handshake);
+        let told = detect(&mut io, &mut read, Expect::Any, Duration::ZERO, patience).await;
+        begun = Some(told.map_err(Error::connection)?);
     }
-    let caller = Rc::new(Caller::new(worker.clone(), port.clone(), entry));
-    let declared = port.policy(&worker).await.map_or(Protocol::Detect, |p| p.protocol);
-    match spoken {
-        Spoken::Closed => Ok(()),
-        Spoken::Http1 | Spoken::Http2 if declared != Protocol::Opaque => http(caller, io, spoken).await,
-        Spoken::Silent => Box::pin(silent(caller, io, declared)).await,
-        _ => Box::pin(opaque(&caller, io)).await,
+    let late = match begun {
+        Some(Spoken::Mesh) => Some(Rewind::new(read.freeze(), io)),
+        _ => {
+            let caller = Rc::new(Caller::new(worker.clone(), port.clone(), entry.clone(), false));
+            Box::pin(inside(caller, io, read, begun)).await?
+        }
+    };
+    match late {
+        Some(io) => Box::pin(peer(worker, entry, io, port)).await,
+        None => Ok(()),
     }
 }
 
@@ -60,15 +66,58 @@ async fn peer<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, port: Rc<Inbou
     };
     let identity = identity_of(&session)?;
     worker.tls_finished(Direction::Inbound, &identity, &session);
-    entry.proved(identity);
-    let caller = Rc::new(Caller::new(worker, port, entry));
     let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
+    let is_proxy = matches!(protocol.as_deref(), Some(tls::ALPN_H2 | tls::ALPN_H1));
+    entry.proved(identity);
+    let caller = Rc::new(Caller::new(worker, port, entry, is_proxy));
     drop(session);
     match protocol.as_deref() {
         Some(tls::ALPN_H2) => http(caller, stream, Spoken::Http2).await,
         Some(tls::ALPN_H1) => http(caller, stream, Spoken::Http1).await,
-        _ => Box::pin(opaque(&caller, stream)).await,
+        _ => {
+            // It was waited for at the other side.
+            let (mut stream, mut read) = (stream, BytesMut::new());
+            let begun = begin(&mut stream, &mut read, Duration::ZERO).await.map_err(Error::connection)?;
+            Box::pin(inside(caller, stream, read, begun)).await.map(drop)
+        }
     }
+}
+
+/// What is inside: text of a stranger, or what a peer's `mesh-tcp` frames. `begun` is what is known of it. Gives the
+/// connection back if it is a peer's whose hello came late.
+async fn inside<T: Io>(
+    caller: Rc<Caller>,
+    mut io: T,
+    mut read: BytesMut,
+    begun: Option<Spoken>,
+) -> Result<Option<Rewind<T>>, Error> {
+    let times = &caller.worker.config.times;
+    let expect = caller.port.policy(&caller.worker).await.map_or(Expect::Any, |policy| Expect::of_port(&policy));
+    // A peer's proxy kept back what it heard for long enough.
+    let words = if caller.identity().is_none() { times.detect } else { Duration::ZERO };
+    let spoken = match begun {
+        Some(told) if told != Spoken::Silent || !expect.is_requests() => told,
+        _ => {
+            let patience = (words, times.handshake);
+            let told = detect_unless_ending(&caller.entry, &mut io, &mut read, expect, times.header, patience).await;
+            match told.map_err(Error::connection)? {
+                Some(told) => told,
+                None => return Ok(None),
+            }
+        }
+    };
+    match spoken {
+        Spoken::Mesh if caller.identity().is_none() => return Ok(Some(Rewind::new(read.freeze(), io))),
+        Spoken::Closed | Spoken::Silent if expect.is_requests() => {}
+        Spoken::Http1 | Spoken::Http2 => http(caller, Rewind::new(read.freeze(), io), spoken).await?,
+        // The HTTP/1 server refuses it with a reason.
+        _ if expect.refuses(&read) => http(caller, Rewind::new(read.freeze(), io), Spoken::Http1).await?,
+        Spoken::Silent | Spoken::Words => return Box::pin(undecided(caller, io, read, expect, words)).await,
+        Spoken::Closed | Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
+            Box::pin(opaque(&caller, Rewind::new(read.freeze(), io))).await?;
+        }
+    }
+    Ok(None)
 }
 
 fn identity_of(session: &Session) -> Result<Identity, Error> {
@@ -80,42 +129,59 @@ fn identity_of(session: &Session) -> Result<Identity, Error> {
 }
 
 async fn http<T: Io>(caller: Rc<Caller>, io: T, spoken: Spoken) -> Result<(), Error> {
-    let (worker, entry) = (caller.worker.clone(), caller.entry.clone());
+    let (worker, entry, is_proxy) = (caller.worker.clone(), caller.entry.clone(), caller.is_proxy);
     let service = tower::service_fn(move |incoming: Incoming| crate::http::inbound::serve(caller.clone(), incoming));
     match spoken {
-        Spoken::Http2 => Box::pin(server::http2(&worker, &entry, io, service)).await,
-        _ => Box::pin(server::http1(&worker, &entry, io, service)).await,
+        Spoken::Http2 => Box::pin(server::http2(&worker, &entry, is_proxy, io, service)).await,
+        _ => Box::pin(server::http1(&worker, &entry, is_proxy, io, service)).await,
     }
 }
 
-/// The client is silent: connect to the application, and let whoever speaks first decide. A caller that may not send
-/// bytes gets no such connection; it has its time to show that it is a peer whose hello is late, or speaks HTTP.
-async fn silent<T: Io>(caller: Rc<Caller>, mut io: T, declared: Protocol) -> Result<(), Error> {
-    let times = &caller.worker.config.times;
-    let mut read = BytesMut::new();
-    let mut app = None;
-    if caller.admit(true).await.is_ok() {
-        let mut connected = connect_app(&caller).await?;
-        match first_words(&mut io, &mut connected).await.map_err(Error::connection)? {
-            First::Server(said) => return copy(&caller, io, Rewind::new(said, connected)).await,
-            First::Client(said) if said.is_empty() => return copy(&caller, io, connected).await,
-            First::Client(said) => read = said,
-        }
-        app = Some(connected);
+/// The client has not said enough: connect to the application, and let whoever speaks first decide. A caller that may not
+/// send bytes gets no such connection; it has its time to show that it is a peer whose hello is late, or speaks HTTP.
+async fn undecided<T: Io>(
+    caller: Rc<Caller>,
+    mut io: T,
+    mut read: BytesMut,
+    expect: Expect,
+    words: Duration,
+) -> Result<Option<Rewind<T>>, Error> {
+    let worker = caller.worker.clone();
+    let complete = worker.config.times.handshake;
+    if caller.admit(true).await.is_err() {
+        let told = detect(&mut io, &mut read, expect, complete, (complete, complete)).await;
+        let spoken = told.map_err(Error::connection)?;
+        let io = Rewind::new(read.freeze(), io);
+        return match spoken {
+            Spoken::Mesh if caller.identity().is_none() => Ok(Some(io)),
+            Spoken::Http1 | Spoken::Http2 => http(caller, io, spoken).await.map(|()| None),
+            Spoken::Closed | Spoken::Silent => Ok(None),
+            _ => opaque(&caller, io).await.map(|()| None),
+        };
     }
-    let spoken = detect(&mut io, &mut read, times.handshake, times.handshake).await.map_err(Error::connection)?;
-    let io = Rewind::new(read.freeze(), io);
-    let speaks_http = matches!(spoken, Spoken::Http1 | Spoken::Http2) && declared != Protocol::Opaque;
-    // What is not for bytes lets the application's connection go: nothing was sent on it.
-    match app.filter(|_| spoken != Spoken::Mesh && !speaks_http) {
-        Some(app) => copy(&caller, io, app).await,
-        None if spoken == Spoken::Mesh => {
-            Box::pin(peer(caller.worker.clone(), caller.entry.clone(), io, caller.port.clone())).await
+    let mut app = connect_app(&caller).await?;
+    let mut undecided = Undecided::new(read, expect, words, complete);
+    let spoken = match undecided.decided(&caller.entry, &mut io, &mut app).await {
+        Ok(spoken) => spoken,
+        Err(error) => {
+            reset(io);
+            // A peer's proxy that hears HTTP after all ends this connection, and asks on another.
+            undecided.broken(&worker, &caller.port.pool, app, caller.identity().is_some());
+            return Err(Error::connection(error));
         }
-        None if speaks_http => http(caller, io, spoken).await,
-        None if spoken == Spoken::Closed => Ok(()),
-        None => Box::pin(opaque(&caller, io)).await,
+    };
+    let is_late = spoken == Spoken::Mesh && caller.identity().is_none();
+    if is_late || matches!(spoken, Spoken::Http1 | Spoken::Http2) {
+        undecided.let_go(&worker, &caller.port.pool, app);
+        let io = undecided.client_anew(io);
+        return if is_late { Ok(Some(io)) } else { http(caller, io, spoken).await.map(|()| None) };
     }
+    if spoken == Spoken::Closed {
+        return Ok(None);
+    }
+    worker.inbound.bytes_sent.increment(undecided.passed());
+    let (io, app) = undecided.both(io, app);
+    copy(&caller, io, app).await.map(|()| None)
 }
 
 /// Bytes for the application, if the policy lets bytes through.

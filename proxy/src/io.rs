@@ -21,10 +21,16 @@ use crate::http::h1::Upgraded;
 pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
     /// What it is.
     fn as_any(&self) -> &dyn Any;
+    /// The same, to be taken out of its box.
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {
     fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
     }
 }
@@ -41,6 +47,9 @@ pub fn reset<T: Io>(io: T) {
 fn tcp_of(any: &dyn Any) -> Option<&TcpStream> {
     if let Some(boxed) = any.downcast_ref::<Box<dyn Io>>() {
         return tcp_of((**boxed).as_any());
+    }
+    if let Some(rewound) = any.downcast_ref::<Rewind<Box<dyn Io>>>() {
+        return tcp_of((**rewound.get_ref()).as_any());
     }
     let rewound = || any.downcast_ref::<Rewind<TcpStream>>().map(Rewind::get_ref);
     let upgraded = || any.downcast_ref::<Upgraded<TcpStream>>().map(|upgraded| &upgraded.io);
@@ -137,13 +146,13 @@ mod tests {
     #[tokio::test]
     async fn a_reset_is_seen_as_such() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        for rewound in [false, true] {
+        for rewound in 0..3 {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (server, _) = listener.accept().await.unwrap();
-            if rewound {
-                reset(Rewind::new(Bytes::from_static(b"read"), server))
-            } else {
-                reset(server)
+            match rewound {
+                0 => reset(server),
+                1 => reset(Rewind::new(Bytes::from_static(b"read"), server)),
+                _ => reset(Rewind::new(Bytes::new(), Box::new(server) as Box<dyn Io>)),
             }
             let seen = client.read(&mut [0; 1]).await.unwrap_err();
             assert_eq!(seen.kind(), io::ErrorKind::ConnectionReset);

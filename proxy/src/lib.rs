@@ -2,7 +2,7 @@
 //!
 //! # The way of a request, top to bottom, each file once
 //! [`listen`] (accept, original destination, limits, drain) -> [`outbound`] | [`inbound`] (a connection's life) ->
-//! [`detect`] (TLS, HTTP/1, HTTP/2, bytes) -> [`http::server`] -> [`http::exchange`] | [`http::inbound`] (facts, decision,
+//! [`detect`] (TLS, HTTP/1, HTTP/2, bytes; `undecided` while it does not tell) -> [`http::server`] -> [`http::exchange`] | [`http::inbound`] (facts, decision,
 //! filters, attempts, record) -> [`balance`] (pick an endpoint) -> [`tls`] -> [`connect`] (the only place that opens
 //! upstream sockets) -> [`tls_stream`]. Bytes: outbound -> balance -> tls -> connect -> [`tcp`].
 //!
@@ -23,6 +23,7 @@ pub mod control;
 pub mod detect;
 pub mod dump;
 pub mod error;
+mod first_line;
 mod gate;
 mod handover;
 pub mod http;
@@ -31,12 +32,14 @@ mod init;
 pub mod io;
 pub mod listen;
 pub mod metrics;
+mod opaque;
 pub mod outbound;
 pub mod random;
 pub mod sni;
 pub mod tcp;
 pub mod tls;
 pub mod tls_stream;
+mod undecided;
 pub mod worker;
 
 pub use app::{main_from_args, main_from_env};

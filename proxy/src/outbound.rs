@@ -1,6 +1,7 @@
 //! The life of a connection from this pod's application: policy, detection, then HTTP or bytes.
 //!
-//! Where TCPRoutes are attached nothing is detected, and where TLSRoutes are nothing but the ClientHello is read.
+//! Where TCPRoutes are attached nothing is detected, and where TLSRoutes are nothing but the ClientHello is read. Where
+//! HTTPRoutes or GRPCRoutes are, or HTTP is declared, nothing that a server may take for HTTP passes as bytes.
 //!
 //! A connection has a target of its own (a redirected address, or a listening port that stands for one), or its requests
 //! name theirs (this proxy as an HTTP proxy).
@@ -15,26 +16,21 @@ use std::{
 
 use bytes::BytesMut;
 use http::{Method, Response, Version};
-use mesh_policy::{
-    BackendTarget, OutboundPolicy, OutboundVerdict, Protocol, RouteKind, ServiceRef, Target, decide_connection,
-};
-use smallvec::SmallVec;
+use mesh_policy::{OutboundPolicy, Protocol, RouteKind};
 
 use crate::{
     balance::Endpoint,
     connect::{self, Upstream},
     connections::{Entry, Stage},
-    detect::{First, Spoken, detect, detect_hello, first_words, speaks_first},
+    detect::{Expect, Spoken, detect, detect_hello, detect_unless_ending},
     error::{Error, Reason},
     http::{Body, Incoming, Reply, exchange, headers, in_flight::InFlight, server},
-    io::{self, Io, Rewind, reset},
+    io::{Io, Rewind, reset},
+    opaque,
     sni::Hello,
-    tcp,
+    undecided::Undecided,
     worker::{OutboundTarget, Worker},
 };
-
-/// Endpoints tried for an opaque connection: the first and three others, as for requests.
-const MAX_ATTEMPTS: usize = 4;
 
 /// Where a connection's traffic goes.
 #[derive(Clone)]
@@ -57,7 +53,8 @@ pub async fn serve<T: Io>(
         return to_target(worker, entry, io, target, policy).await;
     }
     let mut read = BytesMut::new();
-    let spoken = begun(&worker, &entry, &mut io, &mut read, worker.config.times.header).await?;
+    let told = begun(&worker, &entry, &mut io, &mut read, Expect::Declared, worker.config.times.header).await?;
+    let Some(spoken) = told else { return Ok(()) };
     http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, None).await
 }
 
@@ -74,7 +71,7 @@ pub async fn redirected<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, orig
 async fn external<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, original: SocketAddr) -> Result<(), Error> {
     let connected = connect::external(&worker, original).await;
     let upstream = connected.inspect_err(|error| worker.outbound.error(error.reason))?;
-    copy(&worker, &entry, io, Upstream::plain(upstream), InFlight::default()).await
+    opaque::copy(&worker, &entry, io, Upstream::plain(upstream), InFlight::default()).await
 }
 
 async fn to_target<T: Io>(
@@ -94,27 +91,38 @@ async fn to_target<T: Io>(
             return Box::pin(unknown(worker.clone(), entry, io, destination, error)).await;
         }
     };
-    let wait = match (policy.routes.kind(), policy.protocol) {
-        // Routes for connections are about bytes, whatever the port is said to speak.
+    // Routes for connections are about bytes, whatever the port is said to speak.
+    match (policy.routes.kind(), policy.protocol) {
         (Some(RouteKind::Tls), _) => return Box::pin(by_name(&worker, &entry, &target, &policy, io)).await,
         (Some(RouteKind::Tcp), _) | (_, Protocol::Opaque) => {
-            return Box::pin(opaque(&worker, &entry, &target, &policy, None, io)).await;
+            return Box::pin(opaque::serve(&worker, &entry, &target, &policy, None, io)).await;
         }
-        (_, Protocol::Http1 | Protocol::Http2) => times.header,
-        (_, Protocol::Detect) if target.server_first.get() => {
-            return Box::pin(opaque(&worker, &entry, &target, &policy, None, io)).await;
-        }
-        (_, Protocol::Detect) => times.detect,
+        _ => {}
+    }
+    let expect = Expect::of_target(&policy);
+    let greeter = if expect.is_requests() { None } else { opaque::greeter(&worker, &target, &policy) };
+    let silence = match (&greeter, expect.is_requests()) {
+        (_, true) => times.header,
+        (None, false) => times.detect,
+        (Some(_), false) => Duration::ZERO,
     };
-    match begun(&worker, &entry, &mut io, &mut read, wait).await? {
-        spoken @ (Spoken::Http1 | Spoken::Http2) => {
+    let Some(spoken) = begun(&worker, &entry, &mut io, &mut read, expect, silence).await? else { return Ok(()) };
+    match spoken {
+        Spoken::Http1 | Spoken::Http2 => {
             let destination = Destination::Target(target);
             http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, None).await
         }
-        Spoken::Closed => Ok(()),
-        Spoken::Silent => Box::pin(silent(&worker, entry, target, &policy, io)).await,
-        Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
-            Box::pin(opaque(&worker, &entry, &target, &policy, None, Rewind::new(read.freeze(), io))).await
+        Spoken::Closed | Spoken::Silent if expect.is_requests() => Ok(()),
+        _ if expect.refuses(&read) => {
+            let destination = Destination::Target(target);
+            http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, None).await
+        }
+        Spoken::Silent | Spoken::Words => {
+            Box::pin(undecided(&worker, entry, target, &policy, (io, read), greeter)).await
+        }
+        Spoken::Closed | Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
+            let io = Rewind::new(read.freeze(), io);
+            Box::pin(opaque::serve(&worker, &entry, &target, &policy, None, io)).await
         }
     }
 }
@@ -143,7 +151,7 @@ async fn by_name<T: Io>(
     let why = match hello.map_err(Error::connection)? {
         None => return Ok(()),
         Some(Hello::Complete(name)) => {
-            return opaque(worker, entry, target, policy, name.as_deref(), Rewind::new(read.freeze(), io)).await;
+            return opaque::serve(worker, entry, target, policy, name.as_deref(), Rewind::new(read.freeze(), io)).await;
         }
         Some(Hello::Other) => "begins with something else",
         Some(Hello::Partial) => "ended, or took too long, before that was complete",
@@ -155,24 +163,17 @@ async fn by_name<T: Io>(
     Err(error)
 }
 
-/// What the client speaks. One that has said nothing yet is let go when the proxy drains.
+/// What the client speaks. `None`: it has said nothing, and the proxy drains.
 async fn begun<T: Io>(
     worker: &Worker,
     entry: &Entry,
     io: &mut T,
     read: &mut BytesMut,
-    wait: Duration,
-) -> Result<Spoken, Error> {
-    let complete = worker.config.times.handshake;
-    tokio::select! {
-        biased;
-        spoken = detect(io, read, wait, complete) => return spoken.map_err(Error::connection),
-        () = entry.ending() => {}
-    }
-    if read.is_empty() {
-        return Ok(Spoken::Closed);
-    }
-    detect(io, read, wait, complete).await.map_err(Error::connection)
+    expect: Expect,
+    silence: Duration,
+) -> Result<Option<Spoken>, Error> {
+    let patience = (worker.config.times.detect, worker.config.times.handshake);
+    detect_unless_ending(entry, io, read, expect, silence, patience).await.map_err(Error::connection)
 }
 
 /// Serves requests; the first of them is answered with `failed` if there is one.
@@ -198,11 +199,13 @@ async fn http<T: Io>(
         }
     });
     match spoken {
-        Spoken::Http1 => Box::pin(server::http1(&worker, &entry, io, service)).await,
-        Spoken::Http2 => Box::pin(server::http2(&worker, &entry, io, service)).await,
+        Spoken::Http1 => Box::pin(server::http1(&worker, &entry, false, io, service)).await,
+        Spoken::Http2 => Box::pin(server::http2(&worker, &entry, false, io, service)).await,
         Spoken::Closed | Spoken::Silent => Ok(()),
         // The HTTP/1 server refuses it with a reason.
-        Spoken::Mesh | Spoken::Tls | Spoken::Opaque => Box::pin(server::http1(&worker, &entry, io, service)).await,
+        Spoken::Mesh | Spoken::Tls | Spoken::Opaque | Spoken::Words => {
+            Box::pin(server::http1(&worker, &entry, false, io, service)).await
+        }
     }
 }
 
@@ -244,7 +247,8 @@ async fn unknown<T: Io>(
 ) -> Result<(), Error> {
     let mut read = BytesMut::new();
     let times = &worker.config.times;
-    match detect(&mut io, &mut read, times.detect, times.detect).await.map_err(Error::connection)? {
+    let patience = (times.detect, times.detect);
+    match detect(&mut io, &mut read, Expect::Any, times.detect, patience).await.map_err(Error::connection)? {
         spoken @ (Spoken::Http1 | Spoken::Http2) => {
             http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, Some(error)).await
         }
@@ -255,155 +259,52 @@ async fn unknown<T: Io>(
     }
 }
 
-/// The client is silent: connect, and let whoever speaks first decide. That the server did is remembered only when its
-/// bytes came first.
-async fn silent<T: Io>(
+/// The client has not said enough, and a server may want to speak: connect, and let whoever speaks first decide. That the
+/// server did is remembered of its endpoint.
+async fn undecided<T: Io>(
     worker: &Rc<Worker>,
     entry: Rc<Entry>,
     target: Rc<OutboundTarget>,
     policy: &OutboundPolicy,
-    mut io: T,
+    (mut io, read): (T, BytesMut),
+    greeter: Option<Rc<Endpoint>>,
 ) -> Result<(), Error> {
-    let (mut upstream, in_flight) = open(worker, &target, policy, None).await?;
-    let mut read = match first_words(&mut io, &mut upstream.io).await.map_err(Error::connection)? {
-        First::Client(said) => said,
-        First::Server(said) => {
-            if speaks_first(&said) {
-                target.server_first.set(true);
-            }
-            let upstream = Upstream { io: Rewind::new(said, upstream.io), entry: upstream.entry };
-            return copy(worker, &entry, io, upstream, in_flight).await;
+    let opened = match greeter {
+        Some(endpoint) => opaque::open_first(worker, &target, policy, endpoint).await,
+        None => opaque::open(worker, &target, policy, None).await,
+    };
+    let mut opened = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            reset(io);
+            return Err(error);
         }
     };
     let times = &worker.config.times;
-    let spoken = if read.is_empty() {
-        Spoken::Opaque
-    } else {
-        detect(&mut io, &mut read, times.detect, times.handshake).await.map_err(Error::connection)?
-    };
-    let io = Rewind::new(read.freeze(), io);
-    match spoken {
-        Spoken::Http1 | Spoken::Http2 => {
-            drop((upstream, in_flight)); // nothing was sent on it
-            http(worker.clone(), entry, io, Destination::Target(target), spoken, None).await
-        }
-        _ => copy(worker, &entry, io, upstream, in_flight).await,
-    }
-}
-
-/// Bytes: to one endpoint, chosen once. `sni` is the name that they ask for, if that was looked at.
-async fn opaque<T: Io>(
-    worker: &Rc<Worker>,
-    entry: &Entry,
-    target: &OutboundTarget,
-    policy: &OutboundPolicy,
-    sni: Option<&str>,
-    io: T,
-) -> Result<(), Error> {
-    match open(worker, target, policy, sni).await {
-        Ok((upstream, in_flight)) => copy(worker, entry, io, upstream, in_flight).await,
+    let mut undecided = Undecided::new(read, Expect::Any, times.detect, times.handshake);
+    let spoken = match undecided.decided(&entry, &mut io, &mut opened.upstream.io).await {
+        Ok(spoken) => spoken,
         Err(error) => {
             reset(io);
-            Err(error)
-        }
-    }
-}
-
-async fn copy<T: Io, U: Io>(
-    worker: &Worker,
-    entry: &Entry,
-    mut io: T,
-    mut upstream: Upstream<U>,
-    in_flight: InFlight,
-) -> Result<(), Error> {
-    let metrics = &worker.outbound;
-    metrics.opaque.increment(1);
-    entry.reached(Stage::Bytes);
-    let entries = (entry, upstream.entry.as_deref());
-    let copied = tcp::copy(&mut io, &mut upstream.io, entries, &metrics.bytes_sent, &metrics.bytes_received).await;
-    drop(in_flight);
-    io::end(copied, io, upstream.io).map_err(Error::connection)
-}
-
-/// Opens a connection for bytes: mutual TLS to a peer, else plain. Another endpoint is tried when one cannot be reached.
-async fn open(
-    worker: &Rc<Worker>,
-    target: &OutboundTarget,
-    policy: &OutboundPolicy,
-    sni: Option<&str>,
-) -> Result<(Upstream<Box<dyn Io>>, InFlight), Error> {
-    let opened = async {
-        match way(worker, target, policy, sni)? {
-            Way::Balanced(service) => open_any(worker, service).await,
-            Way::One(endpoint) => open_one(worker, endpoint).await,
-        }
-    };
-    opened.await.inspect_err(|error| worker.outbound.error(error.reason))
-}
-
-/// Where the bytes of one connection go.
-enum Way<'p> {
-    Balanced(&'p ServiceRef),
-    One(Rc<Endpoint>),
-}
-
-/// What the routes for connections say, else the target itself.
-fn way<'p>(
-    worker: &Worker,
-    target: &OutboundTarget,
-    policy: &'p OutboundPolicy,
-    sni: Option<&str>,
-) -> Result<Way<'p>, Error> {
-    let decision = decide_connection(policy, sni, &mut ());
-    let rule = match decision.verdict {
-        OutboundVerdict::Default(Target::Service(service)) => return Ok(Way::Balanced(service)),
-        OutboundVerdict::Default(Target::Endpoint(endpoint)) => return Ok(Way::One(target.direct(worker, endpoint))),
-        OutboundVerdict::Forward(rule) => rule,
-        OutboundVerdict::NotFound => {
-            let detail = format!("no route of {} is for the name {:?}", target.name, sni.unwrap_or_default());
-            return Err(Error::undelivered(Reason::NoRoute, detail));
-        }
-        // The last two answer requests only.
-        OutboundVerdict::NoBackends | OutboundVerdict::Redirect(_) | OutboundVerdict::Preflight(_) => {
-            let name = decision.route.map(|r| format!("{}/{}", r.namespace, r.name)).unwrap_or_default();
-            return Err(Error::undelivered(Reason::InvalidBackend, format!("a rule of {name} has no backend")));
-        }
-    };
-    match rule.pick(worker.random.next()).map(|(_, backend)| &backend.target) {
-        Some(BackendTarget::Service(service)) => Ok(Way::Balanced(service)),
-        Some(BackendTarget::Invalid { reason }) => Err(Error::undelivered(Reason::InvalidBackend, reason.to_string())),
-        None => Err(Error::undelivered(Reason::InvalidBackend, "the rule has no backend")),
-    }
-}
-
-async fn open_any(worker: &Rc<Worker>, service: &ServiceRef) -> Result<(Upstream<Box<dyn Io>>, InFlight), Error> {
-    let balancer = worker.balancer(service).await?;
-    let mut tried: SmallVec<[_; MAX_ATTEMPTS]> = SmallVec::new();
-    let mut last = None;
-    while tried.len() < MAX_ATTEMPTS {
-        let Some(endpoint) = balancer.pick(&worker.random, Instant::now(), &tried) else { break };
-        tried.push(endpoint.info.address);
-        match open_one(worker, endpoint.clone()).await {
-            Ok(opened) => return Ok(opened),
-            Err(error) => {
-                endpoint.refused(Instant::now());
-                tracing::debug!("{service}: {error}; trying another endpoint");
-                last = Some(error);
+            if !undecided.is_untouched() {
+                reset(opened.upstream.io);
             }
+            return Err(Error::connection(error));
         }
-    }
-    Err(last.unwrap_or_else(|| Error::undelivered(Reason::NoEndpoints, service.to_string())))
-}
-
-async fn open_one(worker: &Rc<Worker>, endpoint: Rc<Endpoint>) -> Result<(Upstream<Box<dyn Io>>, InFlight), Error> {
-    let began = Instant::now();
-    let in_flight = InFlight::on(endpoint.clone());
-    let address = endpoint.info.address;
-    let upstream = match &endpoint.info.identity {
-        None => Upstream::plain(connect::tcp(worker, address).await?).boxed(),
-        Some(identity) => connect::mesh(worker, address, identity, &worker.tls.client_tcp).await?.boxed(),
     };
-    let now = Instant::now();
-    endpoint.observe(now - began, false, now);
-    Ok((upstream, in_flight))
+    if matches!(spoken, Spoken::Http1 | Spoken::Http2) {
+        opened.let_go(worker, &undecided);
+        let io = undecided.client_anew(io);
+        return http(worker.clone(), entry, io, Destination::Target(target), spoken, None).await;
+    }
+    if spoken == Spoken::Closed {
+        return Ok(());
+    }
+    if undecided.is_greeted() {
+        opened.endpoint.greeted(Instant::now());
+    }
+    worker.outbound.bytes_sent.increment(undecided.passed());
+    let (io, upstream) = undecided.both(io, opened.upstream.io);
+    let upstream = Upstream { io: upstream, entry: opened.upstream.entry };
+    opaque::copy(worker, &entry, io, upstream, opened.in_flight).await
 }

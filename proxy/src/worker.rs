@@ -76,8 +76,6 @@ pub struct OutboundTarget {
     pub budget: Budget,
     /// That endpoint.
     direct: RefCell<Option<Rc<Endpoint>>>,
-    /// The server was seen to speak first; new connections do not wait for the client.
-    pub server_first: Cell<bool>,
     used: Cell<Instant>,
     /// An address that was nothing known when it was asked for last: for this one it is asked again.
     external: bool,
@@ -191,7 +189,6 @@ impl Worker {
             name: canonical.into(),
             direct: RefCell::default(),
             budget: Budget::new(now),
-            server_first: Cell::new(false),
             used: Cell::new(now),
             external,
             asked: now,
@@ -215,7 +212,8 @@ impl Worker {
         }
     }
 
-    fn known_balancer(&self, service: &ServiceRef) -> Rc<Balancer> {
+    /// The balancer of a backend; its endpoints may not be known yet.
+    pub(crate) fn known_balancer(&self, service: &ServiceRef) -> Rc<Balancer> {
         let mut balancers = self.balancers.borrow_mut();
         if let Some(balancer) = balancers.get(service) {
             return balancer.clone();

@@ -124,6 +124,13 @@ impl Snapshot {
         attached
     }
 
+    /// Whether routes for requests are attached to a Service's port in its own namespace. They are in force there: such
+    /// kinds go before the others.
+    pub(crate) fn has_request_routes(&self, service: &ServiceRef) -> bool {
+        let mut kinds = RouteKind::ALL.into_iter().filter(|kind| kind.is_of_requests());
+        kinds.any(|kind| self.group(kind, &service.namespace, service).next().is_some())
+    }
+
     /// Reports that a route is not in force on a port, at each parent that leads there.
     pub(crate) fn report_displaced(
         &self,

@@ -1,4 +1,4 @@
-//! Policies of targets and ports.
+//! Policies of targets.
 //!
 //! Which routes apply to a Service's port is told by `attach`. What a rule refers to (backends, mirrors, a RetryPolicy)
 //! is looked up here, each time: objects may come in any order.
@@ -6,11 +6,11 @@
 //! A backend in another namespace than its route needs a ReferenceGrant there, unless it is a parent of the route:
 //! sending a request on to where it was going anyway exposes nothing.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use mesh_policy::{
-    Access, Backend, BackendTarget, Filter, InboundPolicy, Mirror, OutboundPolicy, Protocol, Route, RouteTable, Rule,
-    ServiceRef, Target, Timeouts,
+    Backend, BackendTarget, Filter, Mirror, OutboundPolicy, Protocol, Route, RouteTable, Rule, ServiceRef, Target,
+    Timeouts,
 };
 
 use crate::{
@@ -18,10 +18,10 @@ use crate::{
     backend::BackendObject,
     filter::{FilterObject, NO_COPY, PolicyRef},
     problem::{Place, Problem, Reason, Report},
+    protocol::agreed,
     retry_policy::RetryPolicy,
     route::{RouteObject, unserved},
     rule::{RuleObject, in_force},
-    service::TargetPort,
     snapshot::{Key, Snapshot},
 };
 
@@ -54,30 +54,6 @@ impl Snapshot {
         let found = self.services.get(&key).and_then(|found| found.port(service.port));
         let protocol = found.map_or(Protocol::Detect, |port| port.protocol);
         (OutboundPolicy { target: target.clone(), protocol, routes: RouteTable::new(compiled) }, problems)
-    }
-
-    /// The policy of an application's port of a pod; `None` when the pod is unknown.
-    ///
-    /// The protocol is that of the Services that lead to the port, if they agree; the pod's own annotations go first.
-    pub fn compile_inbound(&self, workload: &str, port: u16) -> Option<InboundPolicy> {
-        let pod = self.pod(workload)?;
-        let protocol = if let Some(declared) = pod.declared.get(port) {
-            declared
-        } else {
-            let key = Key { namespace: pod.namespace.clone(), name: pod.name.clone() };
-            let of_pod = self.links.slices_by_pod.linked(&key).iter().filter_map(|key| self.endpoint_slices.get(key));
-            let names: BTreeSet<_> = of_pod.filter_map(|slice| slice.service.clone()).collect();
-            let service = |name| self.services.get(&Key { namespace: pod.namespace.clone(), name });
-            let leads_here = |target: &TargetPort| match target {
-                TargetPort::Number(number) => *number == port,
-                TargetPort::Name(name) => pod.ports.get(name) == Some(&port),
-            };
-            let ports = names.into_iter().filter_map(service).flat_map(|service| &service.ports);
-            let mut protocols = ports.filter(|port| leads_here(&port.target)).map(|port| port.protocol);
-            let first = protocols.next().unwrap_or_default();
-            if protocols.all(|protocol| protocol == first) { first } else { Protocol::Detect }
-        };
-        Some(InboundPolicy { protocol, access: Access::All, access_name: None, requires_http: false })
     }
 
     fn compile_route(&self, route: &RouteObject, report: &mut Report<'_>) -> Route {
@@ -238,14 +214,12 @@ impl Snapshot {
             return declared;
         }
         let slices = self.links.slices_by_ip.linked(&endpoint.address.ip()).iter();
-        let mut protocols = slices.filter_map(|key| {
+        agreed(slices.filter_map(|key| {
             let slice = self.endpoint_slices.get(key).filter(|slice| slice.at(endpoint.address).is_some())?;
             let service = self.services.get(&Key { namespace: key.namespace.clone(), name: slice.service.clone()? })?;
             let (name, _) = slice.ports.iter().find(|(_, number)| *number == endpoint.address.port())?;
             Some(service.ports.iter().find(|port| port.name == *name)?.protocol)
-        });
-        let first = protocols.next().unwrap_or_default();
-        if protocols.all(|protocol| protocol == first) { first } else { Protocol::Detect }
+        }))
     }
 }
 

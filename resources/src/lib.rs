@@ -19,6 +19,7 @@ mod endpoints;
 mod filter;
 mod grpc_route;
 mod http_route;
+mod inbound;
 mod lines;
 mod links;
 pub mod node;

@@ -58,6 +58,26 @@ impl Declared {
     }
 }
 
+/// What a port speaks to which several Services lead, or several of their ports: what they say, if they agree. One that
+/// says nothing does not take back what another declares of requests; one that speaks of bytes does.
+pub(crate) fn agreed(protocols: impl Iterator<Item = Protocol>) -> Protocol {
+    let mut agreed = None;
+    for protocol in protocols {
+        agreed = Some(match (agreed, protocol) {
+            (None, one) => one,
+            (Some(one), other) if one == other => one,
+            // Either version of HTTP is served where requests are.
+            (
+                Some(http @ (Protocol::Http1 | Protocol::Http2)),
+                Protocol::Detect | Protocol::Http1 | Protocol::Http2,
+            )
+            | (Some(Protocol::Detect), http @ (Protocol::Http1 | Protocol::Http2)) => http,
+            _ => return Protocol::Detect,
+        });
+    }
+    agreed.unwrap_or_default()
+}
+
 /// `8080=http2` or `9000-9010=tcp`.
 fn read(part: &str) -> Option<(u16, u16, Protocol)> {
     let (ports, name) = part.split_once('=')?;
@@ -69,6 +89,24 @@ fn read(part: &str) -> Option<(u16, u16, Protocol)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_are_declared_if_one_says_so_and_none_says_bytes() {
+        use Protocol::{Detect, Http1, Http2, Opaque};
+        for (said, expected) in [
+            (&[][..], Detect),
+            (&[Http2], Http2),
+            (&[Opaque, Opaque], Opaque),
+            (&[Detect, Http1, Detect], Http1),
+            (&[Http1, Http2, Detect], Http1),
+            (&[Opaque, Detect], Detect),
+            (&[Detect, Opaque], Detect),
+            (&[Http1, Opaque], Detect),
+            (&[Opaque, Http1, Http1], Detect),
+        ] {
+            assert_eq!(agreed(said.iter().copied()), expected, "{said:?}");
+        }
+    }
 
     #[test]
     fn a_part_is_ports_and_a_name() {

@@ -194,13 +194,46 @@ fn protocols() {
     ] {
         assert_eq!(outbound(target), expected, "{target}");
     }
-    let inbound = |pod: &str, port| snapshot.compile_inbound(pod, port).map(|policy| policy.protocol);
+    let inbound = |pod: &str, port| snapshot.compile_inbound(pod, port, port).map(|policy| policy.protocol);
     assert_eq!(inbound("shop/web-0", 8080), Some(Protocol::Http1));
     assert_eq!(inbound("shop/web-0", 9090), Some(Protocol::Http2), "by the name of the container port");
     assert_eq!(inbound("shop/web-1", 9090), Some(Protocol::Detect));
     assert_eq!(inbound("shop/web-1", 7777), Some(Protocol::Opaque));
     assert_eq!(inbound("shop/none", 80), None);
     assert_eq!(inbound("none", 80), None);
+}
+
+#[test]
+fn a_port_is_told_of_the_routes_of_its_services() {
+    let parent = "parentRefs: [{group: '', kind: Service, name: web, port: 80}]";
+    let rules = "rules: [{backendRefs: [{name: web, port: 80}]}]";
+    let consumer = "parentRefs: [{group: '', kind: Service, name: web, namespace: shop, port: 80}]";
+    let tcp = "rules: [{backendRefs: [{name: web, port: 80}]}]";
+    for (routes, expected) in [
+        (String::new(), false),
+        (route("HTTPRoute", "shop/r", &format!("{parent}, {rules}")), true),
+        (route("GRPCRoute", "shop/r", &format!("{parent}, {rules}")), true),
+        (
+            route("HTTPRoute", "shop/r", &format!("parentRefs: [{{group: '', kind: Service, name: web}}], {rules}")),
+            true,
+        ),
+        (
+            route(
+                "HTTPRoute",
+                "shop/r",
+                &format!("parentRefs: [{{group: '', kind: Service, name: api, port: 8080}}], {rules}"),
+            ),
+            false,
+        ),
+        (route("HTTPRoute", "bank/r", &format!("{consumer}, {rules}")), false),
+        (route("TCPRoute", "shop/r", &format!("{parent}, {tcp}")), false),
+    ] {
+        let (snapshot, _) = snapshot(&routes);
+        let has = |port, listed| snapshot.compile_inbound("shop/web-0", port, listed).unwrap().has_request_routes;
+        assert_eq!(has(8080, 8080), expected, "{routes}");
+        assert_eq!(has(7, 8080), expected, "by the port that is listed: {routes}");
+        assert!(!has(7, 7), "{routes}");
+    }
 }
 
 #[test]

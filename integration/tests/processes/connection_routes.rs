@@ -148,7 +148,7 @@ async fn bytes_that_look_like_requests_are_bytes() {
     stage
         .mesh
         .manifests
-        .service("shop", "echo", &[PortSpec { name: "http", port: PORT, target: PORT, app_protocol: Some("http") }])
+        .service("shop", "echo", &[PortSpec { name: "http", port: PORT, target: PORT, app_protocol: Some("tcp") }])
         .unwrap();
     let app = App::start(|mut stream| async move {
         let (mut read, mut write) = stream.split();

@@ -11,6 +11,7 @@ mod balance;
 mod bulk;
 mod connection_routes;
 mod deadlines;
+mod detection;
 mod drain;
 mod failover;
 mod filters;

@@ -20,6 +20,7 @@ impl TryFrom<v1::InboundPolicy> for InboundPolicy {
             access: access.try_into().map_err(|e: ConvertError| e.within("access"))?,
             access_name,
             requires_http: wire.requires_http,
+            has_request_routes: wire.has_request_routes,
         })
     }
 }
@@ -31,6 +32,7 @@ impl From<&InboundPolicy> for v1::InboundPolicy {
             access: Some((&model.access).into()),
             access_name: model.access_name.as_deref().unwrap_or_default().to_owned(),
             requires_http: model.requires_http,
+            has_request_routes: model.has_request_routes,
         }
     }
 }

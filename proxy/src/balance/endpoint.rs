@@ -15,6 +15,9 @@ use crate::{http::pool::Pool, metrics::Series};
 /// How long an endpoint that refused stays away: doubled from the first to the last.
 const LEAVE_FIRST: Duration = Duration::from_secs(1);
 const LEAVE_LAST: Duration = Duration::from_secs(10);
+/// How long it is remembered that an endpoint spoke first: long enough that a busy client waits once a minute, short enough
+/// that another server on the address is soon met as what it is.
+const GREETS_FOR: Duration = Duration::from_secs(60);
 
 /// When an endpoint refused, and until when it is not picked.
 #[derive(Clone, Copy)]
@@ -38,6 +41,8 @@ pub struct Endpoint {
     away: Cell<Option<Away>>,
     away_for: Cell<Duration>,
     series: RefCell<BoundSeries>,
+    /// Until when it counts as one that speaks first.
+    greets_until: Cell<Option<Instant>>,
 }
 
 impl Endpoint {
@@ -52,6 +57,7 @@ impl Endpoint {
             away: Cell::new(None),
             away_for: Cell::new(LEAVE_FIRST),
             series: RefCell::default(),
+            greets_until: Cell::new(None),
         }
     }
 
@@ -90,6 +96,17 @@ impl Endpoint {
     /// Nobody waits any longer for the answer to a request sent at `since`: it would have taken at least so long.
     pub fn given_up(&self, since: Instant, now: Instant) {
         self.latency.at_least(now.saturating_duration_since(since), now);
+    }
+
+    /// It spoke before its client did.
+    pub(crate) fn greeted(&self, now: Instant) {
+        self.greets_until.set(now.checked_add(GREETS_FOR));
+    }
+
+    /// Whether it did so lately: then it is connected at once, and not only after its client was silent for a while. That
+    /// is all: what the client speaks is still found out.
+    pub(crate) fn greets(&self, now: Instant) -> bool {
+        self.greets_until.get().is_some_and(|until| now < until)
     }
 
     /// One more request or connection is in flight.
@@ -145,6 +162,15 @@ mod tests {
         assert!(!endpoint.is_admitted(now), "it answered what it had taken before it began to refuse");
         endpoint.observe(Duration::from_millis(50), false, now);
         assert!(endpoint.is_admitted(now), "it took a request after that");
+    }
+
+    #[test]
+    fn a_greeting_is_forgotten() {
+        let start = Instant::now();
+        let endpoint = endpoint(start);
+        assert!(!endpoint.greets(start));
+        endpoint.greeted(start);
+        assert!(endpoint.greets(start + GREETS_FOR / 2) && !endpoint.greets(start + GREETS_FOR));
     }
 
     #[test]

@@ -60,6 +60,11 @@ impl Balancer {
         self.source.wait(limit).await.map(drop)
     }
 
+    /// Whether the endpoints are known.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.source.get().is_some()
+    }
+
     /// When it was last asked.
     pub fn used(&self) -> Instant {
         self.used.get()

@@ -37,12 +37,14 @@ pub struct Limits {
 pub struct Times {
     /// `MESH_CONNECT_TIMEOUT`, 1s: TCP and TLS handshake towards an endpoint. In-cluster round trips are below 10 ms.
     pub connect: Duration,
-    /// `MESH_DETECT_WAIT`, 100ms: how long a client may be silent before the proxy connects and lets whoever speaks
-    /// first decide.
+    /// `MESH_DETECT_WAIT`, 100ms: how long a client may be silent, or its words without a line end are kept back, before
+    /// the proxy connects and lets whoever speaks first decide; not where requests alone are expected
+    /// (docs/detection.md).
     pub detect: Duration,
     /// `MESH_HANDSHAKE_TIMEOUT`, 10s: an accepted connection's TLS handshake or HTTP/2 preface.
     pub handshake: Duration,
-    /// `MESH_HEADER_TIMEOUT`, 30s: from the first byte of a request head to its last.
+    /// `MESH_HEADER_TIMEOUT`, 30s: from the first byte of a request head to its last; and how long a client may be silent
+    /// where requests alone are expected.
     pub header: Duration,
     /// `MESH_IDLE_TIMEOUT`, 10m: an HTTP connection without a request, from the application or a peer.
     pub idle: Duration,

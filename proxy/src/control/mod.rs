@@ -103,6 +103,8 @@ type Table<K, T> = Mutex<HashMap<K, Weak<Snapshot<T>>>>;
 pub struct Control {
     runtime: Handle,
     workload: String,
+    /// The listening ports that stand for ports of the application: what EndpointSlices list.
+    listed_ports: HashMap<u16, u16>,
     channel: tonic::transport::Channel,
     metrics: ControlMetrics,
     away: Away,
@@ -128,6 +130,7 @@ impl Control {
         runtime.spawn(credentials.run(names, move |event| told.tell(event)));
         Arc::new(Self {
             workload: config.workload.clone(),
+            listed_ports: config.inbound_ports.iter().map(|port| (port.app, port.listen)).collect(),
             channel,
             away: Away::new(metrics.disconnected_since.clone()),
             metrics,

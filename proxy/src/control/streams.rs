@@ -57,7 +57,8 @@ pub(super) async fn outbound(control: Arc<Control>, target: String, snapshot: We
 pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Snapshot<InboundPolicy>>) {
     let ask = |control: &Control| {
         let mut client = PolicyClient::new(control.channel.clone());
-        let request = InboundRequest { port: port.into(), workload: control.workload.clone() };
+        let listed_port = control.listed_ports.get(&port).copied().unwrap_or(port).into();
+        let request = InboundRequest { port: port.into(), workload: control.workload.clone(), listed_port };
         async move { client.inbound(request).await }
     };
     let apply = |update: v1::InboundPolicy| InboundPolicy::try_from(update).map_err(Refused::whole);

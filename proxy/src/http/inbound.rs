@@ -30,6 +30,9 @@ pub struct Caller {
     pub port: Rc<InboundPort>,
     /// The connection's place among those that are open; it names the peer.
     pub entry: Rc<Entry>,
+    /// The peer's proxy itself makes the requests, so that its `mesh-*` headers count. What comes as bytes is its
+    /// application's word.
+    pub is_proxy: bool,
     series: Rc<Series>,
 }
 
@@ -37,8 +40,8 @@ pub struct Caller {
 const MAX_BOUND_CALLERS: usize = 256;
 
 impl Caller {
-    /// Binds the metrics of a connection.
-    pub fn new(worker: Rc<Worker>, port: Rc<InboundPort>, entry: Rc<Entry>) -> Self {
+    /// Binds the metrics of a connection. `is_proxy`: a peer's proxy makes the requests.
+    pub fn new(worker: Rc<Worker>, port: Rc<InboundPort>, entry: Rc<Entry>, is_proxy: bool) -> Self {
         let identity = entry.peer();
         let mut known = port.series.borrow_mut();
         let series = match known.iter().position(|(id, _)| id.as_ref() == identity) {
@@ -53,7 +56,7 @@ impl Caller {
             }
         };
         drop(known);
-        Self { worker, port, entry, series }
+        Self { worker, port, entry, is_proxy, series }
     }
 
     /// The verified peer; `None` for plain text.
@@ -106,14 +109,14 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     caller.admit(false).await?;
 
     // Headers. A peer's proxy says which version the application spoke; nobody else's word counts.
-    let version = match (caller.identity().is_some(), request.version()) {
+    let version = match (caller.is_proxy, request.version()) {
         (true, Version::HTTP_2) => headers::take_orig_proto(request.headers_mut()),
         (_, version) => version,
     };
     let upgrade = headers::upgrade_of(&request);
     headers::strip_hop_by_hop(request.headers_mut());
     headers::strip_foreign_identities(request.headers_mut());
-    let handed = headers::take_mesh(request.headers_mut()).filter(|_| caller.identity().is_some());
+    let handed = headers::take_mesh(request.headers_mut()).filter(|_| caller.is_proxy);
     let mut request = request.map(Body::without_mesh_trailers);
     *request.version_mut() = version;
 
@@ -143,7 +146,7 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     }
     // A peer's proxy repeats what is safe itself, for it knows other endpoints. Here it is repeated for strangers, and when
     // the connection was shared: it may have died of what another caller did.
-    let here = caller.identity().is_none() || version == Version::HTTP_2;
+    let here = !caller.is_proxy || version == Version::HTTP_2;
     let again = (here && headers::is_safe(request.method()) && request.body().is_end()).then(|| clone_head(&request));
     let to = || client::Plain { address, authority: authority.clone() };
     let mut in_flight = InFlight::default();

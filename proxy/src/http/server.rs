@@ -90,14 +90,13 @@ fn reset_of(error: &Error, safe: bool) -> Option<H2Reason> {
     }
 }
 
-/// HTTP/1 from applications and, for upgrades, from peers.
-pub async fn http1<T, S>(worker: &Rc<Worker>, entry: &Rc<Entry>, io: T, service: S) -> Result<(), Error>
+/// HTTP/1 from applications and, for upgrades, from peers' proxies (`peer`).
+pub async fn http1<T, S>(worker: &Rc<Worker>, entry: &Rc<Entry>, peer: bool, io: T, service: S) -> Result<(), Error>
 where
     T: Io,
     S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
 {
     let metrics = worker.direction(entry.direction());
-    let peer = entry.peer().is_some();
     metrics.http1.increment(1);
     let serve = |request: Request<h1::RecvBody>| {
         let mut service = service.clone();
@@ -130,14 +129,14 @@ where
         .map_err(|error| Error::unknown(Reason::UpstreamReset, error.to_string()))
 }
 
-/// HTTP/2: with prior knowledge from applications, multiplexed from peers.
-pub async fn http2<T, S>(worker: &Rc<Worker>, entry: &Rc<Entry>, io: T, service: S) -> Result<(), Error>
+/// HTTP/2: with prior knowledge from applications, multiplexed from peers' proxies (`peer`).
+pub async fn http2<T, S>(worker: &Rc<Worker>, entry: &Rc<Entry>, peer: bool, io: T, service: S) -> Result<(), Error>
 where
     T: Io,
     S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
     S::Future: 'static,
 {
-    let (direction, peer) = (entry.direction(), entry.peer().is_some());
+    let direction = entry.direction();
     let metrics = worker.direction(direction);
     metrics.http2.increment(1);
     let limits = &worker.config.limits;

@@ -6,7 +6,7 @@
 //! look at what is queued. `hostile.rs` has malformed messages and slow connections.
 
 mod attacks;
-mod peer;
+pub mod peer;
 
 use std::{
     net::SocketAddr,
@@ -237,7 +237,7 @@ async fn strangers_cannot_flood() {
 async fn peers_cannot_flood() {
     let (mesh, client, server) = Mesh::pair().await;
     let inbound = SocketAddr::from(([127, 0, 0, 1], server.listen));
-    let attacker = Attacker::Peer(peer::connector(mesh.sandbox.path()));
+    let attacker = Attacker::Peer(peer::connector(mesh.sandbox.path(), "mesh-h2"));
     besiege(attacker, inbound, client.entry(), &server.proxy, "inbound").await;
 }
 

@@ -8,8 +8,8 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType
 use rustls::{ClientConfig, crypto::aws_lc_rs::default_provider, pki_types::PrivateKeyDer};
 use tokio_rustls::TlsConnector;
 
-/// Connects as `shop/client` and speaks the HTTP/2 of proxies. `sandbox` is the folder of the mesh.
-pub fn connector(sandbox: &Path) -> TlsConnector {
+/// Connects as `shop/client`; `alpn` says what it frames. `sandbox` is the folder of the mesh.
+pub fn connector(sandbox: &Path, alpn: &str) -> TlsConnector {
     let read = |name: &str| fs::read_to_string(sandbox.join("state").join(name)).unwrap();
     let authority = KeyPair::from_pem(&read("ca-key.pem")).unwrap();
     let authority = Issuer::from_ca_cert_pem(&read("trust-bundle.pem"), authority).unwrap();
@@ -27,6 +27,6 @@ pub fn connector(sandbox: &Path) -> TlsConnector {
         .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
         .with_client_auth_cert(chain, PrivateKeyDer::try_from(key.serialize_der()).unwrap())
         .unwrap();
-    config.alpn_protocols = vec![b"mesh-h2".to_vec()];
+    config.alpn_protocols = vec![alpn.into()];
     TlsConnector::from(Arc::new(config))
 }

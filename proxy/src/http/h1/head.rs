@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version}
 
 use super::framing::{BodyLength, Fields, is_token};
 use super::{Config, ParseReason, target};
+use crate::first_line::MAX_EMPTY_LINES;
 
 /// Heads with up to so many fields are parsed without a heap allocation for the index.
 const STACK_HEADERS: usize = 64;
@@ -54,20 +55,27 @@ pub(super) struct ResponseHead {
 pub(super) struct HeadScanner {
     /// Bytes before this hold no end of a head.
     scanned: usize,
-    /// The one empty line that may precede a request is gone (RFC 9112 2.2).
-    skipped_line: bool,
+    /// Empty lines before the head that are gone (RFC 9112 2.2).
+    empty_lines: usize,
+    /// The first line is there, and may be a request's or a response's.
+    has_line: bool,
 }
 
 impl HeadScanner {
     /// Takes a whole head off the buffer. `Ok(None)` means more bytes are needed.
     pub(super) fn take(&mut self, buf: &mut BytesMut, config: &Config) -> Result<Option<Bytes>, ParseReason> {
-        if !self.skipped_line && buf.first() == Some(&b'\r') {
-            match buf.get(1) {
-                None => return Ok(None),
-                Some(b'\n') => buf.advance(2),
-                Some(_) => return Err(ParseReason::BareCr),
+        while let Some(first @ (b'\r' | b'\n')) = buf.first() {
+            let length = match (first, buf.get(1)) {
+                (b'\n', _) => 1,
+                (_, Some(b'\n')) => 2,
+                (_, None) => return Ok(None),
+                (_, Some(_)) => return Err(ParseReason::BareCr),
+            };
+            self.empty_lines += 1;
+            if self.empty_lines > MAX_EMPTY_LINES {
+                return Err(ParseReason::BadStartLine);
             }
-            self.skipped_line = true;
+            buf.advance(length);
         }
         match buf.first() {
             None => return Ok(None),
@@ -81,12 +89,25 @@ impl HeadScanner {
             return Err(if no_line { ParseReason::TargetTooLong } else { ParseReason::HeadTooLarge });
         }
         let Some(end) = end else {
+            // What is no HTTP may never send an empty line: it is refused at the end of its first.
+            let fresh = buf.get(self.scanned..).unwrap_or_default();
+            if !self.has_line && fresh.contains(&b'\n') {
+                self.has_line = true;
+                if !says_version(buf.as_ref().split(|byte| *byte == b'\n').next().unwrap_or_default()) {
+                    return Err(ParseReason::BadStartLine);
+                }
+            }
             self.scanned = buf.len().saturating_sub(3);
             return Ok(None);
         };
         *self = Self::default();
         Ok(Some(buf.split_to(end).freeze()))
     }
+}
+
+/// Whether a first line says an HTTP version anywhere.
+fn says_version(line: &[u8]) -> bool {
+    line.windows(5).any(|part| part == b"HTTP/")
 }
 
 /// The index behind the empty line that ends a head. Bare LF counts here, so that it is seen and refused.

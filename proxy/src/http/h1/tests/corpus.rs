@@ -16,6 +16,7 @@ const CORPUS: &[(&str, Expect)] = &[
     // Accepted.
     ("GET / HTTP/1.1\r\n{H}", Seen(&["GET / [] 0"])),
     ("\r\nGET / HTTP/1.1\r\n{H}", Seen(&["GET / [] 0"])),
+    ("\n\r\n\r\nGET / HTTP/1.1\r\n{H}\r\n\nGET /2 HTTP/1.1\r\n{H}", Seen(&["GET / [] 0", "GET /2 [] 0"])),
     ("GET / HTTP/1.0\r\n\r\n", Seen(&["GET / [] 0"])),
     ("GET /a?b=c&d HTTP/1.1\r\nHost:a:80  \r\n\r\n", Seen(&["GET /a?b=c&d [] 0"])),
     ("GET http://a/x HTTP/1.1\r\nHost: A:80\r\n\r\n", Seen(&["GET http://a/x [] 0"])),
@@ -83,8 +84,12 @@ const CORPUS: &[(&str, Expect)] = &[
     ("GET / HTTP/1.1\r\nX: a\rContent-Length: 3\r\n{H}", Refused(400, "bare-cr")),
     ("GET / HTTP/1.1\rX: y\r\n{H}", Refused(400, "bare-cr")),
     ("\rGET / HTTP/1.1\r\n{H}", Refused(400, "bare-cr")),
-    ("\r\n\r\nGET / HTTP/1.1\r\n{H}", Refused(400, "bad-start-line")),
-    ("\nGET / HTTP/1.1\r\n{H}", Refused(400, "bad-start-line")),
+    ("\r\r\nGET / HTTP/1.1\r\n{H}", Refused(400, "bare-cr")),
+    // More empty lines than are skipped.
+    ("\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\nGET / HTTP/1.1\r\n{H}", Refused(400, "bad-start-line")),
+    // Refused at the end of its first line: what is no HTTP may never send an empty one.
+    ("HELO mail.example\r\n", Refused(400, "bad-start-line")),
+    ("GET /0.9\n", Refused(400, "bad-start-line")),
     (" GET / HTTP/1.1\r\n{H}", Refused(400, "bad-start-line")),
     ("GET / HTTP/1.1\r\n X: y\r\n{H}", Refused(400, "folded-header")),
     ("GET / HTTP/1.1\r\nX: y\r\n\tz\r\n{H}", Refused(400, "folded-header")),
