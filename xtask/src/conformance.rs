@@ -117,6 +117,13 @@ pub fn run_suite(suite: &Suite, options: &Options) -> Result<Outcome> {
     outcome
 }
 
+/// Builds the suite of a minor release, and the image of its pods.
+pub fn build(minor: &str) -> Result<()> {
+    let work = root().join("target/conformance");
+    fs::create_dir_all(&work)?;
+    echo::image(&suite::build(Suite::of(Some(minor))?)?, &work).map(drop)
+}
+
 /// The release of the Gateway API in a cluster, such as `1.6.3`; nothing if it has none.
 pub fn gateway_api_of(cluster: &Described) -> Result<Option<String>> {
     let there = Target(cluster).bundle()?;

@@ -33,6 +33,9 @@ enum Task {
     Conformance(conformance::Options),
     /// Build the tools that tests run into the user's cache, and print the variables that name them.
     Tools,
+    /// What `test` starts beside itself: builds images, Kubernetes and the conformance suite before they are needed.
+    #[command(hide = true)]
+    Ahead,
 }
 
 fn main() -> ExitCode {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Cluster(command) => cluster::run_cluster(&command),
         Task::Conformance(options) => conformance::run_conformance(&options),
         Task::Tools => tools::run_tools(),
+        Task::Ahead => test::run_ahead(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

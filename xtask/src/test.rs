@@ -4,6 +4,7 @@
 //! builds everything once. The end is a table of where the time went, and the last line counts the tests:
 //! `N passed, N failed`, and `, N skipped` where some were.
 
+mod ahead;
 mod cluster;
 
 use std::{
@@ -21,6 +22,9 @@ use crate::{
     step::{cargo, root, run, run_lines, shown, step, times},
     tidy, tools,
 };
+
+use self::ahead::Ahead;
+pub use self::ahead::run as run_ahead;
 
 /// Flags of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -77,8 +81,13 @@ pub fn test(options: &Options) -> bool {
 
 /// Runs everything; the first failure is the error.
 fn run_all(options: &Options, count: &mut Count) -> Result<()> {
+    // A cluster of somebody else's pulls images from its registry.
+    let ahead = (options.context.is_none() && cluster::can_be_made()).then(Ahead::start);
     if !options.only_cluster {
         run_here(options, count)?;
+    }
+    if let Some(ahead) = ahead {
+        step("the rest of what is built ahead", || ahead.finish())?;
     }
     cluster::run_all(options, count)?;
     let strict = env::var("CI").is_ok_and(|ci| ci == "true");
@@ -104,6 +113,9 @@ fn run_here(options: &Options, count: &mut Count) -> Result<()> {
         tests(&which.collect::<Vec<_>>(), &tools, options.long, count)
     })?;
     step("examples in the documentation", || tests(&["--doc"], &[], options.long, count))?;
+    if options.long {
+        step("images as they are released", || run(cargo(["xtask", "images"])))?;
+    }
     step("documentation", || {
         let mut doc = cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
         doc.env("RUSTDOCFLAGS", "-D warnings");

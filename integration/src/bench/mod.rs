@@ -128,10 +128,12 @@ pub async fn run(mut options: Options) -> Result<()> {
         }
     }
     let table = results.table();
-    println!("\n{table}");
+    if options.has(Party::Envoy) || options.has(Party::Direct) || !options.has(Party::Before) {
+        println!("\n{table}");
+    }
     let changes = results.changes();
     if !changes.is_empty() {
-        println!("{}", change::table(&changes, options.bound));
+        println!("\n{}", change::table(&changes, options.bound));
     }
     if let Some(file) = &options.json {
         let json = serde_json::to_string_pretty(&results.json())?;

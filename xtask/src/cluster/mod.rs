@@ -83,6 +83,11 @@ enum GatewayApi {
     None,
 }
 
+/// Builds Kubernetes and CoreDNS, if they are not in the cache yet.
+pub fn build_programs() -> Result<()> {
+    tools::build_programs(&Layout::new()?)
+}
+
 /// Runs the command.
 pub fn run_cluster(command: &Command) -> Result<()> {
     let layout = Layout::new()?;

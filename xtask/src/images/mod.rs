@@ -43,6 +43,13 @@ pub struct Options {
     test: bool,
 }
 
+impl Options {
+    /// What the tests on a cluster need.
+    pub fn for_tests() -> Self {
+        Self { only: None, test: true }
+    }
+}
+
 /// What an image is made of.
 struct Recipe {
     name: &'static str,

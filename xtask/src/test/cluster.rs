@@ -18,7 +18,7 @@ use crate::{
 
 /// The release of the Gateway API whose suite always runs: the newest, which takes the place of the cluster's own. The usual
 /// one, which the cluster then has again, runs with `--long`.
-const NEWEST: &str = "1.7";
+pub const NEWEST: &str = "1.7";
 
 /// What the tests need of a machine beside the cluster's own parts: programs, and Debian's packages that have them.
 const PACKAGES: [(&str, &str); 2] = [("tcpdump", "tcpdump"), ("ping", "iputils-ping")];
@@ -30,8 +30,7 @@ const LEFT: [&str; 2] = ["mesh-system", "shop"];
 
 /// Runs them all; the cluster goes down again whatever comes of it, unless it was up before or is to be kept.
 pub fn run_all(options: &Options, count: &mut Count) -> Result<()> {
-    let own = options.context.is_none();
-    if own && !(cfg!(target_os = "linux") && rustix::process::geteuid().is_root()) {
+    if options.context.is_none() && !can_be_made() {
         count.skipped += 1;
         println!(
             "\n!!! SKIPPED: the tests on a cluster. Run as root on Linux, and one is made; or name one with --context.\n"
@@ -58,6 +57,11 @@ pub fn run_all(options: &Options, count: &mut Count) -> Result<()> {
         println!("the cluster stays up for a look at what failed: `cargo xtask cluster down` takes it down");
     }
     done
+}
+
+/// Whether a cluster can be made here.
+pub fn can_be_made() -> bool {
+    cfg!(target_os = "linux") && rustix::process::geteuid().is_root()
 }
 
 /// Whether nobody is to look at what the tests have left.
