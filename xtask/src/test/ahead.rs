@@ -78,3 +78,34 @@ pub fn run() -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{
+        fs,
+        io::{BufRead as _, BufReader},
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    #[test]
+    fn compilers_end_with_the_process_that_started_them() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "sleep 600 & echo $!; wait"]).process_group(0).stdout(Stdio::piped());
+        let mut child = shell.spawn().unwrap();
+        let mut pid = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+        // The state is behind the name; one that nobody has buried yet is as good as gone.
+        let stat = format!("/proc/{}/stat", pid.trim());
+        let runs = || fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        assert!(runs());
+        drop(Ahead(Some(child)));
+        let began = Instant::now();
+        while runs() {
+            assert!(began.elapsed() < Duration::from_secs(20), "process {pid} goes on");
+            std::thread::yield_now();
+        }
+    }
+}
