@@ -126,3 +126,49 @@ fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::{app::Servers, problems::Entry};
+
+    async fn page(admin: &Admin, path: &str) -> (u16, String) {
+        let answer = admin.answer(&Method::GET, path);
+        let status = answer.status().as_u16();
+        (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn ready_says_what_is_waited_for_and_which_part_ended() {
+        let (servers, index) = (Servers::default(), watch::Sender::new(Arc::<Published>::default()));
+        let (ready, parts) = (servers.ready(), servers.parts());
+        let admin = Admin { index: index.subscribe(), metrics: Metrics::new(), ready, parts };
+        assert_eq!(page(&admin, "/ready").await, (503, "not ready: starting or stopping\n".to_owned()));
+        let waits = Entry::source(Severity::Error, "Away", "no API server".to_owned(), "start it".to_owned());
+        index.send_replace(Arc::new(Published { problems: vec![waits], ..Published::default() }));
+        assert_eq!(page(&admin, "/ready").await, (503, "not ready: no API server; fix: start it\n".to_owned()));
+        servers.set_ready();
+        assert_eq!(page(&admin, "/ready").await, (200, "ready\n".to_owned()));
+        // What goes on until the end, and what ends before it.
+        servers.until_the_end("what goes on", std::future::pending());
+        servers.spawn("the watch of the cluster", async {});
+        let ended = async {
+            while servers.parts().ended().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
+        let (status, said) = page(&admin, "/ready").await;
+        assert!(status == 503 && said.starts_with("not ready: the watch of the cluster ended"), "{said}");
+        assert_eq!(page(&admin, "/live").await, (503, "not live: the watch of the cluster ended\n".to_owned()));
+        // Going down ends every part, and none is at fault.
+        let leaving = Servers::default();
+        leaving.until_the_end("what goes on", std::future::pending());
+        let parts = leaving.parts();
+        leaving.stop().await;
+        assert_eq!(parts.ended(), None);
+    }
+}

@@ -85,6 +85,9 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         may_upgrade(&found, cluster.server())?;
         check_skew(&cluster, &found, args.force).await?;
         let given = kept(args, &cluster, &found).await?;
+        if let Extent::Half { missing, .. } = found.extent() {
+            output::note(&format!("note: the installation is not whole; this adds {}", missing.join(", ")));
+        }
         let mut manifests = if args.skip_crds { Vec::new() } else { chart::definitions()? };
         manifests.extend(chart::render(given)?);
         tell_leftovers(&cluster, &manifests).await?;
@@ -105,11 +108,7 @@ fn may_upgrade(found: &Installed, server: &str) -> anyhow::Result<()> {
             bail!("the namespace {CONTROL_NAMESPACE} at {server} is being deleted; wait for it, then `meshctl install`")
         }
         _ if found.is_helms() => bail!("Helm installed Mesh at {server}, and knows its values: use `helm upgrade`"),
-        Extent::Half { missing, .. } => {
-            output::note(&format!("note: the installation is not whole; this adds {}", missing.join(", ")));
-            Ok(())
-        }
-        Extent::Whole => Ok(()),
+        Extent::Half { .. } | Extent::Whole => Ok(()),
     }
 }
 

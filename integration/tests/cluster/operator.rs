@@ -40,7 +40,7 @@ fn identity_changes_the_ca_bundle_of_its_webhook_and_no_other_field() {
         at("/webhooks/2/rules", everything),
         at("/webhooks/0/failurePolicy", json!("Ignore")),
         at("/webhooks/0/timeoutSeconds", json!(30)),
-        at("/webhooks/0/reinvocationPolicy", json!("IfNeeded")),
+        at("/webhooks/0/reinvocationPolicy", json!("Never")),
         at("/webhooks/0/matchConditions", json!([{"name": "never", "expression": "false"}])),
         at("/webhooks/-", another),
         json!([{"op": "remove", "path": "/webhooks/1"}]),
@@ -111,7 +111,18 @@ fn destination_writes_its_own_entries_of_a_routes_status_and_no_others() {
          spec: {{parentRefs: [{{group: '', kind: Service, name: none, port: 80}}], rules: [{{}}]}}\n",
         namespace.0
     ));
-    // Whatever destination itself says of it meanwhile is ours, too.
+    // kubectl reads what it patches, which destination does by its watch.
+    kubectl(&[
+        "create",
+        "role",
+        "-n",
+        &namespace.0,
+        "reads",
+        "--verb=get",
+        "--resource=httproutes.gateway.networking.k8s.io/status",
+    ]);
+    let account = format!("--serviceaccount={SYSTEM}:mesh-destination");
+    kubectl(&["create", "rolebinding", "-n", &namespace.0, "reads", "--role=reads", &account]);
     let entry = |controller: &str, status: &str| {
         json!({"parentRef": {"group": "", "kind": "Service", "name": "none", "port": 80}, "controllerName": controller,
             "conditions": [{"type": "Accepted", "status": status, "reason": "R", "message": "",
