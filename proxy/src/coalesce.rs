@@ -56,6 +56,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Coalesced<T> {
         self.0.borrow().guard.is_flooded()
     }
 
+    /// Whether the `:path` of a stream that was just accepted had a fragment, which `h2` does not show.
+    pub fn take_fragment(&self, stream: u32) -> bool {
+        self.0.borrow_mut().guard.take_fragment(stream)
+    }
+
     /// Writes out what is kept. `Pending` registers for the moment when more can be written.
     pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut shared = self.0.borrow_mut();

@@ -201,9 +201,12 @@ impl Reason {
                 Upstream,
                 "The time limit of the route, or the caller's own (grpc-timeout), passed; see the route's timeouts.",
             ),
-            Self::Denied => {
-                ("denied", StatusCode::FORBIDDEN, Config, "The policy named above does not allow this caller.")
-            }
+            Self::Denied => (
+                "denied",
+                StatusCode::FORBIDDEN,
+                Config,
+                "A policy of the server does not allow this caller; the log of the server's proxy names both.",
+            ),
             Self::Overloaded => (
                 "overloaded",
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -237,6 +240,8 @@ impl Reason {
 pub enum Delivery {
     /// Certainly not handled: any method may be repeated elsewhere.
     Never,
+    /// Nor was this, and the endpoint may well take it: only the connection that it was to go on was ending (GOAWAY).
+    Closing,
     /// Perhaps handled and nothing of a response was seen: safe methods may be repeated once.
     Unknown,
     /// Handled, at least in part.
@@ -250,7 +255,7 @@ pub struct Error {
     pub reason: Reason,
     /// Whether a retry is safe.
     pub delivery: Delivery,
-    /// The particulars, for the body and the log: names and addresses, never secrets.
+    /// The particulars, for the log and for this pod's own application: names and addresses, never secrets.
     pub detail: Cow<'static, str>,
 }
 
@@ -265,10 +270,20 @@ impl Error {
         Self::unknown(Reason::UpstreamReset, format!("connection: {error}"))
     }
 
+    /// Whether it is certain that nobody handled the request.
+    pub fn is_undelivered(&self) -> bool {
+        matches!(self.delivery, Delivery::Never | Delivery::Closing)
+    }
+
     /// Whether it is the endpoint's: another one may do better. What is wrong with the request, or with this proxy, is
     /// wrong everywhere.
     pub fn is_of_the_endpoint(&self) -> bool {
         matches!(self.reason, Reason::ConnectFailed | Reason::Refused | Reason::IdentityMismatch | Reason::Loop)
+    }
+
+    /// A connection that was ending before it took the request.
+    pub fn closing(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: Reason::Refused, delivery: Delivery::Closing, detail: detail.into() }
     }
 
     /// A failure after which it is not known whether the request was handled.

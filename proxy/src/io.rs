@@ -48,13 +48,17 @@ fn tcp_of(any: &dyn Any) -> Option<&TcpStream> {
     if let Some(boxed) = any.downcast_ref::<Box<dyn Io>>() {
         return tcp_of((**boxed).as_any());
     }
-    if let Some(rewound) = any.downcast_ref::<Rewind<Box<dyn Io>>>() {
-        return tcp_of((**rewound.get_ref()).as_any());
-    }
+    let around_boxed = || {
+        let rewound = || any.downcast_ref::<Rewind<Box<dyn Io>>>().map(Rewind::get_ref);
+        let upgraded = || any.downcast_ref::<Upgraded<Box<dyn Io>>>().map(|upgraded| &upgraded.io);
+        let both = || any.downcast_ref::<Upgraded<Rewind<Box<dyn Io>>>>().map(|upgraded| upgraded.io.get_ref());
+        rewound().or_else(upgraded).or_else(both)
+    };
     let rewound = || any.downcast_ref::<Rewind<TcpStream>>().map(Rewind::get_ref);
     let upgraded = || any.downcast_ref::<Upgraded<TcpStream>>().map(|upgraded| &upgraded.io);
     let both = || any.downcast_ref::<Upgraded<Rewind<TcpStream>>>().map(|upgraded| upgraded.io.get_ref());
-    any.downcast_ref::<TcpStream>().or_else(rewound).or_else(upgraded).or_else(both)
+    let bare = any.downcast_ref::<TcpStream>().or_else(rewound).or_else(upgraded).or_else(both);
+    bare.or_else(|| around_boxed().and_then(|boxed| tcp_of((**boxed).as_any())))
 }
 
 /// Both ends of what was copied between them: if that failed, they see it fail.
@@ -146,13 +150,16 @@ mod tests {
     #[tokio::test]
     async fn a_reset_is_seen_as_such() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        for rewound in 0..3 {
+        for way in 0..4 {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (server, _) = listener.accept().await.unwrap();
-            match rewound {
+            let read = || Bytes::from_static(b"read");
+            match way {
                 0 => reset(server),
-                1 => reset(Rewind::new(Bytes::from_static(b"read"), server)),
-                _ => reset(Rewind::new(Bytes::new(), Box::new(server) as Box<dyn Io>)),
+                1 => reset(Rewind::new(read(), server)),
+                // A tunnel within the HTTP proxy, whose bytes were detected.
+                2 => reset(Rewind::new(read(), Box::new(Rewind::new(read(), server)) as Box<dyn Io>)),
+                _ => reset(Upgraded { io: Box::new(server) as Box<dyn Io>, read_buf: read() }),
             }
             let seen = client.read(&mut [0; 1]).await.unwrap_err();
             assert_eq!(seen.kind(), io::ErrorKind::ConnectionReset);

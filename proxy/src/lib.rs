@@ -35,6 +35,7 @@ pub mod metrics;
 mod opaque;
 pub mod outbound;
 pub mod random;
+mod remembered;
 pub mod sni;
 pub mod tcp;
 pub mod tls;

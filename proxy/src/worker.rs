@@ -3,7 +3,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -24,6 +23,7 @@ use crate::{
     http::{mirror::Mirrors, own::Answered, pool::Pool},
     metrics::{Direction, DirectionMetrics, Metrics},
     random::Random,
+    remembered::{Remembered, Used},
     tls::Tls,
     tls_stream::Session,
 };
@@ -61,9 +61,9 @@ pub struct Worker {
     /// The registry, to bind new series.
     pub metrics: Arc<Metrics>,
     control: Arc<Control>,
-    targets: RefCell<HashMap<Box<str>, Rc<OutboundTarget>>>,
-    balancers: RefCell<HashMap<ServiceRef, Rc<Balancer>>>,
-    ports: RefCell<HashMap<SocketAddr, Rc<InboundPort>>>,
+    targets: RefCell<Remembered<Box<str>, Rc<OutboundTarget>>>,
+    balancers: RefCell<Remembered<ServiceRef, Rc<Balancer>>>,
+    ports: RefCell<Remembered<SocketAddr, Rc<InboundPort>>>,
     own: Vec<SocketAddr>,
 }
 
@@ -108,6 +108,24 @@ impl AsRef<Pool> for Endpoint {
     }
 }
 
+impl Used for Rc<OutboundTarget> {
+    fn used(&self) -> Instant {
+        self.used.get()
+    }
+}
+
+impl Used for Rc<Balancer> {
+    fn used(&self) -> Instant {
+        Balancer::used(self)
+    }
+}
+
+impl Used for Rc<InboundPort> {
+    fn used(&self) -> Instant {
+        self.used.get()
+    }
+}
+
 impl Worker {
     /// A worker over the process's shared parts. `own` are the proxy's own listening addresses.
     pub fn new(
@@ -130,9 +148,9 @@ impl Worker {
             answered: Answered::default(),
             mirrors: Mirrors::new(&metrics),
             drain,
-            targets: RefCell::default(),
-            balancers: RefCell::default(),
-            ports: RefCell::default(),
+            targets: Remembered::new(config.limits.targets).into(),
+            balancers: Remembered::new(config.limits.targets).into(),
+            ports: Remembered::new(MAX_PORTS).into(),
             config,
             tls,
             metrics,
@@ -181,7 +199,6 @@ impl Worker {
             return target.clone();
         }
         let external = known.is_some() && name.parse::<SocketAddr>().is_ok();
-        forget_beyond(&mut targets, self.config.limits.targets, |t| t.used.get());
         let canonical = canonical(name);
         let now = Instant::now();
         let target = Rc::new(OutboundTarget {
@@ -218,7 +235,6 @@ impl Worker {
         if let Some(balancer) = balancers.get(service) {
             return balancer.clone();
         }
-        forget_beyond(&mut balancers, self.config.limits.targets, |b| b.used());
         let balancer = Rc::new(Balancer::new(self.control.endpoints(service), self.decay()));
         balancers.insert(service.clone(), balancer.clone());
         balancer
@@ -231,7 +247,6 @@ impl Worker {
             port.used.set(Instant::now());
             return port.clone();
         }
-        forget_beyond(&mut ports, MAX_PORTS, |port| port.used.get());
         let port = Rc::new(InboundPort {
             address,
             pool: Pool::default(),
@@ -351,19 +366,6 @@ pub(crate) fn canonical(name: &str) -> String {
     format!("{}:{port}", host.trim_end_matches('.').to_ascii_lowercase())
 }
 
-/// Makes room for one more: forgets the entry that was not used for longest.
-fn forget_beyond<K: Clone + Eq + std::hash::Hash, V>(
-    map: &mut HashMap<K, V>,
-    limit: usize,
-    used: impl Fn(&V) -> Instant,
-) {
-    if map.len() >= limit
-        && let Some(oldest) = map.iter().min_by_key(|(_, v)| used(v)).map(|(k, _)| k.clone())
-    {
-        map.remove(&oldest);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,14 +380,5 @@ mod tests {
         ] {
             assert_eq!(canonical(given), canon);
         }
-    }
-
-    #[test]
-    fn the_cache_forgets_by_size() {
-        let start = Instant::now();
-        let mut map: HashMap<u32, Instant> =
-            (0..3).map(|i| (i, start + std::time::Duration::from_secs(u64::from(i)))).collect();
-        forget_beyond(&mut map, 3, |at| *at);
-        assert!(!map.contains_key(&0) && map.len() == 2);
     }
 }

@@ -233,7 +233,7 @@ fn gone(bound: &Bound) -> Refusal {
     Refusal::Denied(format!("the token is bound to the pod {}, which does not exist (any more)", bound.workload()))
 }
 
-/// The caller is told to ask again; the log says what is wrong, for it may be a missing right.
+/// The caller, who has proved nothing yet, is told to ask again; the log says what is wrong, for it may be a missing right.
 fn unavailable(error: &kube::Error) -> Refusal {
     if let kube::Error::Api(status) = error
         && status.code == 403
@@ -242,8 +242,10 @@ fn unavailable(error: &kube::Error) -> Refusal {
             "{}; give the ServiceAccount mesh-identity the rights of the chart's ClusterRole mesh-identity",
             status.message
         );
+    } else {
+        tracing::warn!("a token cannot be checked now: {}", describe(error));
     }
-    Refusal::Unavailable(format!("the token cannot be checked now: {}; ask again", describe(error)))
+    Refusal::Unavailable("the token cannot be checked now; ask again".to_owned())
 }
 
 #[cfg(test)]

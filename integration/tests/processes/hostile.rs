@@ -255,7 +255,7 @@ async fn malformed_http2_costs_a_stream_or_the_connection() {
     let (answer, _) = other.exchange(request, None).await.unwrap();
     assert_eq!(
         (answer.status().as_u16(), &answer.headers()["mesh-proxy-error"]),
-        (400, &"bad-request".parse().unwrap())
+        (400, &"host-mismatch".parse().unwrap())
     );
     assert_eq!(seen(&server), "");
     // The other connection lives.

@@ -16,6 +16,7 @@ mod drain;
 mod failover;
 mod filters;
 mod floods;
+mod framings;
 mod h2spec;
 mod hostile;
 mod http;

@@ -97,7 +97,34 @@ pub struct EndpointSet {
     pub endpoints: Vec<Endpoint>,
 }
 
-type Table<K, T> = Mutex<HashMap<K, Weak<Snapshot<T>>>>;
+/// Snapshots for as long as somebody has them.
+type Table<K, T> = Mutex<Weaks<K, T>>;
+
+struct Weaks<K, T> {
+    snapshots: HashMap<K, Weak<Snapshot<T>>>,
+    /// When there are so many, those that nobody has any more are looked for: so many have been added since the last time
+    /// that each pays for looking at two.
+    sweep_at: usize,
+}
+
+/// Below so many snapshots nobody looks for what is gone.
+const FIRST_SWEEP: usize = 64;
+
+impl<K, T> Default for Weaks<K, T> {
+    fn default() -> Self {
+        Self { snapshots: HashMap::new(), sweep_at: FIRST_SWEEP }
+    }
+}
+
+impl<K: Eq + Hash, T> Weaks<K, T> {
+    fn insert(&mut self, key: K, snapshot: Weak<Snapshot<T>>) {
+        self.snapshots.insert(key, snapshot);
+        if self.snapshots.len() >= self.sweep_at {
+            self.snapshots.retain(|_, snapshot| snapshot.strong_count() > 0);
+            self.sweep_at = FIRST_SWEEP.max(2 * self.snapshots.len());
+        }
+    }
+}
 
 /// The controller as the data plane sees it.
 pub struct Control {
@@ -174,10 +201,9 @@ impl Control {
         S: FnOnce(Arc<Self>, K, Weak<Snapshot<T>>) -> F,
     {
         let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(snapshot) = table.get(&key).and_then(Weak::upgrade).filter(|s| !s.is_not_found()) {
+        if let Some(snapshot) = table.snapshots.get(&key).and_then(Weak::upgrade).filter(|s| !s.is_not_found()) {
             return snapshot;
         }
-        table.retain(|_, snapshot| snapshot.strong_count() > 0);
         let snapshot = Arc::new(Snapshot::default());
         table.insert(key.clone(), Arc::downgrade(&snapshot));
         self.runtime.spawn(stream(self.clone(), key, Arc::downgrade(&snapshot)));
@@ -254,7 +280,7 @@ pub struct Believed {
 fn values<K: Clone + Ord, T>(table: &Table<K, T>) -> Vec<(K, Option<Arc<T>>)> {
     let table = table.lock().unwrap_or_else(PoisonError::into_inner);
     let mut all: Vec<_> =
-        table.iter().filter_map(|(key, snapshot)| Some((key.clone(), snapshot.upgrade()?.get()))).collect();
+        table.snapshots.iter().filter_map(|(key, snapshot)| Some((key.clone(), snapshot.upgrade()?.get()))).collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all
 }
@@ -282,6 +308,20 @@ mod tests {
         assert_eq!(since(), begun, "one is still away");
         drop(second);
         assert_eq!(since(), 0.0);
+    }
+
+    #[test]
+    fn what_nobody_has_is_dropped_and_the_rest_stays() {
+        let mut table = Weaks::<usize, u32>::default();
+        let kept: Vec<_> = (0..100).map(|_| Arc::new(Snapshot::default())).collect();
+        for (key, snapshot) in kept.iter().enumerate() {
+            table.insert(key, Arc::downgrade(snapshot));
+        }
+        for key in 100..10_000 {
+            table.insert(key, Arc::downgrade(&Arc::default()));
+            assert!(table.snapshots.len() <= 2 * (kept.len() + 1), "{}", table.snapshots.len());
+        }
+        assert!((0..100).all(|key| table.snapshots.get(&key).and_then(Weak::upgrade).is_some()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,33 +1,71 @@
 //! The responses that the proxy makes itself: a stable reason in a header, and a text that says what to look at.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::Body;
-use crate::error::{Delivery, ERROR_HEADER, Error, Reason};
+use crate::error::{ERROR_HEADER, Error, Reason};
+
+/// Who reads an answer: what it may say of addresses, identities and policies depends on that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// This pod's own application: everything, for its people are who must mend it.
+    Application,
+    /// A peer whose identity is proved: the policy that denies it, and nothing of what is behind this proxy.
+    Peer,
+    /// Anybody: the reason's name and what to do.
+    Stranger,
+}
+
+impl Audience {
+    /// What it may read of an error.
+    fn text(self, error: &Error) -> String {
+        match self {
+            Self::Peer if error.reason == Reason::Denied => error.to_string(),
+            Self::Application => error.to_string(),
+            Self::Peer | Self::Stranger => error.reason.as_str().to_owned(),
+        }
+    }
+}
 
 /// Turns an error into a response: text for people, or grpc-status and grpc-message for gRPC callers.
-pub fn error(error: &Error, grpc: bool) -> Response<Body> {
-    let mut response = if grpc { grpc_error(error) } else { text_error(error) };
+pub fn error(error: &Error, grpc: bool, audience: Audience) -> Response<Body> {
+    let text = audience.text(error);
+    let mut response = if grpc { grpc_error(error.reason, &text) } else { text_error(error.reason, &text) };
     response.headers_mut().insert(ERROR_HEADER, HeaderValue::from_static(error.reason.as_str()));
     response
 }
 
-fn text_error(error: &Error) -> Response<Body> {
-    let text = format!("mesh-proxy: {}\n{}\n", error, error.reason.hint());
+/// A request that was refused by its head, for a gRPC caller: what the text would say, as grpc-status.
+pub(super) fn grpc_refusal(refusal: Response<Bytes>) -> Response<Bytes> {
+    let (parts, text) = refusal.into_parts();
+    let reason = match parts.status {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Reason::HeadersTooLarge,
+        _ => Reason::BadRequest,
+    };
+    let mut response = grpc_error(reason, &String::from_utf8_lossy(&text)).map(|_| Bytes::new());
+    if let Some(name) = parts.headers.get(&ERROR_HEADER) {
+        response.headers_mut().insert(ERROR_HEADER, name.clone());
+    }
+    response
+}
+
+fn text_error(reason: Reason, text: &str) -> Response<Body> {
+    let text = format!("mesh-proxy: {text}\n{}\n", reason.hint());
     let mut response = Response::new(Body::full(text));
-    *response.status_mut() = error.reason.status();
+    *response.status_mut() = reason.status();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
 /// A trailers-only response (gRPC over HTTP/2, "Responses"): everything is in the head.
-fn grpc_error(error: &Error) -> Response<Body> {
+fn grpc_error(reason: Reason, text: &str) -> Response<Body> {
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    grpc_status(headers, error);
+    grpc_status(headers, reason, text);
     response
 }
 
@@ -35,16 +73,13 @@ fn grpc_error(error: &Error) -> Response<Body> {
 pub fn late_trailers() -> HeaderMap {
     let mut trailers = HeaderMap::new();
     trailers.insert(ERROR_HEADER, HeaderValue::from_static(Reason::Timeout.as_str()));
-    grpc_status(
-        &mut trailers,
-        &Error { reason: Reason::Timeout, delivery: Delivery::Begun, detail: "within the response".into() },
-    );
+    grpc_status(&mut trailers, Reason::Timeout, "timeout: within the response");
     trailers
 }
 
-fn grpc_status(headers: &mut HeaderMap, error: &Error) {
-    headers.insert("grpc-status", HeaderValue::from(u16::from(error.reason.grpc_status())));
-    let message = format!("{error}. {}", error.reason.hint());
+fn grpc_status(headers: &mut HeaderMap, reason: Reason, text: &str) {
+    headers.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_status())));
+    let message = format!("{text}. {}", reason.hint());
     // Percent-encoded as the protocol asks; our own texts are printable ASCII but for a stray byte of a name.
     let encoded: String = message
         .bytes()
@@ -64,7 +99,8 @@ mod tests {
 
     #[tokio::test]
     async fn text_says_what_and_where_to_look() {
-        let response = error(&Error::undelivered(Reason::NoEndpoints, "shop/web:80 has none"), false);
+        let failed = Error::undelivered(Reason::NoEndpoints, "shop/web:80 has none");
+        let response = error(&failed, false, Audience::Application);
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["mesh-proxy-error"], "no-endpoints");
         let text = response.into_body().collect().await.unwrap().to_bytes();
@@ -73,9 +109,31 @@ mod tests {
 
     #[test]
     fn grpc_callers_get_a_status() {
-        let response = error(&Error::undelivered(Reason::Denied, "caf\u{e9} 100%"), true);
+        let response = error(&Error::undelivered(Reason::Denied, "caf\u{e9} 100%"), true, Audience::Peer);
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "7");
         assert!(response.headers()["grpc-message"].to_str().unwrap().contains("caf%C3%A9 100%25"));
+    }
+
+    /// Everything that an answer consists of.
+    async fn whole(response: Response<Body>) -> String {
+        let (parts, body) = response.into_parts();
+        format!("{:?} {:?}", parts.headers, body.collect().await.unwrap().to_bytes())
+    }
+
+    #[tokio::test]
+    async fn strangers_hear_what_to_do_and_nothing_of_what_is_behind() {
+        let detail = "policy p: spiffe://cluster.local/ns/shop/sa/web at 10.1.2.3:8080";
+        for reason in Reason::ALL {
+            for grpc in [false, true] {
+                let failed = Error::undelivered(reason, detail);
+                let says = async |audience| whole(error(&failed, grpc, audience)).await;
+                assert!(says(Audience::Application).await.contains("10.1.2.3"), "{reason:?}");
+                assert_eq!(says(Audience::Peer).await.contains("10.1.2.3"), reason == Reason::Denied, "{reason:?}");
+                let told = says(Audience::Stranger).await;
+                assert!(!told.contains("10.1.2.3") && !told.contains("spiffe"), "{told}");
+                assert!(told.contains(reason.as_str()) && told.contains(reason.hint()), "{told}");
+            }
+        }
     }
 }

@@ -49,6 +49,8 @@ pub struct Body {
     announce: Option<Interim>,
     /// The sender may not set `mesh-*` trailers.
     stranger: bool,
+    /// Nor those that name a caller in the words of other meshes.
+    nameless: bool,
 }
 
 #[derive(Default)]
@@ -95,6 +97,11 @@ impl Body {
         self
     }
 
+    /// Takes away the trailers that tell who calls, which nobody vouches for: those of `mesh-*` and of other meshes.
+    pub fn without_identity_trailers(self) -> Self {
+        Self { stranger: true, nameless: true, ..self }
+    }
+
     /// Fails the body when `deadline` passes, or an earlier one that it has; that of a `grpc` response ends with
     /// DEADLINE_EXCEEDED.
     pub fn limited(mut self, deadline: Option<Pin<Box<Sleep>>>, grpc: bool) -> Self {
@@ -126,8 +133,10 @@ impl Body {
 
     /// Called while the reader waits for room: small frames of HTTP/2 are then joined, so that they cost little.
     pub(super) fn join_waiting(&mut self, cx: &mut Context<'_>) {
-        if let Kind::H2(body) = &mut self.kind {
-            body.join_waiting(cx);
+        match &mut self.kind {
+            Kind::H2(body) => body.join_waiting(cx),
+            Kind::Replay(body) => body.join_waiting(cx),
+            _ => {}
         }
     }
 
@@ -215,6 +224,9 @@ impl http_body::Body for Body {
             && let Some(trailers) = frame.trailers_mut()
         {
             headers::strip_mesh(trailers);
+            if self.nameless {
+                headers::strip_foreign_identities(trailers);
+            }
         }
         match &polled {
             Poll::Ready(None) => {

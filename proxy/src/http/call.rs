@@ -1,6 +1,7 @@
 //! One request's way to an endpoint: which one, the attempts, and what one attempt is.
 //!
-//! A request that was never delivered goes to another endpoint, whatever it is. What may have been handled is repeated by
+//! A request that was never delivered goes to another endpoint, whatever it is, and where only its connection was ending
+//! and there is no other, to the same on a new one. What may have been handled is repeated by
 //! the rule's policy, or once if it is safe, and only as far as the backend's budget goes. `upgrade` beside this is the
 //! same for requests that leave HTTP.
 
@@ -108,10 +109,19 @@ struct Answered {
 struct SoFar {
     /// Endpoints that did not take it.
     refused: Addresses,
+    /// Endpoints whose connection was ending before it took the request.
+    closing: Addresses,
     /// Endpoints at which it failed.
     failed: Addresses,
     /// Attempts after the first that the policy counts.
     retries: u32,
+}
+
+impl SoFar {
+    /// How many attempts were certainly not handled.
+    fn undelivered(&self) -> usize {
+        self.refused.len() + self.closing.len()
+    }
 }
 
 impl Call<'_> {
@@ -129,9 +139,9 @@ impl Call<'_> {
                     return Err(Error::undelivered(Reason::NoEndpoints, self.places.name()));
                 };
                 // Nothing was delivered if the last attempt ended so, and then the method does not matter.
-                let wants = self.retry.is_some_and(|retry| {
-                    error.delivery == Delivery::Never || retry.wants(Outcome::NoResponse, &parts.method)
-                });
+                let wants = self
+                    .retry
+                    .is_some_and(|retry| error.is_undelivered() || retry.wants(Outcome::NoResponse, &parts.method));
                 let Some(wait) =
                     self.again(wants && can_begin_again(), &mut so_far, &self.worker.outbound.retries_refused)
                 else {
@@ -139,6 +149,7 @@ impl Call<'_> {
                 };
                 tokio::time::sleep(wait).await;
                 so_far.refused.clear();
+                so_far.closing.clear();
                 last = Some(error);
                 continue;
             };
@@ -168,10 +179,14 @@ impl Call<'_> {
                 }
                 Err(error) => error,
             };
-            if error.delivery == Delivery::Never && error.is_of_the_endpoint() {
-                endpoint.refused(Instant::now());
-                so_far.refused.push(endpoint.info.address);
-                if so_far.refused.len() <= self.redeliveries() {
+            if error.is_undelivered() && error.is_of_the_endpoint() {
+                if error.delivery == Delivery::Closing {
+                    so_far.closing.push(endpoint.info.address);
+                } else {
+                    endpoint.refused(Instant::now());
+                    so_far.refused.push(endpoint.info.address);
+                }
+                if so_far.undelivered() <= self.redeliveries() {
                     self.worker.outbound.retries_refused.increment(1);
                     so_far.retries += u32::from(self.retry.is_some());
                 }
@@ -193,17 +208,20 @@ impl Call<'_> {
         self.retry.map_or(MAX_REDELIVERIES, |retry| MAX_REDELIVERIES.min(retry.attempts as usize))
     }
 
-    /// The endpoint for the next attempt: none that refused, and one that failed only if there is no other.
+    /// The endpoint for the next attempt: none that refused, and one that failed, or whose connection was ending, only if
+    /// there is no other. That one gets a new connection. A session stays where it is as long as that may be.
     fn pick(&self, so_far: &SoFar) -> Option<Rc<Endpoint>> {
-        if so_far.refused.len() > self.redeliveries() {
+        if so_far.undelivered() > self.redeliveries() {
             return None;
         }
-        if so_far.failed.is_empty() {
-            let first = so_far.refused.is_empty().then(|| self.stays.clone()).flatten();
-            return first.or_else(|| self.places.pick(self.worker, &so_far.refused));
+        if so_far.failed.is_empty() && so_far.refused.is_empty() && self.stays.is_some() {
+            return self.stays.clone();
+        }
+        if so_far.failed.is_empty() && so_far.closing.is_empty() {
+            return self.places.pick(self.worker, &so_far.refused);
         }
         let mut avoided = so_far.refused.clone();
-        avoided.extend(so_far.failed.iter().copied());
+        avoided.extend(so_far.failed.iter().chain(&so_far.closing).copied());
         self.places.pick(self.worker, &avoided).or_else(|| self.places.pick(self.worker, &so_far.refused))
     }
 
@@ -285,7 +303,7 @@ impl Call<'_> {
         in_flight.answered();
         let response = answered.inspect_err(|error| {
             // What the caller did wrong says nothing about the server.
-            if error.delivery != Delivery::Never && error.reason.fault() == Fault::Upstream {
+            if !error.is_undelivered() && error.reason.fault() == Fault::Upstream {
                 endpoint.observe(at - sent, true, at);
             }
         })?;

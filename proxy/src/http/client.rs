@@ -24,6 +24,7 @@ use super::{
     h2::{RecvBody, classify, send_body},
     headers,
     in_flight::InFlight,
+    judge,
     pool::{H2Connection, Pool},
     server::h1_config,
 };
@@ -75,7 +76,7 @@ async fn send_stream(
     let end = body.is_end();
     let sent = connection.begin(Request::from_parts(parts, ()), end);
     let (mut response, mut stream) =
-        sent.map_err(|error| Error::undelivered(Reason::Refused, format!("the connection is closing: {error}")))?;
+        sent.map_err(|error| Error::closing(format!("the connection is closing: {error}")))?;
     let mut held = (!end).then(|| Box::pin(async move { send_body(body, &mut stream, stall).await }));
     if !expects && let Some(mut pump) = held.take() {
         // Most bodies are complete at once and need no task.
@@ -89,15 +90,23 @@ async fn send_stream(
             start(held.take(), in_flight);
         }
         while let Some(early) = poll_interim(&mut response, cx) {
+            if early.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return Poll::Ready(Err(bad_response("101, which HTTP/2 does not have")));
+            }
             if early.status() == StatusCode::CONTINUE {
                 start(held.take(), in_flight);
             }
             interim.send(early.status(), early.headers());
         }
-        Pin::new(&mut response).poll(cx)
+        Pin::new(&mut response).poll(cx).map_err(|error| classify(&error, "the peer"))
     });
-    let head = head.await.map_err(|error| classify(&error, "the peer"))?;
+    let head = head.await?;
+    judge::http2_response(head.status(), head.headers()).map_err(|reason| bad_response(reason.as_str()))?;
     Ok(head.map(RecvBody::from))
+}
+
+fn bad_response(detail: &'static str) -> Error {
+    Error { reason: Reason::BadResponse, delivery: Delivery::Begun, detail: detail.into() }
 }
 
 fn poll_interim(response: &mut ResponseFuture, cx: &mut Context<'_>) -> Option<Response<()>> {
@@ -138,7 +147,18 @@ pub async fn send_plain(
             let worker = worker.clone();
             async move { connect::tcp(&worker, to.address).await.map(Upstream::plain) }
         };
-        return send_h2(worker, owner, connect, request, interim, in_flight).await.map(from_stranger);
+        let connection = Pool::acquire(worker, owner, connect).await?;
+        in_flight.on_connection(connection.clone());
+        let sent = send_stream(&connection, request, interim, in_flight, worker.config.times.idle).await;
+        // A peer's proxy refuses a stream because its application takes nothing. An application does because this
+        // connection has too many or is to end, so that another connection may be taken.
+        return sent.map(|response| from_stranger(response.map(Body::from))).map_err(|error| match error.delivery {
+            Delivery::Never => {
+                connection.retire();
+                Error { delivery: Delivery::Closing, ..error }
+            }
+            _ => error,
+        });
     }
     let version = request.version();
     if let Some(authority) = to.authority {
@@ -164,11 +184,7 @@ pub async fn send_plain(
     };
     let reply = h1::client::send(connection, request, early, keep).await.map_err(|error| failed(to.address, &error))?;
     if reply.upgrade.is_some() {
-        return Err(Error {
-            reason: Reason::BadResponse,
-            delivery: Delivery::Begun,
-            detail: "an upgrade nobody asked for".into(),
-        });
+        return Err(bad_response("an upgrade nobody asked for"));
     }
     Ok(from_stranger(reply.response.map(Body::from)))
 }
@@ -226,7 +242,7 @@ fn failed_to(server: &str, error: &h1::SendError) -> Error {
         h1::SendErrorKind::Request(_) | h1::SendErrorKind::RequestBody(_) => {
             Error { reason: Reason::BadRequest, delivery: Delivery::Begun, detail: detail.into() }
         }
-        _ if error.never_sent => Error::undelivered(Reason::Refused, detail),
+        _ if error.never_sent => Error::closing(detail),
         _ if error.response_started => {
             Error { reason: Reason::BadResponse, delivery: Delivery::Begun, detail: detail.into() }
         }

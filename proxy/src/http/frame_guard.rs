@@ -6,9 +6,12 @@
 //! what we send to the peer, for that is what honest ones answer to (windows that open again, a ping that measures the
 //! delay of the data it came with). A clock is read only when a peer has nothing left.
 //!
-//! It understands no frame, refuses none and is no judge of conformance: that is `h2`'s.
+//! It understands no frame, refuses none and is no judge of conformance: that is `h2`'s. Header blocks are shown to
+//! `path_watch` on their way, which sees what `h2` would lose.
 
 use std::time::Instant;
+
+use super::path_watch::PathWatch;
 
 /// Frames that are free at the start, and again after [`PAUSE`] seconds: the first frames of any client, and the
 /// cancellation of all its streams (`MESH_MAX_INBOUND_STREAMS`) at a time. A gRPC keep-alive is one frame in 10 s.
@@ -64,7 +67,14 @@ pub struct FrameGuard {
     /// When the peer had nothing left for the last time, or began.
     since: Instant,
     flooded: bool,
+    /// What clients ask for is watched, for what `h2` would not show.
+    paths: Option<Box<PathWatch>>,
+    /// Streams whose `:path` has a fragment, until they are asked about.
+    fragments: Vec<u32>,
 }
+
+/// More streams whose `:path` has a fragment than this, which were otherwise malformed as well, are a flood.
+const MOST_FRAGMENTS: usize = 1_000;
 
 impl FrameGuard {
     /// For a connection that has yet to exchange its first byte; `free` is [`FREE`] or [`FREE_FOR_PROXIES`].
@@ -74,7 +84,14 @@ impl FrameGuard {
             Side::Server => (after(PREFACE), Walker::default()),
             Side::Client => (Walker::default(), after(PREFACE)),
         };
-        Self { read, written, free, credit: free, since: Instant::now(), flooded: false }
+        let paths = (side == Side::Server).then(Box::default);
+        Self { read, written, free, credit: free, since: Instant::now(), flooded: false, paths, fragments: Vec::new() }
+    }
+
+    /// Whether the `:path` of a stream had a fragment. It is told once.
+    pub fn take_fragment(&mut self, stream: u32) -> bool {
+        let at = self.fragments.iter().position(|known| *known == stream);
+        at.map(|at| self.fragments.swap_remove(at)).is_some()
     }
 
     /// Whether the peer floods: its connection should end.
@@ -86,7 +103,15 @@ impl FrameGuard {
     pub fn read(&mut self, bytes: &[u8]) {
         let (credit, since, flooded) = (&mut self.credit, &mut self.since, &mut self.flooded);
         let all = f64::from(self.free);
-        self.read.walk(bytes, |frame| {
+        let (paths, fragments) = (&mut self.paths, &mut self.fragments);
+        let block = |frame: FrameHead, piece: &[u8], left: u32| {
+            let found =
+                |watch: &mut Box<PathWatch>| watch.payload(frame.kind == HEADERS, frame.flags, frame.len, piece, left);
+            if paths.as_mut().is_some_and(found) {
+                fragments.push(frame.stream);
+            }
+        };
+        let count = |frame: FrameHead| {
             let cost = match frame.kind {
                 HEADERS => return *credit = credit.saturating_add(EARNED_BY_HEADERS).min(MOST),
                 CONTINUATION => return,
@@ -104,17 +129,20 @@ impl FrameGuard {
                 Some(left) => *credit = left,
                 None => *flooded = true,
             }
-        });
+        };
+        self.read.walk(bytes, count, block);
+        self.flooded |= self.fragments.len() > MOST_FRAGMENTS;
     }
 
     /// The next bytes of ours.
     pub fn written(&mut self, bytes: &[u8]) {
         let credit = &mut self.credit;
-        self.written.walk(bytes, |frame| {
+        let count = |frame: FrameHead| {
             if frame.kind == HEADERS || (frame.kind == DATA && frame.len > 0) {
                 *credit = credit.saturating_add(EARNED + frame.len / BYTES_FOR_ONE).min(MOST);
             }
-        });
+        };
+        self.written.walk(bytes, count, |_, _, _| {});
     }
 }
 
@@ -126,21 +154,33 @@ struct Walker {
     header: [u8; HEADER],
     /// How much of `header` is there.
     have: u8,
+    /// The frame whose payload passes.
+    frame: FrameHead,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Default)]
 struct FrameHead {
     kind: u8,
     flags: u8,
     len: u32,
+    stream: u32,
 }
 
 impl Walker {
-    fn walk(&mut self, mut bytes: &[u8], mut frame: impl FnMut(FrameHead)) {
+    /// Tells `frame` of each frame as it begins, and `block` of each piece of a header block, with what is left of its frame.
+    fn walk(
+        &mut self,
+        mut bytes: &[u8],
+        mut frame: impl FnMut(FrameHead),
+        mut block: impl FnMut(FrameHead, &[u8], u32),
+    ) {
         while !bytes.is_empty() {
-            let passed = bytes.len().min(self.skip as usize);
-            self.skip -= passed as u32;
-            bytes = &bytes[passed..];
+            let (passed, rest) = bytes.split_at(bytes.len().min(self.skip as usize));
+            self.skip -= passed.len() as u32;
+            if !passed.is_empty() && matches!(self.frame.kind, HEADERS | CONTINUATION) {
+                block(self.frame, passed, self.skip);
+            }
+            bytes = rest;
             let have = usize::from(self.have);
             let more = bytes.len().min(HEADER - have);
             self.header[have..have + more].copy_from_slice(&bytes[..more]);
@@ -150,9 +190,13 @@ impl Walker {
                 return;
             }
             self.have = 0;
-            let [a, b, c, kind, flags, ..] = self.header;
+            let [a, b, c, kind, flags, d, e, f, g] = self.header;
             self.skip = u32::from_be_bytes([0, a, b, c]);
-            frame(FrameHead { kind, flags, len: self.skip });
+            self.frame = FrameHead { kind, flags, len: self.skip, stream: u32::from_be_bytes([d & 0x7f, e, f, g]) };
+            frame(self.frame);
+            if self.skip == 0 && matches!(kind, HEADERS | CONTINUATION) {
+                block(self.frame, &[], 0);
+            }
         }
     }
 }
@@ -179,12 +223,30 @@ mod tests {
     }
 
     #[test]
+    fn fragments_are_told_by_stream_and_once() {
+        let mut guard = server();
+        let asks = |path: &[u8], stream: u8, cut: usize| {
+            let field = [&[4, path.len() as u8], path].concat();
+            let frame =
+                |kind, flags, part: &[u8]| [&[0, 0, part.len() as u8, kind, flags, 0, 0, 0, stream], part].concat();
+            let (first, second) = field.split_at(cut);
+            [frame(HEADERS, 1, first), frame(CONTINUATION, 4, second)].concat()
+        };
+        for cut in 0..6 {
+            guard.read(&[asks(b"/a#b", 1, cut), asks(b"/ab", 3, cut), asks(b"/#", 5, 4)].concat());
+            assert_eq!([1, 3, 5, 1].map(|stream| guard.take_fragment(stream)), [true, false, true, false]);
+        }
+    }
+
+    #[test]
     fn frames_are_found_however_the_bytes_are_cut() {
         let stream: Vec<u8> =
             [frame(HEADERS, 4, 70_000), frame(DATA, 1, 0), frame(PING, 0, 8), frame(DATA, 0, 3)].concat();
         for piece in [1, 2, 8, 9, 10, 4096, stream.len()] {
             let (mut walker, mut found) = (Walker::default(), Vec::new());
-            stream.chunks(piece).for_each(|bytes| walker.walk(bytes, |f| found.push((f.kind, f.flags, f.len))));
+            stream
+                .chunks(piece)
+                .for_each(|bytes| walker.walk(bytes, |f| found.push((f.kind, f.flags, f.len)), |_, _, _| {}));
             assert_eq!(found, [(HEADERS, 4, 70_000), (DATA, 1, 0), (PING, 0, 8), (DATA, 0, 3)], "pieces of {piece}");
         }
     }

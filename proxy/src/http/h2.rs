@@ -16,7 +16,7 @@ use http_body::{Body as _, Frame};
 
 use super::{
     body::{Body, BodyError},
-    h1::timer::LazyTimer,
+    h1::{framing::strip_trailers, timer::LazyTimer},
 };
 use crate::error::{Delivery, Error, Reason};
 
@@ -72,8 +72,13 @@ impl RecvBody {
                 None => self.data_done = true,
             }
         }
-        let trailers = self.stream.poll_trailers(cx).map_err(|error| BodyError(error.to_string()));
-        trailers.map(|r| r.transpose().map(|r| r.map(Frame::trailers)))
+        let trailers = ready!(self.stream.poll_trailers(cx)).map_err(|error| BodyError(error.to_string()));
+        Poll::Ready(trailers.transpose().map(|received| {
+            received.map(|mut trailers| {
+                strip_trailers(&mut trailers);
+                Frame::trailers(trailers)
+            })
+        }))
     }
 
     /// Takes what small frames are there, while their reader waits for room. Bounded by the window, which stays taken.
@@ -226,13 +231,15 @@ async fn send_data(
 
 /// What a failed stream says about its request.
 ///
-/// REFUSED_STREAM and a graceful GOAWAY promise that it was not handled (RFC 9113 sections 6.8 and 8.7). A stream that
-/// this side reset had a request body that failed, or a response against the protocol. Anything else promises nothing.
+/// REFUSED_STREAM and a graceful GOAWAY promise that it was not handled (RFC 9113 sections 6.8 and 8.7); the second is said
+/// of the connection and not of the endpoint. A stream that this side reset had a request body that failed, or a response against the protocol. Anything else promises nothing.
 pub fn classify(error: &h2::Error, peer: &str) -> Error {
     let refused = error.is_reset() && error.is_remote() && error.reason() == Some(H2Reason::REFUSED_STREAM);
     let leaving = error.is_go_away() && error.is_remote() && error.reason() == Some(H2Reason::NO_ERROR);
     let detail = format!("{peer}: {error}");
-    if refused || leaving {
+    if leaving {
+        Error::closing(detail)
+    } else if refused {
         Error::undelivered(Reason::Refused, detail)
     } else if error.is_reset() && !error.is_remote() {
         let reason = match (error.is_library(), error.reason()) {

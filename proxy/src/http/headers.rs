@@ -117,13 +117,21 @@ pub fn orig_proto(version: Version) -> Option<HeaderValue> {
     }
 }
 
-/// Takes [`ORIG_PROTO`] off a request from a peer; HTTP/2 where there is none.
-pub fn take_orig_proto(headers: &mut HeaderMap) -> Version {
-    match headers.remove(ORIG_PROTO).as_ref().map(HeaderValue::as_bytes) {
-        Some(b"HTTP/1.0") => Version::HTTP_10,
-        Some(b"HTTP/1.1") => Version::HTTP_11,
-        _ => Version::HTTP_2,
+/// Takes [`ORIG_PROTO`] off a request from a peer; HTTP/2 where there is none. What names no version, or several, is
+/// refused, and so is CONNECT of HTTP/1: a tunnel has its connection to itself.
+pub fn take_orig_proto<B>(request: &mut Request<B>) -> Result<Version, Error> {
+    let mut named = request.headers().get_all(ORIG_PROTO).iter().map(HeaderValue::as_bytes);
+    let version = match (named.next(), named.next()) {
+        (None, _) => return Ok(Version::HTTP_2),
+        (Some(b"HTTP/1.0"), None) => Version::HTTP_10,
+        (Some(b"HTTP/1.1"), None) => Version::HTTP_11,
+        _ => return Err(Error::undelivered(Reason::BadRequest, "mesh-orig-proto names no version of HTTP/1")),
+    };
+    if *request.method() == Method::CONNECT {
+        return Err(Error::undelivered(Reason::BadRequest, "CONNECT of HTTP/1 on a connection that others share"));
     }
+    request.headers_mut().remove(ORIG_PROTO);
+    Ok(version)
 }
 
 /// The authority a request names: the URI's, else the Host field's. Refuses what names two different things
@@ -203,8 +211,38 @@ pub fn to_h1_form<B>(request: &mut Request<B>, version: Version) -> Result<(), E
             set_host(request, &authority)?;
         }
     }
+    join_cookies(request.headers_mut());
     *request.version_mut() = version;
     Ok(())
+}
+
+/// Makes one field of several Cookie fields: HTTP/2 may cut it into pieces, and HTTP/1 knows one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut pieces = headers.get_all(header::COOKIE).iter();
+    if let (Some(first), Some(_)) = (pieces.next(), pieces.next()) {
+        let mut whole = first.as_bytes().to_vec();
+        for piece in headers.get_all(header::COOKIE).iter().skip(1) {
+            whole.extend_from_slice(b"; ");
+            whole.extend_from_slice(piece.as_bytes());
+        }
+        if let Ok(whole) = HeaderValue::from_bytes(&whole) {
+            headers.insert(header::COOKIE, whole);
+        }
+    }
+}
+
+/// Takes white space off both ends of values, where HTTP/2 brings some: it is no part of them (RFC 9110 section 5.5) and
+/// HTTP/1 would lose it, so that what is matched here would not be what an application reads.
+pub(super) fn trim_values(headers: &mut HeaderMap) {
+    let padded = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        matches!(bytes.first(), Some(b' ' | b'\t')) || matches!(bytes.last(), Some(b' ' | b'\t'))
+    };
+    for value in headers.values_mut().filter(|value| padded(value)) {
+        // A part of a valid value is valid.
+        *value =
+            HeaderValue::from_bytes(value.as_bytes().trim_ascii()).unwrap_or_else(|_| HeaderValue::from_static(""));
+    }
 }
 
 /// Whether a method may be repeated when it is not known whether the first try was handled: those that only read
@@ -228,126 +266,5 @@ pub fn expects_continue(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn headers(list: &[(&str, &str)]) -> HeaderMap {
-        list.iter().map(|(n, v)| (n.parse::<HeaderName>().unwrap(), v.parse().unwrap())).collect()
-    }
-
-    #[test]
-    fn hop_by_hop_fields_go() {
-        let mut map = headers(&[
-            ("connection", "close, X-Mine, te"),
-            ("x-mine", "1"),
-            ("keep-alive", "5"),
-            ("te", "gzip;q=1, trailers"),
-            ("upgrade", "h2c"),
-            ("x-forwarded-for", "1.2.3.4"),
-        ]);
-        strip_hop_by_hop(&mut map);
-        assert_eq!(map, headers(&[("te", "trailers"), ("x-forwarded-for", "1.2.3.4")]));
-    }
-
-    #[test]
-    fn what_is_no_text_switches_no_rule_off() {
-        let mut map = headers(&[("x-secret", "1"), ("upgrade", "h2c")]);
-        map.insert("connection", HeaderValue::from_bytes(b"x-secret, \xff, upgrade").unwrap());
-        map.insert("upgrade", HeaderValue::from_bytes(b"h2c, \xff").unwrap());
-        let mut request = Request::new(());
-        *request.headers_mut() = map;
-        assert!(!wants_upgrade(&request));
-        strip_hop_by_hop(request.headers_mut());
-        assert!(request.headers().is_empty(), "{request:?}");
-    }
-
-    #[test]
-    fn words_of_other_meshes_about_the_caller_go() {
-        let mut map = headers(&[
-            ("X-Forwarded-Client-Cert", "By=a;URI=spiffe://evil"),
-            ("x_forwarded_client_cert", "1"),
-            ("l5d-client-id", "admin"),
-            ("l5d_remote", "1"),
-            ("x-forwarded-for", "1.2.3.4"),
-            ("l5data", "2"),
-        ]);
-        strip_foreign_identities(&mut map);
-        assert_eq!(map, headers(&[("x-forwarded-for", "1.2.3.4"), ("l5data", "2")]));
-    }
-
-    #[test]
-    fn ours_are_taken_from_strangers() {
-        let mut map =
-            headers(&[("mesh-orig-proto", "HTTP/1.0"), ("mesh-timeout", "1"), ("mesh_id", "1"), ("meshed", "2")]);
-        assert_eq!(take_mesh(&mut map).unwrap(), "1");
-        assert_eq!(map, headers(&[("meshed", "2")]));
-        assert_eq!(take_mesh(&mut map), None);
-    }
-
-    #[test]
-    fn what_leaves_http_is_an_upgrade_and_h2c_is_none() {
-        for (upgrade, connection, wants) in [
-            ("websocket", "keep-alive, Upgrade", true),
-            ("websocket", "keep-alive", false),
-            ("h2c", "Upgrade, HTTP2-Settings", false),
-            ("foo, H2C", "upgrade", false),
-        ] {
-            let request = Request::get("/").header("upgrade", upgrade).header("connection", connection);
-            assert_eq!(wants_upgrade(&request.body(()).unwrap()), wants, "{upgrade}; {connection}");
-        }
-    }
-
-    #[test]
-    fn grpc_web_is_not_grpc() {
-        for (kind, grpc) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc;charset=x", true),
-            ("application/grpc-web+proto", false),
-        ] {
-            assert_eq!(is_grpc(&headers(&[("content-type", kind)])), grpc, "{kind}");
-        }
-    }
-
-    #[test]
-    fn an_authority_is_one() {
-        let ask = |uri: &str, hosts: &[&str]| {
-            let mut request = Request::builder().uri(uri);
-            for host in hosts {
-                request = request.header("host", *host);
-            }
-            authority(&request.body(()).unwrap()).map(|a| a.map(|a| a.to_string())).map_err(|e| e.reason)
-        };
-        assert_eq!(ask("/", &["web:80"]), Ok(Some("web:80".into())));
-        assert_eq!(ask("http://web/", &["WEB:80"]), Ok(Some("web".into())));
-        assert_eq!(ask("/", &[]), Ok(None));
-        for (uri, hosts) in [
-            ("/", &["a", "b"][..]),
-            ("http://a/", &["b"]),
-            ("http://u@a/", &["a"]),
-            ("/", &["u@a"]),
-            ("/", &["a,b"]),
-            ("/", &["a b"]),
-        ] {
-            assert_eq!(ask(uri, hosts), Err(Reason::BadRequest), "{uri} {hosts:?}");
-        }
-    }
-
-    #[test]
-    fn forms_round_trip() {
-        let mut request = Request::builder()
-            .uri("/a?b=c")
-            .header("host", "web.shop:8080")
-            .version(Version::HTTP_11)
-            .body(())
-            .unwrap();
-        let named = authority(&request).unwrap();
-        to_h2_form(&mut request, named).unwrap();
-        assert_eq!(request.uri(), "http://web.shop:8080/a?b=c");
-        to_h1_form(&mut request, Version::HTTP_11).unwrap();
-        assert_eq!(
-            (request.uri().to_string(), &request.headers()["host"]),
-            ("/a?b=c".into(), "web.shop:8080".parse::<HeaderValue>().as_ref().unwrap())
-        );
-    }
-}
+#[path = "headers_tests.rs"]
+mod tests;

@@ -5,14 +5,15 @@
 
 use std::{rc::Rc, time::Instant};
 
-use http::{Response, Version, header};
+use http::{Request, Response, Version, header, uri::Authority};
 use mesh_policy::{ConnectionFacts, Identity, InboundVerdict, RetryBudget, decide_inbound};
 
 use super::{
-    Body, Incoming, Reply, client,
+    Body, Incoming, Interim, Reply, client,
     deadline::{self, within},
     headers,
     in_flight::{InFlight, grpc_status},
+    replay::Source,
 };
 use crate::{
     connect::{self, Upstream},
@@ -38,6 +39,11 @@ pub struct Caller {
 
 /// Callers of one port whose metrics stay bound; the one bound first makes room, and is bound anew when it comes back.
 const MAX_BOUND_CALLERS: usize = 256;
+
+/// New connections to the application for a request that was certainly not taken on the last one.
+const MAX_RECONNECTS: usize = 2;
+/// So much of a body is kept for another attempt, until the response begins.
+const KEPT: usize = 64 * 1024;
 
 impl Caller {
     /// Binds the metrics of a connection. `is_proxy`: a peer's proxy makes the requests.
@@ -110,14 +116,14 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
 
     // Headers. A peer's proxy says which version the application spoke; nobody else's word counts.
     let version = match (caller.is_proxy, request.version()) {
-        (true, Version::HTTP_2) => headers::take_orig_proto(request.headers_mut()),
+        (true, Version::HTTP_2) => headers::take_orig_proto(&mut request)?,
         (_, version) => version,
     };
     let upgrade = headers::upgrade_of(&request);
     headers::strip_hop_by_hop(request.headers_mut());
     headers::strip_foreign_identities(request.headers_mut());
     let handed = headers::take_mesh(request.headers_mut()).filter(|_| caller.is_proxy);
-    let mut request = request.map(Body::without_mesh_trailers);
+    let mut request = request.map(Body::without_identity_trailers);
     *request.version_mut() = version;
 
     // How long the caller, or its proxy, waits.
@@ -144,27 +150,10 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
         caller.series.record(reply.response.status(), None, began.elapsed());
         return Ok(reply);
     }
-    // A peer's proxy repeats what is safe itself, for it knows other endpoints. Here it is repeated for strangers, and when
-    // the connection was shared: it may have died of what another caller did.
-    let here = !caller.is_proxy || version == Version::HTTP_2;
-    let again = (here && headers::is_safe(request.method()) && request.body().is_end()).then(|| clone_head(&request));
-    let to = || client::Plain { address, authority: authority.clone() };
     let mut in_flight = InFlight::default();
     caller.port.budget.request(began);
-    let answered = within(late.as_mut().map(|late| late.as_mut()), async {
-        let first = client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await;
-        if first.as_ref().is_err_and(|error| error.delivery == Delivery::Unknown) {
-            // Others that are idle are as stale: only a connection of its own tells whether the application is there.
-            caller.port.pool.forget_idle_h1();
-        }
-        match (first, again) {
-            (Err(error), Some(request)) if error.delivery == Delivery::Unknown && caller.may_retry() => {
-                tracing::debug!("{address}: {error}; trying again");
-                client::send_plain(worker, &caller.port, to(), request, &interim, &mut in_flight).await
-            }
-            (first, _) => first,
-        }
-    });
+    let handed = hand_over(&caller, request, authority, &interim, &mut in_flight);
+    let answered = within(late.as_mut().map(|late| late.as_mut()), handed);
     let mut response = answered.await.map_err(refused)?;
 
     // Record.
@@ -179,19 +168,62 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     Ok(response.into())
 }
 
+/// Hands a request to the application, and again on another connection as long as it was certainly not taken on the last
+/// one, which was ending. What may have been handled is repeated once if it is safe, for strangers, and when the
+/// connection was shared, as it may have died of what another caller did: a peer's proxy repeats what is safe itself, for
+/// it knows other endpoints.
+async fn hand_over(
+    caller: &Caller,
+    request: Request<Body>,
+    authority: Option<Authority>,
+    interim: &Interim,
+    in_flight: &mut InFlight,
+) -> Result<Response<Body>, Error> {
+    let (worker, address) = (&caller.worker, caller.port.address);
+    let send = async |request, in_flight: &mut InFlight| {
+        let to = client::Plain { address, authority: authority.clone() };
+        let sent = client::send_plain(worker, &caller.port, to, request, interim, in_flight).await;
+        if sent.as_ref().is_err_and(|error| error.delivery == Delivery::Unknown) {
+            // Others that are idle are as stale: only a connection of its own tells whether the application is there.
+            caller.port.pool.forget_idle_h1();
+        }
+        sent
+    };
+    let shared = request.version() == Version::HTTP_2;
+    let bodiless = request.body().is_end();
+    let again = shared || (bodiless && !caller.is_proxy);
+    if !again {
+        return send(request, in_flight).await;
+    }
+    let safe = bodiless && headers::is_safe(request.method());
+    let (parts, body) = request.into_parts();
+    let source = (!bodiless).then(|| Source::new(body, KEPT));
+    let (mut closing, mut unknown) = (0, 0);
+    loop {
+        let body = match source.as_ref().map(Source::attempt) {
+            None => Body::default(),
+            Some(Some(body)) => body,
+            Some(None) => return Err(Error::undelivered(Reason::BadRequest, "the body ended early")),
+        };
+        let error = match send(Request::from_parts(parts.clone(), body), in_flight).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        match error.delivery {
+            Delivery::Closing if closing < MAX_RECONNECTS && source.as_ref().is_none_or(Source::can_begin_again) => {
+                closing += 1;
+            }
+            Delivery::Unknown if safe && unknown == 0 && caller.may_retry() => unknown += 1,
+            _ => return Err(error),
+        }
+        tracing::debug!("{address}: {error}; trying again");
+    }
+}
+
 /// What never reached the application is worth trying elsewhere.
 fn refused(error: Error) -> Error {
     match error.reason {
         Reason::ConnectFailed => Error { reason: Reason::Refused, ..error },
         _ => error,
     }
-}
-
-fn clone_head(request: &http::Request<Body>) -> http::Request<Body> {
-    let mut copy = http::Request::new(Body::default());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }

@@ -16,8 +16,10 @@ pub mod h2;
 pub mod headers;
 pub mod in_flight;
 pub mod inbound;
+mod judge;
 pub mod mirror;
 pub mod own;
+mod path_watch;
 pub mod pool;
 pub mod replay;
 pub mod server;
@@ -29,7 +31,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use ::h2::server::SendResponse;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 
 pub use body::{Body, BodyError};
 
@@ -70,11 +72,20 @@ pub enum Interim {
 }
 
 impl Interim {
-    /// Sends one, as far as the client can take it, without `mesh-*` fields: none of ours travel in it. A failure shows
-    /// again when the final response is sent.
+    /// Sends one, as far as the client can take it: without `mesh-*` fields, for none of ours travel in it, without those
+    /// of the connection that it came on, which would make it malformed in HTTP/2, and without a length, for it has no
+    /// content (RFC 9110 section 8.6). 101 is no news but a switch, and never goes this way. A failure shows again when the
+    /// final response is sent.
     pub fn send(&self, status: StatusCode, headers: &HeaderMap) {
+        if matches!(self, Self::None) || status == StatusCode::SWITCHING_PROTOCOLS {
+            return;
+        }
         let mut headers = headers.clone();
         headers::strip_mesh(&mut headers);
+        headers::strip_hop_by_hop(&mut headers);
+        for name in [header::CONTENT_LENGTH, header::TE, header::TRAILER] {
+            headers.remove(name);
+        }
         match self {
             Self::None => {}
             Self::H1(interim) => drop(interim.send(status, &headers)),

@@ -183,6 +183,11 @@ impl H2Connection {
         self.streams.set(self.streams.get().saturating_sub(1));
     }
 
+    /// Takes no further request: its server refused one that another connection may well be granted.
+    pub fn retire(&self) {
+        self.send.replace(None);
+    }
+
     /// Whether a stream can begin now: within our limit and the peer's, beyond which `h2` would queue it. An error means
     /// that the connection is over.
     fn has_room(&self, limit: u32) -> bool {

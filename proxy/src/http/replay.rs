@@ -94,6 +94,14 @@ impl Replay {
             && (self.ended || shared.trailers.is_none())
     }
 
+    /// Joins small frames that wait in the source, while the reader of the current attempt waits for room.
+    pub(super) fn join_waiting(&mut self, cx: &mut Context<'_>) {
+        let mut shared = self.shared.borrow_mut();
+        if self.attempt == shared.attempt && !shared.ended {
+            shared.source.join_waiting(cx);
+        }
+    }
+
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut shared = self.shared.borrow_mut();
         let shared = &mut *shared;

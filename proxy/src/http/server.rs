@@ -18,11 +18,12 @@ use http::{Method, Request, Response};
 use tower::Service;
 
 use super::{
-    Body, Incoming, Interim, Reply, answer,
+    Body, Incoming, Interim, Reply,
+    answer::{self, Audience},
     frame_guard::{FREE, FREE_FOR_PROXIES, FrameGuard, Side},
     h1,
     h2::{RecvBody, send_body},
-    headers,
+    headers, judge,
 };
 use crate::{
     coalesce::Coalesced,
@@ -66,25 +67,42 @@ pub fn h1_config(config: &Config) -> h1::Config {
     }
 }
 
-/// Counts, and turns an error into an answer.
-fn answered(metrics: &DirectionMetrics, result: Result<Reply, Error>, grpc: bool) -> Reply {
+/// Counts, and turns an error into an answer that says as much as `audience` may know; the log has the rest.
+fn answered(metrics: &DirectionMetrics, result: Result<Reply, Error>, grpc: bool, audience: Audience) -> Reply {
     result.unwrap_or_else(|error| {
         metrics.error(error.reason);
         tracing::debug!("answered: {error}");
-        answer::error(&error, grpc).into()
+        answer::error(&error, grpc, audience).into()
     })
+}
+
+/// Who reads our answers on a connection.
+fn audience(direction: Direction, peer: bool) -> Audience {
+    match (direction, peer) {
+        (Direction::Outbound, _) => Audience::Application,
+        (Direction::Inbound, true) => Audience::Peer,
+        (Direction::Inbound, false) => Audience::Stranger,
+    }
+}
+
+/// Counts a request that was refused by its head alone, and answers it, the same in every framing.
+fn refused(metrics: &DirectionMetrics, reason: h1::ParseReason) -> Response<Bytes> {
+    let too_large = reason.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    metrics.error(if too_large { Reason::HeadersTooLarge } else { Reason::BadRequest });
+    tracing::debug!("refused a request: {}", reason.as_str());
+    h1::server::refusal(reason)
 }
 
 /// Whether a peer's proxy should hear "never delivered" instead of an answer: its request may go elsewhere.
 fn is_refusal(error: &Error) -> bool {
-    error.delivery == Delivery::Never && matches!(error.reason, Reason::Refused | Reason::ConnectFailed)
+    error.is_undelivered() && matches!(error.reason, Reason::Refused | Reason::ConnectFailed)
 }
 
 /// The reset that tells a peer's proxy to try again, where that is better than an answer: REFUSED_STREAM for what was
 /// never delivered, INTERNAL_ERROR for a safe request of which nobody knows (RFC 9113 section 8.7).
 fn reset_of(error: &Error, safe: bool) -> Option<H2Reason> {
     match error.delivery {
-        Delivery::Never if is_refusal(error) => Some(H2Reason::REFUSED_STREAM),
+        Delivery::Never | Delivery::Closing if is_refusal(error) => Some(H2Reason::REFUSED_STREAM),
         Delivery::Unknown if safe => Some(H2Reason::INTERNAL_ERROR),
         _ => None,
     }
@@ -97,6 +115,7 @@ where
     S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
 {
     let metrics = worker.direction(entry.direction());
+    let audience = audience(entry.direction(), peer);
     metrics.http1.increment(1);
     let serve = |request: Request<h1::RecvBody>| {
         let mut service = service.clone();
@@ -105,9 +124,9 @@ where
             let interim = request.body().interim().map_or(Interim::None, Interim::H1);
             let grpc = headers::is_grpc(request.headers());
             let result = service.call(Incoming { request: request.map(Body::from), interim }).await;
-            let refused = peer && result.as_ref().is_err_and(is_refusal);
-            let mut reply = answered(metrics, result, grpc);
-            if refused {
+            let undelivered = peer && result.as_ref().is_err_and(is_refusal);
+            let mut reply = answered(metrics, result, grpc, audience);
+            if undelivered {
                 reply.response.headers_mut().insert(headers::NEVER_DELIVERED, http::HeaderValue::from_static("1"));
             }
             let upgrade = reply.upgrade.map(|upgrade| {
@@ -117,12 +136,7 @@ where
             h1::server::Answer { response: reply.response, upgrade }
         }
     };
-    let refused = |reason: h1::ParseReason| {
-        let too_large = reason.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        metrics.error(if too_large { Reason::HeadersTooLarge } else { Reason::BadRequest });
-        tracing::debug!("refused a request: {}", reason.as_str());
-        h1::server::refusal(reason)
-    };
+    let refused = |reason: h1::ParseReason| refused(metrics, reason);
     let config = h1_config(&worker.config);
     h1::server::serve(io, &config, entry.ending(), serve, refused)
         .await
@@ -174,10 +188,11 @@ where
                     served = true;
                     entry.reached(Stage::Http);
                     let counted = Counted::new(&open);
+                    let fragment = wire.take_fragment(respond.stream_id().as_u32());
                     let service = service.clone();
                     let worker = worker.clone();
                     tokio::task::spawn_local(async move {
-                        stream(worker.direction(direction), &worker.config, request, respond, peer, service).await;
+                        stream(worker.direction(direction), &worker.config, (request, fragment), respond, peer, service).await;
                         drop(counted);
                     });
                 }
@@ -263,25 +278,34 @@ impl Drop for Counted {
     }
 }
 
-/// One stream: the request, its service, its response. A caller that resets the stream cancels the work for it.
+/// One stream: the request and whether its target had a fragment, its service, its response. A caller that resets the stream cancels the work for it.
 async fn stream<S>(
     metrics: &DirectionMetrics,
     config: &Config,
-    request: Request<RecvStream>,
+    (request, fragment): (Request<RecvStream>, bool),
     respond: SendResponse<Bytes>,
     peer: bool,
     mut service: S,
 ) where
     S: Service<Incoming, Response = Reply, Error = Error>,
 {
-    let request = request.map(|body| Body::from(RecvBody::from(body)));
+    let mut request = request.map(|body| Body::from(RecvBody::from(body)));
+    headers::trim_values(request.headers_mut());
     let grpc = headers::is_grpc(request.headers());
     let head_only = *request.method() == Method::HEAD;
     let safe = headers::is_safe(request.method());
     let respond = Rc::new(RefCell::new(respond));
-    let most = config.limits.headers;
-    let result = if request.headers().len() > most {
-        Err(Error::undelivered(Reason::HeadersTooLarge, format!("more than {most} header fields")))
+    let judged = match request.headers().len() > config.limits.headers {
+        true => Err(h1::ParseReason::TooManyHeaders),
+        false if fragment => Err(h1::ParseReason::BadTarget),
+        false => judge::http2_request(&request, !request.body().is_end()),
+    };
+    let result = if let Err(reason) = judged {
+        let answer = match grpc {
+            true => answer::grpc_refusal(refused(metrics, reason)),
+            false => refused(metrics, reason),
+        };
+        Ok(answer.map(Body::full).into())
     } else {
         let incoming = Incoming { request, interim: Interim::H2(respond.clone()) };
         tokio::select! {
@@ -299,7 +323,7 @@ async fn stream<S>(
         tracing::debug!("reset with {reason}: {error}");
         return respond.borrow_mut().send_reset(reason);
     }
-    let (head, body) = answered(metrics, result, grpc).response.into_parts();
+    let (head, body) = answered(metrics, result, grpc, audience(metrics.direction, peer)).response.into_parts();
     // Whatever the body is, there is none behind these (RFC 9110 section 6.4.1); our own errors have one.
     let end = head_only || matches!(head.status.as_u16(), 204 | 304) || body.is_end();
     let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), end);
@@ -332,7 +356,7 @@ mod tests {
         let metrics = DirectionMetrics::new(&Metrics::default(), Direction::Outbound);
         let config = Config::from_env(&minimal()).unwrap();
         let denied = tower::service_fn(|_: Incoming| async { Err(Error::undelivered(Reason::Denied, "no")) });
-        stream(&metrics, &config, request, respond, false, denied).await;
+        stream(&metrics, &config, (request, false), respond, false, denied).await;
         response.await.unwrap()
     }
 

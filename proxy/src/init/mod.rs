@@ -6,13 +6,14 @@
 //!
 //! A pod must not start uncaptured in silence: whatever cannot be done or seen ends it with exit code 1 and a reason.
 
+mod addresses;
 mod config;
 mod message;
 mod netlink;
 mod rules;
 mod trial;
 
-use std::{process::ExitCode, time::Instant};
+use std::{io, net::Ipv6Addr, process::ExitCode, time::Instant};
 
 use self::{
     config::InitConfig,
@@ -38,6 +39,14 @@ enum InitError {
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Trial(#[from] TrialError),
+    #[error(
+        "this pod has the IPv6 address {0} and its kernel cannot redirect IPv6 (NAT for ip6 is missing: \
+         CONFIG_NFT_NAT, CONFIG_NF_TABLES_INET, CONFIG_NF_TABLES_IPV6): what comes and goes by it would pass the mesh by; \
+         give the node that support, or its pods no IPv6"
+    )]
+    Uncaptured(Ipv6Addr),
+    #[error("cannot tell whether this pod has IPv6 addresses, which this kernel cannot redirect: {0}")]
+    Addresses(io::Error),
     #[error(
         "the rules in force are not those that were written: {0}; something else changes nftables in this pod, stop it \
          or leave redirection to it"
@@ -97,9 +106,7 @@ fn write(netlink: &mut Netlink, config: &InitConfig, trial: Option<Trial>) -> Re
                          nothing listens is accepted and closed instead of refused, and a TCP probe of it succeeds"
                     );
                 }
-                if family == Family::Ipv4 {
-                    eprintln!("mesh-proxy init: this kernel has no IPv6 NAT: IPv6 connections are not redirected");
-                }
+                captured(family, addresses::reachable)?;
                 return Ok((family, inbound));
             }
             // The first refusal is of the form that is wanted, so it says most.
@@ -108,6 +115,18 @@ fn write(netlink: &mut Netlink, config: &InitConfig, trial: Option<Trial>) -> Re
         }
     }
     Err(refused.map_or_else(|| InitError::Changed("nothing was written".into()), InitError::from))
+}
+
+/// Refuses to leave out what the pod has: without IPv6 in the rules, it may have no address of IPv6 that others reach.
+fn captured(family: Family, reachable: impl FnOnce() -> io::Result<Option<Ipv6Addr>>) -> Result<(), InitError> {
+    if family == Family::Inet {
+        return Ok(());
+    }
+    if let Some(address) = reachable().map_err(InitError::Addresses)? {
+        return Err(InitError::Uncaptured(address));
+    }
+    eprintln!("mesh-proxy init: this kernel has no IPv6 NAT, and this pod no IPv6 address that would need it");
+    Ok(())
 }
 
 /// Whether the kernel holds what was sent.
@@ -119,4 +138,21 @@ fn verify(netlink: &mut Netlink, set: &Ruleset) -> Result<(), InitError> {
     }
     let missing = set.chains.iter().find(|chain| chain.hook.is_some() && !hooked.iter().any(|name| name == chain.name));
     missing.map_or(Ok(()), |chain| Err(InitError::Changed(format!("the chain {} hangs nowhere", chain.name))))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_has_ipv6_does_not_start_where_ipv6_cannot_be_redirected() {
+        let address: Ipv6Addr = "2001:db8::5".parse().unwrap();
+        assert!(captured(Family::Inet, || Ok(Some(address))).is_ok());
+        assert!(captured(Family::Ipv4, || Ok(None)).is_ok());
+        let refused = captured(Family::Ipv4, || Ok(Some(address))).unwrap_err();
+        assert!(refused.to_string().contains("2001:db8::5"), "{refused}");
+        let unknown = captured(Family::Ipv4, || Err(io::ErrorKind::PermissionDenied.into()));
+        assert!(matches!(unknown, Err(InitError::Addresses(_))), "doubt is no permission: {unknown:?}");
+    }
 }

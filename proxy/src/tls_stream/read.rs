@@ -195,6 +195,8 @@ impl Reader {
         asked: &mut Asked,
     ) -> Result<(), Fatal> {
         match kind {
+            // RFC 8446 section 5.4; only application data may be empty.
+            ContentType::Handshake | ContentType::Alert if content.is_empty() => Err(unexpected("an empty record")),
             ContentType::Handshake => self.handshake(content, kernel, asked),
             _ if !self.message.is_empty() => Err(interleaved()),
             ContentType::Alert => self.alert(content),

@@ -162,9 +162,13 @@ pub enum Error {
     /// The client took no response bytes for [`super::Config::write_stall_timeout`].
     #[error("the client stopped taking the response")]
     WriteStalled,
-    /// The service's response cannot be written as HTTP/1, or its body failed or broke its Content-Length.
-    #[error("the response was cut off: {0}")]
+    /// The service's response cannot be written as HTTP/1; 502 was answered instead.
+    #[error("the response cannot be written: {0}")]
     Response(String),
+    /// The response's body failed or broke its Content-Length. The client sees a reset: for one whose response ends with
+    /// the connection, an orderly end would make a whole response of a part (RFC 9112 section 8).
+    #[error("the response was cut off: {0}")]
+    Cut(String),
 }
 
 /// Why a received body ended early.

@@ -2,7 +2,7 @@
 //! read differently is refused, never repaired. Also the connection options, which are read in the same pass.
 //! It does not read bodies; `body` does.
 
-use http::{HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use super::ParseReason;
 
@@ -13,7 +13,7 @@ pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// How a received body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyLength {
+pub(in crate::http) enum BodyLength {
     /// There is none.
     Empty,
     /// After so many bytes; at least one.
@@ -26,7 +26,7 @@ pub(super) enum BodyLength {
 
 /// The fields of one head that decide framing and the connection's fate.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub(in crate::http) struct Fields {
     /// How many Content-Length fields there are.
     lengths: usize,
     /// The last one's value; `None` if malformed.
@@ -54,6 +54,13 @@ pub(super) struct Fields {
 }
 
 impl Fields {
+    /// Takes note of all fields of a head.
+    pub(in crate::http) fn of(headers: &HeaderMap) -> Result<Self, ParseReason> {
+        let mut fields = Self::default();
+        headers.iter().try_for_each(|(name, value)| fields.observe(name, value))?;
+        Ok(fields)
+    }
+
     /// Takes note of one field.
     pub(super) fn observe(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), ParseReason> {
         match name.as_str() {
@@ -95,10 +102,11 @@ impl Fields {
     }
 
     /// The body's end as the head declares it; `None` if the head says nothing.
-    pub(super) fn declared(&self, version: Version) -> Result<Option<BodyLength>, ParseReason> {
+    pub(in crate::http) fn declared(&self, version: Version) -> Result<Option<BodyLength>, ParseReason> {
         if self.coded {
             return match self {
                 _ if self.lengths > 0 => Err(ParseReason::LengthAndCoding),
+                _ if version == Version::HTTP_2 => Err(ParseReason::BadCoding),
                 _ if version != Version::HTTP_11 => Err(ParseReason::CodingInHttp10),
                 _ if self.bad_coding || self.chunked > 1 => Err(ParseReason::BadCoding),
                 _ if self.other_codings == 0 => Ok(Some(BodyLength::Chunked)),
@@ -142,7 +150,10 @@ pub(super) fn is_allowed_trailer(name: &HeaderName) -> bool {
     !matches!(
         name.as_str(),
         "content-length"
+            | "content_length"
             | "transfer-encoding"
+            | "transfer_encoding"
+            | "http2-settings"
             | "host"
             | "connection"
             | "keep-alive"
@@ -162,4 +173,12 @@ pub(super) fn is_allowed_trailer(name: &HeaderName) -> bool {
             | "cookie"
             | "set-cookie"
     )
+}
+
+/// Drops what a trailer must not say, whatever framed it.
+pub(in crate::http) fn strip_trailers(trailers: &mut HeaderMap) {
+    if trailers.keys().any(|name| !is_allowed_trailer(name)) {
+        let forbidden: Vec<HeaderName> = trailers.keys().filter(|name| !is_allowed_trailer(name)).cloned().collect();
+        forbidden.iter().for_each(|name| drop(trailers.remove(name)));
+    }
 }

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
+use super::super::judge;
 use super::framing::{BodyLength, Fields, is_token};
 use super::{Config, ParseReason, target};
 use crate::first_line::MAX_EMPTY_LINES;
@@ -142,18 +143,19 @@ pub(super) fn parse_request(head: &Bytes, config: &Config) -> Result<RequestHead
         if length != head.len() {
             return Err(ParseReason::BadStartLine);
         }
-        let method = parse_method(method)?;
+        let method = Method::from_bytes(method.as_bytes()).map_err(|_| ParseReason::BadMethod)?;
         if path.len() > config.max_target_bytes.min(65_534) {
             return Err(ParseReason::TargetTooLong);
         }
         let uri = target::parse(&method, head.slice_ref(path.as_bytes()))?;
         let version = if minor == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
-        let (headers, fields) = collect(head, request.headers)?;
+        let mut fields = Fields::default();
+        let headers = collect(head, request.headers, |name, value| fields.observe(name, value))?;
         finish_request(method, uri, version, headers, &fields).map(Some)
     })
 }
 
-/// Applies the rules that need the whole head: Host, framing, methods without a body.
+/// Applies the rules that need the whole head, which are those of every framing.
 fn finish_request(
     method: Method,
     uri: Uri,
@@ -161,17 +163,7 @@ fn finish_request(
     headers: HeaderMap,
     fields: &Fields,
 ) -> Result<RequestHead, ParseReason> {
-    let mut hosts = headers.get_all(http::header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => return Err(ParseReason::RepeatedHost),
-        (Some(host), None) => target::check_host(&uri, host.as_bytes())?,
-        (None, _) if version == Version::HTTP_11 => return Err(ParseReason::MissingHost),
-        (None, _) => {}
-    }
-    let body = fields.declared(version)?.unwrap_or(BodyLength::Empty);
-    if body != BodyLength::Empty && (method == Method::CONNECT || method == Method::TRACE) {
-        return Err(ParseReason::BodyNotAllowed);
-    }
+    let body = judge::request(&method, &uri, version, &headers, fields, false)?;
     let http11 = version == Version::HTTP_11;
     Ok(RequestHead {
         keep_alive: fields.persistent(version),
@@ -205,7 +197,8 @@ pub(super) fn parse_response(head: &Bytes, config: &Config) -> Result<ResponseHe
         }
         let status = StatusCode::from_u16(code).map_err(|_| ParseReason::BadStartLine)?;
         let version = if minor == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
-        let (headers, fields) = collect(head, response.headers)?;
+        let mut fields = Fields::default();
+        let headers = collect(head, response.headers, |name, value| fields.observe(name, value))?;
         let declared = fields.declared(version)?;
         Ok(Some(ResponseHead { status, version, headers, declared, keep_alive: fields.persistent(version) }))
     })
@@ -225,17 +218,13 @@ pub(super) fn parse_trailers(section: &Bytes, config: &Config) -> Result<HeaderM
         match parser.parse_request_with_uninit_headers(&mut parsed, &whole, space) {
             Err(httparse::Error::TooManyHeaders) => Ok(None),
             Ok(httparse::Status::Complete(length)) if length == whole.len() => {
-                collect(&whole, parsed.headers).map(|(headers, _)| Some(headers))
+                collect(&whole, parsed.headers, |_, _| Ok(())).map(Some)
             }
             Ok(_) => Err(ParseReason::BadTrailers),
             Err(error) => Err(classify(&whole, error)),
         }
     })?;
-    let forbidden: Vec<HeaderName> =
-        trailers.keys().filter(|name| !super::framing::is_allowed_trailer(name)).cloned().collect();
-    for name in forbidden {
-        trailers.remove(name);
-    }
+    super::framing::strip_trailers(&mut trailers);
     Ok(trailers)
 }
 
@@ -256,34 +245,26 @@ fn with_headers<'b, T>(
     parse(&mut heap)?.ok_or(ParseReason::TooManyHeaders)
 }
 
-/// Builds the header map out of slices of the head, noting the fields that frame.
-fn collect(head: &Bytes, raw: &[httparse::Header<'_>]) -> Result<(HeaderMap, Fields), ParseReason> {
+/// Builds the header map out of slices of the head; `observe` sees each field.
+fn collect(
+    head: &Bytes,
+    raw: &[httparse::Header<'_>],
+    mut observe: impl FnMut(&HeaderName, &HeaderValue) -> Result<(), ParseReason>,
+) -> Result<HeaderMap, ParseReason> {
     let mut headers = HeaderMap::try_with_capacity(raw.len()).map_err(|_| ParseReason::TooManyHeaders)?;
-    let mut fields = Fields::default();
     for header in raw {
         let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| ParseReason::BadHeaderName)?;
         let value =
             HeaderValue::from_maybe_shared(slice(head, header.value)).map_err(|_| ParseReason::BadHeaderValue)?;
-        fields.observe(&name, &value)?;
+        observe(&name, &value)?;
         headers.try_append(name, value).map_err(|_| ParseReason::TooManyHeaders)?;
     }
-    Ok((headers, fields))
+    Ok(headers)
 }
 
 /// A value as a slice of the head; an empty one may point anywhere.
 fn slice(head: &Bytes, value: &[u8]) -> Bytes {
     if value.is_empty() { Bytes::new() } else { head.slice_ref(value) }
-}
-
-/// A method is a token, and a standard one is in upper case: some servers fold case, others do not.
-fn parse_method(method: &str) -> Result<Method, ParseReason> {
-    const STANDARD: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-    if method.bytes().any(|byte| byte.is_ascii_lowercase())
-        && STANDARD.iter().any(|standard| standard.eq_ignore_ascii_case(method))
-    {
-        return Err(ParseReason::MethodCase);
-    }
-    Method::from_bytes(method.as_bytes()).map_err(|_| ParseReason::BadMethod)
 }
 
 /// Every LF follows a CR and every CR is followed by LF. One pass without branches on the usual path.

@@ -19,7 +19,7 @@ pub mod client;
 mod config;
 mod encode;
 mod error;
-mod framing;
+pub(in crate::http) mod framing;
 mod head;
 mod recv;
 pub mod server;

@@ -2,7 +2,7 @@
 
 use std::io::{IoSlice, Read, Write};
 
-use rustls::{AlertDescription, ContentType, Error as TlsError, PeerMisbehaved};
+use rustls::{AlertDescription, ContentType, Error as TlsError, InvalidMessage, PeerMisbehaved};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -176,10 +176,14 @@ async fn what_is_sealed_well_may_still_be_wrong() {
     use ContentType::{Alert, ApplicationData, ChangeCipherSpec, Handshake};
     let misbehaved = TlsError::PeerMisbehaved;
     let interleaved = misbehaved(PeerMisbehaved::MessageInterleavedWithHandshakeMessage);
+    let empty = TlsError::InvalidMessage(InvalidMessage::UnexpectedMessage("an empty record"));
     for (records, expected) in [
         (&[(Handshake, &[24, 0, 0][..]), (ApplicationData, b"x")][..], interleaved.clone()),
         (&[(Handshake, &[24, 0, 0][..]), (Alert, &[1, 0])], interleaved),
         (&[(Handshake, &[24, 0, 0, 1, 0, 24][..])], misbehaved(PeerMisbehaved::KeyEpochWithPendingFragment)),
+        (&[(Handshake, &[][..])], empty.clone()),
+        (&[(Alert, &[][..])], empty.clone()),
+        (&[(Handshake, &[24, 0, 0][..]), (Handshake, &[])], empty),
         (&[(ApplicationData, &[][..]); 33], misbehaved(PeerMisbehaved::TooManyEmptyFragments)),
         (&[(Alert, &[1, 90][..]); 33], misbehaved(PeerMisbehaved::TooManyWarningAlertsReceived)),
         (&[(Alert, &[2, 40][..])], TlsError::AlertReceived(AlertDescription::HandshakeFailure)),

@@ -27,6 +27,7 @@ use super::recv::RequestSource;
 use super::timer::LazyTimer;
 use super::upgrade::{OnUpgrade, Upgraded};
 use super::{Config, Error, ParseReason, RecvBody};
+use crate::io::reset;
 
 /// The header that says the proxy itself refused a request, and why.
 const PROXY_ERROR: HeaderName = HeaderName::from_static("mesh-proxy-error");
@@ -113,7 +114,13 @@ where
             Poll::Ready(())
         })
         .await;
-        match respond::respond(&conn, &mut timer, &exchange, drain.fired, answer).await? {
+        let responded = respond::respond(&conn, &mut timer, &exchange, drain.fired, answer).await;
+        if let Err(Error::Cut(_)) = &responded
+            && let Some((io, _)) = conn.borrow_mut().take_io()
+        {
+            reset(io);
+        }
+        match responded? {
             respond::Next::Request => {
                 if !drain_request(&conn, &mut timer).await {
                     shutdown(&conn, &mut timer, true).await;

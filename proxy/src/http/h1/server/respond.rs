@@ -178,8 +178,8 @@ where
     result?;
     match fault {
         None => Ok(()),
-        Some(WriteFault::Body(error)) => Err(Error::Response(error)),
-        Some(WriteFault::Length) => Err(Error::Response("its body does not match its Content-Length".into())),
+        Some(WriteFault::Body(error)) => Err(Error::Cut(error)),
+        Some(WriteFault::Length) => Err(Error::Cut("its body does not match its Content-Length".into())),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod client;
 mod corpus;
+mod judgement;
 mod props;
 mod server;
 mod upgrades;

@@ -123,14 +123,14 @@ fn a_body_that_breaks_its_length_never_completes() {
             response.headers_mut().insert("content-length", HeaderValue::from_static(length));
             response.into()
         });
-        assert!(matches!(result, Err(Error::Response(_))), "{length}: {result:?}");
+        assert!(matches!(result, Err(Error::Cut(_))), "{length}: {result:?}");
         assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
     }
     let (answer, result) = exchange(GET, |_| async {
         let frames = vec![Ok(data("abc")), Err("lost".to_owned())];
         Response::new(from_iter(frames.into_iter())).into()
     });
-    assert!(matches!(result, Err(Error::Response(text)) if text == "lost"));
+    assert!(matches!(result, Err(Error::Cut(text)) if text == "lost"));
     assert!(answer.ends_with("3\r\nabc\r\n"), "{answer}");
 }
 

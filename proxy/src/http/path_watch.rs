@@ -1,0 +1,367 @@
+//! Sees a fragment in `:path` before it is lost: `http::uri` cuts `#...` off in silence, so that a request which HTTP/1 is
+//! refused for would pass as another one in HTTP/2. The header blocks of a connection are walked as they come (RFC 7541),
+//! in any pieces and without keeping a byte of them; of the dynamic table only lengths are kept.
+//!
+//! It decodes no text: of Huffman codes, which are canonical, the lengths alone tell the number of symbols and the one that
+//! is looked for. It is no judge of HPACK: what is malformed ends the connection in `h2`, and here the watch with it.
+
+use std::collections::VecDeque;
+
+/// On HEADERS (RFC 9113 section 6.2).
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+/// On HEADERS and CONTINUATION.
+const END_HEADERS: u8 = 0x4;
+
+/// The dynamic table's size that every peer may use (SETTINGS_HEADER_TABLE_SIZE, which we leave at its default).
+const TABLE_SIZE: u32 = 4_096;
+/// What an entry counts beside its text (RFC 7541 section 4.1).
+const ENTRY: u32 = 32;
+/// Lengths of the names in the static table (RFC 7541 appendix A).
+const STATIC_NAMES: [u8; 61] = [
+    10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14, 16, 13, 12, 6, 4,
+    4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10, 25, 17, 10, 4, 3, 16,
+];
+/// `:path` as it is and as a Huffman code.
+const PATH: [&[u8]; 2] = [b":path", &[0xb9, 0x58, 0xd3, 0x3f]];
+/// How many codes there are of each length (RFC 7541 appendix B).
+const CODES: [(u32, u32); 21] = [
+    (5, 10),
+    (6, 26),
+    (7, 32),
+    (8, 6),
+    (10, 5),
+    (11, 3),
+    (12, 2),
+    (13, 6),
+    (14, 2),
+    (15, 3),
+    (19, 3),
+    (20, 8),
+    (21, 13),
+    (22, 26),
+    (23, 29),
+    (24, 12),
+    (25, 4),
+    (26, 15),
+    (27, 19),
+    (28, 29),
+    (30, 4),
+];
+/// For each length, the first code that is longer: what is below it has this length, or less.
+const LIMITS: [(u32, u32); CODES.len()] = limits();
+/// The code of `#`, and its length.
+const NUMBER_SIGN: (u32, u32) = (0xffa, 12);
+
+const fn limits() -> [(u32, u32); CODES.len()] {
+    let mut limits = CODES;
+    let (mut next, mut length, mut at) = (0, 0, 0);
+    while at < CODES.len() {
+        next <<= CODES[at].0 - length;
+        length = CODES[at].0;
+        next += CODES[at].1;
+        limits[at].1 = next;
+        at += 1;
+    }
+    limits
+}
+
+/// The watch over what one peer sends.
+#[derive(Debug)]
+pub(super) struct PathWatch {
+    /// The dynamic table, newest first.
+    table: VecDeque<Entry>,
+    size: u32,
+    max_size: u32,
+    at: At,
+    /// What is known of the field that is being read.
+    name_length: u32,
+    is_path: bool,
+    insert: bool,
+    text: Text,
+    /// This block has a fragment.
+    found: bool,
+    /// Padding at the end of this frame.
+    padding: u32,
+}
+
+/// An entry of the dynamic table.
+#[derive(Debug)]
+struct Entry {
+    name_length: u32,
+    value_length: u32,
+    is_path: bool,
+    fragment: bool,
+}
+
+/// Where in a block the watch is.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    /// In front of a field.
+    Field,
+    /// In an integer that goes on (RFC 7541 section 5.1).
+    Integer {
+        of: Of,
+        value: u32,
+        shift: u32,
+    },
+    NameLength,
+    ValueLength,
+    Name,
+    Value,
+    /// The block is malformed.
+    Lost,
+}
+
+/// What an integer says.
+#[derive(Clone, Copy, Debug)]
+enum Of {
+    Indexed,
+    Name,
+    Size,
+    NameLength { huffman: bool },
+    ValueLength { huffman: bool },
+}
+
+impl Default for PathWatch {
+    fn default() -> Self {
+        Self {
+            table: VecDeque::new(),
+            size: 0,
+            max_size: TABLE_SIZE,
+            at: At::Field,
+            name_length: 0,
+            is_path: false,
+            insert: false,
+            text: Text::default(),
+            found: false,
+            padding: 0,
+        }
+    }
+}
+
+impl PathWatch {
+    /// A piece of the payload of a HEADERS or CONTINUATION frame of `length` bytes, behind which `left` are to come. True at
+    /// the end of a block whose `:path` has a fragment.
+    pub(super) fn payload(&mut self, is_headers: bool, flags: u8, length: u32, piece: &[u8], left: u32) -> bool {
+        let begin = length.saturating_sub(left + piece.len() as u32);
+        let padded = is_headers && flags & PADDED != 0;
+        if begin == 0 {
+            self.padding = if padded { piece.first().copied().map_or(0, u32::from) } else { 0 };
+        }
+        let front = u32::from(padded) + if is_headers && flags & PRIORITY != 0 { 5 } else { 0 };
+        let from = front.saturating_sub(begin) as usize;
+        let to = (length.saturating_sub(self.padding).saturating_sub(begin) as usize).min(piece.len());
+        self.walk(piece.get(from..to).unwrap_or_default());
+        if left > 0 || flags & END_HEADERS == 0 {
+            return false;
+        }
+        if !matches!(self.at, At::Field) {
+            self.at = At::Lost;
+        }
+        std::mem::take(&mut self.found)
+    }
+
+    fn walk(&mut self, mut bytes: &[u8]) {
+        while let Some((byte, rest)) = bytes.split_first() {
+            match self.at {
+                At::Name | At::Value => {
+                    bytes = self.text.take(bytes);
+                    self.end_text();
+                    continue;
+                }
+                At::Field => self.begin(*byte),
+                At::NameLength => self.number(Of::NameLength { huffman: byte & 0x80 != 0 }, *byte, 7),
+                At::ValueLength => self.number(Of::ValueLength { huffman: byte & 0x80 != 0 }, *byte, 7),
+                At::Integer { of, value, shift } => {
+                    let value = value.saturating_add(u32::from(byte & 0x7f) << shift);
+                    match byte & 0x80 {
+                        0 => self.told(of, value),
+                        _ if shift >= 21 => self.at = At::Lost,
+                        _ => self.at = At::Integer { of, value, shift: shift + 7 },
+                    }
+                }
+                At::Lost => return,
+            }
+            bytes = rest;
+        }
+    }
+
+    /// The first byte of a field (RFC 7541 section 6).
+    fn begin(&mut self, byte: u8) {
+        self.insert = byte & 0xc0 == 0x40;
+        match byte {
+            0x80.. => self.number(Of::Indexed, byte, 7),
+            0x40.. => self.number(Of::Name, byte, 6),
+            0x20.. => self.number(Of::Size, byte, 5),
+            _ => self.number(Of::Name, byte, 4),
+        }
+    }
+
+    /// The first byte of an integer, which has so many bits of it.
+    fn number(&mut self, of: Of, byte: u8, bits: u32) {
+        let most = (1 << bits) - 1;
+        match byte & most {
+            value if value == most => self.at = At::Integer { of, value: value.into(), shift: 0 },
+            value => self.told(of, value.into()),
+        }
+    }
+
+    /// An integer is complete.
+    fn told(&mut self, of: Of, value: u32) {
+        self.at = match (of, value) {
+            (Of::Indexed, index @ 1..) => match self.named(index) {
+                Some((_, fragment, _)) => {
+                    self.found |= fragment;
+                    At::Field
+                }
+                None => At::Lost,
+            },
+            (Of::Name, 0) => At::NameLength,
+            (Of::Name, index) => match self.named(index) {
+                Some((is_path, _, length)) => {
+                    (self.is_path, self.name_length) = (is_path, length);
+                    At::ValueLength
+                }
+                None => At::Lost,
+            },
+            (Of::Size, size @ ..=TABLE_SIZE) => {
+                self.max_size = size;
+                self.evict();
+                At::Field
+            }
+            (Of::NameLength { huffman }, length) => {
+                self.text = Text::new(length, huffman, huffman && self.insert);
+                At::Name
+            }
+            (Of::ValueLength { huffman }, length) => {
+                self.text = Text::new(length, huffman, self.is_path || (huffman && self.insert));
+                At::Value
+            }
+            (Of::Indexed | Of::Size, _) => At::Lost,
+        };
+        self.end_text();
+    }
+
+    /// Of an entry: whether its name is `:path`, whether its value has a fragment, and its name's length.
+    fn named(&self, index: u32) -> Option<(bool, bool, u32)> {
+        let index = index.checked_sub(1)? as usize;
+        match STATIC_NAMES.get(index) {
+            Some(length) => Some((matches!(index, 3 | 4), false, u32::from(*length))),
+            None => {
+                let entry = self.table.get(index - STATIC_NAMES.len())?;
+                Some((entry.is_path, entry.is_path && entry.fragment, entry.name_length))
+            }
+        }
+    }
+
+    /// Goes on behind a text that is complete.
+    fn end_text(&mut self) {
+        if self.text.left > 0 {
+            return;
+        }
+        match self.at {
+            At::Name => {
+                (self.is_path, self.name_length) = (self.text.is_path(), self.text.symbols);
+                self.at = At::ValueLength;
+            }
+            At::Value => {
+                let fragment = self.is_path && self.text.number_sign;
+                self.found |= fragment;
+                if self.insert {
+                    let (name_length, value_length) = (self.name_length, self.text.symbols);
+                    self.table.push_front(Entry { name_length, value_length, is_path: self.is_path, fragment });
+                    self.size += name_length + value_length + ENTRY;
+                    self.evict();
+                }
+                self.at = At::Field;
+            }
+            _ => {}
+        }
+    }
+
+    fn evict(&mut self) {
+        while self.size > self.max_size {
+            let Some(oldest) = self.table.pop_back() else { break };
+            self.size -= oldest.name_length + oldest.value_length + ENTRY;
+        }
+    }
+}
+
+/// A text that is being passed.
+#[derive(Debug, Default)]
+struct Text {
+    huffman: bool,
+    /// It is looked at.
+    wanted: bool,
+    length: u32,
+    /// Bytes to come.
+    left: u32,
+    /// How long it is, decoded.
+    symbols: u32,
+    number_sign: bool,
+    /// So many bytes are those of `:path`.
+    spelled: usize,
+    /// Bits that are no whole symbol yet.
+    bits: u64,
+    have: u32,
+}
+
+impl Text {
+    fn new(length: u32, huffman: bool, wanted: bool) -> Self {
+        let symbols = if huffman { 0 } else { length };
+        Self { huffman, wanted, length, left: length, symbols, ..Self::default() }
+    }
+
+    /// Takes what belongs to it; gives what does not.
+    fn take<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let (mine, rest) = bytes.split_at(bytes.len().min(self.left as usize));
+        let path = PATH[usize::from(self.huffman)];
+        if self.length as usize == path.len() {
+            for byte in mine {
+                let at = self.length as usize - self.left as usize;
+                self.spelled += usize::from(path.get(at) == Some(byte));
+                self.left -= 1;
+            }
+        } else {
+            self.left -= mine.len() as u32;
+        }
+        match (self.wanted, self.huffman) {
+            (true, true) => mine.iter().for_each(|byte| self.decode(*byte)),
+            (true, false) => self.number_sign |= mine.contains(&b'#'),
+            (false, _) => {}
+        }
+        rest
+    }
+
+    fn is_path(&self) -> bool {
+        self.spelled == PATH[usize::from(self.huffman)].len()
+    }
+
+    /// Counts the symbols that end in this byte.
+    fn decode(&mut self, byte: u8) {
+        self.bits = (self.bits << 8) | u64::from(byte);
+        self.have += 8;
+        'symbols: loop {
+            for (length, limit) in LIMITS {
+                if length > self.have {
+                    break;
+                }
+                let code = (self.bits >> (self.have - length)) as u32 & ((1 << length) - 1);
+                if code < limit {
+                    self.have -= length;
+                    self.symbols += 1;
+                    self.number_sign |= (code, length) == NUMBER_SIGN;
+                    continue 'symbols;
+                }
+            }
+            // No code is longer than 30 bits: what is none is malformed, and is not kept.
+            self.have = self.have.min(30);
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "path_watch_tests.rs"]
+mod tests;
