@@ -3,6 +3,7 @@
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
+use mesh_resources::IpNet;
 
 /// The control plane of Mesh. One role a process: on Kubernetes `identity`, `destination` and `injector`; without it
 /// `folder` is all of them (but the injector) at once, and what runs without a subcommand.
@@ -73,6 +74,10 @@ pub struct FolderArgs {
     /// The trust domain of every identity.
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
     pub trust_domain: String,
+    /// Networks of pods and Services beside the podCIDRs of Nodes, as in 10.244.0.0/16,fd00:10:244::/56: an address in
+    /// them that nobody is known to have is never taken for one outside of the mesh.
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
+    pub cluster_networks: Vec<IpNet>,
     /// How long an issued certificate lasts, as in 24h, 30m or 10s.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
     pub leaf_lifetime: Duration,
@@ -158,6 +163,10 @@ pub struct DestinationArgs {
     /// The domain of the cluster's DNS names.
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Networks of pods and Services beside the podCIDRs of Nodes, as in 10.244.0.0/16,10.96.0.0/12: an address in them that
+    /// nobody is known to have is never taken for one outside of the mesh.
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
+    pub cluster_networks: Vec<IpNet>,
 }
 
 /// Flags of `injector`.

@@ -94,7 +94,8 @@ impl destination_server::Destination for DestinationService {
             let before = sent.as_deref().map(Vec::as_slice);
             let Some(mut delta) = delta(before, &now, world.version) else { return Step::Same };
             let is_part = shorten(&mut delta, MAX_PER_UPDATE);
-            let update = v1::EndpointsUpdate::from(&delta);
+            let (changed, seen) = (world.changed.wire(), world.seen.get().wire());
+            let update = v1::EndpointsUpdate { changed, seen, ..(&delta).into() };
             if is_part {
                 sent = Some(Arc::new(applied(before, delta)));
                 return Step::SendPart(update);

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::{
     metrics::Metrics,
     problems::{self, Entry},
+    revisions::{Revisions, Seen, revision_of},
     statuses::Statuses,
     topics::Topics,
 };
@@ -29,6 +30,10 @@ pub struct Published {
     pub snapshot: Snapshot,
     /// What is refused now, sorted.
     pub problems: Vec<Entry>,
+    /// The last changes that are in it.
+    pub changed: Revisions,
+    /// What has been reached by now, also where nothing changed since.
+    pub seen: Arc<Seen>,
 }
 
 /// What tells objects apart: kind, namespace and name, and the API group.
@@ -62,6 +67,10 @@ pub struct Index {
     new_statuses: bool,
     publish_statuses: watch::Sender<Statuses>,
     topics: Topics,
+    /// The last changes of an API server's objects, and what its watches have reached.
+    last_change: Revisions,
+    reached: Revisions,
+    seen: Arc<Seen>,
     metrics: Arc<Metrics>,
 }
 
@@ -83,6 +92,9 @@ impl Index {
             new_statuses: false,
             publish_statuses: watch::Sender::new(Statuses::default()),
             topics: Topics::default(),
+            last_change: Revisions::default(),
+            reached: Revisions::default(),
+            seen: Arc::default(),
             metrics,
         };
         (index, receiver)
@@ -100,21 +112,34 @@ impl Index {
 
     /// Puts an object of an API server in force, which has checked it. It is decoded and not kept.
     pub fn put(&mut self, object: &Object) {
+        self.change(&object.kind, revision_of(&object.value));
         self.new_statuses |= self.statuses.see(object);
         let problems = self.snapshot.apply(object);
         self.new_problems |= !problems.is_empty();
     }
 
-    /// Forgets an object of an API server.
-    pub fn remove(&mut self, kind: &str, key: &Key) {
+    /// Notes that everything of a kind is known up to a revision.
+    pub fn reach(&mut self, kind: &str, revision: u64) {
+        self.reached.reach(kind, revision);
+    }
+
+    fn change(&mut self, kind: &str, revision: u64) {
+        self.last_change.reach(kind, revision);
+        self.reached.reach(kind, revision);
+    }
+
+    /// Forgets an object of an API server that went at a revision.
+    pub fn remove(&mut self, kind: &str, key: &Key, revision: u64) {
+        self.change(kind, revision);
         self.new_statuses |= self.statuses.forget(kind, key);
         self.new_problems |= !self.snapshot.delete(kind, &key.namespace, &key.name).is_empty();
     }
 
-    /// Forgets every object of a kind but these.
-    pub fn retain(&mut self, kind: &str, kept: &HashSet<Key>) {
+    /// Forgets every object of a kind but these, which are all that there are at a revision.
+    pub fn retain(&mut self, kind: &str, kept: &HashSet<Key>, revision: u64) {
+        self.reach(kind, revision);
         for key in self.snapshot.keys_of(kind).into_iter().filter(|key| !kept.contains(key)) {
-            self.remove(kind, &key);
+            self.remove(kind, &key, revision);
         }
     }
 
@@ -176,13 +201,14 @@ impl Index {
             self.publish_statuses.send_replace(self.statuses.clone());
         }
         let touched = self.snapshot.take_touched();
-        self.new_problems |= touched.everything;
+        self.new_problems |= touched.everything || touched.doubts;
         let before = self.publish.borrow().clone();
         let mut problems = None;
         if with_problems && std::mem::take(&mut self.new_problems) {
             problems = Some(self.problems()).filter(|now| *now != before.problems);
         }
         if touched.is_empty() && problems.is_none() {
+            self.seen.set(&self.reached);
             return false;
         }
         if let Some(problems) = &problems {
@@ -193,7 +219,10 @@ impl Index {
         self.metrics.snapshot_version.set(version as f64);
         self.metrics.objects.set(self.snapshot.len() as f64);
         let problems = problems.unwrap_or_else(|| before.problems.clone());
-        self.publish.send_replace(Arc::new(Published { version, snapshot: self.snapshot.clone(), problems }));
+        let (snapshot, changed, seen) = (self.snapshot.clone(), self.last_change, self.seen.clone());
+        self.publish.send_replace(Arc::new(Published { version, snapshot, problems, changed, seen }));
+        // Not before it is in force.
+        self.seen.set(&self.reached);
         // Only now: whoever is told looks at once.
         self.topics.tell(&touched);
         true

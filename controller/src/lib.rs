@@ -25,6 +25,7 @@ pub mod local_ca;
 pub mod metrics;
 pub mod policy;
 pub mod problems;
+pub mod revisions;
 pub mod role;
 pub mod server;
 pub mod serving;

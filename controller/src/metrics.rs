@@ -193,7 +193,7 @@ impl Metrics {
     /// Registers the metrics of the watch of one kind of object.
     pub fn watch(&self, kind: &'static str) -> WatchMetrics {
         let (r, label) = (&self.recorder, Some(("kind", kind)));
-        let seen = "When a watch last heard from the API server, seconds since 1970; bookmarks come once a minute.";
+        let seen = "When a watch last heard from the API server, seconds since 1970; it does so every 15 seconds.";
         let up = "Whether a kind of object is followed now.";
         WatchMetrics {
             last_seen: gauge(r, "mesh_controller_watch_seen_timestamp_seconds", seen, label),

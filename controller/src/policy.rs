@@ -3,12 +3,12 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
-use mesh_policy::{InboundPolicy, OutboundPolicy};
+use mesh_policy::{InboundPolicy, OutboundPolicy, Target};
 use mesh_proto::{
     RouteDelta,
     v1::{self, policy_server},
 };
-use mesh_resources::{Depends, Key};
+use mesh_resources::{Depends, Key, is_private};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -63,7 +63,7 @@ impl policy_server::Policy for PolicyService {
 
     async fn outbound(&self, request: Request<v1::OutboundRequest>) -> Result<Response<Self::OutboundStream>, Status> {
         let caller = caller::identity(&request)?;
-        let v1::OutboundRequest { target, workload, deltas } = request.into_inner();
+        let v1::OutboundRequest { target, workload, deltas, unowned } = request.into_inner();
         caller::check_length("target", &target)?;
         let shared = self.shared.clone();
         let world = shared.index.borrow().clone();
@@ -76,15 +76,23 @@ impl policy_server::Policy for PolicyService {
         };
         let changes = shared.topics.follow(topic);
         let compile = move |world: &Published| {
-            shared.outbound.get(world.version, key.clone(), |(target, namespace)| {
+            let compiled = shared.outbound.get(world.version, key.clone(), |(target, namespace)| {
                 let target = world.snapshot.resolve(target, namespace)?;
                 Some(world.snapshot.compile_outbound(&target, namespace).0)
-            })
+            });
+            let policy = compiled.ok_or_else(|| not_found(&target))?;
+            match policy.target {
+                // Who has a public address is no standing question: thousands of them are called.
+                Target::Outside(address) if !unowned || !is_private(address.ip()) => Err(not_found(&target)),
+                // Not NOT_FOUND, which a proxy that does not understand more takes for outside of the mesh.
+                Target::Unknown(_) if !unowned => Err(Status::unavailable(format!(
+                    "it is not known who has {target}, an address of the cluster; ask again"
+                ))),
+                _ => Ok(policy),
+            }
         };
         // Said at once, as the answer to the call, so that the proxy need not read a stream to learn it.
-        if compile(&world).is_none() {
-            return Err(not_found(&target));
-        }
+        compile(&world)?;
         let wire = move |last: Option<&OutboundPolicy>, now: &OutboundPolicy| {
             let delta = last.filter(|_| deltas).and_then(|last| RouteDelta::between(last, now));
             match delta {
@@ -92,7 +100,7 @@ impl policy_server::Policy for PolicyService {
                 None => now.into(),
             }
         };
-        let step = step(self.shared.index.clone(), compile, wire, move || not_found(&target));
+        let step = step(self.shared.index.clone(), compile, wire);
         let stream = follow(changes, self.shared.cancel.clone(), &self.shared.metrics.outbound, step);
         Ok(Response::new(Box::pin(stream)))
     }
@@ -116,11 +124,11 @@ impl policy_server::Policy for PolicyService {
             let compile = |(workload, port, listed): &(String, u16, u16)| {
                 world.snapshot.compile_inbound(workload, *port, *listed)
             };
-            shared.inbound.get(world.version, key.clone(), compile)
+            let gone = || Status::not_found(format!("the pod {workload} is gone; its last policy stays in force"));
+            shared.inbound.get(world.version, key.clone(), compile).ok_or_else(gone)
         };
-        let gone = move || Status::not_found(format!("the pod {workload} is gone; its last policy stays in force"));
         let wire = |_: Option<&InboundPolicy>, now: &InboundPolicy| v1::InboundPolicy::from(now);
-        let step = step(self.shared.index.clone(), compile, wire, gone);
+        let step = step(self.shared.index.clone(), compile, wire);
         let stream = follow(changes, self.shared.cancel.clone(), &self.shared.metrics.inbound, step);
         Ok(Response::new(Box::pin(stream)))
     }
@@ -135,9 +143,8 @@ fn not_found(target: &str) -> Status {
 /// Sends what really changed. `wire` says it to who was told the value before, if any.
 fn step<M, W>(
     index: watch::Receiver<Arc<Published>>,
-    compile: impl Fn(&Published) -> Option<Arc<M>> + Send + 'static,
+    compile: impl Fn(&Published) -> Result<Arc<M>, Status> + Send + 'static,
     wire: impl Fn(Option<&M>, &M) -> W + Send + 'static,
-    gone: impl Fn() -> Status + Send + 'static,
 ) -> impl FnMut() -> Step<W> + Send + 'static
 where
     M: PartialEq + Send + Sync + 'static,
@@ -145,7 +152,10 @@ where
     let mut last: Option<Arc<M>> = None;
     move || {
         let world = index.borrow().clone();
-        let Some(now) = compile(&world) else { return Step::End(gone()) };
+        let now = match compile(&world) {
+            Ok(now) => now,
+            Err(status) => return Step::End(status),
+        };
         let same = last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &now) || last == &now);
         if same {
             return Step::Same;

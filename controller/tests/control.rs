@@ -15,7 +15,12 @@ use prost::Message;
 use tonic::{Code, Request, transport::Channel};
 
 fn ask(target: &str, workload: &str) -> Request<v1::OutboundRequest> {
-    Request::new(v1::OutboundRequest { target: target.into(), workload: workload.into(), deltas: false })
+    Request::new(v1::OutboundRequest {
+        target: target.into(),
+        workload: workload.into(),
+        deltas: false,
+        unowned: false,
+    })
 }
 
 fn web() -> v1::EndpointsRequest {
@@ -53,7 +58,7 @@ async fn one_rule_of_a_thousand_routes_is_sent_alone_to_who_asks_for_changes() {
     f.write("others.yaml", &others.join("---\n"));
     f.write("route.yaml", &route(999, "web"));
     let mut client = PolicyClient::new(f.proxy("shop.client").await);
-    let request = v1::OutboundRequest { target: "web:80".into(), workload: "shop/client".into(), deltas: true };
+    let request = v1::OutboundRequest { deltas: true, ..ask("web:80", "shop/client").into_inner() };
     let mut changes = client.outbound(request).await.unwrap().into_inner();
     let mut wholes = client.outbound(ask("web:80", "shop/client")).await.unwrap().into_inner();
 
@@ -189,6 +194,49 @@ async fn what_is_not_there_is_not_found_and_what_goes_ends_the_stream() {
         }
     });
     assert_eq!(end.await.unwrap().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn who_has_a_private_address_is_a_standing_question() {
+    let f = Fixture::start(&["--cluster-networks", "10.244.0.0/16,10.96.0.0/12"]).await;
+    let channel = f.proxy("shop.client").await;
+    // A proxy that does not know the answer takes NOT_FOUND for outside of the mesh, and is told so of nothing else.
+    for (target, expected) in [
+        ("10.1.0.1:80", Code::NotFound),
+        ("192.0.2.1:80", Code::NotFound),
+        ("10.244.0.7:80", Code::Unavailable),
+        ("10.96.0.77:80", Code::Unavailable),
+        ("10.96.0.10:81", Code::Unavailable),
+    ] {
+        assert_eq!(code_of(channel.clone(), target, "shop/client").await, expected, "{target}");
+    }
+    let mut client = PolicyClient::new(channel);
+    let mut answer = async |target: &str| {
+        let request = v1::OutboundRequest { unowned: true, ..ask(target, "shop/client").into_inner() };
+        client.outbound(request).await.map(tonic::Response::into_inner)
+    };
+    assert_eq!(answer("192.0.2.1:80").await.unwrap_err().code(), Code::NotFound, "of a public one it is none");
+    let target = |wire| OutboundPolicy::try_from(wire).unwrap().target;
+    let mut within = answer("10.96.0.10:81").await.unwrap();
+    assert!(matches!(target(next(&mut within).await), Target::Unknown(_)), "no port of the Service that has it");
+    let (mut outside, mut unknown) = (answer("10.1.0.1:80").await.unwrap(), answer("10.244.0.7:80").await.unwrap());
+    assert!(matches!(target(next(&mut outside).await), Target::Outside(_)));
+    assert!(matches!(target(next(&mut unknown).await), Target::Unknown(_)));
+
+    let pod = |name: &str, ip: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{meshctl.dev/inject: enabled}}}}\n\
+             status: {{phase: Running, podIP: {ip}}}\n---\n"
+        )
+    };
+    f.write("late.yaml", &(pod("late-a", "10.1.0.1") + &pod("late-b", "10.244.0.7")));
+    for stream in [&mut outside, &mut unknown] {
+        let told = target(next(stream).await);
+        assert!(matches!(&told, Target::Endpoint(endpoint) if endpoint.identity.is_some()), "{told:?}");
+    }
+    f.write("late.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n");
+    assert!(matches!(target(next(&mut outside).await), Target::Outside(_)));
+    assert!(matches!(target(next(&mut unknown).await), Target::Unknown(_)));
 }
 
 #[tokio::test]

@@ -141,7 +141,12 @@ async fn changes_under_a_thousand_proxies() {
         for target in 0..TARGETS {
             // Everyone follows the first Service; the others are spread.
             let n = if target == 0 { 0 } else { (proxy * TARGETS + target) % SERVICES };
-            let outbound = v1::OutboundRequest { target: format!("s{n}:80"), workload: workload.clone(), deltas: true };
+            let outbound = v1::OutboundRequest {
+                target: format!("s{n}:80"),
+                workload: workload.clone(),
+                deltas: true,
+                unowned: true,
+            };
             let service = Some(v1::ServiceRef { namespace: "shop".into(), name: format!("s{n}"), port: 80 });
             let endpoints = v1::EndpointsRequest { service, workload: workload.clone() };
             let outbound = policy.outbound(request(outbound)).await.unwrap().into_inner().map(drop);

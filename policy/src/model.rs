@@ -64,6 +64,11 @@ pub enum Target {
     Service(ServiceRef),
     /// One pod, called by its own address: never balanced, never routed elsewhere.
     Endpoint(Endpoint),
+    /// An address that nobody of the cluster has: what goes there passes as it is.
+    Outside(SocketAddr),
+    /// An address of the cluster of which it is not known who has it. Nothing goes there until it is: a plain connection may
+    /// reach a meshed pod.
+    Unknown(SocketAddr),
 }
 
 /// One place that serves a backend.

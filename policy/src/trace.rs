@@ -114,6 +114,12 @@ impl fmt::Display for Step<'_> {
             Self::NoRoutes { target: Target::Endpoint(endpoint) } => {
                 write!(f, "{} is one endpoint: no route applies to it", endpoint.address)
             }
+            Self::NoRoutes { target: Target::Outside(address) } => {
+                write!(f, "{address} is outside of the mesh: what goes there passes as it is")
+            }
+            Self::NoRoutes { target: Target::Unknown(address) } => {
+                write!(f, "it is not known who has {address}: nothing goes there until it is")
+            }
             Self::HostLost { meta, rule_index, rule, host } => {
                 subject(f, meta, *rule_index, rule)?;
                 write!(f, ": lost, the host is not {host}")

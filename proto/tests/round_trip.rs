@@ -212,7 +212,12 @@ fn route() -> impl Strategy<Value = Route> {
 }
 
 fn outbound() -> impl Strategy<Value = OutboundPolicy> {
-    let target = prop_oneof![service().prop_map(Target::Service), endpoint().prop_map(Target::Endpoint)];
+    let target = prop_oneof![
+        service().prop_map(Target::Service),
+        endpoint().prop_map(Target::Endpoint),
+        endpoint().prop_map(|endpoint| Target::Outside(endpoint.address)),
+        endpoint().prop_map(|endpoint| Target::Unknown(endpoint.address)),
+    ];
     (target, protocol(), vec(route(), 0..3)).prop_map(|(target, protocol, routes)| OutboundPolicy {
         target,
         protocol,

@@ -188,6 +188,9 @@ async fn serve_admin(admin: Arc<Admin>) -> Result<(), StartError> {
     Ok(())
 }
 
+/// How often connections to endpoints that are gone are ended, where no request does it.
+const FORGET_GONE_EVERY: Duration = Duration::from_secs(1);
+
 /// One data-plane thread: accepts until the drain begins, then waits for what is open: first for what others asked of
 /// the application, which until then may ask others.
 fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, Role)>) -> io::Result<()> {
@@ -198,7 +201,16 @@ fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, 
             let listener = TcpListener::from_std(listener)?;
             tokio::task::spawn_local(listen::run(worker.clone(), listener, role));
         }
-        worker.drain.cancelled().await;
+        let tidying = async {
+            loop {
+                tokio::time::sleep(FORGET_GONE_EVERY).await;
+                worker.forget_gone();
+            }
+        };
+        tokio::select! {
+            () = worker.drain.cancelled() => {}
+            () = tidying => {}
+        }
         worker.finish().await;
         Ok(())
     })

@@ -52,6 +52,8 @@ pub fn outbound(policy: &OutboundPolicy) -> Value {
         "target": match &policy.target {
             Target::Service(service) => json!({ "service": service.to_string() }),
             Target::Endpoint(e) => json!({ "endpoint": endpoint(e) }),
+            Target::Outside(address) => json!({ "outside": address.to_string() }),
+            Target::Unknown(address) => json!({ "unknown": address.to_string() }),
         },
         "protocol": format!("{:?}", policy.protocol),
         "routes": policy.routes.routes().iter().map(|route| json!({

@@ -19,6 +19,8 @@ pub enum Reason {
     HeadersTooLarge,
     /// The request's authority names nothing that the controller knows.
     UnknownTarget,
+    /// The address is one of the cluster's, and nobody is known to have it.
+    UnknownAddress,
     /// The controller did not answer in time about a target not seen before.
     DiscoveryUnavailable,
     /// Routes are attached to the Service and none matches.
@@ -66,10 +68,11 @@ pub enum Fault {
 
 impl Reason {
     /// Every reason, for the metrics catalogue and the documentation test.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::BadRequest,
         Self::HeadersTooLarge,
         Self::UnknownTarget,
+        Self::UnknownAddress,
         Self::DiscoveryUnavailable,
         Self::NoRoute,
         Self::InvalidBackend,
@@ -140,6 +143,12 @@ impl Reason {
                 StatusCode::SERVICE_UNAVAILABLE,
                 Config,
                 "Check the name and the port: they must be those of a Service (meshctl diagnostics endpoints).",
+            ),
+            Self::UnknownAddress => (
+                "unknown-address",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Config,
+                "No pod and no Service is known to have this address of the cluster; look at who should (meshctl diagnostics endpoints).",
             ),
             Self::DiscoveryUnavailable => (
                 "discovery-unavailable",

@@ -142,6 +142,9 @@ fn way<'p>(
     let rule = match decision.verdict {
         OutboundVerdict::Default(Target::Service(service)) => return Ok(Way::Balanced(service)),
         OutboundVerdict::Default(Target::Endpoint(endpoint)) => return Ok(Way::One(target.direct(worker, endpoint))),
+        OutboundVerdict::Default(Target::Outside(address) | Target::Unknown(address)) => {
+            return Err(target.unowned(*address));
+        }
         OutboundVerdict::Forward(rule) => rule,
         OutboundVerdict::NotFound => {
             let detail = format!("no route of {} is for the name {:?}", target.name, sni.unwrap_or_default());

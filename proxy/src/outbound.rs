@@ -58,8 +58,8 @@ pub async fn serve<T: Io>(
     http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, None).await
 }
 
-/// Serves a redirected connection to its end. An address that the controller does not know is outside the mesh: what goes
-/// there passes as it is.
+/// Serves a redirected connection to its end. What goes to an address outside of the mesh passes as it is; where it is not
+/// known who has an address of the cluster, nothing does.
 pub async fn redirected<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, original: SocketAddr) -> Result<(), Error> {
     let target = worker.target(&original.to_string());
     match target.policy(&worker).await {

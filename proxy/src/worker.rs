@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_policy::{Identity, InboundPolicy, OutboundPolicy, ServiceRef};
+use mesh_policy::{Identity, InboundPolicy, OutboundPolicy, ServiceRef, Target};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -77,7 +77,8 @@ pub struct OutboundTarget {
     /// That endpoint.
     direct: RefCell<Option<Rc<Endpoint>>>,
     used: Cell<Instant>,
-    /// An address that was nothing known when it was asked for last: for this one it is asked again.
+    /// A public address that was nothing known when it was asked for last: for this one it is asked again. Of a private one
+    /// the stream goes on and says when somebody has it.
     external: bool,
     asked: Instant,
 }
@@ -188,6 +189,14 @@ impl Worker {
             connections.end_where(End::Now, |_| true);
             let _ = tokio::time::timeout(CUT, none()).await;
         }
+    }
+
+    /// Lets go of endpoints that are gone, also where nobody calls their backend again: whoever has the address next gets no
+    /// connection that was meant for them.
+    pub fn forget_gone(&self) {
+        let now = Instant::now();
+        self.balancers.borrow().values().for_each(|balancer| balancer.refresh(now));
+        self.targets.borrow().values().for_each(|target| target.forget_gone());
     }
 
     /// The destination named `name` (`host:port`), remembered.
@@ -310,11 +319,44 @@ impl Worker {
 }
 
 impl OutboundTarget {
-    /// The policy now, waiting for the first one within the discovery timeout.
+    /// The policy now, waiting for the first one within the discovery timeout. An address that nobody has is none.
     pub async fn policy(&self, worker: &Worker) -> Result<Arc<OutboundPolicy>, Error> {
-        if let Some(policy) = self.policy.get() {
-            return Ok(policy);
+        let policy = match self.policy.get() {
+            Some(policy) => policy,
+            None => self.first(worker).await?,
+        };
+        match policy.target {
+            Target::Service(_) | Target::Endpoint(_) => Ok(policy),
+            Target::Outside(address) => Err(self.unowned(address)),
+            Target::Unknown(_) => self.owned(worker).await,
         }
+    }
+
+    /// The policy once somebody has the address; that is waited for, since a pod may be known before its address is, but no
+    /// longer than the discovery timeout after it was first asked for.
+    async fn owned(&self, worker: &Worker) -> Result<Arc<OutboundPolicy>, Error> {
+        let limit = worker.config.times.discovery.saturating_sub(self.asked.elapsed());
+        let is_owned = |policy: &OutboundPolicy| !matches!(policy.target, Target::Unknown(_));
+        match self.policy.wait_until(limit, is_owned).await {
+            Some(policy) => match policy.target {
+                Target::Service(_) | Target::Endpoint(_) => Ok(policy),
+                Target::Outside(address) | Target::Unknown(address) => Err(self.unowned(address)),
+            },
+            None => self.first(worker).await,
+        }
+    }
+
+    /// What is said of an address that nobody is known to have.
+    pub fn unowned(&self, address: SocketAddr) -> Error {
+        let is_outside = self.policy.get().is_some_and(|policy| matches!(policy.target, Target::Outside(_)));
+        if is_outside {
+            return Error::undelivered(Reason::UnknownTarget, format!("nobody of the mesh has {address}"));
+        }
+        let detail = format!("the controller does not know who has {address}, an address of the cluster");
+        Error::undelivered(Reason::UnknownAddress, detail)
+    }
+
+    async fn first(&self, worker: &Worker) -> Result<Arc<OutboundPolicy>, Error> {
         let limit = match self.external {
             true => SAID_AGAIN.saturating_sub(self.asked.elapsed()),
             false => worker.config.times.discovery,
@@ -331,6 +373,18 @@ impl OutboundTarget {
                 format!("the controller did not answer about {} within {limit:?}", self.name),
             ),
         })
+    }
+
+    /// Lets go of the one endpoint if it is not what discovery says by now.
+    fn forget_gone(&self) {
+        let policy = self.policy.get();
+        let now = policy.as_ref().and_then(|policy| match &policy.target {
+            Target::Endpoint(endpoint) => Some(endpoint),
+            _ => None,
+        });
+        if self.direct.borrow().as_ref().is_some_and(|known| Some(&known.info) != now) {
+            self.direct.take();
+        }
     }
 
     /// The one endpoint of a pod's address, kept with its connections for as long as discovery says the same.

@@ -16,6 +16,7 @@ use mesh_policy::{
 use crate::{
     attach::id_of,
     backend::BackendObject,
+    endpoint_slice::SliceEndpoint,
     filter::{FilterObject, NO_COPY, PolicyRef},
     problem::{Place, Problem, Reason, Report},
     protocol::agreed,
@@ -33,7 +34,7 @@ impl Snapshot {
         let Target::Service(service) = target else {
             let policy = OutboundPolicy {
                 target: target.clone(),
-                protocol: self.endpoint_protocol(target),
+                protocol: self.endpoint_protocol(target, client_namespace),
                 routes: RouteTable::default(),
             };
             return (policy, Vec::new());
@@ -206,16 +207,19 @@ impl Snapshot {
         }
     }
 
-    /// The protocol of one endpoint: that of its pod's annotations, else that of the Service port it serves.
-    fn endpoint_protocol(&self, target: &Target) -> Protocol {
+    /// The protocol of one endpoint: that of its pod's annotations, else that of the Service port it serves. Slices of
+    /// other namespaces say nothing of it.
+    fn endpoint_protocol(&self, target: &Target, client_namespace: &str) -> Protocol {
         let Target::Endpoint(endpoint) = target else { return Protocol::Detect };
         let declared = self.pod(&endpoint.workload).and_then(|pod| pod.declared.get(endpoint.address.port()));
         if let Some(declared) = declared {
             return declared;
         }
+        let (namespace, pod) = endpoint.workload.split_once('/').unwrap_or((client_namespace, ""));
         let slices = self.links.slices_by_ip.linked(&endpoint.address.ip()).iter();
-        agreed(slices.filter_map(|key| {
-            let slice = self.endpoint_slices.get(key).filter(|slice| slice.at(endpoint.address).is_some())?;
+        agreed(slices.filter(|key| &*key.namespace == namespace).filter_map(|key| {
+            let is_it = |listed: &SliceEndpoint| listed.pod.as_ref().is_none_or(|name| **name == *pod);
+            let slice = self.endpoint_slices.get(key).filter(|slice| slice.at(endpoint.address).any(is_it))?;
             let service = self.services.get(&Key { namespace: key.namespace.clone(), name: slice.service.clone()? })?;
             let (name, _) = slice.ports.iter().find(|(_, number)| *number == endpoint.address.port())?;
             Some(service.ports.iter().find(|port| port.name == *name)?.protocol)

@@ -41,6 +41,9 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     /// Name of its Pod, in the slice's namespace.
     pub pod: Option<Arc<str>>,
+    /// Whether `targetRef` names something else than a Pod beside the slice can be: one of another namespace, or none at
+    /// all. Nobody is meant by that.
+    pub is_unclear: bool,
     /// Topology zone.
     pub zone: Option<Arc<str>>,
     /// Name of its node.
@@ -54,10 +57,10 @@ pub struct SliceEndpoint {
 }
 
 impl EndpointSlice {
-    /// The endpoint at an address and port, and nothing else.
-    pub(crate) fn at(&self, address: SocketAddr) -> Option<&SliceEndpoint> {
+    /// The endpoints at an address and port: one, unless several pods share the address.
+    pub(crate) fn at(&self, address: SocketAddr) -> impl Iterator<Item = &SliceEndpoint> {
         let has_port = self.ports.iter().any(|(_, port)| *port == address.port());
-        self.endpoints.iter().find(|endpoint| has_port && endpoint.address == address.ip())
+        self.endpoints.iter().filter(move |endpoint| has_port && endpoint.address == address.ip())
     }
 }
 
@@ -88,7 +91,7 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> EndpointSlice 
     }
     for node in root.items("endpoints", report).unwrap_or_default() {
         let mark = report.mark();
-        let endpoint = decode_endpoint(&node, report);
+        let endpoint = decode_endpoint(&node, &object.namespace, report);
         if endpoint.is_err() {
             report.effect(mark, "the endpoint is left out");
         }
@@ -97,10 +100,10 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> EndpointSlice 
     slice
 }
 
-fn decode_endpoint(node: &Node<'_>, report: &mut Report<'_>) -> Result<SliceEndpoint, Invalid> {
+fn decode_endpoint(node: &Node<'_>, namespace: &str, report: &mut Report<'_>) -> Result<SliceEndpoint, Invalid> {
     node.is_object(report)?;
     let addresses = node.items("addresses", report)?;
-    let Some(address) = addresses.first().and_then(|a| a.value.as_str()).and_then(|a| a.parse().ok()) else {
+    let Some(address) = addresses.first().and_then(|a| a.value.as_str()).and_then(|a| a.parse::<IpAddr>().ok()) else {
         let what = "the endpoint has no IP address".to_owned();
         return Err(node.invalid("addresses", what, "write at least one IP address", report));
     };
@@ -111,12 +114,18 @@ fn decode_endpoint(node: &Node<'_>, report: &mut Report<'_>) -> Result<SliceEndp
     let ready = condition("ready")?.unwrap_or(true);
     let serving = condition("serving")?.unwrap_or(ready);
     let terminating = condition("terminating")?.unwrap_or(false);
-    let pod = match node.object("targetRef", report)? {
-        Some(target) if target.text("kind", report)? == Some("Pod") => {
-            target.name("name", is_subdomain, report)?.map(Into::into)
+    let (mut pod, mut is_unclear) = (None, false);
+    if let Some(target) = node.object("targetRef", report)? {
+        match target.text("kind", report)?.filter(|kind| !kind.is_empty()) {
+            Some("Pod") | None => {
+                let of = target.text("namespace", report)?.filter(|of| !of.is_empty());
+                pod = target.name("name", is_subdomain, report)?.map(Into::into);
+                is_unclear = pod.is_none() || of.is_some_and(|of| of != namespace);
+                pod = pod.filter(|_| !is_unclear);
+            }
+            Some(_) => {}
         }
-        _ => None,
-    };
+    }
     let zone = match node.text("zone", report)? {
         Some(zone) if zone.chars().any(char::is_control) => {
             return Err(node.invalid("zone", "zone has control characters".to_owned(), "remove them", report));
@@ -125,11 +134,12 @@ fn decode_endpoint(node: &Node<'_>, report: &mut Report<'_>) -> Result<SliceEndp
     };
     let hints = node.object("hints", report)?;
     Ok(SliceEndpoint {
-        address,
+        address: address.to_canonical(),
         ready,
         serving,
         terminating,
         pod,
+        is_unclear,
         zone,
         node: node.text("nodeName", report)?.map(Into::into),
         hostname: node.name("hostname", is_label, report)?.map(Into::into),

@@ -53,8 +53,8 @@ impl Snapshot {
         self.endpoints_for(service, &Locality::default())
     }
 
-    /// The endpoints of a Service's port for a caller, sorted by address, each once. Each has the identity of its pod if
-    /// that is meshed.
+    /// The endpoints of a Service's port for a caller, sorted by address, each once. Each has the identity of the pod that
+    /// has its address if that is meshed; those of which that is not known are left out.
     pub fn endpoints_for(&self, service: &ServiceRef, caller: &Locality) -> Vec<Endpoint> {
         let Some((key, found, port)) = self.service_port(service) else { return Vec::new() };
         let all = self.candidates(&key, port);
@@ -73,16 +73,11 @@ impl Snapshot {
             None if ready.is_empty() => draining,
             None => near(found.distribution, ready, caller),
         };
-        chosen.into_iter().map(|(address, endpoint)| self.endpoint(&service.namespace, endpoint, address)).collect()
-    }
-
-    /// One endpoint of a slice in a namespace.
-    pub(crate) fn endpoint(&self, namespace: &Arc<str>, endpoint: &SliceEndpoint, address: SocketAddr) -> Endpoint {
-        let pod = endpoint.pod.as_ref().map(|name| Key { namespace: namespace.clone(), name: name.clone() });
-        let workload = pod.as_ref().map_or(String::new(), |key| format!("{}/{}", key.namespace, key.name));
-        let identity = pod.and_then(|key| self.pods.get(&key)?.identity_at(address.port()).cloned());
-        let zone = endpoint.zone.clone().or_else(|| self.nodes.get(endpoint.node.as_ref()?)?.zone.clone());
-        Endpoint { address, identity, zone, workload: workload.into() }
+        let known = chosen.into_iter().filter_map(|(address, endpoint)| {
+            let owner = self.owner(&service.namespace, endpoint, address.port()).ok()?;
+            Some(self.endpoint_of(owner, endpoint, address))
+        });
+        known.collect()
     }
 
     fn service_port(&self, service: &ServiceRef) -> Option<(Key, &Service, &ServicePort)> {
@@ -92,14 +87,15 @@ impl Snapshot {
         Some((key, found, port))
     }
 
-    /// Every endpoint of a Service's port. One that two slices list, as they do while it moves from one to the other, is
+    /// Every endpoint of a Service's port whose owner is known. One that two slices list, as they do while it moves from one to the other, is
     /// ready if either says so.
     fn candidates(&self, service: &Key, port: &ServicePort) -> BTreeMap<SocketAddr, &SliceEndpoint> {
         let mut all = BTreeMap::new();
         let slices = self.links.slices_by_service.linked(service);
         for slice in slices.iter().filter_map(|key| self.endpoint_slices.get(key)) {
             for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
-                for endpoint in &slice.endpoints {
+                let known = |e: &&SliceEndpoint| self.owner(&service.namespace, e, *number).is_ok();
+                for endpoint in slice.endpoints.iter().filter(known) {
                     match all.entry(SocketAddr::new(endpoint.address, *number)) {
                         Entry::Vacant(free) => drop(free.insert(endpoint)),
                         Entry::Occupied(mut taken) if !taken.get().ready && endpoint.ready => {

@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`object`] (text to objects), [`snapshot`] (objects to typed state, kept up by apply and delete), the
 //! decoders ([`service`], [`endpoint_slice`], [`pod`], [`node`], [`route`] with `rule`, `backend` and `filter`, [`retry_policy`]),
-//! `attach` (which routes are in force where), `links` (what leads where), [`resolve`] (a name or
+//! `attach` (which routes are in force where), `links` (what leads where), `owner` (who has an address), [`resolve`] (a name or
 //! an address to a target), `endpoints` (a Service to its endpoints, for a caller), [`compile`] (a target to its policy),
 //! [`problem`].
 
@@ -24,6 +24,7 @@ mod lines;
 mod links;
 pub mod node;
 pub mod object;
+mod owner;
 pub mod pod;
 pub mod problem;
 pub mod protocol;
@@ -44,8 +45,10 @@ pub use attach::MAX_ROUTES;
 pub use backend::BackendObject;
 pub use endpoints::Locality;
 pub use filter::{FilterObject, MirrorObject, PolicyRef};
+pub use ipnet::IpNet;
 pub use links::Touched;
 pub use object::{Object, ObjectId, ParseError, Source, parse_manifests};
+pub use owner::is_private;
 pub use pod::Pod;
 pub use problem::{Class, Place, Problem, Reason, Severity};
 pub use resolve::Depends;

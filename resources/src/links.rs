@@ -5,10 +5,12 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
 use mesh_policy::RouteKind;
 
 use crate::{
     endpoint_slice::{EndpointSlice, SliceEndpoint},
+    node::Node,
     pod::Pod,
     route::RouteObject,
     service::Service,
@@ -27,6 +29,8 @@ pub struct Touched {
     pub addresses: BTreeSet<IpAddr>,
     /// Pods whose own policy may be another.
     pub pods: BTreeSet<Key>,
+    /// Whether endpoints of slices are in doubt that were not, or the other way round: a matter for problems.
+    pub doubts: bool,
 }
 
 impl Touched {
@@ -46,6 +50,8 @@ pub(crate) struct Links {
     pub(crate) slices_by_service: SharedMap<Key, Vec<Key>>,
     /// Slices with an endpoint of a Pod.
     pub(crate) slices_by_pod: SharedMap<Key, Vec<Key>>,
+    /// Nodes whose pods have addresses in a network.
+    nodes_by_network: SharedMap<IpNet, Vec<Arc<str>>>,
     /// Routes attached to a Service, those of the kind that goes first in front.
     routes_by_parent: SharedMap<Key, Vec<(RouteKind, Key)>>,
 }
@@ -83,6 +89,19 @@ impl Links {
             parents.map(|p| Key { namespace: p.namespace.clone(), name: p.name.clone() }).collect()
         };
         relink(&mut self.routes_by_parent, &(kind, key.clone()), parents(old), parents(new));
+    }
+
+    pub(crate) fn node(&mut self, name: &Arc<str>, old: Option<&Node>, new: Option<&Node>) {
+        let networks = |node: Option<&Node>| node.map_or(Vec::new(), |node| node.networks.clone());
+        relink(&mut self.nodes_by_network, name, networks(old), networks(new));
+    }
+
+    /// Whether an address is in the network of some node's pods.
+    pub(crate) fn is_of_pods(&self, ip: IpAddr) -> bool {
+        let longest = if ip.is_ipv4() { 32 } else { 128 };
+        let network = |length| IpNet::new(ip, length).ok().map(|network| network.trunc());
+        let has = |network: IpNet| self.nodes_by_network.get(&network).is_some();
+        !self.nodes_by_network.is_empty() && (0..=longest).filter_map(network).any(has)
     }
 
     /// The routes of a kind attached to a Service.

@@ -8,7 +8,7 @@ use crate::{
     object::Object,
     problem::{Reason, Report},
     protocol::Declared,
-    service::{SKIP_INBOUND_PORTS_ANNOTATION, includes, port_ranges},
+    service::{SKIP_INBOUND_PORTS_ANNOTATION, includes, port_range, port_ranges},
     snapshot::Options,
     walker::Node,
 };
@@ -17,6 +17,10 @@ use crate::{
 pub const INJECT_LABEL: &str = "meshctl.dev/inject";
 /// Container that says on a cluster that a pod is meshed.
 pub const PROXY_CONTAINER: &str = "mesh-proxy";
+/// Container that redirects a pod's connections to its proxy.
+pub const INIT_CONTAINER: &str = "mesh-init";
+/// Environment of [`INIT_CONTAINER`] that lists the ports that are not redirected.
+pub const SKIP_INBOUND_PORTS_VARIABLE: &str = "MESH_SKIP_INBOUND_PORTS";
 
 /// A Pod, as far as the mesh cares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,10 @@ pub struct Pod {
     pub name: Arc<str>,
     /// Its own addresses: none while it has none, when it is over, and when it shares those of its node.
     pub ips: Vec<IpAddr>,
+    /// The addresses of its node, if it shares them (`hostNetwork`) and is not over.
+    pub node_ips: Vec<IpAddr>,
+    /// Whether it has ended (`Succeeded` or `Failed`), and so has no address any more.
+    pub is_over: bool,
     /// Name of its node, once it has one.
     pub node: Option<Arc<str>>,
     /// Its service account, `default` if the manifest names none.
@@ -37,7 +45,8 @@ pub struct Pod {
     pub ports: BTreeMap<String, u16>,
     /// What its annotations say of its ports.
     pub declared: Declared,
-    /// Ranges of the skip-inbound-ports annotation: connections to them do not come to its proxy.
+    /// Ranges of ports whose connections do not come to its proxy, as it was injected: what `mesh-init` was given, which
+    /// nobody can change later. In a folder of manifests, where nothing is injected, what the annotation says.
     pub skip_inbound_ports: Vec<(u16, u16)>,
 }
 
@@ -73,19 +82,27 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
     for list in ["containers", "initContainers"] {
         containers.extend(spec.iter().flat_map(|spec| spec.items(list, report).unwrap_or_default()));
     }
+    let ips = match &status {
+        Some(status) if !is_over => addresses(status, report),
+        _ => Vec::new(),
+    };
+    let (ips, node_ips) = if host_network { (Vec::new(), ips) } else { (ips, Vec::new()) };
     let mut pod = Pod {
         namespace: object.namespace.as_str().into(),
         name: object.name.as_str().into(),
-        ips: match &status {
-            Some(status) if !is_over && !host_network => addresses(status, report),
-            _ => Vec::new(),
-        },
+        ips,
+        node_ips,
+        is_over,
         node: spec.as_ref().and_then(|spec| spec.text("nodeName", report).ok()?).map(Into::into),
         service_account: account.into(),
         identity: None,
         ports: BTreeMap::new(),
         declared: Declared::of(&root, report),
-        skip_inbound_ports: port_ranges(&root, SKIP_INBOUND_PORTS_ANNOTATION, report),
+        skip_inbound_ports: if options.meshed_by_label {
+            port_ranges(&root, SKIP_INBOUND_PORTS_ANNOTATION, report)
+        } else {
+            injected_skips(&containers, report)
+        },
     };
     let mut ports = Vec::new();
     for container in &containers {
@@ -117,6 +134,17 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
     pod
 }
 
+/// What the init container was told not to redirect. Without that container nobody knows of a port that is not redirected.
+fn injected_skips(containers: &[Node<'_>], report: &mut Report<'_>) -> Vec<(u16, u16)> {
+    let init = containers.iter().find(|container| container.text("name", report) == Ok(Some(INIT_CONTAINER)));
+    let variables = init.map(|init| init.items("env", report).unwrap_or_default()).unwrap_or_default();
+    let skips =
+        variables.iter().find(|variable| variable.text("name", report) == Ok(Some(SKIP_INBOUND_PORTS_VARIABLE)));
+    let text = skips.and_then(|variable| variable.text("value", report).ok()?);
+    // One that is malformed ends init, and the pod never starts.
+    text.into_iter().flat_map(|text| text.split(',')).filter_map(|part| port_range(part.trim())).collect()
+}
+
 fn addresses(status: &Node<'_>, report: &mut Report<'_>) -> Vec<IpAddr> {
     let single = status.text("podIP", report).ok().flatten().map(|ip| (status.field("podIP"), ip));
     let several = status.items("podIPs", report).unwrap_or_default();
@@ -126,7 +154,7 @@ fn addresses(status: &Node<'_>, report: &mut Report<'_>) -> Vec<IpAddr> {
     }
     let mut ips = Vec::new();
     for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
-        match text.parse() {
+        match text.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
             Ok(ip) if ips.contains(&ip) => {}
             Ok(ip) => ips.push(ip),
             Err(_) => {

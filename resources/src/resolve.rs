@@ -2,13 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use mesh_policy::{Endpoint, ServiceRef, Target};
+use mesh_policy::{ServiceRef, Target};
 
-use crate::{
-    endpoint_slice::SliceEndpoint,
-    pod::Pod,
-    snapshot::{Key, Snapshot},
-};
+use crate::snapshot::{Key, Snapshot};
 
 /// Most ExternalNames followed, one to the next.
 const MAX_ALIASES: usize = 4;
@@ -19,10 +15,12 @@ impl Snapshot {
     /// Names are those that the cluster's DNS knows, in its order of search, without regard to case, a trailing dot
     /// allowed: a Service is `web` (in the client's namespace), `web.ns`, `web.ns.svc` and `web.ns.svc.cluster.local`; a
     /// pod with a name of its own below a Service, as those of a StatefulSet, has that in front: `web-0.web`. An
-    /// ExternalName is what it names. Addresses are those of Services, then those of endpoints and pods.
+    /// ExternalName is what it names. Addresses are those of Services, then those of pods; every other address is outside
+    /// of the cluster, or it is not known whose it is: neither is `None`.
     pub fn resolve(&self, target: &str, client_namespace: &str) -> Option<Target> {
         if let Ok(address) = target.parse::<SocketAddr>() {
-            return self.resolve_address(address);
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+            return Some(self.resolve_address(address, client_namespace));
         }
         let (host, port) = target.rsplit_once(':')?;
         let port: u16 = port.parse().ok().filter(|port| *port > 0)?;
@@ -39,7 +37,7 @@ impl Snapshot {
     /// What a target's answer depends on, beside Services, routes and grants. Says it also of targets that are not known.
     pub fn depends(&self, target: &str, client_namespace: &str) -> Depends {
         if let Ok(address) = target.parse::<SocketAddr>() {
-            return Depends::Address(address.ip());
+            return Depends::Address(address.ip().to_canonical());
         }
         let mut host = target.rsplit_once(':').map_or(target, |(host, _)| host).to_ascii_lowercase();
         for _ in 0..=MAX_ALIASES {
@@ -107,61 +105,28 @@ impl Snapshot {
             self.links.slices_by_service.linked(service).iter().filter_map(|key| self.endpoint_slices.get(key));
         let named = slices.flat_map(|slice| &slice.endpoints).filter(|e| e.hostname.as_deref() == Some(hostname));
         // As DNS does, which lists the ready ones.
-        let endpoint = named
-            .filter(|endpoint| endpoint.ready)
-            .min_by_key(|endpoint| (endpoint.address.is_ipv6() != found.prefers_v6, endpoint.address))?;
+        let ready = named.filter(|endpoint| endpoint.ready);
+        let known = ready.filter_map(|e| Some((self.owner(&service.namespace, e, port).ok()?, e)));
+        let (owner, endpoint) =
+            known.min_by_key(|(_, endpoint)| (endpoint.address.is_ipv6() != found.prefers_v6, endpoint.address))?;
         let address = SocketAddr::new(endpoint.address, port);
-        Some(Name::Is(Target::Endpoint(self.endpoint(&service.namespace, endpoint, address))))
+        Some(Name::Is(Target::Endpoint(self.endpoint_of(owner, endpoint, address))))
     }
 
-    fn resolve_address(&self, address: SocketAddr) -> Option<Target> {
+    fn resolve_address(&self, address: SocketAddr, client_namespace: &str) -> Target {
         let services = self.links.services_by_ip.linked(&address.ip());
         if !services.is_empty() {
             let has_port =
                 |key: &&Key| self.services.get(key).is_some_and(|found| found.port(address.port()).is_some());
             let mut found = services.iter().filter(has_port);
             // Where two claim the same address and port, neither is it.
-            let (key, None) = (found.next()?, found.next()) else { return None };
-            return self.service_target(key, address.port());
+            let target = match (found.next(), found.next()) {
+                (Some(key), None) => self.service_target(key, address.port()),
+                _ => None,
+            };
+            return target.unwrap_or(Target::Unknown(address));
         }
-        self.resolve_endpoint(address).map(Target::Endpoint)
-    }
-
-    /// The endpoint or pod at an address. Slices lag behind pods: where a pod has the address and the slice's has not, the
-    /// slice is out of date. An address that several pods have, such as that of their node, says nothing of a pod.
-    fn resolve_endpoint(&self, address: SocketAddr) -> Option<Endpoint> {
-        let pods = self.links.pods_by_ip.linked(&address.ip());
-        let pod = match pods {
-            [only] => self.pods.get(only),
-            _ => None,
-        };
-        let slices = self.links.slices_by_ip.linked(&address.ip());
-        let mut listed = slices.iter().filter_map(|key| Some((key, self.endpoint_slices.get(key)?.at(address)?)));
-        let is_current = |(key, endpoint): &(&Key, &SliceEndpoint)| {
-            let named = endpoint.pod.as_ref().map(|name| Key { namespace: key.namespace.clone(), name: name.clone() });
-            let claimed = named.and_then(|name| self.pods.get(&name));
-            pod.is_none()
-                || claimed.is_some_and(|claimed| claimed.ips.is_empty() || claimed.ips.contains(&address.ip()))
-        };
-        if let Some((key, endpoint)) = listed.find(is_current) {
-            return Some(self.endpoint(&key.namespace, endpoint, address));
-        }
-        pod.map(|pod| self.pod_endpoint(pod, address))
-    }
-
-    fn pod_endpoint(&self, pod: &Pod, address: SocketAddr) -> Endpoint {
-        let of_slice = || {
-            let slices = self.links.slices_by_ip.linked(&address.ip()).iter();
-            let endpoints = slices.filter_map(|key| self.endpoint_slices.get(key)).flat_map(|slice| &slice.endpoints);
-            endpoints.into_iter().find(|e| e.address == address.ip() && e.pod.as_ref() == Some(&pod.name))?.zone.clone()
-        };
-        let of_node = pod.node.as_ref().and_then(|node| self.nodes.get(node)?.zone.clone());
-        Endpoint {
-            address,
-            identity: pod.identity_at(address.port()).cloned(),
-            zone: of_node.or_else(of_slice),
-            workload: pod.workload().into(),
-        }
+        self.resolve_direct(address, client_namespace)
     }
 
     fn service_target(&self, key: &Key, port: u16) -> Option<Target> {

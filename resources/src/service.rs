@@ -117,7 +117,7 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
     let several = spec.items("clusterIPs", report).unwrap_or_default();
     service.is_headless = single == Some("None");
     for text in single.into_iter().chain(several.iter().filter_map(|ip| ip.value.as_str())) {
-        match text.parse() {
+        match text.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
             Ok(ip) if service.cluster_ips.contains(&ip) => {}
             Ok(ip) => service.cluster_ips.push(ip),
             Err(_) if text.is_empty() || text == "None" => {}

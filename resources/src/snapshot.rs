@@ -4,8 +4,9 @@
 //! order in which objects arrive never matters. `links` says where to look. A copy is cheap and shares what does not
 //! change.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
+use ipnet::IpNet;
 use mesh_policy::RouteKind;
 
 use crate::{
@@ -50,6 +51,9 @@ pub struct Options {
     pub trust_domain: String,
     /// Domain of the cluster's DNS names.
     pub cluster_domain: String,
+    /// Networks of the cluster's pods and Services beside the `podCIDRs` of its Nodes: an address in them that nobody is
+    /// known to have is nobody's, and never outside of the mesh.
+    pub cluster_networks: Vec<IpNet>,
 }
 
 impl Default for Options {
@@ -58,6 +62,7 @@ impl Default for Options {
             meshed_by_label: false,
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
+            cluster_networks: Vec::new(),
         }
     }
 }
@@ -102,6 +107,10 @@ pub struct Snapshot {
     pub(crate) links: Links,
     /// What was wrong with each object when it was decoded.
     problems: SharedMap<ObjectId, Vec<Problem>>,
+    /// What is wrong with the endpoints of slices: who has their addresses is not known.
+    doubts: SharedMap<Key, Vec<Problem>>,
+    /// Slices whose doubts are looked for again before anyone asks what was touched.
+    unjudged: BTreeSet<Key>,
     touched: Touched,
 }
 
@@ -185,6 +194,13 @@ impl Snapshot {
 
     /// What changed since this was last asked.
     pub fn take_touched(&mut self) -> Touched {
+        for key in std::mem::take(&mut self.unjudged) {
+            let now = Some(self.doubts_of(&key)).filter(|doubts| !doubts.is_empty());
+            if self.doubts.get(&key) != now.as_ref() {
+                self.touched.doubts = true;
+                put(&mut self.doubts, key, now);
+            }
+        }
         std::mem::take(&mut self.touched)
     }
 
@@ -193,6 +209,8 @@ impl Snapshot {
     pub fn problems(&self) -> Vec<Problem> {
         let mut all: Vec<Problem> = self.problems.values().flatten().cloned().collect();
         all.extend(self.reference_problems());
+        all.extend(self.doubts.iter().filter(|(key, _)| !self.unjudged.contains(key)).flat_map(|(_, it)| it).cloned());
+        all.extend(self.unjudged.iter().flat_map(|key| self.doubts_of(key)));
         all.sort_by(|a, b| (&a.object, &a.field, a).cmp(&(&b.object, &b.field, b)));
         all.dedup();
         all
@@ -255,6 +273,9 @@ impl Snapshot {
         self.links.service(&key, old, new.as_ref());
         self.touched.everything = true;
         self.touched.services.insert(key.clone());
+        for ip in old.into_iter().chain(new.as_ref()).flat_map(|service| &service.cluster_ips) {
+            self.unjudged.extend(self.links.slices_by_ip.linked(ip).iter().cloned());
+        }
         put(&mut self.services, key, new);
     }
 
@@ -264,16 +285,22 @@ impl Snapshot {
             return;
         }
         self.links.pod(&key, old, new.as_ref());
-        self.touched.addresses.extend(old.into_iter().chain(new.as_ref()).flat_map(|pod| pod.ips.iter().copied()));
-        for slice in self.links.slices_by_pod.linked(&key) {
+        let ips = |pod: &'_ Pod| -> Vec<_> { pod.ips.iter().chain(&pod.node_ips).copied().collect() };
+        let ips: BTreeSet<_> = old.into_iter().chain(new.as_ref()).flat_map(ips).collect();
+        // Whoever lists its address, and whoever names it.
+        let listing = ips.iter().flat_map(|ip| self.links.slices_by_ip.linked(ip));
+        let slices: BTreeSet<_> = listing.chain(self.links.slices_by_pod.linked(&key)).collect();
+        for slice in slices {
             let found = self.endpoint_slices.get(slice);
             let service = found.and_then(|found| found.service.clone());
             self.touched.services.extend(service.map(|name| Key { namespace: slice.namespace.clone(), name }));
             // By address it may be asked for although it has none of its own.
             let endpoints = found.into_iter().flat_map(|found| &found.endpoints);
-            let of_pod = endpoints.filter(|e| e.pod.as_ref() == Some(&key.name));
+            let of_pod = endpoints.filter(|e| slice.namespace == key.namespace && e.pod.as_ref() == Some(&key.name));
             self.touched.addresses.extend(of_pod.map(|e| e.address));
+            self.unjudged.insert(slice.clone());
         }
+        self.touched.addresses.extend(ips);
         self.touched.pods.insert(key.clone());
         put(&mut self.pods, key, new);
     }
@@ -285,12 +312,20 @@ impl Snapshot {
         }
         self.links.slice(&key, old, new.as_ref());
         links::touch_slice(&mut self.touched, &key, old, new.as_ref());
+        self.unjudged.insert(key.clone());
         put(&mut self.endpoint_slices, key, new);
     }
 
     fn set_node(&mut self, name: &Arc<str>, new: Option<Node>) {
+        let old = self.nodes.get(name);
+        let networks = |node: Option<&Node>| node.map_or(Vec::new(), |node| node.networks.clone());
+        if networks(old) != networks(new.as_ref()) {
+            self.links.node(name, old, new.as_ref());
+            self.touched.everything = true;
+            self.unjudged.extend(self.endpoint_slices.keys().cloned());
+        }
         let zone = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
-        self.touched.everything |= zone(self.nodes.get(name)) != zone(new.as_ref());
+        self.touched.everything |= zone(old) != zone(new.as_ref());
         put(&mut self.nodes, name.clone(), new);
     }
 

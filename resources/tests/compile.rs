@@ -129,6 +129,8 @@ fn names_and_addresses() {
         Some(Target::Endpoint(endpoint)) => {
             format!("{}={:?}", endpoint.workload, endpoint.identity.map(|i| i.to_string()))
         }
+        Some(Target::Outside(_)) => "outside".to_owned(),
+        Some(Target::Unknown(_)) => "unknown".to_owned(),
         None => "none".to_owned(),
     };
     for (target, namespace, expected) in [
@@ -142,14 +144,14 @@ fn names_and_addresses() {
         ("web", "shop", "none"),
         ("web:0", "shop", "none"),
         ("10.0.0.1:80", "x", "shop/web:80"),
-        ("10.0.0.1:82", "x", "none"),
+        ("10.0.0.1:82", "x", "unknown"),
         ("10.1.0.2:8080", "x", "shop/web-1=Some(\"spiffe://cluster.local/ns/shop/sa/web\")"),
         ("10.1.0.1:1234", "x", "shop/web-0=Some(\"spiffe://cluster.local/ns/shop/sa/web\")"),
         ("10.1.0.3:1", "x", "shop/plain=None"),
-        ("10.9.9.9:80", "x", "none"),
+        ("10.9.9.9:80", "x", "outside"),
         ("vault.bank:80", "x", "bank/vault:80"),
         ("other.bank:80", "x", "none"),
-        ("[::1]:80", "x", "none"),
+        ("[::1]:80", "x", "outside"),
         ("", "x", "none"),
         (":80", "x", "none"),
     ] {
@@ -168,7 +170,7 @@ fn endpoints_are_ready_sorted_and_once() {
     assert_eq!(workloads(&snapshot), ["10.1.0.1:8080 shop/web-0 true", "10.1.0.2:8080 shop/web-1 true"]);
     snapshot.delete("Pod", "shop", "web-1");
     snapshot.delete("EndpointSlice", "shop", "web-b");
-    assert_eq!(workloads(&snapshot), ["10.1.0.1:8080 shop/web-0 true", "10.1.0.2:8080 shop/web-1 false"]);
+    assert_eq!(workloads(&snapshot), ["10.1.0.1:8080 shop/web-0 true"], "who has 10.1.0.2 is not known any more");
     let drain = BASE.replace("conditions: {ready: true}", "conditions: {ready: false}");
     let drain = drain
         .replace("{addresses: [10.1.0.1], targetRef", "{addresses: [10.1.0.1], conditions: {ready: false}, targetRef");

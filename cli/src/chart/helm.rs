@@ -31,6 +31,7 @@ const SETS: &[&[&str]] = &[
     &["--set", "imagePullSecrets={one,two}"],
     &["--set", "imagePullSecrets[1]=b,imagePullSecrets[0]=a"],
     &["--set", "trustDomain=corp.example,clusterDomain=k8s.corp.example"],
+    &["--set", "clusterNetworks={10.96.0.0/12,fd00:10:96::/112}"],
     &["--set", r"logLevel=info\,mesh_controller::kube=debug"],
     &["--set", "identity.external=true"],
     &["--set", "identity.external=true,identity.trustAnchorsConfigMap=roots"],

@@ -50,6 +50,7 @@ values! {
         trust_domain: String,
         #[cfg_attr(test, schemars(regex(pattern = DNS_NAME)))]
         cluster_domain: String,
+        cluster_networks: Vec<String>,
         ha: bool,
         #[cfg_attr(test, schemars(regex(pattern = LOG_FILTER)))]
         log_level: String,
@@ -307,6 +308,11 @@ impl Values {
         for (name, value, least, most) in within {
             if !(least..=most).contains(&value) {
                 return Err(format!("{name} is {value}, but must be from {least} to {most}"));
+            }
+        }
+        for network in &self.cluster_networks {
+            if network.parse::<mesh_resources::IpNet>().is_err() {
+                return Err(format!("clusterNetworks has {network:?}, but must have networks such as 10.96.0.0/12"));
             }
         }
         for (name, ports) in [

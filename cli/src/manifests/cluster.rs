@@ -140,7 +140,12 @@ async fn options(cluster: &Cluster) -> Result<Options, ClusterError> {
     };
     let text = found.as_ref().and_then(|found| found.pointer("/data/config.yaml")).and_then(Value::as_str);
     let config = text.and_then(|text| Config::from_yaml(text).ok()).unwrap_or_default();
-    Ok(Options { meshed_by_label: false, trust_domain: config.trust_domain, cluster_domain: config.cluster_domain })
+    Ok(Options {
+        meshed_by_label: false,
+        trust_domain: config.trust_domain,
+        cluster_domain: config.cluster_domain,
+        ..Options::default()
+    })
 }
 
 #[cfg(test)]

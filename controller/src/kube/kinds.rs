@@ -34,6 +34,8 @@ pub(crate) enum Parts {
     Whole,
     /// What the mesh reads of a Pod.
     Pod,
+    /// Name, labels and the networks of pods.
+    Node,
     /// Name and labels.
     Labels,
 }
@@ -62,7 +64,7 @@ pub(crate) static KINDS: [Kind; 11] = [
         is_needed: true,
     },
     core("Pod", "pods", Parts::Pod, true),
-    core("Node", "nodes", Parts::Labels, false),
+    core("Node", "nodes", Parts::Node, false),
     core("Namespace", "namespaces", Parts::Labels, false),
     served(GATEWAY, "HTTPRoute", "httproutes"),
     served(GATEWAY, "GRPCRoute", "grpcroutes"),

@@ -5,8 +5,8 @@
 use std::{fmt, marker::PhantomData};
 
 use mesh_resources::{
+    pod::SKIP_INBOUND_PORTS_VARIABLE,
     protocol::{OPAQUE_PORTS_ANNOTATION, PROTOCOL_ANNOTATION},
-    service::SKIP_INBOUND_PORTS_ANNOTATION,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -23,6 +23,8 @@ pub(crate) enum Keep {
     Nothing,
     /// Of an object (or of each in a list) these fields, and the others or not.
     Fields(&'static [(&'static str, Keep)], Others),
+    /// Of a list of objects those with one of these names, whole.
+    Named(&'static [&'static str]),
 }
 
 /// What to do with fields that are not listed.
@@ -58,22 +60,30 @@ const WHOLE_METADATA: Keep = Keep::Fields(
     Others::Kept,
 );
 
-/// Of Nodes and Namespaces: their labels.
+/// Of Namespaces: their labels.
 #[derive(Clone, Debug)]
 pub(crate) struct Labels;
 
 impl Trim for Labels {
+    const KEEP: Keep = Keep::Fields(&[("metadata", LABELS)], Others::Skipped);
+}
+
+/// Of Nodes: their labels, and the networks of their pods.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeParts;
+
+impl Trim for NodeParts {
     const KEEP: Keep = Keep::Fields(
-        &[(
-            "metadata",
-            Keep::Fields(
-                &[("name", Keep::All), ("labels", Keep::All), ("resourceVersion", Keep::All)],
-                Others::Skipped,
-            ),
-        )],
+        &[
+            ("metadata", LABELS),
+            ("spec", Keep::Fields(&[("podCIDR", Keep::All), ("podCIDRs", Keep::All)], Others::Skipped)),
+        ],
         Others::Skipped,
     );
 }
+
+const LABELS: Keep =
+    Keep::Fields(&[("name", Keep::All), ("labels", Keep::All), ("resourceVersion", Keep::All)], Others::Skipped);
 
 /// Of Pods: what `mesh_resources::pod` reads.
 #[derive(Clone, Debug)]
@@ -93,11 +103,7 @@ const POD_METADATA: Keep = Keep::Fields(
     ],
     Others::Skipped,
 );
-const POD_ANNOTATIONS: &[(&str, Keep)] = &[
-    (OPAQUE_PORTS_ANNOTATION, Keep::All),
-    (PROTOCOL_ANNOTATION, Keep::All),
-    (SKIP_INBOUND_PORTS_ANNOTATION, Keep::All),
-];
+const POD_ANNOTATIONS: &[(&str, Keep)] = &[(OPAQUE_PORTS_ANNOTATION, Keep::All), (PROTOCOL_ANNOTATION, Keep::All)];
 const POD_SPEC: Keep = Keep::Fields(
     &[
         ("serviceAccountName", Keep::All),
@@ -108,7 +114,10 @@ const POD_SPEC: Keep = Keep::Fields(
     ],
     Others::Skipped,
 );
-const CONTAINERS: Keep = Keep::Fields(&[("name", Keep::All), ("ports", Keep::All)], Others::Skipped);
+const CONTAINERS: Keep = Keep::Fields(
+    &[("name", Keep::All), ("ports", Keep::All), ("env", Keep::Named(&[SKIP_INBOUND_PORTS_VARIABLE]))],
+    Others::Skipped,
+);
 const POD_STATUS: Keep =
     Keep::Fields(&[("phase", Keep::All), ("podIP", Keep::All), ("podIPs", Keep::All)], Others::Skipped);
 
@@ -142,7 +151,7 @@ impl<'de> DeserializeSeed<'de> for Seed {
         match self.0 {
             Keep::All => Value::deserialize(deserializer),
             Keep::Nothing => IgnoredAny::deserialize(deserializer).map(|_| Value::Null),
-            Keep::Fields(..) => deserializer.deserialize_any(self),
+            Keep::Fields(..) | Keep::Named(_) => deserializer.deserialize_any(self),
         }
     }
 }
@@ -176,6 +185,13 @@ impl<'de> Visitor<'de> for Seed {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut kept = Vec::new();
+        if let Keep::Named(names) = self.0 {
+            while let Some(item) = items.next_element::<Value>()? {
+                let name = item.get("name").and_then(Value::as_str);
+                kept.extend(name.is_some_and(|name| names.contains(&name)).then_some(item));
+            }
+            return Ok(Value::Array(kept));
+        }
         while let Some(item) = items.next_element_seed(Seed(self.0))? {
             kept.push(item);
         }
@@ -224,13 +240,15 @@ mod tests {
             "metadata": {"name": "a", "namespace": "b", "uid": "x", "labels": {"app": "web"}, "managedFields": [{"f": 1}],
                 "annotations": {"other": "1", OPAQUE_PORTS_ANNOTATION: "25"}},
             "spec": {"containers": [{"name": "app", "env": [{"name": "A"}], "ports": [{"containerPort": 80}]}],
-                "initContainers": [], "volumes": [{}], "nodeName": "n"},
+                "initContainers": [{"name": "mesh-init", "args": ["init"],
+                    "env": [{"name": "B", "value": "2"}, {"value": "25", "name": SKIP_INBOUND_PORTS_VARIABLE}]}], "volumes": [{}], "nodeName": "n"},
             "status": {"podIP": "10.0.0.1", "conditions": [{}], "phase": "Running"}
         });
         let expected = json!({
             "metadata": {"name": "a", "namespace": "b", "annotations": {OPAQUE_PORTS_ANNOTATION: "25"}},
-            "spec": {"containers": [{"name": "app", "ports": [{"containerPort": 80}]}], "initContainers": [],
-                "nodeName": "n"},
+            "spec": {"containers": [{"name": "app", "env": [], "ports": [{"containerPort": 80}]}],
+                "initContainers": [{"name": "mesh-init",
+                    "env": [{"value": "25", "name": SKIP_INBOUND_PORTS_VARIABLE}]}], "nodeName": "n"},
             "status": {"podIP": "10.0.0.1", "phase": "Running"}
         });
         assert_eq!(lean::<PodParts>(pod), expected);
@@ -245,6 +263,9 @@ mod tests {
             "spec": {"new": {"field": [1, 2.5, null, true, "text", -1]}}});
         assert_eq!(lean::<Whole>(route), expected);
         let node = json!({"metadata": {"name": "n", "labels": {"a": "b"}, "annotations": {"x": "y"}}, "status": {"images": []}});
+        let spec = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"], "providerID": "x"});
+        let kept = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]});
+        assert_eq!(lean::<NodeParts>(json!({"spec": spec, "status": {}})), json!({"spec": kept}));
         assert_eq!(lean::<Labels>(node), json!({"metadata": {"name": "n", "labels": {"a": "b"}}}));
     }
 

@@ -26,7 +26,7 @@ use super::{
     kinds::{Kind, Version},
     lean::{Lean, Trim},
 };
-use crate::metrics::WatchMetrics;
+use crate::{metrics::WatchMetrics, revisions};
 
 /// Objects of one page of a list: some hundred KiB.
 const PAGE: u32 = 250;
@@ -34,10 +34,12 @@ const PAGE: u32 = 250;
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for a watch to begin.
 const WATCH_LIMIT: Duration = Duration::from_secs(10);
-/// How long the API server keeps a watch before it ends it and we begin the next, in seconds.
-const WATCH_SECONDS: u32 = 290;
-/// A watch that is silent for longer is dead: bookmarks come about once a minute.
-const SILENCE: Duration = Duration::from_secs(150);
+/// How long the API server keeps a watch before it ends it and we begin the next, in seconds. It sends a bookmark two seconds
+/// before that, so a watch that lives is never silent for longer. Short, for a watch that is stalled lets proxies call pods
+/// that are gone.
+const WATCH_SECONDS: u32 = 15;
+/// A watch that is silent for longer is dead: by then it should have ended.
+const SILENCE: Duration = Duration::from_secs(20);
 /// Waits after failures: doubled from the first to the last, with jitter. The last is short enough that a cluster is
 /// followed again within five seconds after its API server is back.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -53,10 +55,12 @@ const DISCOVER_EVERY: Duration = Duration::from_secs(3);
 pub(crate) enum Event {
     /// An object is there, or changed.
     Put(Box<Object>),
-    /// An object is gone.
-    Gone(Key),
-    /// A list has ended: of this kind there is nothing but these.
-    Listed(HashSet<Key>),
+    /// An object is gone, since a revision.
+    Gone(Key, u64),
+    /// A list has ended: of this kind there is nothing but these at a revision.
+    Listed(HashSet<Key>, u64),
+    /// Nothing else has changed up to a revision.
+    Reached(u64),
     /// The API server does not serve the kind.
     Absent,
     /// The kind cannot be read now, and why.
@@ -230,7 +234,8 @@ impl Watch {
             self.metrics.seen();
             self.metrics.lists.increment(1);
             let version = page.metadata.resource_version.unwrap_or_default();
-            return if self.tell(Event::Listed(seen)).await { Ok(version) } else { Err(End::Closed) };
+            let listed = Event::Listed(seen, revisions::parse(&version));
+            return if self.tell(listed).await { Ok(version) } else { Err(End::Closed) };
         }
     }
 
@@ -269,14 +274,15 @@ impl Watch {
                 }
                 WatchEvent::Deleted(Lean(value, ..)) => {
                     version_of(&value, version);
+                    let revision = revisions::revision_of(&value);
                     match self.object(value, api) {
-                        Some(gone) => self.tell(Event::Gone(Key::new(gone.namespace, gone.name))).await,
+                        Some(gone) => self.tell(Event::Gone(Key::new(gone.namespace, gone.name), revision)).await,
                         None => true,
                     }
                 }
                 WatchEvent::Bookmark(mark) => {
                     *version = mark.metadata.resource_version;
-                    true
+                    self.tell(Event::Reached(revisions::parse(version))).await
                 }
                 WatchEvent::Error(status) => return self.end_of(Error::Api(status)),
             };

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     kinds::{KINDS, Kind, OURS, Parts},
-    lean::{Labels, PodParts, Whole},
+    lean::{Labels, NodeParts, PodParts, Whole},
     list_watch::{Event, Trouble, Watch},
 };
 use crate::{
@@ -70,6 +70,7 @@ impl World {
             match kind.parts {
                 Parts::Whole => watches.spawn(watch.run::<Whole>()),
                 Parts::Pod => watches.spawn(watch.run::<PodParts>()),
+                Parts::Node => watches.spawn(watch.run::<NodeParts>()),
                 Parts::Labels => watches.spawn(watch.run::<Labels>()),
             };
         }
@@ -107,9 +108,10 @@ impl World {
         let source: Arc<str> = format!("watch of {}", kind.kind).into();
         match event {
             Event::Put(object) => self.index.put(&object),
-            Event::Gone(key) => self.index.remove(kind.kind, &key),
-            Event::Listed(keys) => {
-                self.index.retain(kind.kind, &keys);
+            Event::Gone(key, revision) => self.index.remove(kind.kind, &key, revision),
+            Event::Reached(revision) => self.index.reach(kind.kind, revision),
+            Event::Listed(keys, revision) => {
+                self.index.retain(kind.kind, &keys, revision);
                 tracing::debug!("{}: {} objects", kind.kind, keys.len());
                 state.is_settled = true;
             }
@@ -121,7 +123,7 @@ impl World {
             Event::Absent => {
                 state.metrics.up.set(0.0);
                 state.is_settled = true;
-                self.index.retain(kind.kind, &HashSet::new());
+                self.index.retain(kind.kind, &HashSet::new(), 0);
                 self.index.refuse(&source, absent(kind));
             }
             Event::Trouble(trouble) => {

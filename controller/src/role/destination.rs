@@ -72,6 +72,7 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
         meshed_by_label: false,
         trust_domain: domain.to_owned(),
         cluster_domain: args.cluster_domain.trim_end_matches('.').to_ascii_lowercase(),
+        cluster_networks: args.cluster_networks.clone(),
     };
     let (index, state) = Index::new(options, metrics.clone());
     let (topics, statuses) = (index.topics(), index.statuses());

@@ -91,7 +91,12 @@ impl Controller {
         let (bundle_sender, bundle) = watch::channel(authority.signer().anchors().clone());
 
         // 2. The world, read once before anyone can ask: no proxy is told NOT_FOUND only because we just started.
-        let options = Options { meshed_by_label: true, trust_domain: domain.to_string(), ..Options::default() };
+        let options = Options {
+            meshed_by_label: true,
+            trust_domain: domain.to_string(),
+            cluster_networks: args.cluster_networks.clone(),
+            ..Options::default()
+        };
         let (index, world) = Index::new(options, metrics.clone());
         let topics = index.topics();
         let mut folder = Folder::new(args.manifests.clone(), index, metrics.clone());

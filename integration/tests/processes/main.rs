@@ -25,6 +25,7 @@ mod isolation;
 mod many_routes;
 mod mirror;
 mod outage;
+mod ownership;
 mod retries;
 mod routing;
 mod sessions;

@@ -7,4 +7,5 @@ mod init;
 mod mesh;
 mod net;
 mod odd;
+mod ownership;
 mod traffic;

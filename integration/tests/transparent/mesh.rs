@@ -97,6 +97,11 @@ impl Mesh {
     /// A pod that the controller knows, redirected, with a sidecar that is ready. `init` is more environment of init.
     pub async fn meshed(&mut self, name: &str, init: &[(&str, &str)]) -> Meshed {
         let pod = self.net.pod();
+        self.meshed_at(pod, name, init).await
+    }
+
+    /// The same of a pod that is there already.
+    pub async fn meshed_at(&mut self, pod: Pod, name: &str, init: &[(&str, &str)]) -> Meshed {
         let Pod { v4, v6, .. } = &pod;
         let yaml = format!(
             "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\n  \

@@ -90,12 +90,14 @@ impl From<&EndpointsDelta> for v1::EndpointsUpdate {
             add: model.add.iter().map(Into::into).collect(),
             remove: model.remove.iter().map(ToString::to_string).collect(),
             version: model.version,
+            changed: None,
+            seen: None,
         }
     }
 }
 
 /// `ip:port` with a port that can be dialled.
-fn address(field: &str, text: &str) -> Result<SocketAddr, ConvertError> {
+pub(super) fn address(field: &str, text: &str) -> Result<SocketAddr, ConvertError> {
     text.parse::<SocketAddr>()
         .ok()
         .filter(|address| address.port() != 0)

@@ -101,9 +101,16 @@ impl Balancer {
         endpoints.iter().find(|e| is_it(e.info.address)).filter(|e| e.is_admitted(now)).cloned()
     }
 
-    /// Takes over a newer set; endpoints that stay keep their connections and estimates.
-    fn refresh(&self, now: Instant) {
-        let Some(current) = self.source.get() else { return };
+    /// Takes over a newer set; endpoints that stay keep their connections and estimates, those of the others end when nothing
+    /// is under way on them.
+    pub fn refresh(&self, now: Instant) {
+        let Some(current) = self.source.get() else {
+            // The backend is gone: what is still open to its endpoints ends with them.
+            if self.seen.take().is_some() {
+                self.endpoints.take();
+            }
+            return;
+        };
         if self.seen.borrow().as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &current)) {
             return;
         }

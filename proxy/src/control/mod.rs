@@ -1,18 +1,19 @@
 //! What the controller says, kept as snapshots that the data plane reads without a lock.
 //!
 //! All streams run on the control thread. A [`Snapshot`] holds the last good value for as long as anyone uses it, also
-//! while the controller is away; a hundred concurrent askers of one target share one subscription. Values that cannot
+//! while the controller is away, and until the controller says that there is no such thing any more; a hundred concurrent askers of one target share one subscription. Values that cannot
 //! be understood are refused and counted, and the last good one stays.
 //!
 //! It decides nothing: what a policy means is `mesh-policy`'s.
 
+mod endpoints;
 mod streams;
 
 use std::{
     collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
@@ -24,8 +25,12 @@ use mesh_policy::{Endpoint, InboundPolicy, OutboundPolicy, ServiceRef};
 use mesh_proto::names::Names;
 use metrics::Gauge;
 use tokio::{runtime::Handle, sync::watch};
+use tonic::transport::Channel;
 
 use crate::{config::Config, metrics::ControlMetrics, tls::Tls};
+
+/// A connection to a replica is given up for another one after so long at the earliest.
+const REPLICA_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// Where a subscription stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +81,21 @@ impl<T> Snapshot<T> {
         self.value.load().is_none() && *self.phase.borrow() == Phase::NotFound
     }
 
+    /// Waits for a value that will do, at most `limit`; the newest one otherwise.
+    pub async fn wait_until(&self, limit: Duration, will_do: impl Fn(&T) -> bool) -> Option<Arc<T>> {
+        let mut phase = self.phase.subscribe();
+        let waiting = async {
+            loop {
+                phase.mark_unchanged();
+                let found = self.get().filter(|value| will_do(value));
+                if found.is_some() || phase.changed().await.is_err() {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(limit, waiting).await.ok().flatten().or_else(|| self.get())
+    }
+
     pub(crate) fn publish(&self, value: T) {
         self.value.store(Some(Arc::new(value)));
         self.phase.send_replace(Phase::Ready);
@@ -83,6 +103,12 @@ impl<T> Snapshot<T> {
 
     fn absent(&self) {
         self.phase.send_replace(Phase::Absent);
+    }
+
+    /// Takes the value back: the controller says that there is no such thing any more.
+    fn withdraw(&self) {
+        self.value.store(None);
+        self.absent();
     }
 
     fn not_found(&self) {
@@ -132,7 +158,11 @@ pub struct Control {
     workload: String,
     /// The listening ports that stand for ports of the application: what EndpointSlices list.
     listed_ports: HashMap<u16, u16>,
-    channel: tonic::transport::Channel,
+    names: Arc<Names>,
+    destination: Peer,
+    tls: Arc<rustls::ClientConfig>,
+    /// The connection to a replica of destination, and since when it is this one.
+    channel: Mutex<(Channel, Instant)>,
     metrics: ControlMetrics,
     away: Away,
     outbound: Table<String, OutboundPolicy>,
@@ -152,13 +182,16 @@ impl Control {
         let _entered = runtime.enter();
         let names = Arc::new(Names::default());
         let destination = Peer { address: config.destination_addr.clone(), identity: config.destination_name.clone() };
-        let channel = channel::lazy(names.clone(), destination, tls.client_control.clone());
+        let channel = channel::lazy(names.clone(), destination.clone(), tls.client_control.clone());
         let told = metrics.clone();
-        runtime.spawn(credentials.run(names, move |event| told.tell(event)));
+        runtime.spawn(credentials.run(names.clone(), move |event| told.tell(event)));
         Arc::new(Self {
             workload: config.workload.clone(),
             listed_ports: config.inbound_ports.iter().map(|port| (port.app, port.listen)).collect(),
-            channel,
+            names,
+            destination,
+            tls: tls.client_control.clone(),
+            channel: Mutex::new((channel, Instant::now())),
             away: Away::new(metrics.disconnected_since.clone()),
             metrics,
             outbound: Table::default(),
@@ -181,6 +214,21 @@ impl Control {
     /// The endpoints of a backend.
     pub fn endpoints(self: &Arc<Self>, service: &ServiceRef) -> Arc<Snapshot<EndpointSet>> {
         self.subscribe(&self.endpoints, service.clone(), streams::endpoints)
+    }
+
+    /// The connection that streams are asked for on.
+    fn channel(&self) -> Channel {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// Asks on another connection from now on, which may lead to another replica: this one goes down, or lags behind.
+    fn leave_replica(&self) {
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        // All streams of a connection end at once.
+        if channel.1.elapsed() >= REPLICA_AT_LEAST {
+            let new = channel::lazy(self.names.clone(), self.destination.clone(), self.tls.clone());
+            *channel = (new, Instant::now());
+        }
     }
 
     /// What is believed now, for `/config`.
@@ -335,5 +383,22 @@ mod tests {
         assert!(!snapshot.is_not_found(), "it is still asked for");
         snapshot.publish(1);
         assert_eq!(snapshot.wait(Duration::from_secs(1)).await.as_deref(), Ok(&1));
+        snapshot.withdraw();
+        assert_eq!(snapshot.get(), None);
+        assert_eq!(snapshot.wait(Duration::from_secs(1)).await, Err(Phase::Absent));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_value_is_taken_when_none_will_do_in_time() {
+        let snapshot = Snapshot::default();
+        snapshot.publish(1);
+        let wait = |at_least| snapshot.wait_until(Duration::from_secs(1), move |value| *value >= at_least);
+        assert_eq!(wait(1).await.as_deref(), Some(&1));
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            snapshot.publish(2);
+        };
+        assert_eq!(tokio::join!(wait(2), later).0.as_deref(), Some(&2));
+        assert_eq!(wait(3).await.as_deref(), Some(&2));
     }
 }

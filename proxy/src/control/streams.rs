@@ -2,28 +2,31 @@
 //!
 //! A stream lives as long as somebody holds its snapshot. `NOT_FOUND` before the first value ends that of an outbound
 //! target, of which there may be many that never come: whoever needs one asks again. Ports of this pod and backends of
-//! routes are few and will come, so they are asked for again from here. After a value, nothing but a newer value replaces
-//! it.
+//! routes are few and will come, so they are asked for again from here.
+//!
+//! After a value there are three kinds of no answer. The stream that gave it ends with `NOT_FOUND`: it is gone, at once.
+//! Another stream begins with `NOT_FOUND`: its replica may lag behind, so that is believed when it has been said for a
+//! while ([`DOUBTED_FOR`]). No stream can be had: the value stays for as long as it takes. Endpoints that a replica takes
+//! from an older state of the cluster than the ones before are no answer either (`endpoints`).
 
 use std::{
-    collections::BTreeMap,
     future::Future,
-    net::SocketAddr,
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use mesh_policy::{Endpoint, InboundPolicy, OutboundPolicy, ServiceRef};
+use mesh_policy::{InboundPolicy, OutboundPolicy, ServiceRef};
 use mesh_proto::{
     ConvertError, RouteDelta,
     v1::{
-        self, EndpointsRequest, EndpointsUpdate, InboundRequest, OutboundRequest,
-        destination_client::DestinationClient, policy_client::PolicyClient,
+        self, EndpointsRequest, InboundRequest, OutboundRequest, destination_client::DestinationClient,
+        policy_client::PolicyClient,
     },
 };
+use tokio::time::Instant;
 use tonic::{Code, Response, Status, Streaming};
 
-use super::{Control, EndpointSet, Snapshot};
+use super::{Control, EndpointSet, OneAway, Snapshot, endpoints::Told};
 use crate::random::Random;
 
 /// Waits between attempts: doubled from the first to the last, with jitter.
@@ -35,13 +38,17 @@ const STEADY: Duration = Duration::from_secs(5);
 const LIVENESS: Duration = Duration::from_secs(30);
 /// A target that the controller does not know is not asked for again for so long, however often it is called.
 const UNKNOWN_FOR: Duration = Duration::from_millis(500);
-/// Endpoints of one backend; more than any cluster has pods in one Service.
-const MAX_ENDPOINTS: usize = 50_000;
+/// `NOT_FOUND` as the first answer of a stream is believed after so long of the same: longer than the watches of a replica
+/// that has just started or is busy are behind.
+const DOUBTED_FOR: Duration = Duration::from_secs(10);
+/// How often it is asked again meanwhile.
+const DOUBTED_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn outbound(control: Arc<Control>, target: String, snapshot: Weak<Snapshot<OutboundPolicy>>) {
     let ask = |control: &Control| {
-        let mut client = PolicyClient::new(control.channel.clone());
-        let request = OutboundRequest { target: target.clone(), workload: control.workload.clone(), deltas: true };
+        let mut client = PolicyClient::new(control.channel());
+        let request =
+            OutboundRequest { target: target.clone(), workload: control.workload.clone(), deltas: true, unowned: true };
         async move { client.outbound(request).await }
     };
     let mut follows = false;
@@ -56,7 +63,7 @@ pub(super) async fn outbound(control: Arc<Control>, target: String, snapshot: We
 
 pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Snapshot<InboundPolicy>>) {
     let ask = |control: &Control| {
-        let mut client = PolicyClient::new(control.channel.clone());
+        let mut client = PolicyClient::new(control.channel());
         let listed_port = control.listed_ports.get(&port).copied().unwrap_or(port).into();
         let request = InboundRequest { port: port.into(), workload: control.workload.clone(), listed_port };
         async move { client.inbound(request).await }
@@ -67,33 +74,33 @@ pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Sna
 
 pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapshot: Weak<Snapshot<EndpointSet>>) {
     let ask = |control: &Control| {
-        let mut client = DestinationClient::new(control.channel.clone());
+        let mut client = DestinationClient::new(control.channel());
         let request = EndpointsRequest { service: Some((&service).into()), workload: control.workload.clone() };
         async move { client.endpoints(request).await }
     };
-    let mut known = BTreeMap::new();
-    let apply = |update: EndpointsUpdate| {
-        apply_endpoints(&mut known, update).map_err(|why| Refused { why, leaves_a_gap: true })
-    };
+    let mut told = Told::default();
+    let apply = |update| told.apply(update);
     follow(&control, &snapshot, &format!("endpoints of {service}"), Kind::Backend, ask, apply).await;
 }
 
 /// An update that is not put in force.
-struct Refused {
-    why: String,
+pub(super) struct Refused {
+    pub(super) why: String,
     /// Later updates build on it, so everything is asked for anew.
-    leaves_a_gap: bool,
+    pub(super) leaves_a_gap: bool,
+    /// It is of an older state than what is known: another replica may know more.
+    pub(super) lags: bool,
 }
 
 impl Refused {
     /// One that says everything, as the next will.
     fn whole(error: ConvertError) -> Self {
-        Self { why: error.to_string(), leaves_a_gap: false }
+        Self { why: error.to_string(), leaves_a_gap: false, lags: false }
     }
 
     /// One that says what changed.
-    fn delta(why: impl ToString) -> Self {
-        Self { why: why.to_string(), leaves_a_gap: true }
+    pub(super) fn delta(why: impl ToString) -> Self {
+        Self { why: why.to_string(), leaves_a_gap: true, lags: false }
     }
 }
 
@@ -106,24 +113,6 @@ fn apply_outbound(before: Option<&OutboundPolicy>, mut update: v1::OutboundPolic
         }
         (Some(_), None) => Err(Refused::delta("a change of what was refused")),
     }
-}
-
-/// Applies one delta. A malformed one changes nothing.
-fn apply_endpoints(known: &mut BTreeMap<SocketAddr, Endpoint>, update: EndpointsUpdate) -> Result<EndpointSet, String> {
-    let add =
-        update.add.into_iter().map(Endpoint::try_from).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-    let remove = update.remove.iter().map(|a| a.parse::<SocketAddr>()).collect::<Result<Vec<_>, _>>();
-    let remove = remove.map_err(|error| format!("remove: {error}"))?;
-    let kept = if update.reset { 0 } else { known.len() };
-    if kept + add.len() > MAX_ENDPOINTS {
-        return Err(format!("more than {MAX_ENDPOINTS} endpoints"));
-    }
-    if update.reset {
-        known.clear();
-    }
-    remove.iter().for_each(|address| drop(known.remove(address)));
-    known.extend(add.into_iter().map(|endpoint| (endpoint.address, endpoint)));
-    Ok(EndpointSet { endpoints: known.values().cloned().collect() })
 }
 
 /// What a stream is about, where that makes a difference.
@@ -147,74 +136,114 @@ async fn follow<M, T, F>(
     let random = Random::default();
     let mut backoff = BACKOFF_FIRST;
     let mut away = None;
+    let mut doubted: Option<Instant> = None;
+    let mut was_known = false;
     while snapshot.strong_count() > 0 {
         let asked = Instant::now();
         let ended = match ask(control).await {
-            Ok(stream) => {
-                away = None;
-                read(control, snapshot, what, stream.into_inner(), &mut apply).await
-            }
-            Err(status) => {
-                // That there is no such thing is an answer, too.
-                match status.code() {
-                    Code::NotFound => away = None,
-                    _ if away.is_none() => away = Some(control.away.one()),
-                    _ => {}
-                }
-                status
-            }
+            Ok(stream) => read(control, snapshot, what, stream.into_inner(), &mut away, &mut apply).await,
+            Err(status) => Ended { status, gave: false },
         };
         if asked.elapsed() > STEADY {
             backoff = BACKOFF_FIRST;
         }
         let Some(alive) = snapshot.upgrade() else { return };
-        if ended.code() == Code::NotFound && alive.get().is_none() {
-            tracing::debug!("{what}: {}", ended.message());
-            alive.absent();
-            if kind == Kind::Target {
-                tokio::time::sleep(UNKNOWN_FOR).await;
-                return alive.not_found();
+        let Ended { status, gave } = ended;
+        was_known |= gave;
+        if status.code() == Code::NotFound {
+            // That there is no such thing is an answer, too.
+            away = None;
+            if alive.get().is_none() {
+                tracing::debug!("{what}: {}", status.message());
+                alive.absent();
+                if kind == Kind::Target && !was_known {
+                    tokio::time::sleep(UNKNOWN_FOR).await;
+                    return alive.not_found();
+                }
+            } else if is_gone(kind, gave, &mut doubted) {
+                tracing::debug!("{what}: {}; it is gone", status.message());
+                alive.withdraw();
+            }
+        } else {
+            doubted = None;
+            // A controller that went down on purpose is not away before it was asked again.
+            if !gave && away.is_none() {
+                away = Some(control.away.one());
             }
         }
         drop(alive);
         control.metrics.stream_broken.increment(1);
-        tracing::debug!("{what}: {} ({:?}); asking again in about {backoff:?}", ended.message(), ended.code());
-        tokio::time::sleep(random.jitter(backoff)).await;
+        let wait = if doubted.is_some() { backoff.min(DOUBTED_EVERY) } else { backoff };
+        tracing::debug!("{what}: {} ({:?}); asking again in about {wait:?}", status.message(), status.code());
+        tokio::time::sleep(random.jitter(wait)).await;
         backoff = (backoff * 2).min(BACKOFF_LAST);
     }
 }
 
-/// Reads one stream to its end and says why it ended.
-async fn read<M, T>(
-    control: &Control,
+/// Whether what a value was for is gone, now that a stream has ended with `NOT_FOUND`, after it `gave` a value or not. The
+/// policy of this pod's own port never is: who may call it is not less of a question while the pod is being deleted.
+fn is_gone(kind: Kind, gave: bool, doubted: &mut Option<Instant>) -> bool {
+    if kind == Kind::Port {
+        return false;
+    }
+    let since = *doubted.get_or_insert_with(Instant::now);
+    let is_gone = gave || since.elapsed() >= DOUBTED_FOR;
+    if is_gone {
+        *doubted = None;
+    }
+    is_gone
+}
+
+/// How a stream ended.
+struct Ended {
+    status: Status,
+    /// Whether it gave a value before.
+    gave: bool,
+}
+
+/// Reads one stream to its end.
+async fn read<'c, M, T>(
+    control: &'c Control,
     snapshot: &Weak<Snapshot<T>>,
     what: &str,
     mut stream: Streaming<M>,
+    away: &mut Option<OneAway<'c>>,
     apply: &mut impl FnMut(M) -> Result<T, Refused>,
-) -> Status {
-    loop {
+) -> Ended {
+    let mut gave = false;
+    let status = loop {
         let update = match tokio::time::timeout(LIVENESS, stream.message()).await {
-            Err(_) if snapshot.strong_count() == 0 => return Status::cancelled("no longer needed"),
+            Err(_) if snapshot.strong_count() == 0 => break Status::cancelled("no longer needed"),
             Err(_) => continue,
             Ok(Ok(Some(update))) => update,
-            Ok(Ok(None)) => return Status::unavailable("the controller ended the stream"),
-            Ok(Err(status)) => return status,
+            Ok(Ok(None)) => {
+                control.leave_replica();
+                break Status::unavailable("the controller ended the stream");
+            }
+            Ok(Err(status)) => break status,
         };
-        let Some(alive) = snapshot.upgrade() else { return Status::cancelled("no longer needed") };
+        let Some(alive) = snapshot.upgrade() else { break Status::cancelled("no longer needed") };
         match apply(update) {
             Ok(value) => {
+                (gave, *away) = (true, None);
                 control.metrics.updates.increment(1);
                 alive.publish(value);
             }
-            Err(Refused { why, leaves_a_gap }) => {
+            Err(Refused { why, lags: true, .. }) => {
+                tracing::info!("{what}: {why}; the last good one stays");
+                control.leave_replica();
+                break Status::unavailable(why);
+            }
+            Err(Refused { why, leaves_a_gap, .. }) => {
                 control.metrics.rejected.increment(1);
                 tracing::warn!("{what}: refused an update, the last good one stays: {why}");
                 if leaves_a_gap {
-                    return Status::data_loss("an update was refused");
+                    break Status::data_loss("an update was refused");
                 }
             }
         }
-    }
+    };
+    Ended { status, gave }
 }
 
 #[cfg(test)]
@@ -222,20 +251,18 @@ async fn read<M, T>(
 mod tests {
     use super::*;
 
-    fn wire(address: &str) -> v1::Endpoint {
-        v1::Endpoint { address: address.into(), ..Default::default() }
-    }
-
-    #[test]
-    fn deltas_add_remove_and_reset() {
-        let mut known = BTreeMap::new();
-        let first =
-            EndpointsUpdate { reset: true, add: vec![wire("127.0.0.1:1"), wire("127.0.0.1:2")], ..Default::default() };
-        assert_eq!(apply_endpoints(&mut known, first).unwrap().endpoints.len(), 2);
-        let second = EndpointsUpdate { remove: vec!["127.0.0.1:1".into()], ..Default::default() };
-        assert_eq!(apply_endpoints(&mut known, second).unwrap().endpoints[0].address.port(), 2);
-        let third = EndpointsUpdate { reset: true, ..Default::default() };
-        assert!(apply_endpoints(&mut known, third).unwrap().endpoints.is_empty());
+    #[tokio::test(start_paused = true)]
+    async fn gone_is_believed_at_once_from_the_stream_that_knew_and_late_from_another() {
+        for kind in [Kind::Target, Kind::Backend] {
+            let mut doubted = None;
+            assert!(is_gone(kind, true, &mut doubted));
+            assert!(!is_gone(kind, false, &mut doubted) && doubted.is_some());
+            tokio::time::advance(DOUBTED_FOR - Duration::from_millis(1)).await;
+            assert!(!is_gone(kind, false, &mut doubted));
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert!(is_gone(kind, false, &mut doubted) && doubted.is_none());
+        }
+        assert!(!is_gone(Kind::Port, true, &mut None) && !is_gone(Kind::Port, false, &mut None));
     }
 
     #[test]
@@ -259,29 +286,5 @@ mod tests {
             assert!(apply_outbound(before, bad).is_err_and(|refused| refused.leaves_a_gap));
         }
         assert!(apply_outbound(Some(&after), v1::OutboundPolicy::default()).is_err_and(|r| !r.leaves_a_gap));
-    }
-
-    #[test]
-    fn a_reset_counts_without_what_it_forgets() {
-        let all = |port: u16| (0..=255).map(|n| wire(&format!("10.0.{n}.1:{port}"))).collect::<Vec<_>>();
-        let many = |port| (0..MAX_ENDPOINTS / 256).flat_map(|n| all(port + n as u16)).collect();
-        let mut known = BTreeMap::new();
-        for port in [1_000, 2_000] {
-            let update = EndpointsUpdate { reset: true, add: many(port), ..Default::default() };
-            assert!(apply_endpoints(&mut known, update).is_ok());
-        }
-    }
-
-    #[test]
-    fn a_malformed_delta_changes_nothing() {
-        let mut known = BTreeMap::new();
-        apply_endpoints(&mut known, EndpointsUpdate { add: vec![wire("127.0.0.1:1")], ..Default::default() }).unwrap();
-        for bad in [
-            EndpointsUpdate { reset: true, add: vec![wire("nonsense")], ..Default::default() },
-            EndpointsUpdate { reset: true, remove: vec!["nonsense".into()], ..Default::default() },
-        ] {
-            assert!(apply_endpoints(&mut known, bad).is_err());
-            assert_eq!(known.len(), 1);
-        }
     }
 }

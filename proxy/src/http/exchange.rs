@@ -219,6 +219,7 @@ async fn places<'p>(
         }
         (Some(_), None, _) => return Err(Error::undelivered(Reason::InvalidBackend, "the rule has no backend")),
         (None, _, Target::Endpoint(endpoint)) => return Ok(Places::One(target.direct(worker, endpoint))),
+        (None, _, Target::Outside(address) | Target::Unknown(address)) => return Err(target.unowned(*address)),
     };
     Ok(Places::Balanced(worker.balancer(service).await?, service))
 }

@@ -95,6 +95,7 @@ fn port(target: &Target) -> u16 {
     match target {
         Target::Service(service) => service.port,
         Target::Endpoint(endpoint) => endpoint.address.port(),
+        Target::Outside(address) | Target::Unknown(address) => address.port(),
     }
 }
 
@@ -102,6 +103,7 @@ fn name(target: &Target) -> String {
     match target {
         Target::Service(service) => service.to_string(),
         Target::Endpoint(endpoint) => endpoint.address.to_string(),
+        Target::Outside(address) | Target::Unknown(address) => address.to_string(),
     }
 }
 

@@ -156,10 +156,19 @@ fn resolve(world: &World, target: &TargetArgs, namespace: &str) -> anyhow::Resul
     if let Some(pod) = pod.filter(|pod| world.snapshot.pod(pod).is_none()) {
         bail!("there is no pod {pod}; --from names a NAMESPACE, or a NAMESPACE/POD that is there");
     }
-    if let Some(found) = world.snapshot.resolve(&target.target, namespace) {
-        return Ok(found);
-    }
     let text = &target.target;
+    match world.snapshot.resolve(text, namespace) {
+        Some(Target::Outside(_)) => {
+            bail!(
+                "{text} is outside of the mesh: no Service and no pod has the address; connections there pass as they are"
+            )
+        }
+        Some(Target::Unknown(_)) => bail!(
+            "it is not known who has {text}, an address of this cluster; a proxy refuses it with `unknown-address`"
+        ),
+        Some(found) => return Ok(found),
+        None => {}
+    }
     let Some((host, port)) = text.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()) else {
         bail!("{text:?} has no port; write it as a client calls it, such as web.{namespace}:80");
     };
@@ -201,6 +210,8 @@ fn endpoints(world: &World, target: &TargetArgs, namespace: &str, form: Form) ->
     let (namespace, pod) = client(target, namespace);
     let (what, lines): (String, Vec<Line>) = match &found {
         Target::Endpoint(endpoint) => ("one endpoint, by its address".to_owned(), vec![endpoint.into()]),
+        // `resolve` has refused them.
+        Target::Outside(address) | Target::Unknown(address) => (address.to_string(), Vec::new()),
         Target::Service(service) => {
             let all = match pod {
                 Some(pod) => world.snapshot.endpoints_for(service, &world.snapshot.locality(pod)),

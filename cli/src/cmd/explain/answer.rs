@@ -20,12 +20,17 @@ const PREFLIGHT: u16 = 204;
 
 /// Decides with the objects of a snapshot, for a client in a namespace.
 pub fn by_objects(snapshot: &Snapshot, question: &Question, from: &str) -> Explained {
-    let Some(target) = snapshot.resolve(&question.authority, from) else {
-        let mut explained = Explained::new(question.authority.clone(), from, "unknown-target");
-        let what = "is no port of a Service and no pod, as far as can be seen";
-        explained
-            .notes
-            .push(format!("{} {what}; if it is outside of the mesh, bytes pass as they are", question.authority));
+    let resolved = snapshot.resolve(&question.authority, from);
+    let Some(target @ (Target::Service(_) | Target::Endpoint(_))) = resolved else {
+        let is_unknown = matches!(resolved, Some(Target::Unknown(_)));
+        let verdict = if is_unknown { "unknown-address" } else { "unknown-target" };
+        let mut explained = Explained::new(question.authority.clone(), from, verdict);
+        explained.notes.push(if is_unknown {
+            format!("{} is an address of the cluster of which it is not known who has it", question.authority)
+        } else {
+            let what = "is no port of a Service and no pod, as far as can be seen";
+            format!("{} {what}; if it is outside of the mesh, bytes pass as they are", question.authority)
+        });
         explained.notes.extend(ports_of(snapshot, question.host(), from));
         explained.answer = Some(refusal(question, 503));
         return explained;
@@ -53,6 +58,7 @@ pub fn by_policy(policy: &OutboundPolicy, question: &Question, from: &str) -> Ex
     let target = match &policy.target {
         Target::Service(service) => service.to_string(),
         Target::Endpoint(endpoint) => endpoint.address.to_string(),
+        Target::Outside(address) | Target::Unknown(address) => address.to_string(),
     };
     let mut explained = Explained::new(target, from, decision.verdict.as_str());
     explained.route = decision.route.map(|meta| RouteName {
@@ -181,6 +187,7 @@ impl Share {
         let service = match target {
             Target::Service(service) => service.to_string(),
             Target::Endpoint(endpoint) => endpoint.address.to_string(),
+            Target::Outside(address) | Target::Unknown(address) => address.to_string(),
         };
         Self { service: Some(service), weight: 1, share: 100.0, invalid: None, filters: Vec::new(), words: Vec::new() }
     }

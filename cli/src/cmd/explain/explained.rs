@@ -131,7 +131,7 @@ pub struct Answer {
 
 impl Explained {
     /// Every verdict.
-    pub const VERDICTS: [&'static str; 8] = [
+    pub const VERDICTS: [&'static str; 9] = [
         "default",
         "forward",
         "redirect",
@@ -140,11 +140,12 @@ impl Explained {
         "no-backends",
         "invalid-backends",
         "unknown-target",
+        "unknown-address",
     ];
 
     /// Whether nobody would serve it.
     pub fn is_refused(&self) -> bool {
-        matches!(self.verdict, "not-found" | "no-backends" | "invalid-backends" | "unknown-target")
+        matches!(self.verdict, "not-found" | "no-backends" | "invalid-backends" | "unknown-target" | "unknown-address")
     }
 
     /// An answer of which nothing more is known yet.

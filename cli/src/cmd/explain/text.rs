@@ -118,6 +118,7 @@ fn verdict(explained: &Explained) -> String {
         "no-backends" => format!("{status}: the rule has no backend with a weight above 0"),
         "invalid-backends" => format!("{status}: none of the rule's backends can be served"),
         "unknown-target" => format!("{status}: nothing is known by this name or address"),
+        "unknown-address" => format!("{status}: it is not known who has this address of the cluster"),
         other => other.to_owned(),
     }
 }

@@ -108,7 +108,7 @@ fn follow(fake: &Fake, index: &mut Index) {
         }
         index.put(&object);
     }
-    index.retain("HTTPRoute", &there);
+    index.retain("HTTPRoute", &there, 0);
     index.publish();
 }
 

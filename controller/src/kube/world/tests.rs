@@ -278,3 +278,30 @@ async fn without_a_kind_that_is_needed_it_never_says_that_it_is_ready() {
     server.with(|state| state.denied.clear());
     fixture.synced().await;
 }
+
+#[tokio::test]
+async fn a_replica_whose_watch_is_stalled_is_known_by_its_revisions() {
+    let server = with_gateway();
+    server.service("web", 80);
+    let pod = |ip: &str| json!({"spec": {"containers": []}, "status": {"podIP": ip, "phase": "Running"}});
+    server.put("pods", "shop", "web-0", pod("10.0.0.1"));
+    let mut first = Fixture::start(&server);
+    first.synced().await;
+    server.put("pods", "shop", "web-1", pod("10.0.0.2"));
+    first.until(|world| world.snapshot.pod("shop/web-1").is_some()).await;
+    // What a replica that starts now knows by a list, another one has by a watch.
+    let mut second = Fixture::start(&server);
+    second.synced().await;
+    let lags = |replica: &Fixture, behind: &Fixture| {
+        let seen = replica.published.borrow().seen.get().wire().unwrap();
+        let changed = behind.published.borrow().changed.wire().unwrap();
+        seen.services < changed.services || seen.pods < changed.pods
+    };
+    assert!(!lags(&second, &first) && !lags(&first, &second));
+
+    second.cancel.cancel();
+    server.remove("pods", "shop", "web-0");
+    first.until(|world| world.snapshot.pod("shop/web-0").is_none()).await;
+    assert!(second.published.borrow().snapshot.pod("shop/web-0").is_some(), "it has not heard of it");
+    assert!(lags(&second, &first) && !lags(&first, &second));
+}

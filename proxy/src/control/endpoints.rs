@@ -1,0 +1,165 @@
+//! What is told of the endpoints of one backend, by whichever replica of the controller: deltas that build on each other, and
+//! states that are older than what is known.
+//!
+//! Which stream is asked when is `streams`'s.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use mesh_policy::Endpoint;
+use mesh_proto::v1::{EndpointsUpdate, Revisions};
+use tokio::time::Instant;
+
+use super::{EndpointSet, streams::Refused};
+
+/// A replica that lags behind for longer is believed all the same: its API server may have begun anew from a backup.
+const LAGS_AT_MOST: Duration = Duration::from_secs(180);
+/// Endpoints of one backend; more than any cluster has pods in one Service.
+const MAX_ENDPOINTS: usize = 50_000;
+
+/// What was told of a backend's endpoints, by whichever replica.
+#[derive(Default)]
+pub(super) struct Told {
+    known: BTreeMap<SocketAddr, Endpoint>,
+    /// The last changes that are in it.
+    changed: Revisions,
+    /// Since when only replicas answer that have missed some of those.
+    lagging: Option<Instant>,
+}
+
+impl Told {
+    /// Applies an update, unless it begins with an older state than what is known.
+    pub(super) fn apply(&mut self, update: EndpointsUpdate) -> Result<EndpointSet, Refused> {
+        if update.reset && update.seen.as_ref().is_some_and(|seen| lags(seen, &self.changed)) {
+            let since = *self.lagging.get_or_insert_with(Instant::now);
+            if since.elapsed() < LAGS_AT_MOST {
+                let why = "this replica of the controller has not seen yet what another one told".to_owned();
+                return Err(Refused { why, leaves_a_gap: true, lags: true });
+            }
+        }
+        self.lagging = None;
+        let changed = update.changed;
+        let applied = apply_endpoints(&mut self.known, update).map_err(Refused::delta)?;
+        self.changed = changed.unwrap_or(self.changed);
+        Ok(applied)
+    }
+}
+
+/// Whether a replica that has seen so much has missed one of those changes.
+fn lags(seen: &Revisions, changed: &Revisions) -> bool {
+    let is_behind = |seen: u64, changed: u64| seen != 0 && seen < changed;
+    is_behind(seen.services, changed.services)
+        || is_behind(seen.endpoint_slices, changed.endpoint_slices)
+        || is_behind(seen.pods, changed.pods)
+}
+
+/// Applies one delta. A malformed one changes nothing.
+fn apply_endpoints(known: &mut BTreeMap<SocketAddr, Endpoint>, update: EndpointsUpdate) -> Result<EndpointSet, String> {
+    let add =
+        update.add.into_iter().map(Endpoint::try_from).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    let remove = update.remove.iter().map(|a| a.parse::<SocketAddr>()).collect::<Result<Vec<_>, _>>();
+    let remove = remove.map_err(|error| format!("remove: {error}"))?;
+    let kept = if update.reset { 0 } else { known.len() };
+    if kept + add.len() > MAX_ENDPOINTS {
+        return Err(format!("more than {MAX_ENDPOINTS} endpoints"));
+    }
+    if update.reset {
+        known.clear();
+    }
+    remove.iter().for_each(|address| drop(known.remove(address)));
+    known.extend(add.into_iter().map(|endpoint| (endpoint.address, endpoint)));
+    Ok(EndpointSet { endpoints: known.values().cloned().collect() })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mesh_proto::v1;
+
+    use super::*;
+
+    fn wire(address: &str) -> v1::Endpoint {
+        v1::Endpoint { address: address.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn deltas_add_remove_and_reset() {
+        let mut known = BTreeMap::new();
+        let first =
+            EndpointsUpdate { reset: true, add: vec![wire("127.0.0.1:1"), wire("127.0.0.1:2")], ..Default::default() };
+        assert_eq!(apply_endpoints(&mut known, first).unwrap().endpoints.len(), 2);
+        let second = EndpointsUpdate { remove: vec!["127.0.0.1:1".into()], ..Default::default() };
+        assert_eq!(apply_endpoints(&mut known, second).unwrap().endpoints[0].address.port(), 2);
+        let third = EndpointsUpdate { reset: true, ..Default::default() };
+        assert!(apply_endpoints(&mut known, third).unwrap().endpoints.is_empty());
+    }
+
+    #[test]
+    fn a_replica_lags_that_has_missed_a_change() {
+        let at = |services, endpoint_slices, pods| Revisions { services, endpoint_slices, pods };
+        for (seen, changed, expected) in [
+            (at(5, 9, 9), at(5, 9, 9), false),
+            (at(9, 9, 8), at(5, 7, 9), true),
+            (at(9, 8, 9), at(5, 9, 7), true),
+            (at(4, 9, 9), at(5, 9, 7), true),
+            // Of a quiet kind a replica may have heard nothing for longer than another kind changes.
+            (at(5, 7, 100), at(5, 7, 90), false),
+            (at(0, 0, 0), at(5, 7, 90), false),
+            (at(1, 1, 1), at(0, 0, 0), false),
+        ] {
+            assert_eq!(lags(&seen, &changed), expected, "{seen:?} {changed:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_whose_watch_is_stalled_takes_nothing_away() {
+        let update = |reset, add: &[&str], remove: &[&str], changed, seen| EndpointsUpdate {
+            reset,
+            add: add.iter().map(|address| wire(address)).collect(),
+            remove: remove.iter().map(|address| (*address).to_owned()).collect(),
+            changed: Some(Revisions { services: 1, endpoint_slices: changed, pods: changed }),
+            seen: Some(Revisions { services: 1, endpoint_slices: seen, pods: seen }),
+            ..Default::default()
+        };
+        let (old, new) = ("10.0.0.1:80", "10.0.0.2:80");
+        let ports = |told: &Told| told.known.keys().map(ToString::to_string).collect::<Vec<_>>();
+        let mut told = Told::default();
+        // One replica tells of a rollout; the other one stopped before it.
+        assert!(told.apply(update(true, &[old], &[], 100, 120)).is_ok());
+        assert!(told.apply(update(false, &[new], &[old], 130, 130)).is_ok());
+        let stalled = update(true, &[old], &[], 100, 125);
+        assert!(told.apply(stalled.clone()).is_err_and(|refused| refused.lags && refused.leaves_a_gap));
+        assert_eq!(ports(&told), [new], "what was known stays");
+        // It catches up: by a bookmark, where nothing else changed.
+        assert!(told.apply(update(true, &[new], &[], 100, 130)).is_ok());
+        // One that never does is believed in the end, as after a backup.
+        assert!(told.apply(update(false, &[new], &[], 140, 140)).is_ok());
+        assert!(told.apply(stalled.clone()).is_err());
+        tokio::time::advance(LAGS_AT_MOST).await;
+        assert!(told.apply(stalled).is_ok());
+        assert_eq!(ports(&told), [old]);
+    }
+
+    #[test]
+    fn a_reset_counts_without_what_it_forgets() {
+        let all = |port: u16| (0..=255).map(|n| wire(&format!("10.0.{n}.1:{port}"))).collect::<Vec<_>>();
+        let many = |port| (0..MAX_ENDPOINTS / 256).flat_map(|n| all(port + n as u16)).collect();
+        let mut known = BTreeMap::new();
+        for port in [1_000, 2_000] {
+            let update = EndpointsUpdate { reset: true, add: many(port), ..Default::default() };
+            assert!(apply_endpoints(&mut known, update).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_malformed_delta_changes_nothing() {
+        let mut known = BTreeMap::new();
+        apply_endpoints(&mut known, EndpointsUpdate { add: vec![wire("127.0.0.1:1")], ..Default::default() }).unwrap();
+        for bad in [
+            EndpointsUpdate { reset: true, add: vec![wire("nonsense")], ..Default::default() },
+            EndpointsUpdate { reset: true, remove: vec!["nonsense".into()], ..Default::default() },
+        ] {
+            assert!(apply_endpoints(&mut known, bad).is_err());
+            assert_eq!(known.len(), 1);
+        }
+    }
+}
