@@ -41,6 +41,11 @@ impl<K: Clone + Eq + Hash, V: Used> Remembered<K, V> {
         self.entries.get(key)
     }
 
+    /// Every entry, in any order.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.entries.values()
+    }
+
     /// Adds an entry, or replaces the one of this key. A new one that is too many takes the place of an old one.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         if let Some(known) = self.entries.get_mut(&key) {
