@@ -1,28 +1,16 @@
 //! Read-only pages over plain HTTP: `/live`, `/ready`, `/metrics` and `/problems`.
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Method, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{Method, StatusCode};
+use hyper::body::Incoming;
 use mesh_credentials::parts::Parts;
+use mesh_listen::{Page, Shared, pages::page, serve_pages};
 use mesh_resources::Severity;
-use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{index::Published, metrics::Metrics};
-
-/// Most connections at a time; scrapers and probes need few. Who comes beyond takes the place of the oldest: each has one
-/// request, so that is one that asks for nothing, and nobody can keep kubelet out by holding connections.
-const MAX_CONNECTIONS: usize = 128;
-/// Longest wait for a request's head.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// Longest life of a connection.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
-/// Pause when the system gives no more sockets.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the pages show.
 #[derive(Clone, Debug)]
@@ -39,43 +27,12 @@ pub struct Admin {
 
 /// Serves the pages until cancelled.
 pub async fn serve(listener: TcpListener, admin: Admin, cancel: CancellationToken) {
-    let accepting = async {
-        let mut open: VecDeque<AbortHandle> = VecDeque::new();
-        loop {
-            let tcp = match listener.accept().await {
-                Ok((tcp, _)) => tcp,
-                Err(error) => {
-                    tracing::warn!("no connection could be accepted: {error}; trying again");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            open.retain(|connection| !connection.is_finished());
-            if open.len() >= MAX_CONNECTIONS
-                && let Some(oldest) = open.pop_front()
-            {
-                oldest.abort();
-            }
-            let (admin, cancel) = (admin.clone(), cancel.clone());
-            let serving = tokio::spawn(async move {
-                let service = service_fn(move |request: http::Request<Incoming>| {
-                    let answer = admin.answer(request.method(), request.uri().path());
-                    async move { Ok::<_, Infallible>(answer) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_LIMIT)
-                    .keep_alive(false)
-                    .serve_connection(TokioIo::new(tcp), service);
-                let connection = tokio::time::timeout(CONNECTION_LIMIT, connection);
-                if let Some(Ok(Err(error))) = cancel.run_until_cancelled(connection).await {
-                    tracing::debug!("admin connection: {error}");
-                }
-            });
-            open.push_back(serving.abort_handle());
-        }
+    let texts = Arc::new(Texts::default());
+    let answer = move |request: http::Request<Incoming>| {
+        let answer = admin.answer(request.method(), request.uri().path(), &texts);
+        async move { answer }
     };
-    cancel.run_until_cancelled(accepting).await;
+    serve_pages(listener, cancel, answer).await;
 }
 
 impl Admin {
@@ -97,7 +54,7 @@ impl Admin {
         Some(error.map_or("starting or stopping".to_owned(), ToString::to_string))
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    fn answer(&self, method: &Method, path: &str, texts: &Texts) -> Page {
         if method != Method::GET {
             return page(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is served here\n");
         }
@@ -110,21 +67,24 @@ impl Admin {
                 None => page(StatusCode::OK, "text/plain", "ready\n"),
                 Some(why) => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not ready: {why}\n")),
             },
-            "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render()),
-            "/problems" => match serde_json::to_string_pretty(&self.world().problems) {
-                Ok(json) => page(StatusCode::OK, "application/json", json + "\n"),
-                Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
-            },
+            "/metrics" => {
+                page(StatusCode::OK, "text/plain; version=0.0.4", texts.metrics.get(|| self.metrics.render()))
+            }
+            "/problems" => page(StatusCode::OK, "application/json", texts.problems.get(|| problems(&self.world()))),
             _ => page(StatusCode::NOT_FOUND, "text/plain", "here are /live, /ready, /metrics and /problems\n"),
         }
     }
 }
 
-fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    response
+/// The large texts, as those who do not read get them.
+#[derive(Default)]
+struct Texts {
+    metrics: Shared,
+    problems: Shared,
+}
+
+fn problems(world: &Published) -> String {
+    serde_json::to_string_pretty(&world.problems).unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}")) + "\n"
 }
 
 #[cfg(test)]
@@ -132,11 +92,13 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use http_body_util::BodyExt;
 
+    use std::time::Duration;
+
     use super::*;
     use crate::{app::Servers, problems::Entry};
 
     async fn page(admin: &Admin, path: &str) -> (u16, String) {
-        let answer = admin.answer(&Method::GET, path);
+        let answer = admin.answer(&Method::GET, path, &Texts::default());
         let status = answer.status().as_u16();
         (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
     }

@@ -13,10 +13,13 @@ use tokio::{
     sync::watch,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::server::Router;
+use tonic::service::Routes;
 use tracing_subscriber::EnvFilter;
 
-use crate::{metrics::Metrics, server};
+use crate::{
+    listener::{self, Limits},
+    metrics::Metrics,
+};
 
 /// Longest wait for open calls at the end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
@@ -128,22 +131,17 @@ impl Servers {
         });
     }
 
-    /// Serves gRPC over TLS.
+    /// Serves gRPC over TLS, within the bounds of the listener.
     pub fn grpc(
         &self,
         name: &'static str,
-        router: Router,
+        routes: Routes,
+        limits: Limits,
         listener: TcpListener,
         tls: Arc<rustls::ServerConfig>,
         metrics: &Arc<Metrics>,
     ) {
-        let connections = server::accept(listener, tls, metrics.clone(), self.cancel.clone());
-        let cancel = self.cancel.clone();
-        self.spawn(name, async move {
-            if let Err(error) = router.serve_with_incoming_shutdown(connections, cancel.cancelled_owned()).await {
-                tracing::error!("{name} ended: {error}");
-            }
-        });
+        self.spawn(name, listener::serve(listener, tls, routes, limits, metrics.clone(), self.cancel.clone()));
     }
 
     /// Ends streams without error, takes no more connections and waits a little for open calls.

@@ -8,6 +8,12 @@ use crate::{index::Published, server::PeerInfo};
 /// Longest `namespace/pod` or target of a request: two Kubernetes names or a host name, and a port.
 pub(crate) const MAX_NAME_BYTES: usize = 512;
 
+/// Who calls, on which connection.
+pub(crate) fn peer<T>(request: &Request<T>) -> Result<PeerInfo, Status> {
+    let peer = request.extensions().get::<PeerInfo>().cloned();
+    peer.ok_or_else(|| Status::internal("the listener did not say who calls"))
+}
+
 /// The caller's identity. The listener lets no one in without; this is the one place that reads it.
 pub(crate) fn identity<T>(request: &Request<T>) -> Result<Identity, Status> {
     request

@@ -19,6 +19,7 @@ use crate::{
     follow::{Step, follow},
     index::Published,
     metrics::Metrics,
+    streams::About,
     topics::{Topic, Topics},
 };
 
@@ -62,7 +63,7 @@ impl destination_server::Destination for DestinationService {
         &self,
         request: Request<v1::EndpointsRequest>,
     ) -> Result<Response<Self::EndpointsStream>, Status> {
-        let caller = caller::identity(&request)?;
+        let (caller, peer) = (caller::identity(&request)?, caller::peer(&request)?);
         let v1::EndpointsRequest { service, workload } = request.into_inner();
         let service = service.ok_or_else(|| Status::invalid_argument("service: absent"))?;
         let service = ServiceRef::try_from(service).map_err(|e| Status::invalid_argument(format!("service.{e}")))?;
@@ -75,6 +76,7 @@ impl destination_server::Destination for DestinationService {
             let service = service.clone();
             move || Status::not_found(format!("{service} is no port of a Service; ask again once it is there"))
         };
+        let (asked, claimed) = (service.clone(), workload.clone());
         let current = move |world: &Published| {
             let depends = world.snapshot.depends_on_locality(&service);
             let place = if depends { world.snapshot.locality(&workload) } else { Locality::default() };
@@ -86,9 +88,11 @@ impl destination_server::Destination for DestinationService {
         if current(&world).is_none() {
             return Err(not_found());
         }
+        let about = About::Endpoints(asked);
+        let open = peer.open(&claimed, about, &self.shared.cancel)?;
         let mut sent: Option<Arc<Vec<Endpoint>>> = None;
         let index = self.shared.index.clone();
-        let stream = follow(changes, self.shared.cancel.clone(), &self.shared.metrics.endpoints, move || {
+        let stream = follow(changes, open, &self.shared.metrics.endpoints, move || {
             let world = index.borrow().clone();
             let Some(now) = current(&world) else { return Step::End(not_found()) };
             let before = sent.as_deref().map(Vec::as_slice);

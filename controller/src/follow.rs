@@ -23,34 +23,47 @@ pub(crate) enum Step<T> {
     End(Status),
 }
 
-/// Looks now and after each change. Ends with `cancel`, without an error: a shutdown is no fault of the proxy's.
-pub(crate) fn follow<W, T, F>(
+/// What says that a stream has to end; held for as long as the stream is open.
+pub(crate) trait Ends: Send + 'static {
+    /// Cancelled at the end.
+    fn ended(&self) -> &CancellationToken;
+}
+
+impl Ends for CancellationToken {
+    fn ended(&self) -> &CancellationToken {
+        self
+    }
+}
+
+/// Looks now and after each change. Ends when `ends` says so, without an error: a shutdown is no fault of the proxy's.
+pub(crate) fn follow<W, T, F, E>(
     watch: watch::Receiver<W>,
-    cancel: CancellationToken,
+    ends: E,
     metrics: &StreamMetrics,
     step: F,
-) -> impl Stream<Item = Result<T, Status>> + Send + use<W, T, F>
+) -> impl Stream<Item = Result<T, Status>> + Send + use<W, T, F, E>
 where
+    E: Ends,
     W: Send + Sync + 'static,
     T: Message + 'static,
     F: FnMut() -> Step<T> + Send + 'static,
 {
-    struct State<W, F> {
+    struct State<W, F, E> {
         watch: watch::Receiver<W>,
-        cancel: CancellationToken,
+        ends: E,
         step: F,
         looked: bool,
         metrics: StreamMetrics,
         _open: Held,
     }
     let open = Held::new(&metrics.open);
-    let state = State { watch, cancel, step, looked: false, metrics: metrics.clone(), _open: open };
+    let state = State { watch, ends, step, looked: false, metrics: metrics.clone(), _open: open };
     stream::unfold(Some(state), |state| async {
         let mut state = state?;
         loop {
             if state.looked {
                 tokio::select! {
-                    () = state.cancel.cancelled() => return None,
+                    () = state.ends.ended().cancelled() => return None,
                     changed = state.watch.changed() => changed.ok()?,
                 }
             }

@@ -12,6 +12,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     ca::{Authority, CaError},
+    caller,
     metrics::Metrics,
     server::PeerInfo,
     trust::{self, Bundle},
@@ -56,8 +57,9 @@ impl identity_server::Identity for IdentityService {
         }
     }
 
-    async fn trust(&self, _: Request<v1::TrustRequest>) -> Result<Response<Self::TrustStream>, Status> {
-        Ok(Response::new(Box::pin(trust::stream(self.bundle.clone(), self.cancel.clone(), &self.metrics))))
+    async fn trust(&self, request: Request<v1::TrustRequest>) -> Result<Response<Self::TrustStream>, Status> {
+        let cancel = caller::peer(&request)?.begin_trust(&self.cancel);
+        Ok(Response::new(Box::pin(trust::stream(self.bundle.clone(), cancel, &self.metrics))))
     }
 }
 

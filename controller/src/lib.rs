@@ -2,10 +2,11 @@
 //!
 //! It takes its objects from a folder of manifests or from an API server. Reading order: [`args`], [`role`] (one file a
 //! role: its startup, top to bottom) and [`app`] (what roles share at start and end); [`watch`], `listing` and [`folder`]
-//! (files) or [`kube`] (watches), then [`index`] (objects to snapshots), [`topics`], [`statuses`] and [`problems`]; [`server`] (TLS and gRPC), then one file
+//! (files) or [`kube`] (watches), then [`index`] (objects to snapshots), [`topics`], [`statuses`] and [`problems`]; [`server`] and [`listener`] (TLS and gRPC, and their bounds), then one file
 //! a service: [`identity`], [`trust`], [`policy`], [`destination`]. It decides nothing itself: what an object means is
 //! `mesh-resources`'.
 
+mod account;
 pub mod admin;
 pub mod app;
 pub mod args;
@@ -20,6 +21,7 @@ pub mod identity;
 pub mod index;
 pub mod issuer;
 pub mod kube;
+pub mod listener;
 mod listing;
 pub mod local_ca;
 pub mod metrics;
@@ -30,6 +32,7 @@ pub mod role;
 pub mod server;
 pub mod serving;
 pub mod statuses;
+mod streams;
 pub mod token;
 pub mod token_files;
 pub mod topics;

@@ -51,6 +51,8 @@ pub struct Metrics {
     pub handshakes_failed: Counter,
     /// Open connections.
     pub connections: Gauge,
+    /// Connections ended because their places went to others.
+    pub connections_crowded_out: Counter,
     /// Streams of outbound policies.
     pub outbound: StreamMetrics,
     /// Streams of inbound policies.
@@ -181,6 +183,12 @@ impl Metrics {
                 None,
             ),
             connections: gauge(r, "mesh_controller_connections", "Open connections of proxies.", None),
+            connections_crowded_out: counter(
+                r,
+                "mesh_controller_connections_crowded_out_total",
+                "Connections ended for others: their source or caller held most of all.",
+                None,
+            ),
             outbound: streams("outbound"),
             inbound: streams("inbound"),
             endpoints: streams("endpoints"),

@@ -19,6 +19,7 @@ use crate::{
     follow::{Step, follow},
     index::Published,
     metrics::Metrics,
+    streams::About,
     topics::{Topic, Topics},
 };
 
@@ -62,7 +63,7 @@ impl policy_server::Policy for PolicyService {
     type InboundStream = Updates<v1::InboundPolicy>;
 
     async fn outbound(&self, request: Request<v1::OutboundRequest>) -> Result<Response<Self::OutboundStream>, Status> {
-        let caller = caller::identity(&request)?;
+        let (caller, peer) = (caller::identity(&request)?, caller::peer(&request)?);
         let v1::OutboundRequest { target, workload, deltas, unowned } = request.into_inner();
         caller::check_length("target", &target)?;
         let shared = self.shared.clone();
@@ -75,6 +76,7 @@ impl policy_server::Policy for PolicyService {
             Depends::Service(service) => Topic::Service(service),
         };
         let changes = shared.topics.follow(topic);
+        let name = key.0.clone();
         let compile = move |world: &Published| {
             let compiled = shared.outbound.get(world.version, key.clone(), |(target, namespace)| {
                 let target = world.snapshot.resolve(target, namespace)?;
@@ -93,6 +95,7 @@ impl policy_server::Policy for PolicyService {
         };
         // Said at once, as the answer to the call, so that the proxy need not read a stream to learn it.
         compile(&world)?;
+        let open = peer.open(&workload, About::Outbound(name), &self.shared.cancel)?;
         let wire = move |last: Option<&OutboundPolicy>, now: &OutboundPolicy| {
             let delta = last.filter(|_| deltas).and_then(|last| RouteDelta::between(last, now));
             match delta {
@@ -101,12 +104,12 @@ impl policy_server::Policy for PolicyService {
             }
         };
         let step = step(self.shared.index.clone(), compile, wire);
-        let stream = follow(changes, self.shared.cancel.clone(), &self.shared.metrics.outbound, step);
+        let stream = follow(changes, open, &self.shared.metrics.outbound, step);
         Ok(Response::new(Box::pin(stream)))
     }
 
     async fn inbound(&self, request: Request<v1::InboundRequest>) -> Result<Response<Self::InboundStream>, Status> {
-        let caller = caller::identity(&request)?;
+        let (caller, peer) = (caller::identity(&request)?, caller::peer(&request)?);
         let v1::InboundRequest { workload, port, listed_port } = request.into_inner();
         let number = |number| {
             let port = u16::try_from(number).ok().filter(|port| *port != 0);
@@ -119,6 +122,7 @@ impl policy_server::Policy for PolicyService {
         caller::check_workload(&world, &caller, &workload)?;
         let (namespace, name) = workload.split_once('/').unwrap_or_default();
         let changes = shared.topics.follow(Topic::Pod(Key::new(namespace, name)));
+        let open = peer.open(&workload, About::Inbound(port, listed), &self.shared.cancel)?;
         let key = (workload.clone(), port, listed);
         let compile = move |world: &Published| {
             let compile = |(workload, port, listed): &(String, u16, u16)| {
@@ -129,7 +133,7 @@ impl policy_server::Policy for PolicyService {
         };
         let wire = |_: Option<&InboundPolicy>, now: &InboundPolicy| v1::InboundPolicy::from(now);
         let step = step(self.shared.index.clone(), compile, wire);
-        let stream = follow(changes, self.shared.cancel.clone(), &self.shared.metrics.inbound, step);
+        let stream = follow(changes, open, &self.shared.metrics.inbound, step);
         Ok(Response::new(Box::pin(stream)))
     }
 }

@@ -60,7 +60,7 @@ async fn one_rule_of_a_thousand_routes_is_sent_alone_to_who_asks_for_changes() {
     let mut client = PolicyClient::new(f.proxy("shop.client").await);
     let request = v1::OutboundRequest { deltas: true, ..ask("web:80", "shop/client").into_inner() };
     let mut changes = client.outbound(request).await.unwrap().into_inner();
-    let mut wholes = client.outbound(ask("web:80", "shop/client")).await.unwrap().into_inner();
+    let mut wholes = client.outbound(ask("web.shop:80", "shop/client")).await.unwrap().into_inner();
 
     // The first is whole; what the folder had not shown by then follows.
     let mut held = OutboundPolicy::try_from(next(&mut changes).await).unwrap();
@@ -373,9 +373,11 @@ async fn a_connection_ends_with_the_certificate_that_let_it_in() {
 #[tokio::test]
 async fn one_compilation_serves_many() {
     let f = Fixture::start(&[]).await;
-    let mut client = PolicyClient::new(f.proxy("shop.client").await);
+    let key = f.certify(&f.token("shop.client")).await.unwrap();
     let mut streams = Vec::new();
     for _ in 0..20 {
+        let copy = (key.0.clone(), rcgen::KeyPair::try_from(key.1.serialize_der()).unwrap());
+        let mut client = PolicyClient::new(f.destination(Some(copy)));
         streams.push(client.outbound(ask("web:80", "shop/client")).await.unwrap().into_inner());
     }
     for stream in &mut streams {

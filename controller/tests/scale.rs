@@ -87,7 +87,7 @@ fn resident() -> u64 {
 fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     let identity = Some(Identity::new("cluster.local", "shop", "web").unwrap());
-    request.extensions_mut().insert(PeerInfo { identity, address: "10.0.0.1:1".parse().unwrap() });
+    request.extensions_mut().insert(PeerInfo::new(identity, "10.0.0.1:1".parse().unwrap()));
     request
 }
 

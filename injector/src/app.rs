@@ -7,6 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use mesh_credentials::{Credentials, channel::Peer, parts::Parts};
+use mesh_listen::serve_pages;
 use mesh_policy::Identity;
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 use tokio::{
@@ -124,25 +125,19 @@ impl Injector {
 
         // 4. What is served.
         let (ready, is_ready) = watch::channel(false);
-        let server = |listener, tls| Server {
-            listener,
-            tls,
-            metrics: metrics.clone(),
-            leaving: leaving.clone(),
-            cancel: ends.clone(),
-        };
+        let server = Server { listener, tls, metrics: metrics.clone(), leaving: leaving.clone(), cancel: ends.clone() };
         let webhook = Arc::new(Webhook::new(in_force, events, metrics.clone()));
         let answer = move |request| {
             let webhook = webhook.clone();
             async move { webhook.answer(request).await }
         };
-        run("the webhook", Box::pin(server(listener, Some(tls)).run(answer)));
+        run("the webhook", Box::pin(server.run(answer)));
         let shown = Pages { ready: is_ready, parts: parts.clone(), metrics: metrics.clone() };
         let answer = move |request| {
             let answer = shown.answer(&request);
             async move { answer }
         };
-        run("the pages", Box::pin(server(pages_listener, None).run(answer)));
+        run("the pages", Box::pin(serve_pages(pages_listener, ends.clone(), answer)));
 
         // 5. Only with a certificate is it said that we are here.
         let says = ready.clone();

@@ -36,8 +36,8 @@ pub struct Metrics {
     microseconds: AtomicU64,
     /// Requests that were not answered with a review: malformed, too large, too late.
     pub errors: AtomicU64,
-    /// Connections that were hung up on, because there were too many.
-    pub connections_refused: AtomicU64,
+    /// Connections that were ended for others, because their address held most of all.
+    pub connections_crowded_out: AtomicU64,
     /// Events that were written.
     pub events_written: AtomicU64,
     /// Events that were left out: too many, or the API server did not take them.
@@ -92,9 +92,9 @@ impl Metrics {
         for (name, help, count) in [
             ("mesh_injector_errors_total", "Requests that were not answered with a review.", &self.errors),
             (
-                "mesh_injector_connections_refused_total",
-                "Connections beyond the limits, hung up on.",
-                &self.connections_refused,
+                "mesh_injector_connections_crowded_out_total",
+                "Connections ended for others: their address held most of all.",
+                &self.connections_crowded_out,
             ),
             ("mesh_injector_events_total", "Events written.", &self.events_written),
             ("mesh_injector_events_dropped_total", "Events left out.", &self.events_dropped),

@@ -1,22 +1,16 @@
-//! HTTP/1.1 over TCP, with or without TLS: the accept loop of the webhook and of the pages, and their limits.
+//! HTTP/1.1 over TLS: the accept loop of the webhook, and its limits.
 //!
 //! The API server speaks HTTP/1.1 to webhooks and keeps connections. At the end it is told with each answer to take its
-//! next request elsewhere, before anything is closed.
+//! next request elsewhere, before anything is closed. Whoever else connects may hold what is left: when places are taken,
+//! the address that holds most gives up the connection that it used least recently.
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    future::Future,
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_listen::{Bounds, Place, Places, Source};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -37,10 +31,10 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 const HEAD_LIMIT: Duration = Duration::from_secs(120);
 /// Largest request head.
 const HEAD_BYTES: usize = 32 * 1024;
-/// Connections at once; a few API servers keep a few each.
-const CONNECTIONS: usize = 256;
-/// Of those, from one address: who keeps others from the webhook must have more than one pod.
-const CONNECTIONS_OF_ONE: usize = 64;
+/// Connections; a few API servers keep one for each pod that they ask about at a time.
+pub const CONNECTIONS: Bounds = Bounds { each: 64, shared: 128, total: 512 };
+/// Connections whose TLS handshake is not done, each a ClientHello of 64 KiB at most.
+pub const UNPROVED: Bounds = Bounds { each: 16, shared: 64, total: 256 };
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 256;
 
@@ -49,8 +43,8 @@ const BACKLOG: i32 = 256;
 pub struct Server {
     /// Where it accepts.
     pub listener: TcpListener,
-    /// None for plain HTTP.
-    pub tls: Option<Arc<ServerConfig>>,
+    /// Its TLS.
+    pub tls: Arc<ServerConfig>,
     /// What it counts in.
     pub metrics: Arc<Metrics>,
     /// From its cancellation on, each answer is the last of its connection.
@@ -65,8 +59,9 @@ impl Server {
     where
         F: Future<Output = Answer> + Send + 'static,
     {
-        let (tasks, slots) = (TaskTracker::new(), Arc::new(Slots::default()));
-        let acceptor = self.tls.clone().map(TlsAcceptor::from);
+        let tasks = TaskTracker::new();
+        let (unproved, connections) = (Places::new(UNPROVED), Places::new(CONNECTIONS));
+        let acceptor = TlsAcceptor::from(self.tls.clone());
         while let Some(accepted) = self.cancel.run_until_cancelled(self.listener.accept()).await {
             let (tcp, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -77,17 +72,21 @@ impl Server {
                     continue;
                 }
             };
-            let Some(slot) = Slots::take(&slots, peer.ip().to_canonical()) else {
-                count(&self.metrics.connections_refused);
-                continue;
+            let source = Source::from(peer.ip());
+            let connection = Connection {
+                leaving: self.leaving.clone(),
+                cancel: self.cancel.clone(),
+                unproved: unproved.take(source),
+                connections: connections.clone(),
+                source,
             };
-            let connection = Connection { leaving: self.leaving.clone(), cancel: self.cancel.clone() };
-            let (acceptor, handler) = (acceptor.clone(), handler.clone());
+            let (acceptor, handler, metrics) = (acceptor.clone(), handler.clone(), self.metrics.clone());
             tasks.spawn(async move {
-                if let Err(error) = connection.run(tcp, acceptor, handler).await {
-                    tracing::debug!("connection of {peer}: {error}");
+                match connection.run(tcp, acceptor, handler).await {
+                    Ok(Ended::Itself) => {}
+                    Ok(Ended::ForOthers) => count(&metrics.connections_crowded_out),
+                    Err(error) => tracing::debug!("connection of {peer}: {error}"),
                 }
-                drop(slot);
             });
         }
         tasks.close();
@@ -95,43 +94,61 @@ impl Server {
     }
 }
 
+/// Why a connection is over.
+enum Ended {
+    /// It came to its end.
+    Itself,
+    /// Its place went to another.
+    ForOthers,
+}
+
 struct Connection {
     leaving: CancellationToken,
     cancel: CancellationToken,
+    unproved: Place<Source>,
+    connections: Arc<Places<Source>>,
+    source: Source,
 }
 
 impl Connection {
     async fn run<F>(
         self,
         tcp: TcpStream,
-        acceptor: Option<TlsAcceptor>,
+        acceptor: TlsAcceptor,
         handler: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+    ) -> Result<Ended, Box<dyn std::error::Error + Send + Sync>>
     where
         F: Future<Output = Answer> + Send + 'static,
     {
         tcp.set_nodelay(true)?;
-        match acceptor {
-            None => self.serve(tcp, handler).await?,
-            Some(acceptor) => {
-                let handshake = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(tcp));
-                let Some(tls) = self.cancel.run_until_cancelled(handshake).await else { return Ok(()) };
-                self.serve(tls??, handler).await?;
-            }
+        let tls = tokio::select! {
+            tls = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(tcp)) => tls??,
+            () = self.unproved.ended() => return Ok(Ended::ForOthers),
+            () = self.cancel.cancelled() => return Ok(Ended::Itself),
+        };
+        let place = Arc::new(self.connections.take(self.source));
+        let ended = place.clone();
+        tokio::select! {
+            served = self.serve(tls, place, handler) => served?,
+            () = ended.ended() => return Ok(Ended::ForOthers),
         }
-        Ok(())
+        Ok(Ended::Itself)
     }
 
     async fn serve<F>(
         self,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        place: Arc<Place<Source>>,
         handler: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     ) -> hyper::Result<()>
     where
         F: Future<Output = Answer> + Send + 'static,
     {
-        let Self { leaving, cancel } = self;
-        let service = service_fn(move |request| {
+        let Self { leaving, cancel, unproved, source, .. } = self;
+        drop(unproved);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            place.touch();
+            request.extensions_mut().insert(source);
             let (answer, leaving) = (handler(request), leaving.clone());
             async move {
                 let mut answer = answer.await;
@@ -152,39 +169,6 @@ impl Connection {
             () = cancel.cancelled() => connection.as_mut().graceful_shutdown(),
         }
         connection.await
-    }
-}
-
-/// How many connections there are, in all and of whom.
-#[derive(Debug, Default)]
-struct Slots(Mutex<HashMap<IpAddr, usize>>);
-
-/// One connection's place; given back when dropped.
-struct Slot {
-    slots: Arc<Slots>,
-    peer: IpAddr,
-}
-
-impl Slots {
-    fn take(slots: &Arc<Self>, peer: IpAddr) -> Option<Slot> {
-        let mut held = slots.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.values().sum::<usize>() >= CONNECTIONS || held.get(&peer).is_some_and(|of| *of >= CONNECTIONS_OF_ONE) {
-            return None;
-        }
-        *held.entry(peer).or_default() += 1;
-        Some(Slot { slots: slots.clone(), peer })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut held = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of) = held.get_mut(&self.peer) {
-            *of -= 1;
-            if *of == 0 {
-                held.remove(&self.peer);
-            }
-        }
     }
 }
 
@@ -216,20 +200,6 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-
-    #[test]
-    fn one_address_cannot_take_all_places() {
-        let slots = Arc::new(Slots::default());
-        let peer = |last| IpAddr::from([10, 0, 0, last]);
-        let mut held: Vec<_> = (0..CONNECTIONS_OF_ONE).map(|_| Slots::take(&slots, peer(1)).unwrap()).collect();
-        assert!(Slots::take(&slots, peer(1)).is_none());
-        for other in 2..=4 {
-            held.extend((0..CONNECTIONS_OF_ONE).map(|_| Slots::take(&slots, peer(other)).unwrap()));
-        }
-        assert!(Slots::take(&slots, peer(5)).is_none(), "all are taken");
-        held.clear();
-        assert!(Slots::take(&slots, peer(5)).is_some() && slots.0.lock().unwrap().is_empty());
-    }
 
     #[tokio::test]
     async fn any_address_is_both_families() {

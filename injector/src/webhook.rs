@@ -6,11 +6,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{Method, Request, StatusCode, body::Incoming};
 use mesh_credentials::parts::Parts;
-use tokio::sync::{Semaphore, watch};
+use mesh_listen::{Bounds, Quota, Source, Taken, pages::page};
+use tokio::sync::{Notify, watch};
 
 use crate::{
     admission::{self, Verdict},
@@ -26,8 +27,12 @@ pub const PATH: &str = "/inject";
 const MAX_BODY: usize = 3 * 1024 * 1024;
 /// From the head of a request to its answer: less than the webhook's timeout of 3 s, so that the answer is ours.
 const DEADLINE: Duration = Duration::from_millis(2500);
-/// Bodies read at once: 48 MiB if all were as large as they may be. Others wait, within the deadline.
-const BODIES: usize = 16;
+/// So much of a body is read at once whoever sends it; few pods are larger as JSON. What it takes of all connections
+/// together is half of what large bodies take.
+const SMALL_BODY: usize = 48 * 1024;
+/// Larger bodies that are read at once: 48 MiB if all were as large as they may be. Others wait, within the deadline, and
+/// nobody waits for one address alone.
+pub const LARGE_BODIES: Bounds = Bounds { each: 2, shared: 8, total: 16 };
 
 /// What `/inject` needs.
 #[derive(Debug)]
@@ -35,13 +40,15 @@ pub struct Webhook {
     config: Arc<ArcSwap<Config>>,
     events: Events,
     metrics: Arc<Metrics>,
-    bodies: Semaphore,
+    bodies: Arc<Quota<Option<Source>>>,
+    /// Told when a large body was read.
+    read: Notify,
 }
 
 impl Webhook {
     /// Answers with the configuration in force at each request.
     pub fn new(config: Arc<ArcSwap<Config>>, events: Events, metrics: Arc<Metrics>) -> Self {
-        Self { config, events, metrics, bodies: Semaphore::new(BODIES) }
+        Self { config, events, metrics, bodies: Quota::new(LARGE_BODIES), read: Notify::new() }
     }
 
     /// Answers one request.
@@ -84,8 +91,43 @@ impl Webhook {
     }
 
     async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
-        let _place = self.bodies.acquire().await?;
-        Ok(Limited::new(request.into_body(), MAX_BODY).collect().await?.to_bytes())
+        let source = request.extensions().get::<Source>().copied();
+        let mut body = Limited::new(request.into_body(), MAX_BODY);
+        let mut read = BytesMut::new();
+        let mut place = None;
+        while let Some(frame) = body.frame().await.transpose()? {
+            if let Some(data) = frame.data_ref() {
+                read.extend_from_slice(data);
+            }
+            if read.len() > SMALL_BODY && place.is_none() {
+                place = Some(self.place(source).await);
+            }
+        }
+        Ok(read.freeze())
+    }
+
+    /// A place for a large body.
+    async fn place(&self, source: Option<Source>) -> LargeBody<'_> {
+        loop {
+            let read = self.read.notified();
+            match self.bodies.take(source) {
+                Some(place) => return LargeBody { place: Some(place), read: &self.read },
+                None => read.await,
+            }
+        }
+    }
+}
+
+/// A large body that is being read.
+struct LargeBody<'a> {
+    place: Option<Taken<Option<Source>>>,
+    read: &'a Notify,
+}
+
+impl Drop for LargeBody<'_> {
+    fn drop(&mut self) {
+        self.place = None;
+        self.read.notify_waiters();
     }
 }
 
@@ -122,11 +164,4 @@ impl Pages {
             _ => page(StatusCode::NOT_FOUND, "text/plain", "here are /live, /ready and /metrics\n"),
         }
     }
-}
-
-fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    response
 }

@@ -3,17 +3,18 @@
 //!
 //! They run on the control thread: a scrape costs no request its turn.
 
-use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use mesh_listen::{Page, Shared, pages::page, serve_pages};
 use mesh_policy::OutboundPolicy;
 use mesh_proto::v1;
 use prost::Message;
-use tokio::{net::TcpListener, task::AbortHandle};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::{
@@ -25,15 +26,8 @@ use crate::{
     worker::canonical,
 };
 
-/// Connections at once to each of the two ports. Who comes beyond takes the place of the oldest: each has one request, so
-/// that is one that asks for nothing, and nobody can keep kubelet out by holding connections.
-const MAX_CONNECTIONS: usize = 128;
 /// A log filter; longer ones are no filter.
 const MAX_BODY: usize = 4 * 1024;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection is cut after this: clients that read nothing must not keep what is written for them.
-const CONNECTION_LIFE: Duration = Duration::from_secs(60);
-
 /// What the pages show.
 pub struct Admin {
     /// The configuration.
@@ -44,6 +38,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The certificate.
     pub tls: Arc<Tls>,
+    /// What scrapers have not read yet.
+    pub texts: Shared,
     /// The log filter in force; `None` when somebody else set up logging.
     pub log: Option<reload::Handle<EnvFilter, Registry>>,
 }
@@ -60,47 +56,23 @@ pub enum Pages {
 impl Admin {
     /// Serves one of the ports until the process ends.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, pages: Pages) {
-        let mut open: VecDeque<AbortHandle> = VecDeque::new();
-        loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!("admin accept: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            open.retain(|connection| !connection.is_finished());
-            if open.len() >= MAX_CONNECTIONS
-                && let Some(oldest) = open.pop_front()
-            {
-                oldest.abort();
-            }
+        let answer = move |request| {
             let admin = self.clone();
-            let serving = tokio::spawn(async move {
-                let service = service_fn(move |request| {
-                    let admin = admin.clone();
-                    async move { Ok::<_, Infallible>(admin.answer(request, pages).await) }
-                });
-                let mut http = hyper::server::conn::http1::Builder::new();
-                http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
-                let serving = http.serve_connection(TokioIo::new(stream), service);
-                if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_LIFE, serving).await {
-                    tracing::debug!("admin connection: {error}");
-                }
-            });
-            open.push_back(serving.abort_handle());
-        }
+            async move { admin.answer(request, pages).await }
+        };
+        serve_pages(listener, CancellationToken::new(), answer).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>, pages: Pages) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, pages: Pages) -> Page {
         match (pages, request.method(), request.uri().path()) {
             (Pages::ReadOnly, &Method::GET, "/live") => text(StatusCode::OK, "live\n"),
             (Pages::ReadOnly, &Method::GET, "/ready") if self.tls.held.is_ready() => text(StatusCode::OK, "ready\n"),
             (Pages::ReadOnly, &Method::GET, "/ready") => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "not ready: no certificate yet; see the log and mesh-identity\n")
             }
-            (Pages::ReadOnly, &Method::GET, "/metrics") => text(StatusCode::OK, self.metrics.render()),
+            (Pages::ReadOnly, &Method::GET, "/metrics") => {
+                text(StatusCode::OK, self.texts.get(|| self.metrics.render()))
+            }
             (Pages::Local, &Method::GET, "/config") => json(dump::config(&self.config, &self.believed(), &self.tls)),
             (Pages::Local, &Method::GET, "/policy") => policy(request.uri().query(), &self.believed().outbound),
             (Pages::Local, &Method::GET, "/certificate") => self.certificate(),
@@ -115,20 +87,24 @@ impl Admin {
     }
 
     /// What is proved to peers: the leaf and what leads from it to a root, each as DER, one after the other.
-    fn certificate(&self) -> Response<Full<Bytes>> {
+    fn certificate(&self) -> Page {
         let chain = self.tls.held.chain();
         if chain.is_empty() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "no certificate yet; see the log and mesh-identity\n");
         }
-        page(StatusCode::OK, "application/octet-stream", chain.iter().flat_map(|c| c.iter().copied()).collect())
+        page(
+            StatusCode::OK,
+            "application/octet-stream",
+            chain.iter().flat_map(|c| c.iter().copied()).collect::<Bytes>(),
+        )
     }
 
-    fn log_level(&self) -> Response<Full<Bytes>> {
+    fn log_level(&self) -> Page {
         let filter = self.log.as_ref().and_then(|log| log.with_current(ToString::to_string).ok());
         text(StatusCode::OK, filter.unwrap_or_else(|| self.config.log.clone()) + "\n")
     }
 
-    async fn set_log_level(&self, body: Incoming) -> Response<Full<Bytes>> {
+    async fn set_log_level(&self, body: Incoming) -> Page {
         let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
             return text(StatusCode::PAYLOAD_TOO_LARGE, "a log filter is shorter\n");
         };
@@ -146,7 +122,7 @@ impl Admin {
 
 /// What is held of outbound targets: their names, or with `target=HOST:PORT` that one's policy as the message
 /// `mesh.v1.OutboundPolicy`, so that whoever asks can decide with it as this proxy does.
-fn policy(query: Option<&str>, held: &[(String, Option<Arc<OutboundPolicy>>)]) -> Response<Full<Bytes>> {
+fn policy(query: Option<&str>, held: &[(String, Option<Arc<OutboundPolicy>>)]) -> Page {
     let asked = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("target="));
     let Some(asked) = asked else {
         let names = held.iter().filter(|(_, policy)| policy.is_some()).map(|(target, _)| target.as_str());
@@ -156,7 +132,7 @@ fn policy(query: Option<&str>, held: &[(String, Option<Arc<OutboundPolicy>>)]) -
     match held.iter().find(|(name, _)| *name == target) {
         Some((_, Some(policy))) => {
             let message = v1::OutboundPolicy::from(&**policy).encode_to_vec();
-            page(StatusCode::OK, "application/x-protobuf", message.into())
+            page(StatusCode::OK, "application/x-protobuf", message)
         }
         _ => text(
             StatusCode::NOT_FOUND,
@@ -189,24 +165,18 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(crate::listen::bind(address, false)?)
 }
 
-fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    page(status, "text/plain; charset=utf-8", text.into())
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Page {
+    page(status, "text/plain; charset=utf-8", text)
 }
 
-fn json(value: serde_json::Value) -> Response<Full<Bytes>> {
-    page(StatusCode::OK, "application/json", format!("{value:#}\n").into())
-}
-
-fn page(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    response
+fn json(value: serde_json::Value) -> Page {
+    page(StatusCode::OK, "application/json", format!("{value:#}\n"))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use http::header;
     use mesh_policy::{Protocol, RouteTable, ServiceRef, Target};
 
     use super::*;

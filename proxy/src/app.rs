@@ -12,6 +12,7 @@ use std::{
 };
 
 use mesh_credentials::{Credentials, channel::Peer};
+use mesh_listen::Shared;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle, LocalOptions},
@@ -123,8 +124,14 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     // The control thread is this one: identity, streams, admin pages, signals.
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let control = Control::start(runtime.handle().clone(), &config, credentials, &tls, ControlMetrics::new(&metrics));
-    let admin =
-        Admin { config: config.clone(), control: control.clone(), metrics: metrics.clone(), tls: tls.clone(), log };
+    let admin = Admin {
+        config: config.clone(),
+        control: control.clone(),
+        metrics: metrics.clone(),
+        tls: tls.clone(),
+        texts: Shared::default(),
+        log,
+    };
     runtime.block_on(serve_admin(Arc::new(admin)))?;
 
     // Workers get their listeners before any is started: a port that is taken is an error, not half a proxy.

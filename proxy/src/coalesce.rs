@@ -61,6 +61,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Coalesced<T> {
         self.0.borrow_mut().guard.take_fragment(stream)
     }
 
+    /// Bytes of the peer's header block that is not whole yet.
+    pub fn unfinished(&self) -> usize {
+        self.0.borrow().guard.unfinished()
+    }
+
     /// Writes out what is kept. `Pending` registers for the moment when more can be written.
     pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut shared = self.0.borrow_mut();

@@ -1,10 +1,13 @@
 //! The one table of a worker's live connections: who is at the other end, how far each has come, and how to end it.
 //!
 //! Whatever asks "which connections, whose, since when" asks here and builds no list of its own: the limit on accepted
-//! connections ([`Connections::accept`]), the drain ([`Connections::close`], [`Connections::none`]), the end of a
-//! certificate or of an anchor, and what ends connections by who they are ([`Connections::end_where`]). A limit by source reads
-//! [`Connections::unproved_from`] and [`Connections::oldest_unproved`]. The decision under which a connection was admitted has its
-//! place in [`Entry`], beside the peer.
+//! connections ([`Connections::accept`], [`Entry::admitted`]), the drain ([`Connections::close`], [`Connections::none`]), the end of a
+//! certificate or of an anchor, and what ends connections by who they are ([`Connections::end_where`]). The decision under which a
+//! connection was admitted has its place in [`Entry`], beside the peer.
+//!
+//! To the application, three kinds of connections have places of their own: those that have shown nothing yet (the source that
+//! holds most of them loses its oldest when there are too many, so the next one is always accepted), strangers that are served,
+//! and peers. A served connection is never ended for another.
 //!
 //! An [`Entry`] lives exactly as long as its connection, whatever became of it: whoever serves it holds the entry, and hands it
 //! on when the connection leaves HTTP. So upgraded connections and tunnels keep their place in the limit and in the drain.
@@ -16,23 +19,28 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     future::{Future, poll_fn},
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     rc::{Rc, Weak},
+    sync::Arc,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use mesh_listen::{Bounds, Ends, Place, Places, Source};
 use mesh_policy::Identity;
 use metrics::Gauge;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 
-use crate::metrics::Direction;
+use crate::{config::Limits, metrics::Direction, unfinished::Unfinished};
+
+/// Connections of one source that have shown nothing, beyond which it shares with others.
+const UNPROVED_EACH: usize = 32;
 
 /// Where a connection begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +87,14 @@ struct Table {
     /// Open accepted connections, for people: inbound, outbound.
     open: [Gauge; 2],
     next: Cell<u64>,
+    /// Served connections to the application, and of those the strangers'.
+    served: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    /// Connections to the application that have shown nothing yet.
+    unproved: Arc<Places<Source, Ender>>,
+    /// Those there may be, with those that were told to end and have not ended yet.
+    most_unproved: usize,
+    unfinished: Unfinished,
     /// By number, so by age.
     entries: RefCell<BTreeMap<u64, Weak<Entry>>>,
     sides: [PerSide; 3],
@@ -93,11 +109,18 @@ struct Table {
 struct PerSide {
     count: Cell<usize>,
     closed: Cell<bool>,
-    /// See [`Entry::hold`].
-    held: Cell<usize>,
-    /// Those that have proved nothing yet, by age.
-    unproved: RefCell<BTreeMap<u64, Weak<Entry>>>,
-    unproved_from: RefCell<HashMap<IpAddr, usize>>,
+}
+
+/// Ends a connection that has to give its place to another.
+#[derive(Clone)]
+struct Ender(Weak<Entry>);
+
+impl Ends for Ender {
+    fn end(&self) {
+        if let Some(entry) = self.0.upgrade() {
+            entry.end(End::Now);
+        }
+    }
 }
 
 /// One connection, for as long as it lives.
@@ -109,6 +132,12 @@ pub struct Entry {
     since: Instant,
     stage: Cell<Stage>,
     unproved: Cell<bool>,
+    /// A codec tells what of it is not whole.
+    framed: Cell<bool>,
+    /// Its place among those that have shown nothing.
+    place: RefCell<Option<Place<Source, Ender>>>,
+    /// Its places among strangers, and among all that are served.
+    served: RefCell<(Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>)>,
     peer: OnceCell<Identity>,
     held: Cell<usize>,
     end: Cell<End>,
@@ -116,10 +145,17 @@ pub struct Entry {
 }
 
 impl Connections {
-    /// An empty table, for at most `limit` accepted connections a side. `open` counts them, inbound and outbound.
-    pub fn new(limit: usize, open: [Gauge; 2]) -> Self {
+    /// An empty table within these limits. `open` counts accepted connections, inbound and outbound.
+    pub fn new(limits: &Limits, open: [Gauge; 2]) -> Self {
+        let most = limits.unproved;
+        let unproved = Bounds { each: most.min(UNPROVED_EACH), shared: most * 3 / 4, total: most };
         Self(Rc::new(Table {
-            limit,
+            limit: limits.connections,
+            served: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            strangers: Arc::new(Semaphore::new(limits.strangers.min(Semaphore::MAX_PERMITS))),
+            unproved: Places::new(unproved),
+            most_unproved: most.saturating_mul(2),
+            unfinished: Unfinished::new(limits.unfinished_bytes),
             open,
             next: Cell::new(0),
             entries: RefCell::default(),
@@ -129,8 +165,8 @@ impl Connections {
         }))
     }
 
-    /// The next connection of a listener, with its place in the table. Beyond the limit, connections wait in the kernel's
-    /// queue. `None`: this side takes no more.
+    /// The next connection of a listener, with its place in the table. Beyond the limit, connections of the application wait
+    /// in the kernel's queue; those to it are accepted, and wait for [`Entry::admitted`]. `None`: this side takes no more.
     pub async fn accept(&self, side: Side, listener: &TcpListener) -> Option<io::Result<(TcpStream, Rc<Entry>)>> {
         // Looked for and taken in one step, so that several listeners never take the same place.
         poll_fn(|cx| {
@@ -138,7 +174,9 @@ impl Connections {
                 return Poll::Ready(None);
             }
             wake_later(&self.0.accepting, cx);
-            if self.count(side) >= self.0.limit {
+            // To the application, who has shown nothing goes for the next; what was told to end still has to.
+            let beside = if side == Side::Inbound { self.0.most_unproved } else { 0 };
+            if self.count(side) >= self.0.limit.saturating_add(beside) {
                 wake_later(&self.0.waiting, cx);
                 return Poll::Pending;
             }
@@ -159,6 +197,9 @@ impl Connections {
             since: Instant::now(),
             stage: Cell::new(Stage::Begun),
             unproved: Cell::new(side != Side::Upstream),
+            framed: Cell::new(false),
+            place: RefCell::default(),
+            served: RefCell::default(),
             peer: OnceCell::new(),
             held: Cell::new(0),
             end: Cell::new(End::Open),
@@ -170,9 +211,9 @@ impl Connections {
             open.increment(1.0);
         }
         table.entries.borrow_mut().insert(id, Rc::downgrade(&entry));
-        if entry.unproved.get() {
-            counted.unproved.borrow_mut().insert(id, Rc::downgrade(&entry));
-            *counted.unproved_from.borrow_mut().entry(block(source.ip())).or_default() += 1;
+        if side == Side::Inbound {
+            let place = table.unproved.take_for(Source::from(source.ip()), Ender(Rc::downgrade(&entry)));
+            entry.place.replace(Some(place));
         }
         entry
     }
@@ -182,25 +223,9 @@ impl Connections {
         self.0.side(side).count.get()
     }
 
-    /// How many on a side have proved nothing yet.
-    pub fn unproved(&self, side: Side) -> usize {
-        self.0.side(side).unproved.borrow().len()
-    }
-
-    /// How many of those come from the address, or for IPv6 from its /64, which is what one host commonly has.
-    pub fn unproved_from(&self, side: Side, ip: IpAddr) -> usize {
-        self.0.side(side).unproved_from.borrow().get(&block(ip)).copied().unwrap_or_default()
-    }
-
-    /// The oldest of a side that has proved nothing yet and was not told to end now.
-    pub fn oldest_unproved(&self, side: Side) -> Option<Rc<Entry>> {
-        let unproved = self.0.side(side).unproved.borrow();
-        unproved.values().filter_map(Weak::upgrade).find(|entry| entry.end.get() < End::Now)
-    }
-
-    /// Bytes that the connections of a side say they hold ([`Entry::hold`]).
-    pub fn held(&self, side: Side) -> usize {
-        self.0.side(side).held.get()
+    /// Bytes that connections to the application hold of what is not whole ([`Entry::hold`]).
+    pub fn unfinished(&self) -> usize {
+        self.0.unfinished.total()
     }
 
     /// All connections, the oldest first.
@@ -312,10 +337,28 @@ impl Entry {
         }
     }
 
+    /// From now on a codec tells what is not whole ([`Self::hold`]); until then, all that is read counts.
+    pub fn framed(&self) {
+        self.framed.set(true);
+        self.hold(0);
+    }
+
+    /// Whether all that is read counts as not whole.
+    pub(crate) fn is_unframed(&self) -> bool {
+        self.unproved.get() && !self.framed.get()
+    }
+
     /// It holds so many bytes that are not whole yet (of a head, a hello), which is in the place of what was said before.
     pub fn hold(&self, bytes: usize) {
-        let total = &self.table.side(self.side).held;
-        total.set((total.get() + bytes).saturating_sub(self.held.replace(bytes)));
+        let before = self.held.replace(bytes);
+        if before == bytes || self.side != Side::Inbound {
+            return;
+        }
+        let goes = self.table.unfinished.change(Source::from(self.source.ip()), self.id, before, bytes);
+        if let Some(entry) = goes.and_then(|id| self.table.entries.borrow().get(&id).and_then(Weak::upgrade)) {
+            tracing::debug!("{}: ended, as its source holds too much of what is not whole", entry.source);
+            entry.end(End::Now);
+        }
     }
 
     /// What was said to [`Self::hold`] last.
@@ -365,16 +408,40 @@ impl Entry {
         }
     }
 
+    /// Waits, for at most `limit`, for a place among those that are served: strangers have fewer than all, so that peers find
+    /// one whatever strangers do. Only connections to the application need one. False: there is none.
+    pub async fn admitted(&self, limit: Duration) -> bool {
+        if self.side != Side::Inbound {
+            return true;
+        }
+        let is_peer = self.peer.get().is_some();
+        let (stranger, served) = {
+            let mut held = self.served.borrow_mut();
+            if is_peer {
+                held.0 = None;
+            }
+            (is_peer || held.0.is_some(), held.1.is_some())
+        };
+        let places = async {
+            let of = |places: &Arc<Semaphore>, has| {
+                let places = places.clone();
+                async move { if has { None } else { places.acquire_owned().await.ok() } }
+            };
+            // A stranger's own first: of those that wait, only so many stand in a peer's way.
+            let stranger = of(&self.table.strangers, stranger).await;
+            (stranger, of(&self.table.served, served).await)
+        };
+        let Ok((stranger, served)) = tokio::time::timeout(limit, places).await else { return false };
+        let mut held = self.served.borrow_mut();
+        held.0 = stranger.or(held.0.take());
+        held.1 = served.or(held.1.take());
+        true
+    }
+
     fn proven(&self) {
         if self.unproved.replace(false) {
-            let side = self.table.side(self.side);
-            side.unproved.borrow_mut().remove(&self.id);
-            let mut from = side.unproved_from.borrow_mut();
-            let source = block(self.source.ip());
-            match from.get_mut(&source) {
-                Some(count) if *count > 1 => *count -= 1,
-                _ => drop(from.remove(&source)),
-            }
+            self.hold(0);
+            self.place.take();
         }
     }
 }
@@ -393,130 +460,6 @@ impl Drop for Entry {
     }
 }
 
-/// What counts as one source: an IPv4 address, or the /64 of an IPv6 one.
-fn block(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use std::{net::Ipv4Addr, pin::pin, time::Duration};
-
-    use tokio::time::timeout;
-
-    use super::*;
-
-    fn table(limit: usize) -> Connections {
-        Connections::new(limit, [Gauge::noop(), Gauge::noop()])
-    }
-
-    fn from(ip: &str) -> SocketAddr {
-        SocketAddr::new(ip.parse().unwrap(), 1_000)
-    }
-
-    async fn listener() -> (TcpListener, SocketAddr) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let at = listener.local_addr().unwrap();
-        (listener, at)
-    }
-
-    /// Long enough for whatever is ready, and not for what waits.
-    const MOMENT: Duration = Duration::from_millis(50);
-
-    #[tokio::test]
-    async fn beyond_the_limit_connections_wait_whichever_listener_they_come_to() {
-        let table = table(2);
-        let ((one, at_one), (two, at_two)) = (listener().await, listener().await);
-        let mut clients = Vec::new();
-        for at in [at_one, at_two, at_one, at_two] {
-            clients.push(TcpStream::connect(at).await.unwrap());
-        }
-        let (first, second) = tokio::join!(table.accept(Side::Inbound, &one), table.accept(Side::Inbound, &two));
-        let (first, second) = (first.unwrap().unwrap(), second.unwrap().unwrap());
-        let both = async { tokio::join!(table.accept(Side::Inbound, &one), table.accept(Side::Inbound, &two)) };
-        assert!(timeout(MOMENT, both).await.is_err(), "the limit is for both together");
-        assert!(timeout(MOMENT, table.accept(Side::Outbound, &one)).await.is_ok(), "each side has its own");
-        let waiting = pin!(table.accept(Side::Inbound, &two));
-        let ends = async { drop(second) };
-        let (accepted, ()) = tokio::join!(waiting, ends);
-        assert!(accepted.unwrap().is_ok(), "one that ended makes room");
-        drop(first);
-    }
-
-    #[tokio::test]
-    async fn a_connection_keeps_its_place_as_long_as_anyone_holds_it() {
-        let table = table(10);
-        let entry = table.add(Side::Inbound, from("10.0.0.1"));
-        let upgraded = entry.clone();
-        drop(entry);
-        assert_eq!(table.count(Side::Inbound), 1, "it left HTTP and lives");
-        let none = table.none(Side::Inbound);
-        let ends = async { drop(upgraded) };
-        tokio::join!(none, ends);
-        assert!(table.all().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_closed_side_takes_no_more_and_those_that_wait_hear_of_it() {
-        let table = table(10);
-        let (listener, _) = listener().await;
-        let entry = table.add(Side::Inbound, from("10.0.0.1"));
-        let other = table.add(Side::Outbound, from("127.0.0.1"));
-        let closing = async { table.close(Side::Inbound) };
-        let (accepted, (), ()) = tokio::join!(table.accept(Side::Inbound, &listener), entry.ending(), closing);
-        assert!(accepted.is_none());
-        assert_eq!((entry.asked(), other.asked()), (End::InOrder, End::Open));
-    }
-
-    #[tokio::test]
-    async fn an_end_only_becomes_more_urgent() {
-        let table = table(10);
-        let entry = table.add(Side::Inbound, from("10.0.0.1"));
-        entry.end(End::InOrder);
-        entry.ending().await;
-        assert!(timeout(MOMENT, entry.cut()).await.is_err(), "in order is not at once");
-        assert_eq!(entry.serve(async { 1 }).await, Some(1));
-        let telling = async { table.end_where(End::Now, |e| e.peer().is_none()) };
-        let (served, ()) = tokio::join!(entry.serve(std::future::pending::<()>()), telling);
-        assert_eq!(served, None);
-        entry.end(End::InOrder);
-        assert_eq!(entry.asked(), End::Now);
-    }
-
-    #[test]
-    fn those_that_prove_nothing_are_known_by_source_and_age() {
-        let table = table(10);
-        let sources = ["10.0.0.1", "::ffff:10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "fd00:0:0:1::1"];
-        let entries: Vec<_> = sources.iter().map(|ip| table.add(Side::Inbound, from(ip))).collect();
-        let upstream = table.add(Side::Upstream, from("10.0.0.1"));
-        let of = |ip: &str| table.unproved_from(Side::Inbound, ip.parse().unwrap());
-        assert_eq!((of("10.0.0.1"), of("10.0.0.2"), of("fd00::9"), of("fd00:0:0:1::9")), (2, 1, 2, 1));
-        assert!(!upstream.is_unproved(), "what we opened has nothing to prove here");
-        let oldest = || table.oldest_unproved(Side::Inbound).map(|entry| entry.source().ip().to_string());
-        assert_eq!(oldest().as_deref(), Some("10.0.0.1"));
-        entries[0].reached(Stage::Http);
-        entries[1].end(End::Now);
-        assert_eq!(oldest().as_deref(), Some("10.0.0.2"), "one that was told already is not told again");
-        entries[2].proved(Identity::new("cluster.local", "shop", "web").unwrap());
-        assert_eq!((of("10.0.0.1"), of("10.0.0.2"), table.unproved(Side::Inbound)), (1, 0, 4));
-        drop(entries);
-        assert_eq!((of("10.0.0.1"), of("fd00::1"), table.unproved(Side::Inbound)), (0, 0, 0));
-        assert!(table.0.side(Side::Inbound).unproved_from.borrow().is_empty(), "no source is remembered");
-    }
-
-    #[test]
-    fn held_bytes_are_summed() {
-        let table = table(10);
-        let (one, two) = (table.add(Side::Inbound, from("10.0.0.1")), table.add(Side::Inbound, from("10.0.0.2")));
-        one.hold(100);
-        one.hold(40);
-        two.hold(2);
-        assert_eq!((table.held(Side::Inbound), one.holds()), (42, 40));
-        drop(one);
-        assert_eq!(table.held(Side::Inbound), 2);
-    }
-}
+mod tests;

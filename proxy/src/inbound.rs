@@ -69,6 +69,7 @@ async fn peer<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, port: Rc<Inbou
     let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
     let is_proxy = matches!(protocol.as_deref(), Some(tls::ALPN_H2 | tls::ALPN_H1));
     entry.proved(identity);
+    place(&worker, &entry).await?;
     let caller = Rc::new(Caller::new(worker, port, entry, is_proxy));
     drop(session);
     match protocol.as_deref() {
@@ -106,6 +107,10 @@ async fn inside<T: Io>(
             }
         }
     };
+    let is_late_peer = spoken == Spoken::Mesh && caller.identity().is_none();
+    if spoken != Spoken::Closed && !is_late_peer {
+        place(&caller.worker, &caller.entry).await?;
+    }
     match spoken {
         Spoken::Mesh if caller.identity().is_none() => return Ok(Some(Rewind::new(read.freeze(), io))),
         Spoken::Closed | Spoken::Silent if expect.is_requests() => {}
@@ -118,6 +123,15 @@ async fn inside<T: Io>(
         }
     }
     Ok(None)
+}
+
+/// Waits for a place among the connections that are served.
+async fn place(worker: &Worker, entry: &Entry) -> Result<(), Error> {
+    if entry.admitted(worker.config.times.handshake).await {
+        return Ok(());
+    }
+    worker.inbound.error(Reason::Overloaded);
+    Err(Error::undelivered(Reason::Overloaded, "no place among the connections that are served"))
 }
 
 fn identity_of(session: &Session) -> Result<Identity, Error> {
@@ -199,7 +213,7 @@ async fn connect_app(caller: &Caller) -> Result<TcpStream, Error> {
 async fn admit_bytes(caller: &Caller) -> Result<(), Error> {
     caller.admit(true).await.inspect_err(|error| {
         caller.worker.inbound.error(error.reason);
-        tracing::info!("refused a connection to port {}: {error}", caller.port.address.port());
+        tracing::debug!("refused a connection to port {}: {error}", caller.port.address.port());
     })
 }
 

@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::http::h1::Upgraded;
+use crate::{http::h1::Upgraded, metered::Metered};
 
 /// Any byte stream, where its type does not matter for speed.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
@@ -58,7 +58,16 @@ fn tcp_of(any: &dyn Any) -> Option<&TcpStream> {
     let upgraded = || any.downcast_ref::<Upgraded<TcpStream>>().map(|upgraded| &upgraded.io);
     let both = || any.downcast_ref::<Upgraded<Rewind<TcpStream>>>().map(|upgraded| upgraded.io.get_ref());
     let bare = any.downcast_ref::<TcpStream>().or_else(rewound).or_else(upgraded).or_else(both);
-    bare.or_else(|| around_boxed().and_then(|boxed| tcp_of((**boxed).as_any())))
+    let boxed = || around_boxed().and_then(|boxed| tcp_of((**boxed).as_any()));
+    bare.or_else(|| metered_of(any)).or_else(boxed)
+}
+
+/// The same of a connection to the application.
+fn metered_of(any: &dyn Any) -> Option<&TcpStream> {
+    let rewound = || any.downcast_ref::<Rewind<Metered>>().map(Rewind::get_ref);
+    let upgraded = || any.downcast_ref::<Upgraded<Metered>>().map(|upgraded| &upgraded.io);
+    let both = || any.downcast_ref::<Upgraded<Rewind<Metered>>>().map(|upgraded| upgraded.io.get_ref());
+    any.downcast_ref::<Metered>().or_else(rewound).or_else(upgraded).or_else(both).map(Metered::get_ref)
 }
 
 /// Both ends of what was copied between them: if that failed, they see it fail.

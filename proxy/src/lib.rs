@@ -31,6 +31,7 @@ pub mod inbound;
 mod init;
 pub mod io;
 pub mod listen;
+mod metered;
 pub mod metrics;
 mod opaque;
 pub mod outbound;
@@ -41,6 +42,7 @@ pub mod tcp;
 pub mod tls;
 pub mod tls_stream;
 mod undecided;
+mod unfinished;
 pub mod worker;
 
 pub use app::{main_from_args, main_from_env};

@@ -20,6 +20,7 @@ use crate::{
     connections::{Entry, Side},
     error::Error,
     inbound,
+    metered::Metered,
     outbound::{self, Destination},
     worker::Worker,
 };
@@ -122,16 +123,22 @@ async fn serve(worker: Rc<Worker>, entry: Rc<Entry>, stream: TcpStream, role: Ro
         }
         // Not redirected: from our own outbound side, or from somebody who has no business here.
         Role::Inbound => match original_destination(&stream).or_else(|| worker.handover.take(entry.source())) {
-            Some(address) => Box::pin(inbound::serve(worker, entry, stream, address)).await,
+            Some(address) => {
+                let stream = Metered::new(stream, entry.clone());
+                Box::pin(inbound::serve(worker, entry, stream, address)).await
+            }
             None => {
                 let from = entry.source();
-                tracing::info!(
+                tracing::debug!(
                     "refused a connection from {from} to the inbound port itself: it is for redirected ones"
                 );
                 Ok(())
             }
         },
-        Role::InboundFixed(app) => Box::pin(inbound::serve(worker, entry, stream, app)).await,
+        Role::InboundFixed(app) => {
+            let stream = Metered::new(stream, entry.clone());
+            Box::pin(inbound::serve(worker, entry, stream, app)).await
+        }
     }
 }
 

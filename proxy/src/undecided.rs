@@ -276,7 +276,8 @@ mod tests {
 
     fn stage(read: &[u8]) -> Stage {
         let ((client, a), (b, server)) = (duplex(100_000), duplex(100_000));
-        let connections = Connections::new(1, [Gauge::noop(), Gauge::noop()]);
+        let limits = crate::config::Config::from_env(&crate::config::tests::minimal()).unwrap().limits;
+        let connections = Connections::new(&limits, [Gauge::noop(), Gauge::noop()]);
         let entry = connections.add(Side::Inbound, ([127, 0, 0, 1], 1).into());
         let undecided = Undecided::new(read.into(), Expect::Any, WORDS, COMPLETE);
         Stage { client, server, ours: (a, b), undecided, entry }

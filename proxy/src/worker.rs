@@ -20,7 +20,7 @@ use crate::{
     control::{Control, Phase, Snapshot},
     error::{Error, Reason},
     handover::Handover,
-    http::{mirror::Mirrors, own::Answered, pool::Pool},
+    http::{app_places::AppPlaces, mirror::Mirrors, own::Answered, pool::Pool},
     metrics::{Direction, DirectionMetrics, Metrics},
     random::Random,
     remembered::{Remembered, Used},
@@ -87,6 +87,8 @@ pub struct OutboundTarget {
 pub struct InboundPort {
     /// Where the application listens.
     pub address: SocketAddr,
+    /// HTTP/1 requests at the application.
+    pub app_places: Rc<AppPlaces>,
     /// Connections to the application.
     pub pool: Pool,
     /// What retries it may be asked.
@@ -143,7 +145,7 @@ impl Worker {
         let open = [inbound.open.clone(), outbound.open.clone()];
         Self {
             random: Random::default(),
-            connections: Connections::new(config.limits.connections, open),
+            connections: Connections::new(&config.limits, open),
             outbound,
             inbound,
             answered: Answered::default(),
@@ -258,6 +260,7 @@ impl Worker {
         }
         let port = Rc::new(InboundPort {
             address,
+            app_places: AppPlaces::new(self.config.limits.app_requests),
             pool: Pool::default(),
             budget: Budget::new(Instant::now()),
             series: RefCell::default(),

@@ -48,3 +48,19 @@ fn every_knob_is_explained() {
         }
     }
 }
+
+#[test]
+fn every_limit_is_in_the_table() {
+    let page = read("docs/limits.md");
+    let source = read("proxy/src/config/limits.rs");
+    let names: Vec<&str> = source.split('"').filter(|text| text.starts_with("MESH_")).collect();
+    assert!(names.len() >= 20, "the knobs were not found");
+    // These are no bounds of what anyone sends.
+    let no_bounds = ["MESH_SHUTDOWN_GRACE", "MESH_EWMA_DECAY", "MESH_FAILURE_PENALTY"];
+    for name in names.iter().filter(|name| !no_bounds.contains(name)) {
+        assert!(page.contains(&format!("`{name}`")), "docs/limits.md lacks {name}");
+    }
+    for row in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| What")) {
+        assert_eq!(row.matches(" |").count(), 6, "six columns: {row}");
+    }
+}

@@ -11,6 +11,7 @@ use mesh_credentials::{Config, Credentials, Event, channel::Peer, tls};
 use mesh_policy::Identity;
 use mesh_proto::v1::{destination_server::DestinationServer, policy_server::PolicyServer};
 use mesh_resources::Options;
+use tonic::service::Routes;
 
 use crate::{
     admin::{self, Admin},
@@ -20,6 +21,7 @@ use crate::{
     destination::DestinationService,
     index::Index,
     kube::{lead, lease::Election, replica_name, status_writer::StatusWriter, world::World},
+    listener::Limits,
     metrics::{Held, Metrics},
     policy::PolicyService,
     server,
@@ -104,16 +106,15 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     )?;
 
     // 4. The services.
-    let limit = server::MAX_REQUEST_BYTES;
+    let limit = server::MAX_QUESTION_BYTES;
     let policy = PolicyService::new(state.clone(), topics.clone(), cancel.clone(), metrics.clone());
     let destination = DestinationService::new(state.clone(), topics.clone(), cancel, metrics.clone());
-    let router = server::grpc()
-        .add_service(PolicyServer::new(policy).max_decoding_message_size(limit))
+    let routes = Routes::new(PolicyServer::new(policy).max_decoding_message_size(limit))
         .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));
     let tls = Arc::new(tls::server(credentials.held().clone(), true, &[b"h2"])?);
     let listener = listen(args.listen, "--listen")?;
     let address = listener.local_addr()?;
-    servers.grpc("the policy and destination service", router, listener, tls, &metrics);
+    servers.grpc("the policy and destination service", routes, Limits::DESTINATION, listener, tls, &metrics);
 
     // 5. Only now is it said that we are here.
     servers.set_ready();

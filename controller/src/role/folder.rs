@@ -10,6 +10,7 @@ use mesh_proto::v1::{
 use mesh_resources::Options;
 use serde::Serialize;
 use tokio::sync::watch;
+use tonic::service::Routes;
 
 use crate::{
     admin::{self, Admin},
@@ -20,6 +21,7 @@ use crate::{
     folder::Folder,
     identity::IdentityService,
     index::Index,
+    listener::Limits,
     local_ca,
     metrics::Metrics,
     policy::PolicyService,
@@ -138,17 +140,18 @@ impl Controller {
             cancel: cancel.clone(),
             metrics: metrics.clone(),
         };
-        let limit = server::MAX_REQUEST_BYTES;
-        let identity = server::grpc().add_service(IdentityServer::new(identity).max_decoding_message_size(limit));
-        servers.grpc("the identity service", identity, identity_listener, identity_tls, &metrics);
+        let limit = server::MAX_CERTIFY_BYTES;
+        let identity = Routes::new(IdentityServer::new(identity).max_decoding_message_size(limit));
+        servers.grpc("the identity service", identity, Limits::IDENTITY, identity_listener, identity_tls, &metrics);
         let policy = PolicyService::new(world.clone(), topics.clone(), cancel.clone(), metrics.clone());
         let destination = DestinationService::new(world.clone(), topics, cancel.clone(), metrics.clone());
-        let destination = server::grpc()
-            .add_service(PolicyServer::new(policy).max_decoding_message_size(limit))
+        let limit = server::MAX_QUESTION_BYTES;
+        let destination = Routes::new(PolicyServer::new(policy).max_decoding_message_size(limit))
             .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));
         servers.grpc(
             "the policy and destination service",
             destination,
+            Limits::DESTINATION,
             destination_listener,
             destination_tls,
             &metrics,

@@ -9,6 +9,7 @@ use kube::Client;
 use mesh_policy::Identity;
 use mesh_proto::v1::identity_server::IdentityServer;
 use tokio::sync::watch;
+use tonic::service::Routes;
 
 use crate::{
     admin::{self, Admin},
@@ -26,6 +27,7 @@ use crate::{
         trust_writer::TrustWriter,
         webhook::WebhookCa,
     },
+    listener::Limits,
     metrics::Metrics,
     server,
     serving::ServingCertificate,
@@ -112,9 +114,9 @@ impl Role {
         let listener = listen(args.listen, "--listen")?;
         let address = listener.local_addr()?;
         let service = self.service(authority.clone(), &bundle);
-        let router = server::grpc()
-            .add_service(IdentityServer::new(service).max_decoding_message_size(server::MAX_REQUEST_BYTES));
-        self.servers.grpc("the identity service", router, listener, tls, &self.metrics);
+        let service = IdentityServer::new(service).max_decoding_message_size(server::MAX_CERTIFY_BYTES);
+        let (routes, limits) = (Routes::new(service), Limits::IDENTITY);
+        self.servers.grpc("the identity service", routes, limits, listener, tls, &self.metrics);
 
         // 5. From now on we are ready, for as long as the issuer is good.
         self.servers.until_the_end("the watch of the issuer", issuer.follow(authority, bundle, self.ready.clone()));

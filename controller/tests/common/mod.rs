@@ -1,4 +1,4 @@
-//! A controller in this process, and a proxy's side of the control API over real TLS.
+//! A controller in this process or its own, and a proxy's side of the control API over real TLS.
 #![allow(dead_code)] // each test file uses its part
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -80,19 +80,75 @@ pub fn route(v1: u32, v2: u32) -> String {
 pub struct Fixture {
     pub dir: tempfile::TempDir,
     pub controller: Option<Controller>,
+    pub process: Option<Process>,
     flags: Vec<String>,
+}
+
+/// A controller in a process of its own, whose memory can be looked at.
+pub struct Process {
+    child: std::process::Child,
+    addresses: Addresses,
+}
+
+impl Process {
+    /// Its resident memory in KiB.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Fixture {
     pub async fn start(flags: &[&str]) -> Self {
+        let mut fixture = Self::prepare(flags);
+        fixture.restart().await;
+        fixture
+    }
+
+    /// With the controller in a process of its own.
+    pub async fn start_process(flags: &[&str]) -> Self {
+        let mut fixture = Self::prepare(flags);
+        let log = std::fs::File::create(fixture.dir.path().join("log")).unwrap();
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_mesh-controller"))
+            .args(fixture.arguments().into_iter().skip(1))
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let listed = fixture.state().join("addresses.json");
+        let addresses = tokio::time::timeout(LIMIT, async {
+            loop {
+                match std::fs::read(&listed)
+                    .ok()
+                    .and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok())
+                {
+                    Some(listed) => return listed,
+                    None => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        });
+        let addresses = addresses.await.expect("the controller starts");
+        let address = |name: &str| addresses[name].as_str().unwrap().parse().unwrap();
+        let (identity, destination, metrics) = (address("identity"), address("destination"), address("metrics"));
+        fixture.process = Some(Process { child, addresses: Addresses { identity, destination, metrics } });
+        fixture
+    }
+
+    fn prepare(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("manifests")).unwrap();
         let flags = flags.iter().map(|f| (*f).to_owned()).collect();
-        let mut fixture = Self { dir, controller: None, flags };
+        let fixture = Self { dir, controller: None, process: None, flags };
         fixture.write("world.yaml", WORLD);
         fixture.write("slices.yaml", &slice(&[8001]));
         fixture.write("route.yaml", &route(90, 10));
-        fixture.restart().await;
         fixture
     }
 
@@ -100,6 +156,12 @@ impl Fixture {
         if let Some(controller) = self.controller.take() {
             controller.stop().await;
         }
+        let args = self.arguments();
+        let Role::Folder(args) = Args::from_command_line(args).unwrap().role else { panic!("not the folder's") };
+        self.controller = Some(Controller::start(args).await.unwrap());
+    }
+
+    fn arguments(&self) -> Vec<std::ffi::OsString> {
         let (manifests, state) = (self.dir.path().join("manifests"), self.state());
         let mut args = vec!["mesh-controller".into(), "--manifests".into(), manifests.into_os_string()];
         args.extend(["--state".into(), state.into_os_string()]);
@@ -107,8 +169,7 @@ impl Fixture {
             args.extend([listen.into(), "127.0.0.1:0".into()]);
         }
         args.extend(self.flags.iter().map(Into::into));
-        let Role::Folder(args) = Args::from_command_line(args).unwrap().role else { panic!("not the folder's") };
-        self.controller = Some(Controller::start(args).await.unwrap());
+        args
     }
 
     pub fn write(&self, name: &str, text: &str) {
@@ -127,7 +188,7 @@ impl Fixture {
     }
 
     pub fn addresses(&self) -> Addresses {
-        self.controller.as_ref().unwrap().addresses()
+        self.process.as_ref().map_or_else(|| self.controller.as_ref().unwrap().addresses(), |process| process.addresses)
     }
 
     pub fn identity_client(&self) -> IdentityClient<Channel> {
@@ -212,7 +273,25 @@ impl Tls {
 impl Tls {
     /// A bare connection.
     pub async fn connect(&self, address: SocketAddr) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-        let tcp = TcpStream::connect(address).await?;
+        self.over(TcpStream::connect(address).await?, address).await
+    }
+
+    /// A bare connection from an address of ours.
+    pub async fn connect_from(
+        &self,
+        from: std::net::IpAddr,
+        address: SocketAddr,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(from, 0))?;
+        self.over(socket.connect(address).await?, address).await
+    }
+
+    async fn over(
+        &self,
+        tcp: TcpStream,
+        address: SocketAddr,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         TlsConnector::from(self.0.clone()).connect(ServerName::IpAddress(address.ip().into()), tcp).await
     }
 }

@@ -7,9 +7,21 @@ use super::env::{ConfigError, Env, at_least_one, duration, window};
 /// Limits: what no honest application meets and what a hostile one must not pass.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// `MESH_MAX_CONNECTIONS`, 10,000: accepted connections a worker, each direction. Beyond it new ones wait in the
-    /// kernel's queue.
+    /// `MESH_MAX_CONNECTIONS`, 10,000: accepted connections that are served, a worker, each direction. Beyond it new ones
+    /// wait.
     pub connections: usize,
+    /// `MESH_MAX_STRANGERS`, half of `MESH_MAX_CONNECTIONS`: of those to the application, callers that proved no identity. The
+    /// rest is left for peers of the mesh.
+    pub strangers: usize,
+    /// `MESH_MAX_UNPROVED`, 1,000: connections to the application, a worker, that sent no whole head or hello yet. Beyond it
+    /// the source that holds most of them loses its oldest.
+    pub unproved: usize,
+    /// `MESH_MAX_UNFINISHED_BYTES`, 16,777,216: bytes of heads and hellos that are not whole, of all connections to the
+    /// application, a worker; a quarter of it for one source. Beyond it the source that holds most loses what holds most.
+    pub unfinished_bytes: usize,
+    /// `MESH_MAX_APP_REQUESTS`, 10,000: HTTP/1 requests at once at one port of the application, a worker: each is a
+    /// connection. One source leaves a part to others. Beyond it they are answered 503.
+    pub app_requests: usize,
     /// `MESH_MAX_HEADERS`, 1,100: header fields of one message: a thousand of an application, and those that clients,
     /// servers and proxies add.
     pub headers: usize,
@@ -17,7 +29,7 @@ pub struct Limits {
     pub header_bytes: usize,
     /// `MESH_MAX_TARGETS`, 10,000: destinations remembered a worker; the one not used for longest is forgotten first.
     pub targets: usize,
-    /// `MESH_MAX_STREAMS`, 100: requests at once on one connection between proxies; another opens beyond it. The
+    /// `MESH_MAX_STREAMS`, 100: requests at once on one connection between proxies, either way; another opens beyond it. The
     /// connection window is this many stream windows, so a reader that stalls cannot hold up the others.
     pub streams: u32,
     /// `MESH_STREAM_WINDOW`, 262,144: bytes in flight on one HTTP/2 stream; also what is kept for a replay.
@@ -65,8 +77,14 @@ pub struct Times {
 
 impl Limits {
     pub(super) fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
+        let connections: usize = at_least_one(env, "MESH_MAX_CONNECTIONS", "10000")?;
+        let half = (connections / 2).max(1).to_string();
         Ok(Self {
-            connections: at_least_one(env, "MESH_MAX_CONNECTIONS", "10000")?,
+            connections,
+            strangers: at_least_one::<usize>(env, "MESH_MAX_STRANGERS", &half)?.min(connections),
+            unproved: at_least_one(env, "MESH_MAX_UNPROVED", "1000")?,
+            unfinished_bytes: at_least_one(env, "MESH_MAX_UNFINISHED_BYTES", "16777216")?,
+            app_requests: at_least_one(env, "MESH_MAX_APP_REQUESTS", "10000")?,
             headers: at_least_one(env, "MESH_MAX_HEADERS", "1100")?,
             header_bytes: at_least_one(env, "MESH_MAX_HEADER_BYTES", "131072")?,
             targets: at_least_one(env, "MESH_MAX_TARGETS", "10000")?,

@@ -83,6 +83,7 @@ async fn send_stream(
         let unfinished = poll_fn(|cx| Poll::Ready(pump.as_mut().poll(cx).is_pending())).await;
         start(unfinished.then_some(pump), in_flight);
     }
+    let mut interims = h1::client::InterimBudget::default();
     let mut patience = held.is_some().then(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT)));
     let head = poll_fn(|cx| {
         if patience.as_mut().is_some_and(|p| p.as_mut().poll(cx).is_ready()) {
@@ -95,6 +96,9 @@ async fn send_stream(
             }
             if early.status() == StatusCode::CONTINUE {
                 start(held.take(), in_flight);
+            }
+            if !interims.spend(headers::size(early.headers())) {
+                return Poll::Ready(Err(bad_response("more interim responses to one request than are passed on")));
             }
             interim.send(early.status(), early.headers());
         }
@@ -329,6 +333,30 @@ mod tests {
         };
         let error = LocalSet::new().run_until(exchange).await.unwrap();
         assert_eq!((error.reason, error.delivery), (Reason::UpstreamReset, Delivery::Begun), "{error}");
+    }
+
+    #[tokio::test]
+    async fn interim_responses_are_bounded_in_number_and_bytes() {
+        for (number, bytes, passes) in [(100, 10, true), (101, 10, false), (5, 12_000, true), (6, 12_000, false)] {
+            let exchange = async {
+                let (send, mut server) = pair().await;
+                let connection = H2Connection::over(send);
+                let mut in_flight = InFlight::default();
+                tokio::task::spawn_local(async move {
+                    let (_, mut respond) = server.accept().await.unwrap().unwrap();
+                    for _ in 0..number {
+                        let early = Response::builder().status(103).header("link", "x".repeat(bytes));
+                        respond.send_informational(early.body(()).unwrap()).unwrap();
+                    }
+                    respond.send_response(Response::new(()), true).unwrap();
+                    server.accept().await.is_none()
+                });
+                let request = post().map(|()| Body::default());
+                send_stream(&connection, request, &Interim::None, &mut in_flight, STALL).await.map(|_| ()).err()
+            };
+            let failed = LocalSet::new().run_until(exchange).await.map(|error| error.reason);
+            assert_eq!(failed, (!passes).then_some(Reason::BadResponse), "{number} of {bytes} bytes");
+        }
     }
 
     #[tokio::test]

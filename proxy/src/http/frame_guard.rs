@@ -45,6 +45,8 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
+/// On HEADERS and CONTINUATION: the last frame of its block.
+const END_HEADERS: u8 = 4;
 /// On DATA: the last frame of its stream.
 const END_STREAM: u8 = 1;
 
@@ -71,6 +73,8 @@ pub struct FrameGuard {
     paths: Option<Box<PathWatch>>,
     /// Streams whose `:path` has a fragment, until they are asked about.
     fragments: Vec<u32>,
+    /// Payloads of a header block's frames, while it goes on.
+    block: usize,
 }
 
 /// More streams whose `:path` has a fragment than this, which were otherwise malformed as well, are a flood.
@@ -85,7 +89,8 @@ impl FrameGuard {
             Side::Client => (Walker::default(), after(PREFACE)),
         };
         let paths = (side == Side::Server).then(Box::default);
-        Self { read, written, free, credit: free, since: Instant::now(), flooded: false, paths, fragments: Vec::new() }
+        let (since, fragments) = (Instant::now(), Vec::new());
+        Self { read, written, free, credit: free, since, flooded: false, paths, fragments, block: 0 }
     }
 
     /// Whether the `:path` of a stream had a fragment. It is told once.
@@ -97,6 +102,11 @@ impl FrameGuard {
     /// Whether the peer floods: its connection should end.
     pub fn is_flooded(&self) -> bool {
         self.flooded
+    }
+
+    /// Bytes of the peer's header block that is not whole yet.
+    pub fn unfinished(&self) -> usize {
+        self.block.saturating_sub(if self.block > 0 { self.read.skip as usize } else { 0 })
     }
 
     /// The next bytes of the peer.
@@ -111,7 +121,12 @@ impl FrameGuard {
                 fragments.push(frame.stream);
             }
         };
+        let unfinished = &mut self.block;
         let count = |frame: FrameHead| {
+            *unfinished = match frame.kind {
+                HEADERS | CONTINUATION if frame.flags & END_HEADERS == 0 => *unfinished + frame.len as usize,
+                _ => 0,
+            };
             let cost = match frame.kind {
                 HEADERS => return *credit = credit.saturating_add(EARNED_BY_HEADERS).min(MOST),
                 CONTINUATION => return,
@@ -293,6 +308,21 @@ mod tests {
             (0..2).for_each(|_| guard.read(&frame(WINDOW_UPDATE, 0, 4)));
         }
         assert!(!guard.is_flooded());
+    }
+
+    #[test]
+    fn a_header_block_is_unfinished_until_its_last_frame() {
+        let mut guard = server();
+        guard.read(&frame(HEADERS, 0, 1_000));
+        assert_eq!(guard.unfinished(), 1_000);
+        let more = frame(CONTINUATION, 0, 500);
+        guard.read(&more[..HEADER + 100]);
+        assert_eq!(guard.unfinished(), 1_100);
+        guard.read(&more[HEADER + 100..]);
+        guard.read(&frame(CONTINUATION, END_HEADERS, 10));
+        assert_eq!(guard.unfinished(), 0);
+        guard.read(&frame(DATA, 0, 5_000)[..100]);
+        assert_eq!(guard.unfinished(), 0, "a body is no head");
     }
 
     #[test]

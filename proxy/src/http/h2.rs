@@ -4,8 +4,10 @@
 //! windows and interim responses are under our control.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -34,6 +36,10 @@ pub struct RecvBody {
     data_done: bool,
     /// Taken from the stream and not yet handed on; its part of the window is given back only then.
     joined: Option<Box<Joined>>,
+    /// How long a request's body may bring nothing, and whether it was answered.
+    awaited: Option<(Duration, Rc<Cell<bool>>)>,
+    /// Runs while it brings nothing.
+    silence: Option<Box<LazyTimer>>,
 }
 
 #[derive(Default)]
@@ -45,11 +51,18 @@ struct Joined {
 
 impl From<RecvStream> for RecvBody {
     fn from(stream: RecvStream) -> Self {
-        Self { stream, data_done: false, joined: None }
+        Self { stream, data_done: false, joined: None, awaited: None, silence: None }
     }
 }
 
 impl RecvBody {
+    /// Fails when it brings nothing for as long as `stall` while it is awaited, until `answered` says that the response
+    /// has begun: what both ends then leave silent they agree on.
+    pub(super) fn until_answered(mut self, stall: Duration, answered: Option<Rc<Cell<bool>>>) -> Self {
+        self.awaited = answered.map(|answered| (stall, answered));
+        self
+    }
+
     /// Whether nothing more will come.
     pub fn is_end(&self) -> bool {
         self.joined.is_none() && self.stream.is_end_stream()
@@ -60,7 +73,11 @@ impl RecvBody {
             return Poll::Ready(Some(taken.map_err(|e| BodyError(e.to_string())).and_then(|data| self.hand_on(data))));
         }
         while !self.data_done {
-            match ready!(self.stream.poll_data(cx)) {
+            let polled = self.stream.poll_data(cx);
+            if polled.is_pending() && self.is_stalled(cx) {
+                return Poll::Ready(Some(Err(BodyError("the request's body brought nothing for too long".into()))));
+            }
+            match ready!(polled) {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) if data.len() < SMALL => {
                     let rest = self.join(data, cx);
@@ -81,6 +98,16 @@ impl RecvBody {
         }))
     }
 
+    /// Whether nothing came for too long; wakes the task when it is so.
+    fn is_stalled(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((stall, _)) = self.awaited.as_ref().filter(|(_, answered)| !answered.get()) else { return false };
+        let silence = self.silence.get_or_insert_default();
+        if !silence.is_set() {
+            silence.set(*stall);
+        }
+        silence.poll(cx).is_ready()
+    }
+
     /// Takes what small frames are there, while their reader waits for room. Bounded by the window, which stays taken.
     pub(super) fn join_waiting(&mut self, cx: &mut Context<'_>) {
         self.join(Bytes::new(), cx);
@@ -88,6 +115,9 @@ impl RecvBody {
 
     /// The reader has room for it: only then may the peer send as much again.
     fn hand_on(&mut self, data: Bytes) -> Result<Frame<Bytes>, BodyError> {
+        if let Some(silence) = &mut self.silence {
+            silence.clear();
+        }
         let released = self.stream.flow_control().release_capacity(data.len());
         released.map(|()| Frame::data(data)).map_err(|error| BodyError(error.to_string()))
     }

@@ -36,6 +36,11 @@ pub fn upgrade_of<B>(request: &Request<B>) -> Option<Option<HeaderValue>> {
     wants_upgrade(request).then(|| request.headers().get(header::UPGRADE).cloned())
 }
 
+/// Bytes of a header section as HTTP/2 counts them (RFC 9113 section 6.5.2).
+pub(crate) fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
 /// Whether any field `name` lists `token`.
 fn lists(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     all_members(headers, name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))

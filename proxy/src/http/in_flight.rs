@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderMap, StatusCode};
 use tokio::task::AbortHandle;
 
-use super::pool::H2Connection;
+use super::{app_places::AppPlace, pool::H2Connection};
 use crate::{balance::Endpoint, metrics::Series};
 
 /// Counts a request on its endpoint and its connection until it is dropped, and its gRPC status when that comes. Dropped
@@ -23,6 +23,8 @@ pub struct InFlight {
     waiting: Option<Instant>,
     /// The task that sends the rest of the request's body.
     upload: Option<AbortHandle>,
+    /// Its place at the application.
+    at_app: Option<AppPlace>,
 }
 
 struct GrpcRecord {
@@ -38,6 +40,11 @@ impl InFlight {
         let mut new = Self::default();
         new.endpoint = Some(endpoint);
         new
+    }
+
+    /// It has a connection to the application to itself.
+    pub fn at_app(&mut self, place: AppPlace) {
+        self.at_app = Some(place);
     }
 
     /// The request goes out: giving it up from now on says that the endpoint took at least so long.

@@ -9,7 +9,9 @@ use http::{Request, Response, Version, header, uri::Authority};
 use mesh_policy::{ConnectionFacts, Identity, InboundVerdict, RetryBudget, decide_inbound};
 
 use super::{
-    Body, Incoming, Interim, Reply, client,
+    Body, Incoming, Interim, Reply,
+    app_places::Share,
+    client,
     deadline::{self, within},
     headers,
     in_flight::{InFlight, grpc_status},
@@ -35,6 +37,8 @@ pub struct Caller {
     /// application's word.
     pub is_proxy: bool,
     series: Rc<Series>,
+    /// What its source holds of the application.
+    share: Rc<Share>,
 }
 
 /// Callers of one port whose metrics stay bound; the one bound first makes room, and is bound anew when it comes back.
@@ -62,7 +66,8 @@ impl Caller {
             }
         };
         drop(known);
-        Self { worker, port, entry, is_proxy, series }
+        let share = port.app_places.of(mesh_listen::Source::from(entry.source().ip()));
+        Self { worker, port, entry, is_proxy, series, share }
     }
 
     /// The verified peer; `None` for plain text.
@@ -151,6 +156,9 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
         return Ok(reply);
     }
     let mut in_flight = InFlight::default();
+    if version != Version::HTTP_2 {
+        in_flight.at_app(caller.share.take().ok_or_else(overloaded)?);
+    }
     caller.port.budget.request(began);
     let handed = hand_over(&caller, request, authority, &interim, &mut in_flight);
     let answered = within(late.as_mut().map(|late| late.as_mut()), handed);
@@ -218,6 +226,10 @@ async fn hand_over(
         }
         tracing::debug!("{address}: {error}; trying again");
     }
+}
+
+fn overloaded() -> Error {
+    Error::undelivered(Reason::Overloaded, "too many requests are at the application (MESH_MAX_APP_REQUESTS)")
 }
 
 /// What never reached the application is worth trying elsewhere.

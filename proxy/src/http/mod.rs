@@ -5,6 +5,7 @@
 //! rules of forwarding.
 
 pub mod answer;
+pub mod app_places;
 pub mod body;
 mod call;
 pub mod client;

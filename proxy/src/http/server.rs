@@ -116,6 +116,7 @@ where
 {
     let metrics = worker.direction(entry.direction());
     let audience = audience(entry.direction(), peer);
+    entry.framed();
     metrics.http1.increment(1);
     let serve = |request: Request<h1::RecvBody>| {
         let mut service = service.clone();
@@ -138,7 +139,7 @@ where
     };
     let refused = |reason: h1::ParseReason| refused(metrics, reason);
     let config = h1_config(&worker.config);
-    h1::server::serve(io, &config, entry.ending(), serve, refused)
+    h1::server::serve(io, &config, entry.ending(), serve, refused, |bytes| entry.hold(bytes))
         .await
         .map_err(|error| Error::unknown(Reason::UpstreamReset, error.to_string()))
 }
@@ -152,6 +153,7 @@ where
 {
     let direction = entry.direction();
     let metrics = worker.direction(direction);
+    entry.framed();
     metrics.http2.increment(1);
     let limits = &worker.config.limits;
     // Only this pod's own application may make the proxy hold more than a peer's proxy may.
@@ -161,7 +163,7 @@ where
     builder
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(window)
-        .max_concurrent_streams(limits.inbound_streams)
+        .max_concurrent_streams(if peer { limits.streams } else { limits.inbound_streams })
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(header_list_size(limits))
         .max_send_buffer_size(limits.stream_window as usize);
@@ -183,7 +185,11 @@ where
     loop {
         tokio::select! {
             biased;
-            accepted = poll_fn(|cx| accept(&mut connection, &wire, cx)) => match accepted {
+            accepted = poll_fn(|cx| {
+                let accepted = accept(&mut connection, &wire, cx);
+                entry.hold(wire.unfinished());
+                accepted
+            }) => match accepted {
                 Some(Ok((request, respond))) => {
                     served = true;
                     entry.reached(Stage::Http);
@@ -289,7 +295,9 @@ async fn stream<S>(
 ) where
     S: Service<Incoming, Response = Reply, Error = Error>,
 {
-    let mut request = request.map(|body| Body::from(RecvBody::from(body)));
+    let has_answer = (!request.body().is_end_stream()).then(|| Rc::new(Cell::new(false)));
+    let stall = config.times.idle;
+    let mut request = request.map(|body| Body::from(RecvBody::from(body).until_answered(stall, has_answer.clone())));
     headers::trim_values(request.headers_mut());
     let grpc = headers::is_grpc(request.headers());
     let head_only = *request.method() == Method::HEAD;
@@ -323,6 +331,9 @@ async fn stream<S>(
         tracing::debug!("reset with {reason}: {error}");
         return respond.borrow_mut().send_reset(reason);
     }
+    if let Some(has_answer) = has_answer {
+        has_answer.set(true);
+    }
     let (head, body) = answered(metrics, result, grpc, audience(metrics.direction, peer)).response.into_parts();
     // Whatever the body is, there is none behind these (RFC 9110 section 6.4.1); our own errors have one.
     let end = head_only || matches!(head.status.as_u16(), 204 | 304) || body.is_end();
@@ -341,6 +352,8 @@ async fn stream<S>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use http_body_util::BodyExt;
+
     use super::*;
     use crate::{config::tests::minimal, metrics::Metrics};
 
@@ -367,6 +380,38 @@ mod tests {
                 let request = Request::builder().method(method).uri("http://web/").body(()).unwrap();
                 let response = refused(request).await;
                 assert_eq!((response.status().as_u16(), response.body().is_end_stream()), (403, bodiless));
+            }
+        };
+        tokio::task::LocalSet::new().run_until(exchange).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_brings_nothing_is_given_up_until_it_is_answered() {
+        const STALL: Duration = Duration::from_secs(10);
+        let exchange = async {
+            let (ours, theirs) = tokio::io::duplex(64 * 1024);
+            let (mut send, driver) = h2::client::Builder::new().handshake::<_, Bytes>(ours).await.unwrap();
+            tokio::task::spawn_local(driver);
+            let mut connection = h2::server::handshake(theirs).await.unwrap();
+            for answered in [false, true] {
+                let request = Request::post("http://web/").body(()).unwrap();
+                let (_response, mut upload) = send.send_request(request, false).unwrap();
+                let (request, _respond): (_, SendResponse<Bytes>) = connection.accept().await.unwrap().unwrap();
+                upload.send_data(Bytes::from_static(b"first"), false).unwrap();
+                let answered_at_all = Some(Rc::new(Cell::new(answered)));
+                let mut body = Body::from(RecvBody::from(request.into_body()).until_answered(STALL, answered_at_all));
+                let reading = async {
+                    let mut frames = 0;
+                    while let Some(Ok(_)) = body.frame().await {
+                        frames += 1;
+                    }
+                    frames
+                };
+                let read = tokio::select! {
+                    read = tokio::time::timeout(10 * STALL, reading) => read,
+                    _ = connection.accept() => unreachable!("nothing else is asked"),
+                };
+                assert_eq!(read.ok(), (!answered).then_some(1), "the first frame, and then it failed or not");
             }
         };
         tokio::task::LocalSet::new().run_until(exchange).await;

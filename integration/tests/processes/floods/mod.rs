@@ -6,6 +6,7 @@
 //! look at what is queued. `hostile.rs` has malformed messages and slow connections.
 
 mod attacks;
+mod crowds;
 pub mod peer;
 
 use std::{

@@ -25,8 +25,36 @@ use super::upgrade::Upgraded;
 use super::writer::{BodyWriter, Framing, WriteFault};
 use super::{Config, RecvBody, SendError, SendErrorKind};
 
-/// More interim responses to one request are refused: nobody needs them, and each could be awaited for ever.
+/// Interim responses to one request: nobody needs more, and each could be awaited for ever.
 const MAX_INTERIM: usize = 100;
+/// Bytes of all interim responses to one request: what a slow client may leave unread of them.
+const MAX_INTERIM_BYTES: usize = 64 * 1024;
+
+/// What is left of the interim responses that one request may bring, over either framing.
+#[derive(Debug)]
+pub(in crate::http) struct InterimBudget {
+    number: usize,
+    bytes: usize,
+}
+
+impl Default for InterimBudget {
+    fn default() -> Self {
+        Self { number: MAX_INTERIM, bytes: MAX_INTERIM_BYTES }
+    }
+}
+
+impl InterimBudget {
+    /// Takes one with a head of so many bytes. False: it is one too many.
+    pub(in crate::http) fn spend(&mut self, bytes: usize) -> bool {
+        match (self.number.checked_sub(1), self.bytes.checked_sub(bytes)) {
+            (Some(number), Some(bytes)) => {
+                *self = Self { number, bytes };
+                true
+            }
+            _ => false,
+        }
+    }
+}
 
 /// A connection to a server with no exchange in progress. One pointer wide.
 pub struct Connection<IO>(Box<Inner<IO>>);
@@ -113,7 +141,8 @@ where
     if facts.expect && framing != Framing::Empty {
         upload.wait_for_continue(inner.config.expect_continue_timeout);
     }
-    let mut awaiting = AwaitHead { scanner: HeadScanner::default(), interims: 0, started: false };
+    let mut awaiting =
+        AwaitHead { scanner: HeadScanner::default(), interims: InterimBudget::default(), started: false };
     let head = std::future::poll_fn(|cx| poll_head(inner, &mut upload, &mut awaiting, &mut on_interim, cx)).await;
     let head = match head {
         Ok(head) => head,
@@ -211,7 +240,7 @@ fn request_framing<B: Body>(request: &Request<B>) -> Result<Framing, &'static st
 /// Where the wait for the final head is.
 struct AwaitHead {
     scanner: HeadScanner,
-    interims: usize,
+    interims: InterimBudget,
     /// A byte of a response came.
     started: bool,
 }
@@ -243,8 +272,7 @@ where
                 upload.final_response();
                 return Poll::Ready(Ok(head));
             }
-            awaiting.interims += 1;
-            if awaiting.interims > MAX_INTERIM {
+            if !awaiting.interims.spend(raw.len()) {
                 return Poll::Ready(Err(SendErrorKind::TooManyInterim));
             }
             on_interim(head.status, &head.headers);

@@ -88,6 +88,11 @@ impl<IO> Conn<IO> {
         self.buf.is_empty()
     }
 
+    /// Bytes read and not yet understood.
+    pub(super) fn buffered(&self) -> usize {
+        self.buf.len()
+    }
+
     pub(super) fn drop_buffer(&mut self) {
         self.buf = BytesMut::new();
     }

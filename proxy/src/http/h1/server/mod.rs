@@ -60,17 +60,20 @@ pub fn refusal(reason: ParseReason) -> Response<Bytes> {
 /// Serves one connection until the client ends it, an error does, or `drain` resolves and the request in hand is
 /// answered (with `connection: close`).
 ///
+/// `unfinished` is told how many bytes of a head lie here that is not whole, and of none when it is.
+///
 /// `service` is called once per request, never before the last response is written. `on_refused` is called for a
 /// head that is refused, to count it, and gives the answer ([`refusal`] is the usual one).
 ///
 /// # Errors
 /// Whatever ended the connection before its time; see [`Error`].
-pub async fn serve<IO, D, S, Fut, B, R>(
+pub async fn serve<IO, D, S, Fut, B, R, U>(
     io: IO,
     config: &Config,
     drain: D,
     service: S,
     on_refused: R,
+    unfinished: U,
 ) -> Result<(), Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -80,13 +83,16 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
     R: Fn(ParseReason) -> Response<Bytes>,
+    U: Fn(usize),
 {
     let conn = Rc::new(RefCell::new(Conn::new(io, *config)));
     let _closed_at_the_end = CloseOnDrop(conn.clone());
     let mut drain = Drain { signal: pin!(drain), fired: false };
     let mut timer = LazyTimer::default();
     loop {
-        let head = match next_head(&conn, &mut drain, &mut timer).await {
+        let head = next_head(&conn, &mut drain, &mut timer, &unfinished).await;
+        unfinished(0);
+        let head = match head {
             Ok(Some(head)) => head,
             Ok(None) => {
                 shutdown(&conn, &mut timer, false).await;
@@ -195,6 +201,7 @@ async fn next_head<IO, D>(
     conn: &RefCell<Conn<IO>>,
     drain: &mut Drain<'_, D>,
     timer: &mut LazyTimer,
+    unfinished: &impl Fn(usize),
 ) -> Result<Option<RequestHead>, Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -226,6 +233,7 @@ where
                 Poll::Pending => {}
             }
             conn.shrink();
+            unfinished(conn.buffered());
             drain.poll(cx);
             if drain.fired && empty {
                 return Poll::Ready(Ok(None));

@@ -301,7 +301,7 @@ fn a_connection_is_reused_and_a_spoiled_one_is_not_open() {
             |request: Request<RecvBody>| async move { Response::new(full(request.uri().path().to_owned())).into() };
         let config = Config::default();
         let done = tokio::sync::Notify::new();
-        let server = serve(peer, &config, done.notified(), service, refusal);
+        let server = serve(peer, &config, done.notified(), service, refusal, |_| ());
         let client = async {
             pool.borrow_mut().push(Connection::new(io, &config));
             for path in ["/a", "/b", "/c"] {

@@ -118,7 +118,7 @@ pub(super) async fn raw_exchange(pieces: &[&[u8]]) -> (String, Vec<String>, Resu
     let (mut peer, io) = tokio::io::duplex(256 * 1024);
     let seen = Seen::default();
     let config = quick();
-    let serving = serve(io, &config, std::future::pending(), |request| record(seen.clone(), request), refusal);
+    let serving = serve(io, &config, std::future::pending(), |request| record(seen.clone(), request), refusal, |_| ());
     let client = async {
         for piece in pieces {
             peer.write_all(piece).await.unwrap();

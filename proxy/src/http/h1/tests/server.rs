@@ -30,7 +30,8 @@ where
             peer.read_to_end(&mut answer).await.unwrap();
             String::from_utf8(answer).unwrap()
         };
-        let (result, answer) = tokio::join!(serve(io, &config, std::future::pending(), service, refusal), client);
+        let (result, answer) =
+            tokio::join!(serve(io, &config, std::future::pending(), service, refusal, |_| ()), client);
         (answer, result)
     })
 }
@@ -198,7 +199,7 @@ where
     C: Future<Output = ()>,
 {
     let (peer, io) = tokio::io::duplex(4096);
-    tokio::join!(serve(io, &config, std::future::pending(), service, refusal), client(peer)).0
+    tokio::join!(serve(io, &config, std::future::pending(), service, refusal, |_| ()), client(peer)).0
 }
 
 const EXPECT: &str = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
@@ -295,7 +296,8 @@ fn a_client_that_leaves_cancels_the_service() {
                 if by_reset { socket_reset(peer) } else { drop(peer) }
             };
             let config = Config::default();
-            let (result, ()) = tokio::join!(serve(io, &config, std::future::pending(), service, refusal), client);
+            let (result, ()) =
+                tokio::join!(serve(io, &config, std::future::pending(), service, refusal, |_| ()), client);
             assert!(matches!((&result, by_reset), (Err(Error::Io(_)), true) | (Err(Error::Left), false)), "{result:?}");
             assert!(dropped.get());
         });
@@ -332,7 +334,7 @@ fn a_client_that_takes_nothing_is_given_up() {
     let result = run(async {
         let (mut peer, io) = tokio::io::duplex(4096);
         peer.write_all(GET.as_bytes()).await.unwrap();
-        serve(io, &config, std::future::pending(), |_| async { Response::new(endless()).into() }, refusal).await
+        serve(io, &config, std::future::pending(), |_| async { Response::new(endless()).into() }, refusal, |_| ()).await
     });
     assert!(matches!(result, Err(Error::WriteStalled)), "{result:?}");
 }
@@ -349,7 +351,7 @@ fn what_does_not_come_in_time_ends() {
                 peer.read_to_string(&mut answer).await.unwrap();
                 answer
             };
-            tokio::join!(client, serve(io, &config, std::future::pending(), read_whole, refusal)).0
+            tokio::join!(client, serve(io, &config, std::future::pending(), read_whole, refusal, |_| ())).0
         })
     };
     assert_eq!(read_all(""), "");
@@ -383,12 +385,12 @@ fn draining_finishes_the_request_in_hand() {
             peer.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        let (result, answer) = tokio::join!(serve(io, &config, drain.notified(), service, refusal), client);
+        let (result, answer) = tokio::join!(serve(io, &config, drain.notified(), service, refusal, |_| ()), client);
         assert!(result.is_ok());
         assert_eq!(answer, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
         // Idle, it closes at once.
         let (mut peer, io) = tokio::io::duplex(4096);
-        serve(io, &config, std::future::ready(()), echo, refusal).await.unwrap();
+        serve(io, &config, std::future::ready(()), echo, refusal, |_| ()).await.unwrap();
         assert_eq!(peer.read(&mut [0; 8]).await.unwrap(), 0);
     });
 }

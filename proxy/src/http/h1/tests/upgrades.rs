@@ -37,7 +37,7 @@ async fn tunnel(input: &str, status: u16, end: &str) -> (String, DuplexStream, T
     };
     peer.write_all(input.as_bytes()).await.unwrap();
     let config = quick();
-    let serving = serve(io, &config, std::future::pending(), service, refusal);
+    let serving = serve(io, &config, std::future::pending(), service, refusal, |_| ());
     let (result, answer) = tokio::join!(serving, read_until(&mut peer, end));
     (answer, peer, taken, result)
 }

@@ -1,0 +1,192 @@
+//! The server of small pages over plain HTTP/1.1, for kubelet, Prometheus and people: one request a connection, bounds on
+//! everything that a stranger may send or refuse to read.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Bounds, Places, Source};
+
+/// A whole page.
+pub type Page = Response<Full<Bytes>>;
+
+/// Connections at a time. A probe or a scraper needs one for some milliseconds; whoever holds more than the four of his
+/// address is the first to lose one.
+pub const PLACES: Bounds = Bounds { each: 4, shared: 32, total: 128 };
+/// Longest wait for a request's head.
+pub const HEAD_LIMIT: Duration = Duration::from_secs(5);
+/// Largest request head; what reads more is hyper's least.
+pub const HEAD_BYTES: usize = 8 * 1024;
+/// Longest life of a connection: Prometheus gives up after 10 s, and who reads nothing must not keep what is written for
+/// him.
+pub const LIFE: Duration = Duration::from_secs(15);
+/// Pause when the system gives no more sockets, so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves pages until cancelled.
+pub async fn serve_pages<F>(
+    listener: TcpListener,
+    cancel: CancellationToken,
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+) where
+    F: Future<Output = Page> + Send + 'static,
+{
+    let places = Places::new(PLACES);
+    while let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await {
+        let (tcp, place) = match accepted {
+            Ok((tcp, from)) => (tcp, places.take(Source::from(from.ip()))),
+            Err(error) => {
+                tracing::warn!("no connection for a page could be accepted: {error}; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (cancel, answer) = (cancel.clone(), answer.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = serve_one(tcp, answer) => {}
+                () = place.ended() => {}
+                () = cancel.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn serve_one<F>(tcp: TcpStream, answer: impl Fn(Request<Incoming>) -> F + Send + 'static)
+where
+    F: Future<Output = Page> + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(HEAD_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(tcp), service);
+    if let Ok(Err(error)) = tokio::time::timeout(LIFE, connection).await {
+        tracing::debug!("a connection for a page: {error}");
+    }
+}
+
+/// A page.
+pub fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Page {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}
+
+/// Large texts on their way, so that those who ask and do not read hold one text together instead of one each.
+#[derive(Debug, Default)]
+pub struct Shared(Mutex<Vec<Weak<str>>>);
+
+/// Texts on their way at once. Who asks while so many are unread gets the newest of them, which is [`LIFE`] old at most;
+/// one scraper never sees this.
+pub const TEXTS: usize = 4;
+
+impl Shared {
+    /// What `make` says now, or what it said when the newest of too many unread ones was made.
+    pub fn get(&self, make: impl FnOnce() -> String) -> Bytes {
+        let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        texts.retain(|text| text.strong_count() > 0);
+        let newest = if texts.len() < TEXTS { None } else { texts.last().and_then(Weak::upgrade) };
+        let text: Arc<str> = newest.unwrap_or_else(|| {
+            let text = Arc::from(make());
+            texts.push(Arc::downgrade(&text));
+            text
+        });
+        Bytes::from_owner(Text(text))
+    }
+}
+
+struct Text(Arc<str>);
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn start() -> (std::net::SocketAddr, CancellationToken) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, cancel) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let answer = |_| async { page(StatusCode::OK, "text/plain", "here\n") };
+        tokio::spawn(serve_pages(listener, cancel.clone(), answer));
+        (address, cancel)
+    }
+
+    async fn get(address: std::net::SocketAddr, head: &str) -> String {
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        let mut said = Vec::new();
+        // What was not read of a head that is too long resets the connection behind the answer.
+        let _ = tcp.read_to_end(&mut said).await;
+        String::from_utf8(said).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_scraper_gets_in_while_others_hold_all_that_they_can() {
+        let (address, _cancel) = start().await;
+        let mut held = Vec::new();
+        for _ in 0..2 * PLACES.total {
+            let mut tcp = TcpStream::connect(address).await.unwrap();
+            tcp.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
+            held.push(tcp);
+        }
+        assert!(get(address, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.ends_with("here\n"));
+        // Of one address no more than its own and the pool are open.
+        let mut open = 0;
+        for tcp in &mut held {
+            let mut byte = [0];
+            let read =
+                tokio::time::timeout(Duration::from_millis(if open == 0 { 500 } else { 5 }), tcp.read(&mut byte));
+            open += usize::from(read.await.is_err());
+        }
+        assert!(open <= PLACES.each + PLACES.shared, "{open} are open");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_refused() {
+        let (address, _cancel) = start().await;
+        let head = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(2 * HEAD_BYTES));
+        let said = get(address, &head).await;
+        assert!(!said.contains("200 OK"), "{said}");
+    }
+
+    #[test]
+    fn unread_texts_are_few_however_many_ask() {
+        let shared = Shared::default();
+        let mut made = 0;
+        let mut ask = || {
+            shared.get(|| {
+                made += 1;
+                made.to_string()
+            })
+        };
+        assert_eq!((&ask()[..], &ask()[..]), (&b"1"[..], &b"2"[..]), "each is made anew while they are read");
+        let unread: Vec<_> = (0..100).map(|_| ask()).collect();
+        assert_eq!(&unread[99][..], b"6", "the newest of those that are unread");
+        drop(unread);
+        assert_eq!(&ask()[..], b"7");
+    }
+}
