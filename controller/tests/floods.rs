@@ -225,7 +225,9 @@ async fn one_meshed_pod_with_all_that_it_can_open_holds_up_nobody() {
     let connections = metric(&fixture, "mesh_controller_connections ").await;
     println!("{open} streams on {connections} connections, {} MiB, another's update after {took:?}", memory / MIB);
     assert!((4_000..=4_096 + 130).contains(&open), "{open} streams");
-    assert!(connections <= bounds.connections.each + bounds.connections.shared + 2, "{connections}");
+    // Its own places at two addresses, the pool, and the other proxy.
+    let most = 2 * bounds.connections.each + bounds.connections.shared + 1;
+    assert!(connections <= most, "{connections}");
     assert!(memory < 128 * MIB, "{memory} KiB");
     assert!(took < HELD_UP, "{took:?}");
 }

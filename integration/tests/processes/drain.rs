@@ -101,7 +101,8 @@ async fn upgraded_connections_and_tunnels_are_inside_the_limit() {
     let mesh = Mesh::start().await;
     mesh.service("web", None);
     // The server's has one more: the client's pooled connection.
-    let server = mesh.server_with("web", "web-1", &[], &[("MESH_MAX_CONNECTIONS", "5")]).await;
+    let env = [("MESH_MAX_CONNECTIONS", "5"), ("MESH_MAX_STRANGERS", "4")];
+    let server = mesh.server_with("web", "web-1", &[], &env).await;
     let client = mesh.client_with(&["web.shop:80"], &[("MESH_MAX_CONNECTIONS", "4")]).await;
     mesh.until_ok(&client).await;
     let open = async || {
