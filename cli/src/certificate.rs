@@ -66,15 +66,20 @@ impl Certificate {
         if !rest.is_empty() {
             return Err("no certificate: bytes are left over after it".to_owned());
         }
-        let (mut spiffe_id, mut dns_names) = (None, Vec::new());
+        let (mut uris, mut dns_names) = (Vec::new(), Vec::new());
         let names = found.subject_alternative_name().ok().flatten();
         for name in names.iter().flat_map(|names| &names.value.general_names) {
             match name {
-                GeneralName::URI(uri) if uri.starts_with("spiffe://") => spiffe_id = Some((*uri).to_owned()),
+                GeneralName::URI(uri) => uris.push(*uri),
                 GeneralName::DNSName(name) => dns_names.push((*name).to_owned()),
                 _ => {}
             }
         }
+        // As proxies read it: exactly one URI, or no identity (X.509-SVID, section 2).
+        let spiffe_id = match uris.as_slice() {
+            [uri] if uri.starts_with("spiffe://") => Some((*uri).to_owned()),
+            _ => None,
+        };
         let (begins, ends) = (found.validity().not_before.timestamp(), found.validity().not_after.timestamp());
         let key = match found.public_key().parsed() {
             Ok(PublicKey::EC(point)) => format!("ECDSA, {} bits", point.key_size()),

@@ -19,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     listener::{self, Limits},
     metrics::Metrics,
+    server::ListenerTls,
 };
 
 /// Longest wait for open calls at the end.
@@ -138,7 +139,7 @@ impl Servers {
         routes: Routes,
         limits: Limits,
         listener: TcpListener,
-        tls: Arc<rustls::ServerConfig>,
+        tls: ListenerTls,
         metrics: &Arc<Metrics>,
     ) {
         self.spawn(name, listener::serve(listener, tls, routes, limits, metrics.clone(), self.cancel.clone()));

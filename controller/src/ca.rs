@@ -19,6 +19,8 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
+use crate::trust::Bundle;
+
 /// How far certificates are dated back, so that a peer whose clock is behind accepts them at once.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// Longest certificate signing request; one for a P-384 key takes about 400 bytes.
@@ -53,7 +55,7 @@ pub struct Leaf {
 pub struct Signer {
     issuer: Issuer<'static, KeyPair>,
     intermediates: Vec<CertificateDer<'static>>,
-    anchors: Arc<Vec<CertificateDer<'static>>>,
+    anchors: Arc<Bundle>,
     not_after: SystemTime,
     life: Duration,
 }
@@ -71,7 +73,7 @@ impl Signer {
         key: KeyPair,
         certificate: &CertificateDer<'_>,
         intermediates: Vec<CertificateDer<'static>>,
-        anchors: Vec<CertificateDer<'static>>,
+        anchors: Bundle,
         not_after: SystemTime,
     ) -> Result<Self, CaError> {
         let issuer = Issuer::from_ca_cert_der(certificate, key)?;
@@ -85,7 +87,7 @@ impl Signer {
     }
 
     /// Whom to trust: the bundle that goes with this signer.
-    pub fn anchors(&self) -> &Arc<Vec<CertificateDer<'static>>> {
+    pub fn anchors(&self) -> &Arc<Bundle> {
         &self.anchors
     }
 
@@ -265,7 +267,7 @@ mod tests {
         assert_eq!(validity.not_after.timestamp(), leaf.not_after);
         assert_eq!(leaf.not_after - validity.not_before.timestamp(), (DAY + BACKDATE).as_secs() as i64);
         let signer = ca.signer();
-        let (_, root) = x509_parser::parse_x509_certificate(&signer.anchors()[0]).unwrap();
+        let (_, root) = x509_parser::parse_x509_certificate(&signer.anchors().own[0]).unwrap();
         cert.verify_signature(Some(root.public_key())).unwrap();
         let other = ca.sign_request(&csr(&key), &web(), None).unwrap();
         assert_ne!(cert.raw_serial(), x509_parser::parse_x509_certificate(&other.chain[0]).unwrap().1.raw_serial());

@@ -31,13 +31,15 @@ pub(crate) fn check_workload(world: &Published, caller: &Identity, workload: &st
             "no pod {workload:?} is known; MESH_WORKLOAD must be the namespace/name of one"
         ))
     })?;
-    if &*pod.namespace == caller.namespace() && &*pod.service_account == caller.service_account() {
-        return Ok(());
+    // Whole, its trust domain included.
+    match &pod.identity {
+        Some(identity) if identity == caller => Ok(()),
+        Some(identity) => Err(Status::permission_denied(format!(
+            "the caller is {caller}, but the pod {workload} runs as the service account {}/{}, {identity}",
+            pod.namespace, pod.service_account
+        ))),
+        None => Err(Status::permission_denied(format!("the pod {workload} is not meshed, so nobody may ask for it"))),
     }
-    Err(Status::permission_denied(format!(
-        "the caller is {caller}, but the pod {workload} runs as the service account {}/{}",
-        pod.namespace, pod.service_account
-    )))
 }
 
 /// Refuses names that nothing can have, before they are looked up or repeated.

@@ -6,17 +6,19 @@
 //! objects, and what stays in force meanwhile, is not decided here.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     time::{Duration, SystemTime},
 };
 
+use mesh_credentials::roots::{MAX_OTHER_DOMAINS, Roots};
 use mesh_policy::Identity;
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime, pem::PemObject};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::X509Certificate;
 
-use crate::{ca::Signer, verifier::injector_dns_name};
+use crate::{ca::Signer, trust::Bundle, verifier::injector_dns_name};
 
 /// The issuer's certificate, then intermediates.
 pub const CERTIFICATE: &str = "tls.crt";
@@ -24,8 +26,10 @@ pub const CERTIFICATE: &str = "tls.crt";
 pub const KEY: &str = "tls.key";
 /// The trust anchors: all of them are trusted, so that old and new overlap while they are exchanged.
 pub const ANCHORS: &str = "ca.crt";
-/// Where a ConfigMap has trust anchors: the one with more of them, and the bundle that we write.
+/// Where a ConfigMap has trust anchors of our own trust domain: the one with more of them, and the bundle that we write.
 pub const BUNDLE: &str = "ca-bundle.pem";
+/// Those of another domain are under its name and this, as in `east.example.pem`.
+const OTHER: &str = ".pem";
 
 /// Most certificates in `tls.crt`; with the leaf, a chain is at most four, which is what a proxy takes.
 const MAX_CHAIN: usize = 3;
@@ -50,18 +54,19 @@ pub struct Object {
 pub struct Stored {
     /// The Secret.
     pub secret: Object,
-    /// The ConfigMap that has more anchors under [`BUNDLE`], where there is one.
+    /// The ConfigMap that has more anchors under [`BUNDLE`], and those of other trust domains under `DOMAIN.pem`, where there
+    /// is one.
     pub more_anchors: Option<Object>,
 }
 
 /// Why an issuer was refused, or could not be read. The fault is whoever wrote the object's, unless the API server is away.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{object}{}: {reason}; {fix}", key.map(|key| format!(", key {key}")).unwrap_or_default())]
+#[error("{object}{}: {reason}; {fix}", key.as_ref().map(|key| format!(", key {key}")).unwrap_or_default())]
 pub struct IssuerError {
     /// Kind, namespace and name of the object at fault.
     pub object: String,
     /// The key at fault; `None` for the object as a whole.
-    pub key: Option<&'static str>,
+    pub key: Option<Cow<'static, str>>,
     /// What is wrong with it.
     pub reason: String,
     /// What to do next.
@@ -86,7 +91,13 @@ pub fn read(stored: &Stored, probe: &Identity) -> Result<Accepted, IssuerError> 
 
     let chain_ends = check_chain(&chain, now).map_err(secret.at(CERTIFICATE))?;
     check_key(&key, &chain).map_err(secret.at(KEY))?;
-    let (anchors, ended_anchors) = read_anchors(stored, now)?;
+    let (own, mut ended_anchors) = read_anchors(stored, now)?;
+    let (others, ended) = read_others(stored, probe.trust_domain(), now)?;
+    ended_anchors += ended;
+    let anchors = Bundle { own, others };
+    if let Some(more) = &stored.more_anchors {
+        proxies_take(&anchors, probe.trust_domain()).map_err(more.at(BUNDLE))?;
+    }
 
     // A root tells a peer nothing that it does not know.
     let intermediates = chain.iter().filter(|certificate| !is_self_issued(certificate)).cloned().collect();
@@ -100,14 +111,16 @@ pub fn read(stored: &Stored, probe: &Identity) -> Result<Accepted, IssuerError> 
 
 /// The anchors of both objects that have not ended, each once; and how many have.
 fn read_anchors(stored: &Stored, now: SystemTime) -> Result<(Vec<CertificateDer<'static>>, usize), IssuerError> {
-    let read = |object: &Object, key| object.value(key).and_then(authorities).map_err(object.at(key));
+    let read = |object: &Object, key: &'static str| object.value(key).and_then(authorities).map_err(object.at(key));
     let Stored { secret, more_anchors } = stored;
     // Where a ConfigMap has anchors, an issuer need not bring any: those of Vault or of a public key infrastructure often
     // do not.
     let brings_none = secret.data.get(ANCHORS).is_none_or(Vec::is_empty);
     let mut all = if more_anchors.is_some() && brings_none { Vec::new() } else { read(secret, ANCHORS)? };
     if let Some(more) = more_anchors {
-        for anchor in read(more, BUNDLE)? {
+        // One that is there for other trust domains alone has none of ours.
+        let no_own = !more.data.contains_key(BUNDLE) && other_domains(more).next().is_some();
+        for anchor in if no_own { Vec::new() } else { read(more, BUNDLE)? } {
             if !all.contains(&anchor) {
                 all.push(anchor);
             }
@@ -115,11 +128,60 @@ fn read_anchors(stored: &Stored, now: SystemTime) -> Result<(Vec<CertificateDer<
     }
     let found = all.len();
     let (last, key) = more_anchors.as_ref().map_or((secret, ANCHORS), |more| (more, BUNDLE));
+    if all.is_empty() {
+        return Err(last.at(key)(Fault::new("there is no anchor of our own trust domain", FIX_OWN)));
+    }
     let current = current_anchors(all, now).map_err(last.at(key))?;
     let ended = found - current.len();
     Ok((current, ended))
 }
 
+/// The anchors of other trust domains, each of which vouches for its own alone; and how many have ended.
+fn read_others(stored: &Stored, own: &str, now: SystemTime) -> Result<(Others, usize), IssuerError> {
+    let Some(object) = &stored.more_anchors else { return Ok(Default::default()) };
+    let (mut others, mut ended) = (Others::new(), 0);
+    for (key, domain) in other_domains(object) {
+        let at = |fault| object.at(key.to_owned())(fault);
+        if domain == own {
+            return Err(at(Fault::new("this is our own trust domain", FIX_OWN)));
+        }
+        if !Identity::is_trust_domain(domain) {
+            return Err(at(Fault::new("this names no trust domain (a-z 0-9 . _ -)", FIX_OTHER)));
+        }
+        if others.len() == MAX_OTHER_DOMAINS {
+            return Err(at(Fault::new(
+                format!("at most {MAX_OTHER_DOMAINS} other trust domains are served"),
+                FIX_OTHER,
+            )));
+        }
+        let all = object.value(key).and_then(authorities).map_err(at)?;
+        let found = all.len();
+        let current = current_anchors(all, now).map_err(at)?;
+        ended += found - current.len();
+        others.insert(domain.into(), current);
+    }
+    Ok((others, ended))
+}
+
+/// Whether proxies would take the bundle: the sums have bounds too.
+fn proxies_take(anchors: &Bundle, own: &str) -> Result<(), Fault> {
+    let mut roots = Roots::new(own, &anchors.own);
+    for (domain, anchors) in &anchors.others {
+        roots = roots.and_then(|roots| roots.with(domain, anchors));
+    }
+    roots.map(drop).map_err(|error| Fault::new(error, "remove anchors that are not needed"))
+}
+
+type Others = BTreeMap<Box<str>, Vec<CertificateDer<'static>>>;
+
+/// Keys of a ConfigMap that are for other trust domains, and which.
+fn other_domains(object: &Object) -> impl Iterator<Item = (&str, &str)> {
+    let keys = object.data.keys().filter(|key| *key != BUNDLE);
+    keys.filter_map(|key| Some((key.as_str(), key.strip_suffix(OTHER)?)))
+}
+
+const FIX_OWN: &str = "put anchors of our own trust domain into ca-bundle.pem";
+const FIX_OTHER: &str = "name the key as the trust domain and .pem, as in east.example.pem, or remove it";
 const FIX_PAIR: &str = "put certificate and key of one issuer there, as cert-manager or `meshctl install` writes them";
 const FIX_BUNDLE: &str = "put the trust anchors there (PEM), one after another";
 const FIX_NEW: &str = "issue it anew and put both tls.crt and tls.key there";
@@ -139,7 +201,7 @@ impl Fault {
 
 impl Object {
     fn value(&self, key: &str) -> Result<&[u8], Fault> {
-        let fix = if key == BUNDLE { FIX_BUNDLE } else { FIX_PAIR };
+        let fix = if key.ends_with(OTHER) { FIX_BUNDLE } else { FIX_PAIR };
         match self.data.get(key) {
             None => Err(Fault::new("absent", fix)),
             Some(value) if value.is_empty() => Err(Fault::new("empty", fix)),
@@ -149,8 +211,9 @@ impl Object {
     }
 
     /// Says that a fault is this object's, at this key.
-    fn at(&self, key: &'static str) -> impl FnOnce(Fault) -> IssuerError {
-        move |Fault { reason, fix }| IssuerError { object: self.name.clone(), key: Some(key), reason, fix }
+    fn at(&self, key: impl Into<Cow<'static, str>>) -> impl FnOnce(Fault) -> IssuerError {
+        let key = Some(key.into());
+        move |Fault { reason, fix }| IssuerError { object: self.name.clone(), key, reason, fix }
     }
 }
 
@@ -272,7 +335,7 @@ fn believed_until(signer: &Signer, probe: &Identity, now: SystemTime) -> Result<
     let dns_name = injector_dns_name(probe.namespace());
     let leaf = signer.sign(&key, probe, Some(&dns_name), PROBE_LIFETIME).map_err(|error| refused(error.to_string()))?;
     let end_entity = EndEntityCert::try_from(&leaf.chain[0]).map_err(|error| refused(error.to_string()))?;
-    let anchors: Result<Vec<TrustAnchor<'_>>, _> = signer.anchors().iter().map(anchor_from_trusted_cert).collect();
+    let anchors: Result<Vec<TrustAnchor<'_>>, _> = signer.anchors().own.iter().map(anchor_from_trusted_cert).collect();
     let anchors = anchors.map_err(|error| refused(error.to_string()))?;
     let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -283,7 +346,7 @@ fn believed_until(signer: &Signer, probe: &Identity, now: SystemTime) -> Result<
             .verify_for_usage(algorithms, &anchors, &leaf.chain[1..], time, usage, None, None)
             .map_err(|error| refused(explain(&error)))?;
         let used = anchors.iter().position(|anchor| anchor == path.anchor());
-        let used = used.and_then(|n| signer.anchors().get(n)).and_then(|der| crate::ca::not_after(der).ok());
+        let used = used.and_then(|n| signer.anchors().own.get(n)).and_then(|der| crate::ca::not_after(der).ok());
         ends = used.unwrap_or(now);
     }
     Ok(ends)

@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -22,9 +22,8 @@ use hyper::{
     service::{Service as HttpService, service_fn},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use mesh_credentials::{Proof, tls::Held as Trusted};
 use mesh_listen::{Bounds, Place, Places, Quota, Source};
-use mesh_policy::Identity;
-use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -37,9 +36,8 @@ use tower::Service;
 
 use crate::{
     account::{Accounts, Caller, Pieces},
-    ca,
     metrics::{Held, Metrics},
-    server::{PeerInfo, peer_identity},
+    server::{ListenerTls, PeerInfo, check_domain},
 };
 
 /// Connections whose TLS handshake is not done. A proxy has one for some milliseconds; each holds a ClientHello of 64 KiB
@@ -101,6 +99,7 @@ impl Limits {
 /// What the connections of a listener share.
 struct Listener {
     acceptor: TlsAcceptor,
+    clients: Option<Arc<Trusted>>,
     routes: Routes,
     limits: Limits,
     unproved: Arc<Places<Source>>,
@@ -114,14 +113,15 @@ struct Listener {
 /// Serves until cancelled, then waits for the calls that are open.
 pub async fn serve(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: ListenerTls,
     routes: Routes,
     limits: Limits,
     metrics: Arc<Metrics>,
     cancel: CancellationToken,
 ) {
     let shared = Arc::new(Listener {
-        acceptor: TlsAcceptor::from(tls),
+        acceptor: TlsAcceptor::from(tls.config),
+        clients: tls.clients,
         routes: routes.prepare(),
         unproved: Places::new(UNPROVED),
         connections: Places::new(limits.connections),
@@ -159,15 +159,14 @@ impl Listener {
             () = self.cancel.cancelled() => return,
         };
         let shaken = shaken.unwrap_or_else(|_| Err(format!("no handshake within {HANDSHAKE_LIMIT:?}")));
-        let (tls, proved) = match shaken {
+        let (tls, proof) = match shaken {
             Ok(shaken) => shaken,
             Err(why) => {
                 self.metrics.handshakes_failed.increment(1);
                 return tracing::debug!("{address}: {why}");
             }
         };
-        let (identity, left) = proved.unzip();
-        let caller = Caller { identity, source };
+        let caller = Caller { identity: proof.as_ref().map(|proof| proof.identity().clone()), source };
         let place = Arc::new(self.connections.take(caller.clone()));
         drop(unproved);
         let _held = Held::new(&self.metrics.connections);
@@ -184,9 +183,10 @@ impl Listener {
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_LIMIT)
             .serve_connection(TokioIo::new(Connection { tls, preface }), self.service(peer, source, place.clone()));
+        // With the certificate that let it in, or with that one's anchor; a proxy is back at once with its newer one.
         let ends = async {
-            match left {
-                Some(left) => tokio::time::sleep(left).await,
+            match self.clients.clone().zip(proof) {
+                Some((held, proof)) => mesh_credentials::end(held, proof).await,
                 None => std::future::pending().await,
             }
         };
@@ -197,7 +197,7 @@ impl Listener {
                 self.metrics.connections_crowded_out.increment(1);
                 return tracing::debug!("{address}: ended, as its caller holds most of all connections");
             }
-            () = ends => return tracing::debug!("{address}: the client certificate has ended"),
+            why = ends => return tracing::debug!("{address}: {why}"),
             () = self.cancel.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -208,14 +208,15 @@ impl Listener {
         }
     }
 
-    /// TLS; who the peer proved to be, and for how long yet.
-    async fn handshake(&self, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, Option<(Identity, Duration)>), String> {
+    /// TLS; what the peer proved, where it has to.
+    async fn handshake(&self, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, Option<Arc<Proof>>), String> {
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
         let tls = self.acceptor.accept(tcp).await.map_err(|e| e.to_string())?;
-        let Some(leaf) = tls.get_ref().1.peer_certificates().and_then(<[_]>::first) else { return Ok((tls, None)) };
-        let identity = peer_identity(leaf)?;
-        let left = ca::not_after(leaf)?.duration_since(SystemTime::now()).map_err(|_| "the certificate has ended")?;
-        Ok((tls, Some((identity, left))))
+        let Some(held) = &self.clients else { return Ok((tls, None)) };
+        let proof = tls.get_ref().1.peer_certificates().and_then(|chain| held.proof(chain));
+        let proof = proof.ok_or("the client's certificate counts no more")?;
+        check_domain(proof.identity(), held)?;
+        Ok((tls, Some(proof)))
     }
 
     /// What answers the requests of one connection.

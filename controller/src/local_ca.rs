@@ -77,7 +77,7 @@ pub fn load_or_create(state: &Path, trust_domain: &str, leaf_lifetime: Duration)
     if ends <= SystemTime::now() {
         return Err(LocalCaError::State { path: root_path, reason: "the root has ended".to_owned() });
     }
-    let signer = Signer::new(key, &root, Vec::new(), vec![root.clone()], ends)?;
+    let signer = Signer::new(key, &root, Vec::new(), vec![root.clone()].into(), ends)?;
     Ok(Authority::new(signer, leaf_lifetime))
 }
 

@@ -8,12 +8,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use mesh_credentials::tls::{self, Held};
 use mesh_policy::Identity;
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     crypto::aws_lc_rs,
-    pki_types::CertificateDer,
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    server::{NoServerSessionStorage, ResolvesServerCert},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -77,49 +77,50 @@ impl PeerInfo {
     }
 }
 
-/// TLS of a listener. With `client_root`, peers must prove that they are of the mesh.
-pub fn tls_config(
-    serving: Arc<ServingCertificate>,
-    client_root: Option<&CertificateDer<'static>>,
-) -> Result<Arc<ServerConfig>, rustls::Error> {
+/// TLS of a listener, and what verifies the clients that it asks for.
+#[derive(Clone, Debug)]
+pub struct ListenerTls {
+    /// The configuration.
+    pub(crate) config: Arc<ServerConfig>,
+    /// `None`: nobody is asked to prove anything.
+    pub(crate) clients: Option<Arc<Held>>,
+}
+
+/// TLS of a listener that asks for no client certificate.
+pub fn tls_config(serving: Arc<ServingCertificate>) -> Result<ListenerTls, rustls::Error> {
     // The provider prefers X25519MLKEM768, by the feature `prefer-post-quantum`; a test below holds it to that.
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&rustls::version::TLS13])?;
-    let builder = match client_root {
-        None => builder.with_no_client_auth(),
-        Some(root) => {
-            let mut roots = RootCertStore::empty();
-            roots.add(root.clone())?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .build()
-                .map_err(|e| rustls::Error::General(e.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let mut config = builder.with_cert_resolver(serving);
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(serving);
     config.alpn_protocols = vec![b"h2".to_vec()];
     // Each handshake proves both sides anew.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok(ListenerTls { config: Arc::new(config), clients: None })
 }
 
-/// The one SPIFFE ID of a verified certificate. None, or several, is no identity.
-pub(crate) fn peer_identity(leaf: &CertificateDer<'_>) -> Result<Identity, String> {
-    let cert = webpki::EndEntityCert::try_from(leaf).map_err(|e| e.to_string())?;
-    let mut names = cert.valid_uri_names();
-    match (names.next(), names.next()) {
-        (Some(name), None) => Identity::parse(name).map_err(|e| format!("{name:?}: {e}")),
-        _ => Err("a certificate of the mesh has exactly one URI name".to_owned()),
+/// TLS of a listener whose clients must prove that they are of our own trust domain; `key` has the listener's certificate.
+pub fn mesh_tls(held: Arc<Held>, key: Arc<dyn ResolvesServerCert>) -> Result<ListenerTls, rustls::Error> {
+    let config = tls::server_with(held.clone(), key, true, &[b"h2"])?;
+    Ok(ListenerTls { config: Arc::new(config), clients: Some(held) })
+}
+
+/// Refuses workloads of other trust domains, also of those whose own anchors are trusted: what the controller knows is about
+/// our own.
+pub(crate) fn check_domain(caller: &Identity, held: &Held) -> Result<(), String> {
+    let roots = held.roots();
+    if caller.trust_domain() == roots.own() {
+        return Ok(());
     }
+    Err(format!("the caller is {caller}, and only workloads of the trust domain {} are served", roots.own()))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use rcgen::{CertificateParams, KeyPair, SanType};
 
     #[test]
     fn post_quantum_key_exchange_comes_first() {
@@ -128,17 +129,18 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_spiffe_id() {
-        let cert = |names: &[&str]| {
-            let mut params = CertificateParams::default();
-            params.subject_alt_names = names.iter().map(|n| SanType::URI((*n).try_into().unwrap())).collect();
-            let der: CertificateDer<'static> = params.self_signed(&KeyPair::generate().unwrap()).unwrap().into();
-            der
+    fn only_our_own_trust_domain_is_served() {
+        let held = {
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let root = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+            let roots = mesh_credentials::roots::Roots::new("cluster.local", &[root.der().clone()]).unwrap();
+            Held::new(roots.with("east.example", &[root.der().clone()]).unwrap())
         };
-        let web = "spiffe://cluster.local/ns/shop/sa/web";
-        assert_eq!(peer_identity(&cert(&[web])).unwrap().as_str(), web);
-        for names in [&[][..], &[web, web], &[web, "https://a.b/"], &["https://a.b/"], &["spiffe://cluster.local"]] {
-            peer_identity(&cert(names)).unwrap_err();
+        let of = |domain: &str| check_domain(&Identity::new(domain, "shop", "web").unwrap(), &held);
+        of("cluster.local").unwrap();
+        for other in ["east.example", "evil.example", "cluster.local.evil.example"] {
+            assert!(of(other).unwrap_err().contains("trust domain cluster.local"), "{other}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The trust bundle as proxies get it: now, and again whenever it changes.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::Stream;
 use mesh_proto::v1;
@@ -14,8 +14,32 @@ use crate::{
     metrics::Metrics,
 };
 
-/// The roots in force.
-pub type Bundle = Vec<CertificateDer<'static>>;
+/// The roots in force, by the trust domain that they vouch for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bundle {
+    /// Of our own trust domain.
+    pub own: Vec<CertificateDer<'static>>,
+    /// Of others.
+    pub others: BTreeMap<Box<str>, Vec<CertificateDer<'static>>>,
+}
+
+impl From<Vec<CertificateDer<'static>>> for Bundle {
+    /// Of our own trust domain alone.
+    fn from(own: Vec<CertificateDer<'static>>) -> Self {
+        Self { own, others: BTreeMap::new() }
+    }
+}
+
+impl From<&Bundle> for v1::TrustBundle {
+    fn from(bundle: &Bundle) -> Self {
+        let ders = |roots: &[CertificateDer<'_>]| roots.iter().map(|root| root.to_vec()).collect();
+        let other = |(domain, roots): (&Box<str>, &Vec<_>)| v1::TrustDomain {
+            trust_domain: domain.to_string(),
+            roots_der: ders(roots),
+        };
+        Self { roots_der: ders(&bundle.own), others: bundle.others.iter().map(other).collect() }
+    }
+}
 
 /// Follows the bundle; sends it only when it really changed.
 pub(crate) fn stream(
@@ -30,7 +54,7 @@ pub(crate) fn stream(
             return Step::Same;
         }
         sent = Some(now.clone());
-        Step::Send(v1::TrustBundle { roots_der: now.iter().map(|root| root.to_vec()).collect() })
+        Step::Send(v1::TrustBundle::from(&*now))
     })
 }
 
@@ -43,15 +67,24 @@ mod tests {
     #[tokio::test]
     async fn it_stays_open_and_tells_of_each_change_once() {
         let root = |byte: u8| CertificateDer::from(vec![byte]);
-        let (sender, receiver) = watch::channel(Arc::new(vec![root(1)]));
+        let (sender, receiver) = watch::channel(Arc::new(Bundle::from(vec![root(1)])));
         let metrics = Metrics::new();
         let mut stream = std::pin::pin!(stream(receiver, CancellationToken::new(), &metrics));
         assert_eq!(stream.next().await.unwrap().unwrap().roots_der, [[1]]);
         assert!(stream.next().now_or_never().is_none(), "it waits");
-        sender.send_replace(Arc::new(vec![root(1)]));
+        sender.send_replace(Arc::new(vec![root(1)].into()));
         assert!(stream.next().now_or_never().is_none(), "the same again is no change");
-        sender.send_replace(Arc::new(vec![root(1), root(2)]));
+        sender.send_replace(Arc::new(vec![root(1), root(2)].into()));
         assert_eq!(stream.next().await.unwrap().unwrap().roots_der, [[1], [2]]);
+        let mut both = Bundle::from(vec![root(1), root(2)]);
+        both.others.insert("east.example".into(), vec![root(3)]);
+        sender.send_replace(Arc::new(both));
+        let sent = stream.next().await.unwrap().unwrap();
+        assert_eq!(sent.roots_der, [[1], [2]], "ours are never mixed with another's");
+        assert_eq!(
+            (sent.others[0].trust_domain.as_str(), &sent.others[0].roots_der[..]),
+            ("east.example", &[vec![3]][..])
+        );
         assert!(stream.next().now_or_never().is_none(), "it waits again");
     }
 }

@@ -1,16 +1,29 @@
 //! The gRPC channel to a part of the control plane: mutual TLS with a named peer, found by DNS, reconnecting by itself.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use hyper_util::rt::TokioIo;
 use mesh_policy::Identity;
 use mesh_proto::names::{Address, Names};
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::tls::expect_identity;
+use crate::{
+    proof::end,
+    tls::{Held, expect_identity},
+};
 
 /// DNS, TCP and TLS; the control plane is in the same cluster.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -30,9 +43,9 @@ pub struct Peer {
     pub identity: Identity,
 }
 
-/// A channel that connects when first used and again whenever it broke.
-pub fn lazy(names: Arc<Names>, peer: Peer, tls: Arc<ClientConfig>) -> Channel {
-    let dialled = Arc::new((names, peer, TlsConnector::from(tls)));
+/// A channel that connects when first used and again whenever it broke. `tls` reads `held`.
+pub fn lazy(names: Arc<Names>, peer: Peer, tls: Arc<ClientConfig>, held: Arc<Held>) -> Channel {
+    let dialled = Arc::new(Dialled { names, peer, tls: TlsConnector::from(tls), held });
     let connector = tower::service_fn(move |_: Uri| connect(dialled.clone()));
     // The authority is for gRPC's headers only: the connector knows whom to dial and whom to expect.
     Endpoint::from_static("http://controller.mesh")
@@ -44,8 +57,16 @@ pub fn lazy(names: Arc<Names>, peer: Peer, tls: Arc<ClientConfig>) -> Channel {
         .connect_with_connector_lazy(connector)
 }
 
-async fn connect(dialled: Arc<(Arc<Names>, Peer, TlsConnector)>) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
-    let (names, Peer { address, identity }, tls) = &*dialled;
+/// What a channel is made with.
+struct Dialled {
+    names: Arc<Names>,
+    peer: Peer,
+    tls: TlsConnector,
+    held: Arc<Held>,
+}
+
+async fn connect(dialled: Arc<Dialled>) -> io::Result<TokioIo<Ending>> {
+    let Dialled { names, peer: Peer { address, identity }, tls, held } = &*dialled;
     let dial = async {
         let tcp = names.connect(address).await?;
         tcp.set_nodelay(true)?;
@@ -61,5 +82,37 @@ async fn connect(dialled: Arc<(Arc<Names>, Peer, TlsConnector)>) -> io::Result<T
         let why = format!("{address} proves {proved} where {identity} is expected");
         io::Error::new(io::ErrorKind::PermissionDenied, why)
     })?;
-    Ok(TokioIo::new(stream))
+    let gone = || io::Error::new(io::ErrorKind::PermissionDenied, format!("{address}: its anchor was just withdrawn"));
+    let proof = stream.get_ref().1.peer_certificates().and_then(|chain| held.proof(chain)).ok_or_else(gone)?;
+    Ok(TokioIo::new(Ending { io: stream, ends: Box::pin(end(held.clone(), proof)) }))
+}
+
+/// A connection that ends with the certificate, or the anchor, of the server.
+struct Ending {
+    io: TlsStream<TcpStream>,
+    ends: Pin<Box<dyn Future<Output = &'static str> + Send>>,
+}
+
+impl AsyncRead for Ending {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(why) = self.ends.as_mut().poll(cx) {
+            self.ends = Box::pin(poll_fn(move |_| Poll::Ready(why))); // it stays so
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+        }
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Ending {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }

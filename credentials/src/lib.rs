@@ -11,7 +11,11 @@
 
 pub mod channel;
 pub mod parts;
+mod proof;
+pub mod roots;
 pub mod tls;
+
+pub use proof::{Proof, end};
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -22,7 +26,7 @@ use std::{
 
 use mesh_proto::{
     names::Names,
-    v1::{CertifyRequest, TrustRequest, identity_client::IdentityClient},
+    v1::{CertifyRequest, TrustBundle, TrustRequest, identity_client::IdentityClient},
 };
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::{
@@ -37,7 +41,8 @@ use tokio::{
 use tonic::transport::Channel;
 
 use channel::Peer;
-use tls::{Held, Roots};
+use roots::Roots;
+use tls::Held;
 
 /// Waits after failures: doubled from the first to the last, with jitter. Identity may start at the same time as we do.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -118,7 +123,9 @@ impl Credentials {
     /// Trusts the mounted bundle; nothing can be proved yet.
     pub fn new(config: Config) -> Result<Self, Error> {
         let mounted = read(&config.trust_bundle_file)?;
-        let held = Arc::new(Held::new(parse_bundle(&config.trust_bundle_file, &mounted)?));
+        let parsed = parse_bundle(&config.trust_bundle_file, &mounted)?;
+        let roots = Roots::new(config.identity.identity.trust_domain(), &parsed);
+        let held = Arc::new(Held::new(roots.map_err(|what| file_error(&config.trust_bundle_file, what))?));
         Ok(Self { config: Arc::new(config), held, mounted, ready: watch::Sender::new(false) })
     }
 
@@ -139,7 +146,7 @@ impl Credentials {
             Ok(tls) => Arc::new(tls),
             Err(error) => return tracing::error!("no certificate can be asked for: {error}"),
         };
-        let channel = channel::lazy(names, self.config.identity.clone(), tls);
+        let channel = channel::lazy(names, self.config.identity.clone(), tls, self.held.clone());
         let new_roots = Notify::new();
         tokio::join!(
             self.certify(channel.clone(), &new_roots, &observe),
@@ -245,10 +252,9 @@ impl Credentials {
             tokio::select! {
                 message = stream.message() => {
                     let Some(bundle) = message? else { return Ok(()) };
-                    let certificates: Vec<_> = bundle.roots_der.into_iter().map(CertificateDer::from).collect();
-                    match Roots::new(&certificates) {
+                    match self.read_roots(bundle) {
                         Ok(roots) => {
-                            tracing::debug!("{} roots from identity", certificates.len());
+                            tracing::debug!("roots from identity");
                             self.held.set_roots(roots);
                             new_roots.notify_one();
                         }
@@ -263,13 +269,23 @@ impl Credentials {
         }
     }
 
-    /// Trusts the mounted bundle if it changed: an old file must not take back what the stream said since.
+    /// What a message of the stream says to trust.
+    fn read_roots(&self, bundle: TrustBundle) -> Result<Roots, String> {
+        let ders = |roots: Vec<Vec<u8>>| roots.into_iter().map(CertificateDer::from).collect::<Vec<_>>();
+        let own = Roots::new(self.config.identity.identity.trust_domain(), &ders(bundle.roots_der))?;
+        bundle.others.into_iter().try_fold(own, |roots, other| roots.with(&other.trust_domain, &ders(other.roots_der)))
+    }
+
+    /// Trusts the mounted bundle if it changed: an old file must not take back what the stream said since. It is about our own
+    /// trust domain; of others the stream alone tells.
     fn read_again(&self, mounted: &mut Vec<u8>) {
         let file = &self.config.trust_bundle_file;
         let mut take_over = || -> Result<(), Error> {
             let now = read(file)?;
             if now != *mounted {
-                self.held.set_roots(parse_bundle(file, &now)?);
+                let own = parse_bundle(file, &now)?;
+                let roots = Roots::clone(&self.held.roots()).with_own(&own);
+                self.held.set_roots(roots.map_err(|what| file_error(file, what))?);
                 *mounted = now;
                 tracing::debug!("the mounted bundle has changed");
             }
@@ -290,12 +306,14 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
     Ok(content)
 }
 
-/// What a bundle says, as it was read from `file`.
-fn parse_bundle(file: &Path, text: &[u8]) -> Result<Roots, Error> {
-    let error = |what| Error::File { file: file.to_owned(), what };
+/// The certificates of a bundle, as it was read from `file`.
+fn parse_bundle(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
-    let certificates = certificates.map_err(|why| error(why.to_string()))?;
-    Roots::new(&certificates).map_err(error)
+    certificates.map_err(|why| file_error(file, why.to_string()))
+}
+
+fn file_error(file: &Path, what: String) -> Error {
+    Error::File { file: file.to_owned(), what }
 }
 
 /// Half to one and a half of a time, so that replicas do not ask in step.

@@ -2,8 +2,8 @@
 //! handshake, so that a renewal closes no connection.
 //!
 //! TLS 1.3 only, X25519MLKEM768 first, no resumption (each handshake proves both sides anew), no SNI. Who is believed
-//! here has a chain to a root and exactly one identity; which identity it must be is for the caller to say
-//! ([`expect_identity`]).
+//! here has exactly one identity and a chain to a root of that identity's own trust domain; which identity it must be is
+//! for the caller to say ([`expect_identity`]).
 
 use std::sync::Arc;
 
@@ -17,51 +17,39 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor, UnixTime},
+    pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime},
     server::{
         ClientHello, NoServerSessionStorage, ResolvesServerCert,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
 };
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use tokio::sync::watch;
+use webpki::{EndEntityCert, KeyUsage};
 
-/// Roots a bundle may hold: a rotation needs two, a federation a few.
-pub const MAX_ROOTS: usize = 32;
-
-/// The roots that are trusted; at least one.
-#[derive(Debug)]
-pub struct Roots(Vec<TrustAnchor<'static>>);
-
-impl Roots {
-    /// Reads certificates. One that cannot be read refuses the whole bundle, as does one root too many: half of a bundle is
-    /// an outage.
-    pub fn new(certificates: &[CertificateDer<'_>]) -> Result<Self, String> {
-        if certificates.is_empty() {
-            return Err("there is no certificate in it".to_owned());
-        }
-        if certificates.len() > MAX_ROOTS {
-            return Err(format!("{} roots, more than {MAX_ROOTS}", certificates.len()));
-        }
-        let anchor = |der: &CertificateDer<'_>| Ok(anchor_from_trusted_cert(der)?.to_owned());
-        let anchors: Result<_, webpki::Error> = certificates.iter().map(anchor).collect();
-        anchors.map(Self).map_err(|error| error.to_string())
-    }
-}
+use crate::proof::{Proof, Proofs};
+pub use crate::roots::Roots;
 
 /// The key and the roots in force. One for the whole process.
 #[derive(Debug)]
 pub struct Held {
     key: ArcSwapOption<CertifiedKey>,
     roots: ArcSwap<Roots>,
+    new_roots: watch::Sender<()>,
+    proofs: Proofs,
     provider: Arc<CryptoProvider>,
 }
 
 impl Held {
     /// Trusts these roots; nothing can be proved yet.
     pub fn new(roots: Roots) -> Self {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        Self { key: ArcSwapOption::empty(), roots: ArcSwap::from_pointee(roots), provider }
+        Self {
+            key: ArcSwapOption::empty(),
+            roots: ArcSwap::from_pointee(roots),
+            new_roots: watch::Sender::default(),
+            proofs: Proofs::default(),
+            provider: Arc::new(aws_lc_rs::default_provider()),
+        }
     }
 
     /// Proves this key from the next handshake on.
@@ -70,8 +58,48 @@ impl Held {
     }
 
     /// Trusts these roots from the next handshake on.
-    pub(crate) fn set_roots(&self, roots: Roots) {
+    pub fn set_roots(&self, roots: Roots) {
         self.roots.store(Arc::new(roots));
+        self.new_roots.send_replace(());
+    }
+
+    /// The roots in force.
+    pub fn roots(&self) -> Arc<Roots> {
+        self.roots.load_full()
+    }
+
+    /// Tells whenever other roots are in force.
+    pub fn new_roots(&self) -> watch::Receiver<()> {
+        self.new_roots.subscribe()
+    }
+
+    /// What a peer proved in a handshake that was just finished with these roots, or what we prove ourselves. `None`: nothing
+    /// that counts now.
+    pub fn proof(&self, chain: &[CertificateDer<'_>]) -> Option<Arc<Proof>> {
+        let (leaf, intermediates) = chain.split_first()?;
+        // The handshake's verification left it; it is made again only if that was pushed out meanwhile.
+        if let Some(proof) = self.proofs.get(leaf).filter(|proof| self.vouches(proof)) {
+            return Some(proof);
+        }
+        self.verify_chain(leaf, intermediates, UnixTime::now(), KeyUsage::client_auth())
+            .or_else(|_| self.verify_chain(leaf, intermediates, UnixTime::now(), KeyUsage::server_auth()))
+            .ok()?;
+        self.proofs.get(leaf)
+    }
+
+    /// What we prove ourselves; `None` without a certificate, or when no anchor vouches for it.
+    pub fn own_proof(&self) -> Option<Arc<Proof>> {
+        self.key.load().as_ref().and_then(|key| self.proof(&key.cert))
+    }
+
+    /// Whether an anchor in force vouches for what was proved. The certificate's end is another question.
+    pub fn still_vouches(&self, proof: &Proof) -> bool {
+        // The anchor may be gone, and another lead to the same issuer.
+        self.vouches(proof) || self.proof(proof.chain()).is_some()
+    }
+
+    fn vouches(&self, proof: &Proof) -> bool {
+        self.roots.load().of(proof.identity().trust_domain()).contains(proof.anchor())
     }
 
     /// Whether a certificate is there.
@@ -111,10 +139,16 @@ impl Held {
     ) -> Result<(), TlsError> {
         let cert =
             EndEntityCert::try_from(leaf).map_err(|_| TlsError::InvalidCertificate(CertificateError::BadEncoding))?;
+        // Who it says to be comes first: only anchors of that trust domain may vouch for it.
+        let identity = leaf_identity(leaf)?;
         let roots = self.roots.load();
-        cert.verify_for_usage(self.algorithms(), &roots.0, intermediates, now, usage, None, None)
+        let anchors = roots.of(identity.trust_domain());
+        let path = cert
+            .verify_for_usage(self.algorithms(), anchors, intermediates, now, usage, None, None)
             .map_err(|error| TlsError::InvalidCertificate(certificate_error(error)))?;
-        leaf_identity(leaf).map(|_| ())
+        let proof = Proof::new(identity, leaf, intermediates, path.anchor());
+        self.proofs.put(proof.ok_or(TlsError::InvalidCertificate(CertificateError::BadEncoding))?);
+        Ok(())
     }
 
     fn algorithms(&self) -> &'static [&'static dyn SignatureVerificationAlgorithm] {
@@ -137,11 +171,22 @@ impl Held {
 
 /// A server's configuration; with `only_mesh`, clients must prove an identity. It follows renewals.
 pub fn server(held: Arc<Held>, only_mesh: bool, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+    let key = held.clone();
+    server_with(held, key, only_mesh, alpn)
+}
+
+/// The same, where `key` has the server's certificate.
+pub fn server_with(
+    held: Arc<Held>,
+    key: Arc<dyn ResolvesServerCert>,
+    only_mesh: bool,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(held.provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?;
     let builder =
         if only_mesh { builder.with_client_cert_verifier(held.clone()) } else { builder.with_no_client_auth() };
-    let mut config = builder.with_cert_resolver(held);
+    let mut config = builder.with_cert_resolver(key);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -285,26 +330,16 @@ impl ResolvesClientCert for Held {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use rcgen::{CertificateParams, KeyPair, SanType};
 
     use super::*;
 
-    fn certificate(uris: &[&str]) -> CertificateDer<'static> {
+    pub(crate) fn certificate(uris: &[&str]) -> CertificateDer<'static> {
         let mut params = CertificateParams::default();
         params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
-    }
-
-    #[test]
-    fn half_a_bundle_is_refused() {
-        let root = certificate(&["spiffe://cluster.local"]);
-        Roots::new(&[root.clone(), root.clone()]).unwrap();
-        let refused = |certificates: &[CertificateDer<'_>]| Roots::new(certificates).unwrap_err();
-        assert!(refused(&[]).contains("no certificate"));
-        assert!(refused(&vec![root.clone(); MAX_ROOTS + 1]).contains("33 roots"));
-        refused(&[root, CertificateDer::from(vec![0x30, 0])]);
     }
 
     #[test]

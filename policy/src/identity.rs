@@ -45,9 +45,7 @@ impl Identity {
     pub fn parse(text: &str) -> Result<Self, IdentityError> {
         let rest = text.strip_prefix("spiffe://").ok_or(IdentityError::Scheme)?;
         let (domain, path) = rest.split_once('/').ok_or(IdentityError::Path)?;
-        let domain_ok = (1..=255).contains(&domain.len())
-            && domain.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
-        if !domain_ok {
+        if !Self::is_trust_domain(domain) {
             return Err(IdentityError::TrustDomain);
         }
         let mut parts = path.split('/');
@@ -58,6 +56,12 @@ impl Identity {
             }
             _ => Err(IdentityError::Path),
         }
+    }
+
+    /// Whether a text can be the name of a trust domain (SPIFFE-ID 2.1).
+    pub fn is_trust_domain(text: &str) -> bool {
+        (1..=255).contains(&text.len())
+            && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
     }
 
     /// The whole SPIFFE ID.

@@ -25,7 +25,7 @@ use crate::{
     admin::{self, Admin, Pages},
     config::{Config, ConfigError, ProcessEnv},
     control::Control,
-    gate,
+    expiry, gate,
     handover::Handover,
     init,
     listen::{self, Role},
@@ -208,6 +208,7 @@ fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, 
             let listener = TcpListener::from_std(listener)?;
             tokio::task::spawn_local(listen::run(worker.clone(), listener, role));
         }
+        tokio::task::spawn_local(expiry::run(worker.clone()));
         let tidying = async {
             loop {
                 tokio::time::sleep(FORGET_GONE_EVERY).await;

@@ -73,6 +73,9 @@ pub struct Config {
     pub metrics_listen: SocketAddr,
     /// `MESH_WORKERS`, 1: data-plane threads; each owns its connections, nothing is shared between them.
     pub workers: usize,
+    /// `MESH_CUT_AT_CERTIFICATE_END`, `false`: whether bytes, upgraded connections and open streams are cut when the
+    /// certificate of either side ends. Requests and responses are always finished, and begin on a new connection.
+    pub cut_at_certificate_end: bool,
     /// `MESH_LOG`, `info`: log filter in the syntax of tracing's EnvFilter.
     pub log: String,
     /// Limits on sizes and counts.
@@ -131,6 +134,7 @@ impl Config {
             admin_listen,
             metrics_listen: parse(env, "MESH_METRICS_LISTEN", METRICS_LISTEN, ADDRESS)?,
             workers: at_least_one(env, "MESH_WORKERS", "1")?,
+            cut_at_certificate_end: parse(env, "MESH_CUT_AT_CERTIFICATE_END", "false", "true or false")?,
             log: env.get("MESH_LOG").unwrap_or_else(|| "info".into()),
             limits: Limits::from_env(env)?,
             times: Times::from_env(env)?,

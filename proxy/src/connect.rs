@@ -19,6 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::{
     connections::{Entry, Side},
     error::{Error, Reason},
+    expiry,
     io::Io,
     metrics::Direction,
     tls_stream::{self, Stream},
@@ -126,9 +127,12 @@ pub async fn mesh(
             format!("{address}: the peer does not speak our protocol"),
         ));
     }
-    worker.tls_finished(Direction::Outbound, identity, &session);
     let entry = worker.connections.add(Side::Upstream, address);
-    entry.proved(identity.clone());
+    if !expiry::proved(worker, &entry, &session) {
+        let detail = format!("{address}: the anchor of its certificate has just been withdrawn");
+        return Err(Error::undelivered(Reason::IdentityMismatch, detail));
+    }
+    worker.tls_finished(Direction::Outbound, identity, &session);
     Ok(Upstream { io: stream, entry: Some(entry) })
 }
 

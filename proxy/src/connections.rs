@@ -17,27 +17,30 @@
 //!
 //! Like everything of a worker it is on one thread: no lock, and nothing here is done on the way of a request.
 
+mod entry;
+
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::BTreeMap,
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use mesh_listen::{Bounds, Ends, Place, Places, Source};
-use mesh_policy::Identity;
+use mesh_listen::{Bounds, Ends, Places, Source};
 use metrics::Gauge;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, Semaphore},
 };
 
-use crate::{config::Limits, metrics::Direction, unfinished::Unfinished};
+pub use entry::{End, Entry, Stage};
+
+use crate::{config::Limits, unfinished::Unfinished};
 
 /// Connections of one source that have shown nothing, beyond which it shares with others.
 const UNPROVED_EACH: usize = 32;
@@ -51,30 +54,6 @@ pub enum Side {
     Outbound,
     /// Opened, to a peer's proxy.
     Upstream,
-}
-
-/// How far a connection has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Nothing whole was read of it: no request head, no bytes that were passed on.
-    Begun,
-    /// It spoke HTTP: one whole request head at least.
-    Http,
-    /// Its bytes are copied.
-    Bytes,
-    /// It left HTTP; its bytes are copied.
-    Upgraded,
-}
-
-/// What is asked of whoever serves a connection. It only ever becomes more urgent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum End {
-    /// Nothing.
-    Open,
-    /// Finish what is open, begin nothing more.
-    InOrder,
-    /// End now.
-    Now,
 }
 
 /// The table of one worker. Cloning gives another handle.
@@ -100,6 +79,10 @@ struct Table {
     sides: [PerSide; 3],
     /// Who waits until one ends: listeners without a place, and the drain.
     waiting: RefCell<Vec<Waker>>,
+    /// When connections are to end, the soonest first, and how.
+    ends: RefCell<BTreeMap<(Instant, u64), (Weak<Entry>, End)>>,
+    /// One is to end before all others.
+    earlier: Notify,
     /// Who waits until a side is closed: the listeners.
     accepting: RefCell<Vec<Waker>>,
 }
@@ -123,27 +106,6 @@ impl Ends for Ender {
     }
 }
 
-/// One connection, for as long as it lives.
-pub struct Entry {
-    table: Rc<Table>,
-    id: u64,
-    side: Side,
-    source: SocketAddr,
-    since: Instant,
-    stage: Cell<Stage>,
-    unproved: Cell<bool>,
-    /// A codec tells what of it is not whole.
-    framed: Cell<bool>,
-    /// Its place among those that have shown nothing.
-    place: RefCell<Option<Place<Source, Ender>>>,
-    /// Its places among strangers, and among all that are served.
-    served: RefCell<(Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>)>,
-    peer: OnceCell<Identity>,
-    held: Cell<usize>,
-    end: Cell<End>,
-    told: Notify,
-}
-
 impl Connections {
     /// An empty table within these limits. `open` counts accepted connections, inbound and outbound.
     pub fn new(limits: &Limits, open: [Gauge; 2]) -> Self {
@@ -161,6 +123,8 @@ impl Connections {
             entries: RefCell::default(),
             sides: Default::default(),
             waiting: RefCell::default(),
+            ends: RefCell::default(),
+            earlier: Notify::new(),
             accepting: RefCell::default(),
         }))
     }
@@ -200,7 +164,8 @@ impl Connections {
             framed: Cell::new(false),
             place: RefCell::default(),
             served: RefCell::default(),
-            peer: OnceCell::new(),
+            proofs: OnceCell::new(),
+            ends: Cell::new(None),
             held: Cell::new(0),
             end: Cell::new(End::Open),
             told: Notify::new(),
@@ -242,6 +207,30 @@ impl Connections {
         }
     }
 
+    /// When the next connection is to end ([`Entry::ends_at`]).
+    pub fn next_end(&self) -> Option<Instant> {
+        self.0.ends.borrow().first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Waits until one is to end sooner than all others that were known.
+    pub async fn earlier_end(&self) {
+        self.0.earlier.notified().await;
+    }
+
+    /// Those whose end has come, and how they are to end. They have no such time any more.
+    pub fn take_ended(&self, now: Instant) -> Vec<(Rc<Entry>, End)> {
+        let mut ended = Vec::new();
+        let mut ends = self.0.ends.borrow_mut();
+        while let Some(first) = ends.first_entry().filter(|first| first.key().0 <= now) {
+            let (entry, end) = first.remove();
+            if let Some(entry) = entry.upgrade() {
+                entry.ends.set(None);
+                ended.push((entry, end));
+            }
+        }
+        ended
+    }
+
     /// Takes no more connections of a side, and asks those that are open to end in order.
     pub fn close(&self, side: Side) {
         self.0.side(side).closed.set(true);
@@ -281,183 +270,6 @@ fn wake_later(waiting: &RefCell<Vec<Waker>>, cx: &Context<'_>) {
 
 fn wake(waiting: &RefCell<Vec<Waker>>) {
     waiting.take().into_iter().for_each(Waker::wake);
-}
-
-impl Entry {
-    /// Where it begins.
-    pub fn side(&self) -> Side {
-        self.side
-    }
-
-    /// The same, as metrics have it.
-    pub fn direction(&self) -> Direction {
-        match self.side {
-            Side::Inbound => Direction::Inbound,
-            Side::Outbound | Side::Upstream => Direction::Outbound,
-        }
-    }
-
-    /// The address of the other end.
-    pub fn source(&self) -> SocketAddr {
-        self.source
-    }
-
-    /// When it began.
-    pub fn since(&self) -> Instant {
-        self.since
-    }
-
-    /// How far it has come.
-    pub fn stage(&self) -> Stage {
-        self.stage.get()
-    }
-
-    /// The peer, once it has proved its identity.
-    pub fn peer(&self) -> Option<&Identity> {
-        self.peer.get()
-    }
-
-    /// Whether it was accepted and has shown nothing yet: neither an identity nor one whole request head, nor bytes that were
-    /// passed on.
-    pub fn is_unproved(&self) -> bool {
-        self.unproved.get()
-    }
-
-    /// The other end has proved this identity. Once and for all: a second word changes nothing.
-    pub fn proved(&self, peer: Identity) {
-        let _ = self.peer.set(peer);
-        self.proven();
-    }
-
-    /// It has come so far. With each request, so this is nothing but a look where it stands.
-    pub fn reached(&self, stage: Stage) {
-        if self.stage.get() != stage {
-            self.stage.set(stage);
-            self.proven();
-        }
-    }
-
-    /// From now on a codec tells what is not whole ([`Self::hold`]); until then, all that is read counts.
-    pub fn framed(&self) {
-        self.framed.set(true);
-        self.hold(0);
-    }
-
-    /// Whether all that is read counts as not whole.
-    pub(crate) fn is_unframed(&self) -> bool {
-        self.unproved.get() && !self.framed.get()
-    }
-
-    /// It holds so many bytes that are not whole yet (of a head, a hello), which is in the place of what was said before.
-    pub fn hold(&self, bytes: usize) {
-        let before = self.held.replace(bytes);
-        if before == bytes || self.side != Side::Inbound {
-            return;
-        }
-        let goes = self.table.unfinished.change(Source::from(self.source.ip()), self.id, before, bytes);
-        if let Some(entry) = goes.and_then(|id| self.table.entries.borrow().get(&id).and_then(Weak::upgrade)) {
-            tracing::debug!("{}: ended, as its source holds too much of what is not whole", entry.source);
-            entry.end(End::Now);
-        }
-    }
-
-    /// What was said to [`Self::hold`] last.
-    pub fn holds(&self) -> usize {
-        self.held.get()
-    }
-
-    /// Asks whoever serves it to end it.
-    pub fn end(&self, end: End) {
-        if self.end.get() < end {
-            self.end.set(end);
-            self.told.notify_waiters();
-        }
-    }
-
-    /// What was asked.
-    pub fn asked(&self) -> End {
-        self.end.get()
-    }
-
-    /// Waits until it is to end, in order or at once.
-    pub async fn ending(&self) {
-        self.until(End::InOrder).await;
-    }
-
-    /// Waits until it is to end at once.
-    pub async fn cut(&self) {
-        self.until(End::Now).await;
-    }
-
-    /// Runs what serves the connection, to its end or until that is cut.
-    pub async fn serve<F: Future>(&self, serving: F) -> Option<F::Output> {
-        tokio::select! {
-            biased;
-            served = serving => Some(served),
-            () = self.cut() => None,
-        }
-    }
-
-    async fn until(&self, end: End) {
-        loop {
-            let told = self.told.notified();
-            if self.end.get() >= end {
-                return;
-            }
-            told.await;
-        }
-    }
-
-    /// Waits, for at most `limit`, for a place among those that are served: strangers have fewer than all, so that peers find
-    /// one whatever strangers do. Only connections to the application need one. False: there is none.
-    pub async fn admitted(&self, limit: Duration) -> bool {
-        if self.side != Side::Inbound {
-            return true;
-        }
-        let is_peer = self.peer.get().is_some();
-        let (stranger, served) = {
-            let mut held = self.served.borrow_mut();
-            if is_peer {
-                held.0 = None;
-            }
-            (is_peer || held.0.is_some(), held.1.is_some())
-        };
-        let places = async {
-            let of = |places: &Arc<Semaphore>, has| {
-                let places = places.clone();
-                async move { if has { None } else { places.acquire_owned().await.ok() } }
-            };
-            // A stranger's own first: of those that wait, only so many stand in a peer's way.
-            let stranger = of(&self.table.strangers, stranger).await;
-            (stranger, of(&self.table.served, served).await)
-        };
-        let Ok((stranger, served)) = tokio::time::timeout(limit, places).await else { return false };
-        let mut held = self.served.borrow_mut();
-        held.0 = stranger.or(held.0.take());
-        held.1 = served.or(held.1.take());
-        true
-    }
-
-    fn proven(&self) {
-        if self.unproved.replace(false) {
-            self.hold(0);
-            self.place.take();
-        }
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.hold(0);
-        self.proven();
-        let side = self.table.side(self.side);
-        side.count.set(side.count.get().saturating_sub(1));
-        if let Some(open) = self.table.open(self.side) {
-            open.decrement(1.0);
-        }
-        self.table.entries.borrow_mut().remove(&self.id);
-        wake(&self.table.waiting);
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,6 @@
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 use bytes::BytesMut;
-use mesh_credentials::tls::leaf_identity;
-use mesh_policy::Identity;
 use tokio::net::TcpStream;
 
 use crate::{
@@ -16,11 +14,11 @@ use crate::{
     connections::{Entry, Stage},
     detect::{Expect, Spoken, begin, detect, detect_unless_ending, is_hello},
     error::{Error, Reason},
+    expiry,
     http::{Incoming, inbound::Caller, server},
     io::{self, Io, Rewind, reset},
     metrics::Direction,
-    tcp, tls,
-    tls_stream::{self, Session},
+    tcp, tls, tls_stream,
     undecided::Undecided,
     worker::{InboundPort, Worker},
 };
@@ -64,11 +62,17 @@ async fn peer<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, port: Rc<Inbou
             return Err(Error::unknown(Reason::ConnectFailed, "no TLS handshake in time"));
         }
     };
-    let identity = identity_of(&session)?;
-    worker.tls_finished(Direction::Inbound, &identity, &session);
+    if !expiry::proved(&worker, &entry, &session) {
+        return Err(Error::unknown(
+            Reason::IdentityMismatch,
+            "the peer's certificate names no workload that is trusted now",
+        ));
+    }
+    if let Some(identity) = entry.peer() {
+        worker.tls_finished(Direction::Inbound, identity, &session);
+    }
     let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
     let is_proxy = matches!(protocol.as_deref(), Some(tls::ALPN_H2 | tls::ALPN_H1));
-    entry.proved(identity);
     place(&worker, &entry).await?;
     let caller = Rc::new(Caller::new(worker, port, entry, is_proxy));
     drop(session);
@@ -132,14 +136,6 @@ async fn place(worker: &Worker, entry: &Entry) -> Result<(), Error> {
     }
     worker.inbound.error(Reason::Overloaded);
     Err(Error::undelivered(Reason::Overloaded, "no place among the connections that are served"))
-}
-
-fn identity_of(session: &Session) -> Result<Identity, Error> {
-    let chain = session.peer_certificates();
-    chain
-        .and_then(|c| c.first())
-        .and_then(|leaf| leaf_identity(leaf).ok())
-        .ok_or_else(|| Error::unknown(Reason::IdentityMismatch, "the peer's certificate names no workload"))
 }
 
 async fn http<T: Io>(caller: Rc<Caller>, io: T, spoken: Spoken) -> Result<(), Error> {

@@ -23,6 +23,7 @@ pub mod control;
 pub mod detect;
 pub mod dump;
 pub mod error;
+mod expiry;
 mod first_line;
 mod gate;
 mod handover;

@@ -44,6 +44,10 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ),
     ("mesh_connections_total", "Accepted connections by direction and protocol."),
     ("mesh_connections_open", "Accepted connections that are open now, by direction."),
+    (
+        "mesh_connections_ended_total",
+        "Connections between proxies that were ended because their certificate ended or their anchor was withdrawn, by direction and why.",
+    ),
     ("mesh_tls_connections_total", "Finished mutual TLS handshakes by direction, peer identity, version and group."),
     ("mesh_tls_failures_total", "TLS handshakes that failed, by direction and reason."),
     ("mesh_tcp_bytes_total", "Opaque bytes copied, by direction and flow (sent towards or received from the server)."),

@@ -73,6 +73,9 @@ pub(crate) async fn copy<T: Io, U: Io>(
     let metrics = &worker.outbound;
     metrics.opaque.increment(1);
     entry.reached(Stage::Bytes);
+    if let Some(upstream) = &upstream.entry {
+        upstream.reached(Stage::Bytes);
+    }
     let entries = (entry, upstream.entry.as_deref());
     let copied = tcp::copy(&mut io, &mut upstream.io, entries, &metrics.bytes_sent, &metrics.bytes_received).await;
     drop(in_flight);

@@ -11,6 +11,7 @@ use crate::{
     certificate::{self, Certificate},
     clock,
     kube::{CONTROL_NAMESPACE, ClusterError, core, core_object, trust_bundle, value},
+    manifests::cluster::options,
 };
 
 const AREA: &str = "Identity";
@@ -224,9 +225,10 @@ async fn serves(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         None => return wrong("no certificate was served".to_owned()),
     };
     let id = leaf.spiffe_id.clone().unwrap_or_default();
-    let expected = format!("/ns/{CONTROL_NAMESPACE}/sa/mesh-identity");
-    if !id.ends_with(&expected) {
-        return wrong(format!("it proves {id:?}, not spiffe://TRUST-DOMAIN{expected}"));
+    let domain = options(&context.cluster).await?.trust_domain;
+    let expected = format!("spiffe://{domain}/ns/{CONTROL_NAMESPACE}/sa/mesh-identity");
+    if id != expected {
+        return wrong(format!("it proves {id:?}, not {expected}"));
     }
     Ok(Outcome::pass(format!("mesh-identity proves {id}, for {} more", clock::span(leaf.left(clock::now())))))
 }

@@ -133,7 +133,7 @@ async fn list(
 }
 
 /// The domains of the installation; the defaults where there is none, or where it may not be read.
-async fn options(cluster: &Cluster) -> Result<Options, ClusterError> {
+pub(crate) async fn options(cluster: &Cluster) -> Result<Options, ClusterError> {
     let found = match cluster.find(&core_object(CONTROL_NAMESPACE, "configmaps", "mesh-injector")).await {
         Err(error) if error.is_forbidden() => None,
         found => found?,

@@ -2,7 +2,7 @@
 //!
 //! Nothing is decoded here: that is `mesh-resources`', for these commands as for the controller.
 
-mod cluster;
+pub(crate) mod cluster;
 mod files;
 
 use std::process::ExitCode;

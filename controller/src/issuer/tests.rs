@@ -105,11 +105,11 @@ fn issuers_that_are_good() {
     // Old and new anchors overlap while they are exchanged.
     let next = Pair::root("next");
     let accepted = read(&stored(&secret(&[&middle], &pem(&middle), &[&root, &next])), &probe()).unwrap();
-    assert_eq!((accepted.signer.anchors().len(), accepted.ended_anchors), (2, 0));
+    assert_eq!((accepted.signer.anchors().own.len(), accepted.ended_anchors), (2, 0));
     // An anchor that has ended is left out.
     let old = Pair::root_with("old", |params| params.not_after = date_time_ymd(2020, 1, 1));
     let accepted = read(&stored(&secret(&[&middle], &pem(&middle), &[&old, &root])), &probe()).unwrap();
-    assert_eq!((accepted.signer.anchors().len(), accepted.ended_anchors), (1, 1));
+    assert_eq!((accepted.signer.anchors().own.len(), accepted.ended_anchors), (1, 1));
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn issuers_that_are_broken_are_refused_by_key_and_reason() {
     ];
     for (what, data, key, reason) in table {
         let error = read(&stored(&data), &probe()).err().unwrap_or_else(|| panic!("{what} was accepted"));
-        assert_eq!(error.key, Some(key), "{what}: {error}");
+        assert_eq!(error.key.as_deref(), Some(key), "{what}: {error}");
         assert!(error.to_string().contains(reason), "{what}: {error}");
         assert!(error.to_string().starts_with("Secret mesh-system/mesh-issuer, key "), "{error}");
     }
@@ -291,7 +291,7 @@ fn anchors_of_a_config_map_are_trusted_beside_those_of_the_secret() {
     };
     let trusted = |secret_has: &[&Pair], map_has: &[&Pair]| {
         let accepted = with(secret_has, config_map(map_has)).unwrap();
-        accepted.signer.anchors().iter().map(|anchor| anchor.to_vec()).collect::<Vec<_>>()
+        accepted.signer.anchors().own.iter().map(|anchor| anchor.to_vec()).collect::<Vec<_>>()
     };
     let der = |pairs: &[&Pair]| pairs.iter().map(|pair| pair.certificate.der().to_vec()).collect::<Vec<_>>();
     assert_eq!(trusted(&[&root], &[&next]), der(&[&root, &next]));
@@ -308,4 +308,31 @@ fn anchors_of_a_config_map_are_trusted_beside_those_of_the_secret() {
     assert!(none_leads.contains("tls.crt") && none_leads.contains("leads to an anchor"), "{none_leads}");
     let old = Pair::root_with("old", |params| params.not_after = date_time_ymd(2020, 1, 1));
     assert!(refused(&[], config_map(&[&old])).contains("roots, key ca-bundle.pem: every anchor has ended"));
+}
+
+#[test]
+fn anchors_of_another_trust_domain_are_for_that_domain_alone() {
+    let (root, east) = (Pair::root("root"), Pair::root("east"));
+    let issuer = root.issue("issuer");
+    let with = |secret_has: &[&Pair], map: &[(&str, &[&Pair])]| {
+        let secret = secret(&[&issuer], &issuer.key.serialize_pem(), secret_has);
+        let data = map.iter().map(|(key, anchors)| ((*key).to_owned(), config_map(anchors).remove(BUNDLE).unwrap()));
+        let map = Object { name: "ConfigMap mesh-system/roots".to_owned(), data: data.collect() };
+        read(&Stored { more_anchors: Some(map), ..stored(&secret) }, &probe())
+    };
+    let der = |pair: &Pair| vec![pair.certificate.der().clone()];
+    let accepted = with(&[&root], &[("east.example.pem", &[&east])]).unwrap();
+    let anchors = accepted.signer.anchors();
+    assert_eq!(anchors.own, der(&root), "a ConfigMap may be there for others alone");
+    assert_eq!(anchors.others.iter().collect::<Vec<_>>(), [(&"east.example".into(), &der(&east))]);
+    let both = with(&[], &[(BUNDLE, &[&root]), ("east.example.pem", &[&east]), ("notes.txt", &[])]).unwrap();
+    assert_eq!((both.signer.anchors().own.len(), both.signer.anchors().others.len()), (1, 1));
+
+    let refused = |map: &[(&str, &[&Pair])]| with(&[&root], map).unwrap_err().to_string();
+    let own = refused(&[("cluster.local.pem", &[&east])]);
+    assert!(own.contains("key cluster.local.pem: this is our own trust domain") && own.contains(BUNDLE), "{own}");
+    assert!(refused(&[("East.example.pem", &[&east])]).contains("names no trust domain"));
+    assert!(refused(&[("east.example.pem", &[])]).contains("east.example.pem: empty"));
+    let under_east = with(&[], &[("east.example.pem", &[&root])]).unwrap_err().to_string();
+    assert!(under_east.contains("no anchor of our own trust domain"), "{under_east}");
 }

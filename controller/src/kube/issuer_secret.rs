@@ -279,7 +279,7 @@ impl IssuerSecret {
             line: None,
             column: None,
             object: Some(object),
-            field: key.map(str::to_owned),
+            field: key.map(Into::into),
             reason: "Issuer".to_owned(),
             what: format!("{reason}; {follows}"),
             fix: fix.to_owned(),
@@ -300,7 +300,7 @@ impl IssuerSecret {
         let fix = "put a new one into the Secret, see docs/identity.md; nothing needs to be restarted";
         let is_urgent = left < DAY;
         let severity = if is_urgent { Severity::Error } else { Severity::Warning };
-        let (object, key) = (self.secret.name.clone(), Some(issuer::CERTIFICATE));
+        let (object, key) = (self.secret.name.clone(), Some(issuer::CERTIFICATE.into()));
         let entry = self.entry(IssuerError { object, key, reason: String::new(), fix });
         Some(Entry { severity, what, ..entry })
     }
@@ -310,8 +310,9 @@ impl IssuerSecret {
         let (signer, name) = (&accepted.signer, &self.options.secret);
         let ends = Timestamp::try_from(signer.not_after()).map_or_else(|_| "unknown".to_owned(), |t| t.to_string());
         tracing::info!(
-            "the issuer in the Secret {name} is in force; it ends {ends}, {} anchors",
-            signer.anchors().len()
+            "the issuer in the Secret {name} is in force; it ends {ends}, {} anchors, {} other trust domains",
+            signer.anchors().own.len(),
+            signer.anchors().others.len()
         );
         if accepted.ended_anchors > 0 {
             tracing::warn!("{} trust anchors have ended and are left out of the bundle", accepted.ended_anchors);
@@ -319,7 +320,7 @@ impl IssuerSecret {
     }
 
     fn warn_of_new_anchors(&self, before: &Signer, now: &Signer) {
-        if !before.anchors().iter().any(|anchor| now.anchors().contains(anchor)) {
+        if !before.anchors().own.iter().any(|anchor| now.anchors().own.contains(anchor)) {
             tracing::warn!(
                 "no anchor that was trusted before is trusted now ({}): a proxy whose certificate is under an old one is \
                  not believed until it renews, which those whose stream stands do within seconds; to lose no connection \

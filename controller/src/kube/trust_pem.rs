@@ -3,12 +3,10 @@
 use k8s_openapi::ByteString;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use crate::trust::Bundle;
-
-/// The bundle as PEM.
-pub fn pem(bundle: &Bundle) -> String {
+/// Anchors as PEM.
+pub fn pem(anchors: &[CertificateDer<'_>]) -> String {
     let mut text = String::new();
-    for anchor in bundle {
+    for anchor in anchors {
         text.push_str("-----BEGIN CERTIFICATE-----\n");
         let base64 = base64(anchor);
         for line in base64.as_bytes().chunks(PEM_LINE) {
@@ -33,7 +31,7 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 }
 
 /// Whether a PEM text holds just these anchors, in any order and with any text around them.
-pub fn same_anchors(text: &[u8], anchors: &Bundle) -> bool {
+pub fn same_anchors(text: &[u8], anchors: &[CertificateDer<'_>]) -> bool {
     let Ok(read) = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>() else { return false };
     read.len() == anchors.len() && anchors.iter().all(|anchor| read.contains(anchor))
 }
@@ -46,13 +44,13 @@ mod tests {
     #[test]
     fn pem_and_back() {
         let anchor = |length: usize| CertificateDer::from((0..length).map(|n| n as u8).collect::<Vec<_>>());
-        let bundle: Bundle = vec![anchor(500), anchor(48), anchor(1)];
+        let bundle = vec![anchor(500), anchor(48), anchor(1)];
         let text = pem(&bundle);
         assert!(text.lines().all(|line| line.len() <= 64));
         assert!(same_anchors(text.as_bytes(), &bundle));
-        let turned: Bundle = bundle.iter().rev().cloned().collect();
+        let turned: Vec<_> = bundle.iter().rev().cloned().collect();
         assert!(same_anchors(format!("# old and new\n{text}").as_bytes(), &turned));
-        for other in [&text[..text.len() - 40], "", "garbage", &pem(&bundle[1..].to_vec()), &(text.clone() + &text)] {
+        for other in [&text[..text.len() - 40], "", "garbage", &pem(&bundle[1..]), &(text.clone() + &text)] {
             assert!(!same_anchors(other.as_bytes(), &bundle), "{other}");
         }
     }

@@ -1,7 +1,8 @@
 //! The trust bundle as the ConfigMap `mesh-trust-bundle`, written by the leader into each namespace that needs it and
 //! repaired there when it is edited or deleted.
 //!
-//! A proxy trusts it until the stream of bundles stands. Which namespaces those are is `trust_plan`'s to say. Our own
+//! A proxy trusts it until the stream of bundles stands. It has the anchors of our own trust domain alone: with those of others
+//! a proxy can do nothing before it has a certificate, and then it has the stream. Which namespaces those are is `trust_plan`'s to say. Our own
 //! ConfigMaps are watched by their one name across namespaces, which is all that the rules of access allow.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -159,7 +160,7 @@ impl TrustWriter {
     async fn write(&self, namespace: &str, anchors: &Bundle) -> Result<(), String> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         let mut object = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": {KEY: pem(anchors)},
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": {KEY: pem(&anchors.own)},
         });
         // In our own namespace it is install's object, labels and all.
         if namespace != self.namespace {
@@ -253,7 +254,7 @@ fn take(plan: &mut Plan, change: Change, anchors: &Bundle) {
         Change::Pod(event) => plan.pods.take(event, |pod| (key(&|| (pod.namespace(), pod.name_any())), ())),
         Change::Bundle(event) => plan.bundles.take(event, |map| {
             let text = map.data.as_ref().and_then(|data| data.get(KEY));
-            let is_current = text.is_some_and(|text| same_anchors(text.as_bytes(), anchors));
+            let is_current = text.is_some_and(|text| same_anchors(text.as_bytes(), &anchors.own));
             let is_ours = map.labels().get(MANAGED_BY).is_some_and(|by| by == MANAGER);
             (key(&|| (map.namespace(), map.name_any())), Seen { is_current, is_ours })
         }),

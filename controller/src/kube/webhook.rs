@@ -69,9 +69,9 @@ impl WebhookCa {
 
 /// What sets the field where it differs, by the webhooks' names; the version makes it fail when they are others by now.
 fn patch(configuration: &MutatingWebhookConfiguration, anchors: &Bundle) -> Option<Value> {
-    let bundle = base64(pem(anchors).as_bytes());
+    let bundle = base64(pem(&anchors.own).as_bytes());
     let others = configuration.webhooks.iter().flatten().filter(|webhook| {
-        webhook.client_config.ca_bundle.as_ref().is_none_or(|bundle| !same_anchors(&bundle.0, anchors))
+        webhook.client_config.ca_bundle.as_ref().is_none_or(|bundle| !same_anchors(&bundle.0, &anchors.own))
     });
     let others: Vec<_> =
         others.map(|webhook| json!({"name": webhook.name, "clientConfig": {"caBundle": bundle}})).collect();
@@ -117,8 +117,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn set_where_it_differs_again_after_an_edit_and_with_each_new_anchor() {
         let fake = Fake::new();
-        let anchors = |byte: u8| Arc::new(vec![rustls::pki_types::CertificateDer::from(vec![byte; 100])]);
-        let text = |byte: u8| pem(&anchors(byte));
+        let anchors = |byte: u8| Arc::new(Bundle::from(vec![rustls::pki_types::CertificateDer::from(vec![byte; 100])]));
+        let text = |byte: u8| pem(&anchors(byte).own);
         let right = |byte: u8| json!(base64(text(byte).as_bytes()));
         // One is right already but for a comment, which is no reason to touch it.
         let commented = base64(format!("# by install\n{}", text(1)).as_bytes());

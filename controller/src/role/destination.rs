@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kube::Client;
-use mesh_credentials::{Config, Credentials, Event, channel::Peer, tls};
+use mesh_credentials::{Config, Credentials, Event, channel::Peer};
 use mesh_policy::Identity;
 use mesh_proto::v1::{destination_server::DestinationServer, policy_server::PolicyServer};
 use mesh_resources::Options;
@@ -111,7 +111,8 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     let destination = DestinationService::new(state.clone(), topics.clone(), cancel, metrics.clone());
     let routes = Routes::new(PolicyServer::new(policy).max_decoding_message_size(limit))
         .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));
-    let tls = Arc::new(tls::server(credentials.held().clone(), true, &[b"h2"])?);
+    let held = credentials.held();
+    let tls = server::mesh_tls(held.clone(), held.clone())?;
     let listener = listen(args.listen, "--listen")?;
     let address = listener.local_addr()?;
     servers.grpc("the policy and destination service", routes, Limits::DESTINATION, listener, tls, &metrics);

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
+use mesh_credentials::{roots::Roots, tls::Held};
 use mesh_policy::Identity;
 use mesh_proto::v1::{
     destination_server::DestinationServer, identity_server::IdentityServer, policy_server::PolicyServer,
@@ -122,9 +123,10 @@ impl Controller {
         };
         let identity_certificate = ServingCertificate::new(authority.clone(), identity_name)?;
         let destination_certificate = ServingCertificate::new(authority.clone(), destination_name)?;
-        let identity_tls = server::tls_config(identity_certificate.clone(), None)?;
-        let destination_tls =
-            server::tls_config(destination_certificate.clone(), authority.signer().anchors().first())?;
+        let identity_tls = server::tls_config(identity_certificate.clone())?;
+        let roots = Roots::new(&domain, &authority.signer().anchors().own).map_err(anyhow::Error::msg)?;
+        let held = Arc::new(Held::new(roots));
+        let destination_tls = server::mesh_tls(held, destination_certificate.clone())?;
 
         // 4. What keeps things current.
         servers.spawn("the watch of the folder", watch_folder::follow(folder, cancel.clone()));

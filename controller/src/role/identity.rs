@@ -104,7 +104,7 @@ impl Role {
 
         // 2. Our own certificate is of the same issuer.
         let certificate = ServingCertificate::new(authority.clone(), self.identity.clone())?;
-        let tls = server::tls_config(certificate.clone(), None)?;
+        let tls = server::tls_config(certificate.clone())?;
         self.servers.spawn("the renewal of the certificate", certificate.keep_fresh(self.servers.cancel()));
 
         // 3. Whoever leads writes.

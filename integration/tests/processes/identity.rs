@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::support::{
@@ -119,7 +119,9 @@ async fn certificates_are_renewed_under_running_traffic() {
     assert!(outcomes.iter().all(crate::support::Outcome::ok), "{:?}", share(&outcomes));
     let after = metric(&client.proxy, "mesh_tls_connections_total", &["direction=\"outbound\""]).await;
     println!("{} requests and {sent} messages over 3 renewals; connections {connections} -> {after}", outcomes.len());
-    assert_eq!(connections, after, "nothing was opened anew");
+    assert!(after > connections, "a connection ends with the certificates that it was made with");
+    let ended = metric(&client.proxy, "mesh_connections_ended_total", &["why=\"certificate\""]).await;
+    assert!(ended >= 1.0, "{}", metrics(&client.proxy).await);
     // A new connection proves the new certificate.
     let fresh = mesh.client(&["web.shop:80"]).await;
     mesh.until_ok(&fresh).await;
@@ -135,6 +137,10 @@ async fn under_anchors_that_share_nothing_with_the_old_all_renew_by_themselves()
     mesh.until_ok(&client).await;
     let certificates = async |proxy| metric(proxy, "mesh_certificates_total", &[]).await;
     let before = (certificates(&server.proxy).await, certificates(&client.proxy).await);
+    let mut upgraded = H1::connect(client.entry()).await.unwrap();
+    let request = "GET /ws HTTP/1.1\r\nhost: web.shop\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    upgraded.send(request).await.unwrap();
+    assert_eq!(upgraded.head().await.unwrap().status, 101);
 
     let at = mesh.controller.addresses;
     mesh.controller.process.stop(TEST_WAIT).await.unwrap();
@@ -149,7 +155,13 @@ async fn under_anchors_that_share_nothing_with_the_old_all_renew_by_themselves()
         Ok((now.0 > before.0 && now.1 > before.1).then_some(()))
     };
     eventually("both to renew", TEST_WAIT, renewed).await.unwrap();
-    // Connections that stood go on, and a newcomer, which knows the new anchor alone, believes and is believed.
+    // What left HTTP cannot end in order; it ends all the same, for nothing vouches for its ends any more.
+    tokio::time::timeout(TEST_WAIT, upgraded.closed()).await.expect("it ends").unwrap_or_default();
+    let gone = async |proxy| metric(proxy, "mesh_connections_ended_total", &["why=\"anchor\""]).await;
+    // Either side may be the first to end one.
+    let ended = async || Ok((gone(&server.proxy).await + gone(&client.proxy).await >= 2.0).then_some(()));
+    eventually("connections under the old anchor to end", TEST_WAIT, ended).await.unwrap();
+    // HTTP goes on, and a newcomer, which knows the new anchor alone, believes and is believed.
     assert_eq!(get(client.entry(), "web.shop", "/1k").await.unwrap().head.status, 200);
     let newcomer = mesh.client(&["web.shop:80"]).await;
     mesh.until_ok(&newcomer).await;
@@ -215,6 +227,7 @@ async fn certificates_that_do_not_count_are_refused() {
         ("with two identities", Some(leaf(&two, false, &own)), false),
         ("with none", Some(leaf(&[], false, &own)), false),
         ("with no workload's identity", Some(leaf(&["spiffe://cluster.local/x"], false, &own)), false),
+        ("of another trust domain", Some(leaf(&["spiffe://evil.example/ns/shop/sa/client"], false, &own)), false),
     ]);
     let mut refused = 0.0;
     for (name, cert, good) in cases {
@@ -247,6 +260,138 @@ async fn certificates_that_do_not_count_are_refused() {
         };
         refused = eventually(&format!("the certificate {name} to be counted"), TEST_WAIT, counted).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn the_controller_serves_its_own_trust_domain_alone() {
+    let mesh = Mesh::start().await;
+    let own = read_authority(&mesh);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for (domain, served) in [("cluster.local", true), ("evil.example", false)] {
+        let (cert, key) = lasting(&format!("spiffe://{domain}/ns/shop/sa/client"), Duration::from_secs(60), &own);
+        let at = mesh.controller.addresses.destination;
+        let exchange = async {
+            let mut tls = opened(at, proving(cert, key, b"h2")).await?;
+            tls.write_all(preface).await?;
+            let mut settings = [0; 9];
+            tls.read_exact(&mut settings).await
+        };
+        let answered = tokio::time::timeout(TEST_WAIT, exchange).await.expect("an answer or an end");
+        assert_eq!(answered.is_ok(), served, "{domain}: {answered:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_ends_in_order_with_its_certificate() {
+    let (mesh, _client, server) = Mesh::pair().await;
+    let inbound = SocketAddr::from(([127, 0, 0, 1], server.listen));
+    let life = Duration::from_secs(4);
+    let (cert, key) = lasting(CLIENT, life, &read_authority(&mesh));
+    let config = proving(cert, key, b"mesh-h2");
+    let (begun, tls) = (Instant::now(), opened(inbound, config.clone()).await.unwrap());
+    let (mut send, connection) = h2::client::handshake(tls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let mut ask = |path: &str| {
+        let request = http::Request::get(format!("http://web.shop{path}")).body(()).unwrap();
+        send.send_request(request, true).map(|(response, _)| response)
+    };
+    assert_eq!(ask("/1k").unwrap().await.unwrap().status(), 200);
+    // Under way when the certificate ends.
+    let slow = ask("/delay/6000").unwrap();
+    let told = async || match ask("/1k") {
+        Ok(response) => Ok(response.await.is_err_and(|error| error.is_go_away()).then_some(())),
+        Err(_) => Ok(Some(())),
+    };
+    eventually("no more requests to be taken", life * 2, told).await.unwrap();
+    assert!(begun.elapsed() < life + Duration::from_secs(1), "it was told after {:?}", begun.elapsed());
+    assert_eq!(slow.await.unwrap().status(), 200, "what had begun is finished");
+    drop(ask);
+    drop(send);
+    tokio::time::timeout(TEST_WAIT, driver).await.expect("it ends").unwrap().unwrap();
+    // Nobody comes in with it any more.
+    let late = async {
+        let mut tls = opened(inbound, config).await?;
+        tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+        tls.read_exact(&mut [0; 9]).await
+    };
+    late.await.unwrap_err();
+}
+
+#[tokio::test]
+async fn bytes_outlive_the_certificate_unless_they_are_to_be_cut() {
+    let mesh = Mesh::start().await;
+    mesh.service("web", None);
+    let echo = App::start(|mut stream: TcpStream| async move {
+        let (mut read, mut write) = stream.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    });
+    let echo = echo.await;
+    let stays = mesh.sidecar("web", "web-1", echo.address, &[]).await;
+    let cuts = [("MESH_CUT_AT_CERTIFICATE_END", "true"), ("MESH_SHUTDOWN_GRACE", "1s")];
+    let cuts = mesh.sidecar("web", "web-2", echo.address, &cuts).await;
+    let life = Duration::from_secs(3);
+    let own = read_authority(&mesh);
+    let mut opened_to = Vec::new();
+    for server in [&stays, &cuts] {
+        let (cert, key) = lasting(CLIENT, life, &own);
+        let inbound = SocketAddr::from(([127, 0, 0, 1], server.listen));
+        let mut tls = opened(inbound, proving(cert, key, b"mesh-tcp")).await.unwrap();
+        echoed(&mut tls).await.unwrap();
+        opened_to.push(tls);
+    }
+    let mut cut = opened_to.pop().unwrap();
+    let ended = tokio::time::timeout(TEST_WAIT, cut.read(&mut [0; 1])).await.expect("it ends");
+    assert!(ended.is_err(), "not as if all were said: {ended:?}");
+    tokio::time::sleep_until(tokio::time::Instant::now() + life).await; // an absence: nothing happens after the end either
+    echoed(&mut opened_to[0]).await.unwrap();
+}
+
+type Tls = tokio_rustls::client::TlsStream<TcpStream>;
+
+async fn echoed(tls: &mut Tls) -> std::io::Result<()> {
+    tls.write_all(b"\x01said").await?;
+    let mut heard = [0; 5];
+    tls.read_exact(&mut heard).await?;
+    assert_eq!(&heard, b"\x01said");
+    Ok(())
+}
+
+/// A client that proves a certificate and believes every server.
+fn proving(
+    cert: rustls::pki_types::CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+    alpn: &[u8],
+) -> Arc<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider())));
+    let mut config = builder.with_client_auth_cert(vec![cert], key).unwrap();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Arc::new(config)
+}
+
+async fn opened(to: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<Tls> {
+    let tcp = TcpStream::connect(to).await?;
+    TlsConnector::from(config).connect(ServerName::IpAddress(to.ip().into()), tcp).await
+}
+
+/// A leaf for one identity that ends so long from now.
+fn lasting(
+    uri: &str,
+    life: Duration,
+    issuer: &Issuer<'_, KeyPair>,
+) -> (rustls::pki_types::CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = rcgen::date_time_ymd(1970, 1, 1) + now - Duration::from_secs(60);
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + now + life;
+    let key = KeyPair::generate().unwrap();
+    let cert = params.signed_by(&key, issuer).unwrap();
+    (cert.der().clone(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
 }
 
 /// The controller's authority, from its state folder.

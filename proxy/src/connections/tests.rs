@@ -1,5 +1,6 @@
-use std::{net::Ipv4Addr, pin::pin};
+use std::{net::Ipv4Addr, pin::pin, time::Duration};
 
+use mesh_credentials::Proof;
 use tokio::time::timeout;
 
 use super::*;
@@ -21,6 +22,21 @@ async fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let at = listener.local_addr().unwrap();
     (listener, at)
+}
+
+/// What `shop/web` proves.
+fn proof() -> Arc<Proof> {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut root = rcgen::CertificateParams::default();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let anchor = root.self_signed(&key).unwrap();
+    let mut leaf = rcgen::CertificateParams::default();
+    let uri = "spiffe://cluster.local/ns/shop/sa/web";
+    leaf.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+    leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let leaf = leaf.signed_by(&rcgen::KeyPair::generate().unwrap(), &rcgen::Issuer::new(root, key)).unwrap();
+    let roots = mesh_credentials::roots::Roots::new("cluster.local", &[anchor.der().clone()]).unwrap();
+    mesh_credentials::tls::Held::new(roots).proof(&[leaf.der().clone()]).unwrap()
 }
 
 /// Long enough for whatever is ready, and not for what waits.
@@ -91,7 +107,7 @@ async fn who_proves_nothing_goes_first() {
     let limits = Limits { connections: 100, strangers: 50, unproved: 8, unfinished_bytes: 1_000, ..limits() };
     let table = Connections::new(&limits, [Gauge::noop(), Gauge::noop()]);
     let peer = table.add(Side::Inbound, from("10.0.0.9"));
-    peer.proved(Identity::new("cluster.local", "shop", "web").unwrap());
+    peer.proved(proof(), None);
     let hostile: Vec<_> = (0..20).map(|_| table.add(Side::Inbound, from("10.0.0.1"))).collect();
     let other = table.add(Side::Inbound, from("10.0.0.2"));
     let open = |entries: &[Rc<Entry>]| entries.iter().filter(|entry| entry.asked() == End::Open).count();
@@ -116,7 +132,7 @@ async fn strangers_leave_room_for_peers() {
     let stranger = || table.add(Side::Inbound, from("10.0.0.1"));
     let peer = || {
         let entry = table.add(Side::Inbound, from("10.0.0.1"));
-        entry.proved(Identity::new("cluster.local", "shop", "web").unwrap());
+        entry.proved(proof(), None);
         entry
     };
     let mut served = Vec::new();
@@ -127,9 +143,30 @@ async fn strangers_leave_room_for_peers() {
     let waits = stranger();
     assert!(!waits.admitted(MOMENT).await, "all places of strangers are taken");
     // One that turns out to be a peer gives back its place among strangers, and keeps that among all.
-    served[0].proved(Identity::new("cluster.local", "shop", "web").unwrap());
+    served[0].proved(proof(), None);
     assert!(served[0].admitted(MOMENT).await && waits.admitted(MOMENT).await);
     assert!(!peer().admitted(MOMENT).await, "four are served");
     served.pop();
     assert!(peer().admitted(MOMENT).await);
+}
+
+#[tokio::test]
+async fn those_that_are_to_end_are_known_by_time() {
+    let table = table(10);
+    let entries: Vec<_> = (0..4).map(|_| table.add(Side::Upstream, from("10.0.0.1"))).collect();
+    let begun = entries[0].since();
+    let at = |seconds| begun + Duration::from_secs(seconds);
+    entries[0].ends_at(at(20), End::InOrder);
+    assert!(timeout(MOMENT, table.earlier_end()).await.is_ok());
+    entries[1].ends_at(at(30), End::InOrder);
+    assert!(timeout(MOMENT, table.earlier_end()).await.is_err(), "one that ends later wakes nobody");
+    entries[2].ends_at(at(10), End::Now);
+    entries[3].ends_at(at(5), End::Now);
+    entries[3].ends_at(at(40), End::Now);
+    assert!(timeout(MOMENT, table.earlier_end()).await.is_ok());
+    assert_eq!(table.next_end(), Some(at(10)));
+    let ended: Vec<_> = table.take_ended(at(20)).iter().map(|(entry, end)| (entry.id, *end)).collect();
+    assert_eq!(ended, [(2, End::Now), (0, End::InOrder)]);
+    drop(entries);
+    assert!(table.next_end().is_none() && table.take_ended(at(100)).is_empty(), "what is gone has no end to come");
 }

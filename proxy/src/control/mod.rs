@@ -160,7 +160,7 @@ pub struct Control {
     listed_ports: HashMap<u16, u16>,
     names: Arc<Names>,
     destination: Peer,
-    tls: Arc<rustls::ClientConfig>,
+    tls: Arc<Tls>,
     /// The connection to a replica of destination, and since when it is this one.
     channel: Mutex<(Channel, Instant)>,
     metrics: ControlMetrics,
@@ -176,13 +176,13 @@ impl Control {
         runtime: Handle,
         config: &Config,
         credentials: Credentials,
-        tls: &Tls,
+        tls: &Arc<Tls>,
         metrics: ControlMetrics,
     ) -> Arc<Self> {
         let _entered = runtime.enter();
         let names = Arc::new(Names::default());
         let destination = Peer { address: config.destination_addr.clone(), identity: config.destination_name.clone() };
-        let channel = channel::lazy(names.clone(), destination.clone(), tls.client_control.clone());
+        let channel = channel::lazy(names.clone(), destination.clone(), tls.client_control.clone(), tls.held.clone());
         let told = metrics.clone();
         runtime.spawn(credentials.run(names.clone(), move |event| told.tell(event)));
         Arc::new(Self {
@@ -190,7 +190,7 @@ impl Control {
             listed_ports: config.inbound_ports.iter().map(|port| (port.app, port.listen)).collect(),
             names,
             destination,
-            tls: tls.client_control.clone(),
+            tls: tls.clone(),
             channel: Mutex::new((channel, Instant::now())),
             away: Away::new(metrics.disconnected_since.clone()),
             metrics,
@@ -226,7 +226,8 @@ impl Control {
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         // All streams of a connection end at once.
         if channel.1.elapsed() >= REPLICA_AT_LEAST {
-            let new = channel::lazy(self.names.clone(), self.destination.clone(), self.tls.clone());
+            let (config, held) = (self.tls.client_control.clone(), self.tls.held.clone());
+            let new = channel::lazy(self.names.clone(), self.destination.clone(), config, held);
             *channel = (new, Instant::now());
         }
     }

@@ -217,6 +217,9 @@ pub async fn send_upgrade(
         Box::new(move |mut client: Box<dyn Io>, entry: Rc<Entry>| {
             tokio::task::spawn_local(async move {
                 entry.reached(Stage::Upgraded);
+                if let Some(held) = &held {
+                    held.reached(Stage::Upgraded);
+                }
                 let DirectionMetrics { bytes_sent, bytes_received, .. } = worker.direction(direction);
                 let entries = (&*entry, held.as_deref());
                 let copied = tcp::copy(&mut client, &mut upstream, entries, bytes_sent, bytes_received).await;

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     coalesce::Coalesced,
     connect::Upstream,
+    connections::Stage,
     error::{Delivery, Error, Reason},
     io::Io,
     worker::Worker,
@@ -225,6 +226,9 @@ async fn open<T: Io>(worker: &Worker, upstream: Upstream<T>) -> Result<Rc<H2Conn
         .await;
     let (send, mut driver) =
         handshake.map_err(|error| Error::undelivered(Reason::ConnectFailed, format!("HTTP/2: {error}")))?;
+    if let Some(entry) = &entry {
+        entry.reached(Stage::Http);
+    }
     let connection = Rc::new(H2Connection::new(send));
     let watched = Rc::downgrade(&connection);
     tokio::task::spawn_local(async move {

@@ -118,6 +118,9 @@ where
     let audience = audience(entry.direction(), peer);
     entry.framed();
     metrics.http1.increment(1);
+    if peer {
+        entry.reached(Stage::Http); // what its ALPN says is no guess
+    }
     let serve = |request: Request<h1::RecvBody>| {
         let mut service = service.clone();
         entry.reached(Stage::Http);
@@ -155,6 +158,9 @@ where
     let metrics = worker.direction(direction);
     entry.framed();
     metrics.http2.increment(1);
+    if peer {
+        entry.reached(Stage::Http);
+    }
     let limits = &worker.config.limits;
     // Only this pod's own application may make the proxy hold more than a peer's proxy may.
     let own = direction == Direction::Outbound;

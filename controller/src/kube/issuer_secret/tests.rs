@@ -126,7 +126,7 @@ async fn it_is_waited_for_kept_when_it_breaks_and_exchanged_when_it_is_good() {
         signers.changed().await.unwrap();
         assert_eq!(issuer(&authority), by.certificate.der().to_vec());
         let roots: Vec<_> = anchors.iter().map(|anchor| anchor.certificate.der().clone()).collect();
-        assert_eq!(**bundle.borrow(), roots, "the bundle is all of ca.crt");
+        assert_eq!(bundle.borrow().own, roots, "the bundle is all of ca.crt");
     }
 }
 
@@ -151,18 +151,18 @@ async fn a_root_is_exchanged_by_a_config_map_though_the_secret_knows_only_the_ne
     let (authority, source) = first.await.unwrap();
     world.no_problem().await;
     let authority = Arc::new(authority);
-    assert_eq!(**authority.signer().anchors(), ders(&[&old]));
+    assert_eq!(authority.signer().anchors().own, ders(&[&old]));
     let (bundle_sender, mut bundle) = watch::channel(authority.signer().anchors().clone());
     tokio::spawn(source.follow(authority.clone(), bundle_sender, watch::Sender::new(true)));
 
     // Both are trusted, then cert-manager signs with the new one and forgets the old, then it goes everywhere.
     world.fake.put(ROOTS, map(&[&old, &new]));
-    bundle.wait_for(|now| **now == ders(&[&old, &new])).await.unwrap();
+    bundle.wait_for(|now| now.own == ders(&[&old, &new])).await.unwrap();
     world.fake.put(PATH, object(&good(&two, &[&new])));
-    bundle.wait_for(|now| **now == ders(&[&new, &old])).await.unwrap();
+    bundle.wait_for(|now| now.own == ders(&[&new, &old])).await.unwrap();
     assert_eq!(issuer(&authority), two.certificate.der().to_vec());
     world.fake.put(ROOTS, map(&[&new]));
-    bundle.wait_for(|now| **now == ders(&[&new])).await.unwrap();
+    bundle.wait_for(|now| now.own == ders(&[&new])).await.unwrap();
 
     // Garbage and a ConfigMap that is gone change nothing.
     world.fake.put(ROOTS, json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {issuer::BUNDLE: "garbage"}}));
@@ -171,7 +171,7 @@ async fn a_root_is_exchanged_by_a_config_map_though_the_secret_knows_only_the_ne
     assert_eq!(entry.field.as_deref(), Some("ca-bundle.pem"));
     world.fake.remove(ROOTS).unwrap();
     world.problem("there is no such ConfigMap; the last good issuer stays in force").await;
-    assert_eq!(**bundle.borrow(), ders(&[&new]));
+    assert_eq!(bundle.borrow().own, ders(&[&new]));
     // Nor do they keep a renewed issuer away.
     let three = new.issue("three");
     let mut signers = authority.subscribe();

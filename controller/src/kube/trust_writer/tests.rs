@@ -9,7 +9,7 @@ use super::*;
 use crate::kube::{fake::Fake, lease::Election};
 
 fn anchors(byte: u8) -> Arc<Bundle> {
-    Arc::new(vec![CertificateDer::from(vec![byte; 300])])
+    Arc::new(vec![CertificateDer::from(vec![byte; 300])].into())
 }
 
 fn path(namespace: &str) -> String {
@@ -50,7 +50,7 @@ async fn written_repaired_exchanged_and_removed() {
     label(&fake, "plain", "disabled");
     let (writer, sender) = writer(&fake);
     let task = tokio::spawn(writer.run());
-    let first = json!(pem(&anchors(1)));
+    let first = json!(pem(&anchors(1).own));
     until(&fake, "shop and our own", |f| data(f, "shop") == first && data(f, "mesh-system") == first).await;
     assert_eq!(fake.get(&path("plain")), None);
     let labels = |namespace| fake.get(&path(namespace)).unwrap()["metadata"]["labels"].clone();
@@ -71,7 +71,7 @@ async fn written_repaired_exchanged_and_removed() {
     until(&fake, "a deletion is repaired", |f| data(f, "plain") == first).await;
     // Other anchors.
     sender.send_replace(anchors(2));
-    let second = json!(pem(&anchors(2)));
+    let second = json!(pem(&anchors(2).own));
     let all = ["shop", "plain", "jobs", "mesh-system"];
     until(&fake, "exchanged", |f| all.iter().all(|namespace| data(f, namespace) == second)).await;
     // Nothing needs it there any more.
@@ -117,7 +117,7 @@ async fn what_somebody_holds_with_other_anchors_in_it_is_replaced_all_the_same()
     let (writer, _sender) = writer(&fake);
     let problems = writer.problems.subscribe();
     let task = tokio::spawn(writer.run());
-    let right = json!(pem(&anchors(1)));
+    let right = json!(pem(&anchors(1).own));
     until(&fake, "replaced", |f| data(f, "tenant") == right).await;
     let now = fake.get(&path("tenant")).unwrap();
     assert_eq!((&now["metadata"]["finalizers"], &now["immutable"]), (&Value::Null, &Value::Null));

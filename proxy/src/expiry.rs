@@ -1,0 +1,146 @@
+//! Connections between proxies end with the certificate, or with the anchor, that they were made with.
+//!
+//! A handshake looks at certificates once, and a connection may live for months: a peer whose certificate ended, or whose anchor
+//! was withdrawn because it was stolen, must not go on because it came in time. HTTP ends in order, so that no request is lost:
+//! shortly before a certificate's end, and [`RENEWAL`] after an anchor is gone, when whoever can has renewed. Bytes and
+//! upgraded connections, which nothing can end in order, are cut when the anchor is gone, and with the certificate only if
+//! the configuration says so. Streams that are still open a shutdown grace after that are cut alike.
+//!
+//! The side that opened a connection ends it first. It can do so without losing anything, for it knows what it begins; a
+//! request that crosses our GOAWAY would have to be sent again. The other side ends what did not end by itself.
+//!
+//! It reads the table of live connections; what is proved and trusted is `mesh-credentials`'.
+
+use std::{
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use mesh_credentials::Proof;
+
+use crate::{
+    connections::{End, Entry, Side, Stage},
+    tls_stream::Session,
+    worker::Worker,
+};
+
+/// From an anchor's end to the end of what it vouched for. Proxies ask for another certificate one to three seconds after they
+/// heard of the new anchors; before that, a connection that ends could not be made anew.
+const RENEWAL: Duration = Duration::from_secs(5);
+/// So much later than the side that opened a connection the other one ends it.
+const AFTER_OPENER: Duration = Duration::from_secs(1);
+/// A connection ends so long before its certificate, at most ...
+const MOST_AHEAD: Duration = Duration::from_secs(30);
+/// ... and at most this part of what is left of it when the connection begins: of 8 s, it is 0.8 s.
+const AHEAD: f64 = 0.1;
+
+/// Ends connections, for as long as the worker lives.
+pub async fn run(worker: Rc<Worker>) {
+    let (connections, held) = (&worker.connections, &worker.tls.held);
+    let mut new_roots = held.new_roots();
+    let mut look_at_anchors: Option<(Instant, bool)> = None;
+    loop {
+        let next = [connections.next_end(), look_at_anchors.map(|(at, _)| at)].into_iter().flatten().min();
+        let due = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = connections.earlier_end() => continue,
+            // Its sender lives in `held`. The last change of several counts.
+            _ = new_roots.changed() => {
+                look_at_anchors = Some((Instant::now() + RENEWAL, true));
+                continue;
+            }
+        }
+        let now = Instant::now();
+        if let Some((_, opened_here)) = look_at_anchors.filter(|(at, _)| *at <= now) {
+            look_at_anchors = opened_here.then(|| (now + AFTER_OPENER, false));
+            anchors_gone(&worker, now, opened_here);
+        }
+        for (entry, end) in connections.take_ended(now) {
+            ended(&worker, &entry, end, now);
+        }
+    }
+}
+
+/// Enters what both sides proved in a handshake, and when that ends. False: it does not count any more.
+pub fn proved(worker: &Worker, entry: &Rc<Entry>, session: &Session) -> bool {
+    let held = &worker.tls.held;
+    let Some(peer) = session.peer_certificates().and_then(|chain| held.proof(chain)) else { return false };
+    entry.proved(peer, held.own_proof());
+    if let Some(at) = end_of(worker, entry) {
+        entry.ends_at(at, End::InOrder);
+    }
+    true
+}
+
+/// When a connection ends that was made with these certificates.
+fn end_of(worker: &Worker, entry: &Entry) -> Option<Instant> {
+    let not_after = entry.proofs().iter().map(|proof| proof.not_after()).min()?;
+    let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
+    let ahead = left.mul_f64(AHEAD).min(MOST_AHEAD);
+    // The opener's in the first half of that time, the other side's in the last quarter: those of one certificate do not all
+    // come back in one moment.
+    let ahead = match entry.side() {
+        Side::Upstream => ahead / 4 + worker.random.jitter(ahead / 2),
+        Side::Inbound | Side::Outbound => worker.random.jitter(ahead / 6),
+    };
+    Instant::now().checked_add(left.saturating_sub(ahead))
+}
+
+/// The time of a connection has come: that of a certificate, or the last one of what should have ended in order.
+fn ended(worker: &Worker, entry: &Rc<Entry>, end: End, now: Instant) {
+    let cuts = worker.config.cut_at_certificate_end;
+    match (end, entry.stage()) {
+        (End::Now, _) => entry.end(End::Now),
+        (_, Stage::Begun | Stage::Http) => {
+            entry.end(End::InOrder);
+            count(worker, entry, "certificate");
+            if cuts {
+                entry.ends_at(now + worker.config.times.shutdown_grace, End::Now);
+            }
+        }
+        (_, Stage::Bytes | Stage::Upgraded) if cuts => {
+            entry.end(End::Now);
+            count(worker, entry, "certificate");
+        }
+        (_, Stage::Bytes | Stage::Upgraded) => {}
+    }
+}
+
+/// Ends the connections for which no anchor vouches now: those that were `opened_here`, or those that were accepted.
+fn anchors_gone(worker: &Worker, now: Instant, opened_here: bool) {
+    let held = &worker.tls.held;
+    // Connections of one certificate share its proof.
+    let mut known: HashMap<*const Proof, bool> = HashMap::new();
+    for entry in worker.connections.all() {
+        let mut vouched =
+            |proof: &Arc<Proof>| *known.entry(Arc::as_ptr(proof)).or_insert_with(|| held.still_vouches(proof));
+        let is_other = (entry.side() == Side::Upstream) != opened_here;
+        if is_other || entry.proofs().iter().all(&mut vouched) {
+            continue;
+        }
+        count(worker, &entry, "anchor");
+        match entry.stage() {
+            Stage::Begun | Stage::Http => {
+                entry.end(End::InOrder);
+                entry.ends_at(now + worker.config.times.shutdown_grace, End::Now);
+            }
+            Stage::Bytes | Stage::Upgraded => entry.end(End::Now),
+        }
+    }
+}
+
+fn count(worker: &Worker, entry: &Entry, why: &str) {
+    let labels = [("direction", entry.direction().as_str()), ("why", why)];
+    worker.metrics.counter("mesh_connections_ended_total", &labels).increment(1);
+    if let Some(peer) = entry.peer() {
+        tracing::debug!("the connection with {peer} ends with its {why}");
+    }
+}
