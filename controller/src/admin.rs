@@ -110,7 +110,7 @@ mod tests {
         let admin = Admin { index: index.subscribe(), metrics: Metrics::new(), ready, parts };
         assert_eq!(page(&admin, "/ready").await, (503, "not ready: starting or stopping\n".to_owned()));
         let waits = Entry::source(Severity::Error, "Away", "no API server".to_owned(), "start it".to_owned());
-        index.send_replace(Arc::new(Published { problems: vec![waits], ..Published::default() }));
+        index.send_replace(Arc::new(Published { problems: vec![waits].into(), ..Published::default() }));
         assert_eq!(page(&admin, "/ready").await, (503, "not ready: no API server; fix: start it\n".to_owned()));
         servers.set_ready();
         assert_eq!(page(&admin, "/ready").await, (200, "ready\n".to_owned()));

@@ -124,6 +124,27 @@ impl Servers {
         self.tasks.spawn(self.parts.clone().run(part, move || cancel.is_cancelled(), task));
     }
 
+    /// Runs a part on a thread of its own, which has to end soon after it is cancelled. An error says that the system gives
+    /// no thread.
+    pub fn thread<F>(
+        &self,
+        part: &'static str,
+        task: impl FnOnce(CancellationToken) -> F + Send + 'static,
+    ) -> Result<()>
+    where
+        F: Future<Output = ()>,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (cancel, ended) = (self.cancel.clone(), CancellationToken::new());
+        let guard = ended.clone().drop_guard();
+        std::thread::Builder::new().name(part.to_owned()).spawn(move || {
+            let _guard = guard;
+            runtime.block_on(task(cancel));
+        })?;
+        self.spawn(part, async move { ended.cancelled().await });
+        Ok(())
+    }
+
     /// Runs a part that never ends by itself until [`Self::cancel`].
     pub fn until_the_end(&self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let cancel = self.cancel.clone();

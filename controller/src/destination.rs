@@ -16,7 +16,8 @@ use tonic::{Request, Response, Status};
 use crate::{
     cache::Cache,
     caller,
-    follow::{Step, follow},
+    compiler::Compiler,
+    follow::{Changes, Step, Turn, follow},
     index::Published,
     metrics::Metrics,
     streams::About,
@@ -38,6 +39,7 @@ struct Shared {
     topics: Topics,
     cancel: CancellationToken,
     metrics: Arc<Metrics>,
+    compiler: Compiler,
     /// By Service port, and by the caller's place where that matters.
     endpoints: Cache<(ServiceRef, Locality), Vec<Endpoint>>,
 }
@@ -51,7 +53,8 @@ impl DestinationService {
         metrics: Arc<Metrics>,
     ) -> Self {
         let endpoints = Cache::new(metrics.compilations.clone());
-        Self { shared: Arc::new(Shared { index, topics, cancel, metrics, endpoints }) }
+        let compiler = Compiler::start();
+        Self { shared: Arc::new(Shared { index, topics, cancel, metrics, compiler, endpoints }) }
     }
 }
 
@@ -71,28 +74,32 @@ impl destination_server::Destination for DestinationService {
         let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
         let world = shared.index.borrow().clone();
         caller::check_workload(&world, &caller, &workload)?;
-        let changes = shared.topics.follow(Topic::Service(key.clone()));
+        let topics = [Topic::Everything, Topic::Service(key.clone())];
+        let changes = Changes(topics.map(|topic| shared.topics.follow(topic)).into());
+        let turn = Turn { compiler: Some(shared.compiler.clone()), namespace: caller.namespace().into() };
         let not_found = {
             let service = service.clone();
             move || Status::not_found(format!("{service} is no port of a Service; ask again once it is there"))
         };
         let (asked, claimed) = (service.clone(), workload.clone());
-        let current = move |world: &Published| {
+        let current = Arc::new(move |world: &Published| {
             let depends = world.snapshot.depends_on_locality(&service);
             let place = if depends { world.snapshot.locality(&workload) } else { Locality::default() };
             shared.endpoints.get(world.version, (service.clone(), place), |(service, place)| {
                 world.snapshot.services.get(&key)?.port(service.port)?;
                 Some(world.snapshot.endpoints_for(service, place))
             })
-        };
-        if current(&world).is_none() {
+        });
+        let first = current.clone();
+        let is_known = turn.take(move || first(&world).is_some()).await;
+        if !is_known.ok_or_else(|| Status::internal("the endpoints could not be found out; ask again"))? {
             return Err(not_found());
         }
         let about = About::Endpoints(asked);
         let open = peer.open(&claimed, about, &self.shared.cancel)?;
         let mut sent: Option<Arc<Vec<Endpoint>>> = None;
         let index = self.shared.index.clone();
-        let stream = follow(changes, open, &self.shared.metrics.endpoints, move || {
+        let stream = follow(changes, open, &self.shared.metrics.endpoints, turn, move || {
             let world = index.borrow().clone();
             let Some(now) = current(&world) else { return Step::End(not_found()) };
             let before = sent.as_deref().map(Vec::as_slice);

@@ -1,14 +1,20 @@
 //! A stream that follows a topic: what a proxy must know now, and again whenever that changed.
 //!
-//! It holds what it sent last and nothing else. A proxy that reads slowly gets the newest state next, never a queue.
+//! It holds what it sent last and nothing else. A proxy that reads slowly gets the newest state next, never a queue. What a
+//! state means is found out by the [`Compiler`], in the turn of the caller's namespace.
 
-use futures_util::{Stream, stream};
+use std::sync::Arc;
+
+use futures_util::{Stream, future, stream};
 use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::metrics::{Held, StreamMetrics};
+use crate::{
+    compiler::Compiler,
+    metrics::{Held, StreamMetrics},
+};
 
 /// What a state of the world means for one stream.
 #[allow(clippy::large_enum_variant)] // one value at a time, moved once
@@ -21,6 +27,46 @@ pub(crate) enum Step<T> {
     Same,
     /// The stream ends; the proxy keeps what it has.
     End(Status),
+}
+
+/// Any of several things that may change.
+#[derive(Debug)]
+pub(crate) struct Changes<W>(pub(crate) Vec<watch::Receiver<W>>);
+
+impl<W> Changes<W> {
+    /// Waits for a change of any. `None` when one of them can change no more.
+    async fn changed(&mut self) -> Option<()> {
+        let all = self.0.iter_mut().map(|receiver| Box::pin(receiver.changed()));
+        future::select_all(all).await.0.ok()
+    }
+
+    fn mark_unchanged(&mut self) {
+        self.0.iter_mut().for_each(watch::Receiver::mark_unchanged);
+    }
+}
+
+/// Who asked, and who finds out for him.
+#[derive(Clone, Debug)]
+pub(crate) struct Turn {
+    /// `None`: it is so little that it is done at once.
+    pub(crate) compiler: Option<Compiler>,
+    /// The caller's namespace.
+    pub(crate) namespace: Arc<str>,
+}
+
+impl Turn {
+    /// Of whoever asks for what is found out at once.
+    pub(crate) fn none() -> Self {
+        Self { compiler: None, namespace: "".into() }
+    }
+
+    /// Finds something out. `None` when that failed, which is a defect.
+    pub(crate) async fn take<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        match &self.compiler {
+            Some(compiler) => compiler.run(&self.namespace, job).await,
+            None => Some(job()),
+        }
+    }
 }
 
 /// What says that a stream has to end; held for as long as the stream is open.
@@ -37,9 +83,10 @@ impl Ends for CancellationToken {
 
 /// Looks now and after each change. Ends when `ends` says so, without an error: a shutdown is no fault of the proxy's.
 pub(crate) fn follow<W, T, F, E>(
-    watch: watch::Receiver<W>,
+    changes: Changes<W>,
     ends: E,
     metrics: &StreamMetrics,
+    turn: Turn,
     step: F,
 ) -> impl Stream<Item = Result<T, Status>> + Send + use<W, T, F, E>
 where
@@ -49,28 +96,38 @@ where
     F: FnMut() -> Step<T> + Send + 'static,
 {
     struct State<W, F, E> {
-        watch: watch::Receiver<W>,
+        changes: Changes<W>,
         ends: E,
+        turn: Turn,
         step: F,
         looked: bool,
         metrics: StreamMetrics,
         _open: Held,
     }
     let open = Held::new(&metrics.open);
-    let state = State { watch, ends, step, looked: false, metrics: metrics.clone(), _open: open };
+    let state = State { changes, ends, turn, step, looked: false, metrics: metrics.clone(), _open: open };
     stream::unfold(Some(state), |state| async {
         let mut state = state?;
         loop {
             if state.looked {
                 tokio::select! {
                     () = state.ends.ended().cancelled() => return None,
-                    changed = state.watch.changed() => changed.ok()?,
+                    changed = state.changes.changed() => changed?,
                 }
             }
             state.looked = true;
             // What changes while it looks is looked at again.
-            state.watch.mark_unchanged();
-            match (state.step)() {
+            state.changes.mark_unchanged();
+            let mut step = state.step;
+            let looked = state.turn.take(move || {
+                let found = step();
+                (step, found)
+            });
+            let Some((step, found)) = looked.await else {
+                return Some((Err(Status::internal("what to send could not be found out; ask again")), None));
+            };
+            state.step = step;
+            match found {
                 Step::SendPart(update) => {
                     state.looked = false;
                     state.metrics.sent(&update);
@@ -93,6 +150,10 @@ mod tests {
     use super::*;
     use futures_util::StreamExt;
 
+    fn turn() -> Turn {
+        Turn { compiler: Some(Compiler::start()), namespace: "shop".into() }
+    }
+
     #[tokio::test]
     async fn only_the_newest_and_only_changes() {
         let metrics = crate::metrics::Metrics::new();
@@ -100,7 +161,7 @@ mod tests {
         let cancel = CancellationToken::new();
         let mut last = 0;
         let state = rx.clone();
-        let stream = follow(rx, cancel.clone(), &metrics.outbound, move || {
+        let stream = follow(Changes(vec![rx]), cancel.clone(), &metrics.outbound, turn(), move || {
             let now = *state.borrow();
             if now < 0 {
                 return Step::End(Status::not_found("gone"));
@@ -123,7 +184,7 @@ mod tests {
         let metrics = crate::metrics::Metrics::new();
         let (_tx, rx) = watch::channel(());
         let mut sent = 0;
-        let stream = follow(rx, CancellationToken::new(), &metrics.outbound, move || {
+        let stream = follow(Changes(vec![rx]), CancellationToken::new(), &metrics.outbound, turn(), move || {
             sent += 1;
             if sent < 3 { Step::SendPart(sent) } else { Step::Send(sent) }
         });
@@ -136,7 +197,7 @@ mod tests {
         let metrics = crate::metrics::Metrics::new();
         let (_tx, rx) = watch::channel(());
         let cancel = CancellationToken::new();
-        let stream = follow(rx, cancel.clone(), &metrics.outbound, || Step::Send(1));
+        let stream = follow(Changes(vec![rx]), cancel.clone(), &metrics.outbound, turn(), || Step::Send(1));
         let mut stream = std::pin::pin!(stream);
         assert!(stream.next().await.is_some());
         cancel.cancel();

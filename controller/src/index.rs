@@ -14,26 +14,34 @@ use mesh_resources::{Class, Key, Object, ObjectId, Options, Snapshot, is_used};
 use tokio::sync::watch;
 
 use crate::{
+    judge::{Judge, Wanted},
     metrics::Metrics,
-    problems::{self, Entry},
+    problems::{self, Entry, Listing},
     revisions::{Revisions, Seen, revision_of},
     statuses::Statuses,
     topics::Topics,
 };
 
 /// One state of the world.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Published {
     /// Grows with every change.
     pub version: u64,
     /// All objects.
     pub snapshot: Snapshot,
-    /// What is refused now, sorted.
-    pub problems: Vec<Entry>,
+    /// What is refused now, sorted; of one namespace with very much of it only a part.
+    pub problems: Arc<[Entry]>,
     /// The last changes that are in it.
     pub changed: Revisions,
     /// What has been reached by now, also where nothing changed since.
     pub seen: Arc<Seen>,
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        let (problems, changed, seen) = (Arc::new([]), Revisions::default(), Arc::default());
+        Self { version: 0, snapshot: Snapshot::default(), problems, changed, seen }
+    }
 }
 
 /// What tells objects apart: kind, namespace and name, and the API group.
@@ -66,6 +74,7 @@ pub struct Index {
     /// Whether that changed since it was published.
     new_statuses: bool,
     publish_statuses: watch::Sender<Statuses>,
+    judge: Judge,
     topics: Topics,
     /// The last changes of an API server's objects, and what its watches have reached.
     last_change: Revisions,
@@ -91,6 +100,7 @@ impl Index {
             statuses: Statuses::default(),
             new_statuses: false,
             publish_statuses: watch::Sender::new(Statuses::default()),
+            judge: Judge::default(),
             topics: Topics::default(),
             last_change: Revisions::default(),
             reached: Revisions::default(),
@@ -110,10 +120,17 @@ impl Index {
         self.publish_statuses.subscribe()
     }
 
+    /// Where it appears what routes should say of us.
+    pub fn wanted(&self) -> watch::Receiver<Wanted> {
+        self.judge.wanted()
+    }
+
     /// Puts an object of an API server in force, which has checked it. It is decoded and not kept.
     pub fn put(&mut self, object: &Object) {
         self.change(&object.kind, revision_of(&object.value));
         self.new_statuses |= self.statuses.see(object);
+        self.judge.forget();
+        self.new_problems |= self.snapshot.has_problems(&object.id());
         let problems = self.snapshot.apply(object);
         self.new_problems |= !problems.is_empty();
     }
@@ -132,6 +149,7 @@ impl Index {
     pub fn remove(&mut self, kind: &str, key: &Key, revision: u64) {
         self.change(kind, revision);
         self.new_statuses |= self.statuses.forget(kind, key);
+        self.judge.forget();
         self.new_problems |= !self.snapshot.delete(kind, &key.namespace, &key.name).is_empty();
     }
 
@@ -182,18 +200,18 @@ impl Index {
         self.sources.get(source).is_some_and(|objects| !objects.is_empty())
     }
 
-    /// Publishes what changed since the last time, with its problems. Says whether anything did.
+    /// Publishes what changed since the last time, judged, with its problems. Says whether anything did.
     pub fn publish(&mut self) -> bool {
         self.flush(true)
     }
 
-    /// Publishes what changed since the last time, and leaves problems for a [`Self::publish`] later: looking for them
-    /// goes through every route. Says whether anything changed.
+    /// Publishes what changed since the last time, and leaves what is to be said of it for [`Self::judge_some`] and
+    /// [`Self::publish_problems`]. Says whether anything changed.
     pub fn publish_state(&mut self) -> bool {
         self.flush(false)
     }
 
-    fn flush(&mut self, with_problems: bool) -> bool {
+    fn flush(&mut self, is_judged: bool) -> bool {
         for name in std::mem::take(&mut self.changed) {
             self.settle(name);
         }
@@ -201,40 +219,84 @@ impl Index {
             self.publish_statuses.send_replace(self.statuses.clone());
         }
         let touched = self.snapshot.take_touched();
-        self.new_problems |= touched.everything || touched.doubts;
-        let before = self.publish.borrow().clone();
+        if !touched.is_empty() {
+            self.judge.forget();
+        }
+        self.judge.put(touched.routes.iter());
+        self.new_problems |= touched.doubts;
         let mut problems = None;
-        if with_problems && std::mem::take(&mut self.new_problems) {
-            problems = Some(self.problems()).filter(|now| *now != before.problems);
+        if is_judged {
+            while self.judge_some(usize::MAX) {}
+            problems = self.other_problems();
         }
         if touched.is_empty() && problems.is_none() {
             self.seen.set(&self.reached);
             return false;
         }
-        if let Some(problems) = &problems {
-            problems::log_changes(&before.problems, problems);
-            self.metrics.problems.set(problems.len() as f64);
-        }
-        let version = before.version + 1;
-        self.metrics.snapshot_version.set(version as f64);
-        self.metrics.objects.set(self.snapshot.len() as f64);
-        let problems = problems.unwrap_or_else(|| before.problems.clone());
-        let (snapshot, changed, seen) = (self.snapshot.clone(), self.last_change, self.seen.clone());
-        self.publish.send_replace(Arc::new(Published { version, snapshot, problems, changed, seen }));
-        // Not before it is in force.
-        self.seen.set(&self.reached);
+        self.tell(problems);
         // Only now: whoever is told looks at once.
         self.topics.tell(&touched);
         true
     }
 
+    /// Judges at most so many of the routes of which something else may be to be said, of each namespace in turn. Says
+    /// whether some are left.
+    pub fn judge_some(&mut self, most: usize) -> bool {
+        self.new_problems |= self.judge.some(&self.snapshot, most);
+        self.judge.is_behind()
+    }
+
+    /// Tells what is wrong, if it is something else than before. Says whether it is.
+    pub fn publish_problems(&mut self) -> bool {
+        let problems = self.other_problems();
+        let is_news = problems.is_some();
+        if is_news {
+            self.tell(problems);
+        }
+        is_news
+    }
+
+    /// What is wrong now, if that is something else than before.
+    fn other_problems(&mut self) -> Option<Vec<Entry>> {
+        if !std::mem::take(&mut self.new_problems) {
+            return None;
+        }
+        let (problems, before) = (self.problems(), self.publish.borrow().problems.clone());
+        if problems[..] == before[..] {
+            return None;
+        }
+        problems::log_changes(&before, &problems);
+        self.metrics.problems.set(problems.len() as f64);
+        Some(problems)
+    }
+
+    /// Publishes the state, with problems if they are others.
+    fn tell(&mut self, problems: Option<Vec<Entry>>) {
+        let before = self.publish.borrow().clone();
+        let version = before.version + 1;
+        self.metrics.snapshot_version.set(version as f64);
+        self.metrics.objects.set(self.snapshot.len() as f64);
+        let problems = problems.map_or_else(|| before.problems.clone(), Into::into);
+        let (snapshot, changed, seen) = (self.snapshot.clone(), self.last_change, self.seen.clone());
+        self.publish.send_replace(Arc::new(Published { version, snapshot, problems, changed, seen }));
+        // Not before it is in force.
+        self.seen.set(&self.reached);
+    }
+
     fn problems(&self) -> Vec<Entry> {
-        let mut problems: Vec<Entry> = self.refused.values().cloned().collect();
-        problems.extend(self.refused_objects.values().flatten().cloned());
-        problems.extend(self.snapshot.problems().iter().map(Entry::from));
-        problems.sort();
-        problems.dedup();
-        problems
+        let mut all = Listing::default();
+        for entry in self.refused.values().chain(self.refused_objects.values().flatten()) {
+            all.add(None, || entry.clone());
+        }
+        for (id, problems) in self.snapshot.own_problems() {
+            for problem in problems {
+                all.add(Some(&id.namespace), || Entry::from(problem));
+            }
+        }
+        for problem in self.judge.problems().chain(self.snapshot.doubts()) {
+            all.add(Some(&problem.object.namespace), || Entry::from(problem));
+        }
+        all.finish()
     }
 
     fn forget(&mut self, source: &str) {

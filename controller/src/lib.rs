@@ -2,7 +2,7 @@
 //!
 //! It takes its objects from a folder of manifests or from an API server. Reading order: [`args`], [`role`] (one file a
 //! role: its startup, top to bottom) and [`app`] (what roles share at start and end); [`watch`], `listing` and [`folder`]
-//! (files) or [`kube`] (watches), then [`index`] (objects to snapshots), [`topics`], [`statuses`] and [`problems`]; [`server`] and [`listener`] (TLS and gRPC, and their bounds), then one file
+//! (files) or [`kube`] (watches), then [`index`] (objects to snapshots) with `judge` and `turns`, [`topics`], [`statuses`] and [`problems`]; [`server`] and [`listener`] (TLS and gRPC, and their bounds), then one file
 //! a service: [`identity`], [`trust`], [`policy`], [`destination`]. It decides nothing itself: what an object means is
 //! `mesh-resources`'.
 
@@ -13,6 +13,7 @@ pub mod args;
 pub mod ca;
 mod cache;
 mod caller;
+mod compiler;
 pub mod destination;
 pub mod files;
 pub mod folder;
@@ -20,6 +21,7 @@ mod follow;
 pub mod identity;
 pub mod index;
 pub mod issuer;
+pub mod judge;
 pub mod kube;
 pub mod listener;
 mod listing;
@@ -37,6 +39,7 @@ pub mod token;
 pub mod token_files;
 pub mod topics;
 pub mod trust;
+mod turns;
 pub mod verifier;
 pub mod watch;
 

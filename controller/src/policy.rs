@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
-use mesh_policy::{InboundPolicy, OutboundPolicy, Target};
+use mesh_policy::{Identity, InboundPolicy, OutboundPolicy, Target};
 use mesh_proto::{
     RouteDelta,
     v1::{self, policy_server},
@@ -16,7 +16,8 @@ use tonic::{Request, Response, Status};
 use crate::{
     cache::Cache,
     caller,
-    follow::{Step, follow},
+    compiler::Compiler,
+    follow::{Changes, Step, Turn, follow},
     index::Published,
     metrics::Metrics,
     streams::About,
@@ -35,6 +36,7 @@ struct Shared {
     topics: Topics,
     cancel: CancellationToken,
     metrics: Arc<Metrics>,
+    compiler: Compiler,
     /// By target as asked for and namespace of the client.
     outbound: Cache<(String, String), OutboundPolicy>,
     /// By workload, port, and the port that is listed for it.
@@ -51,7 +53,8 @@ impl PolicyService {
     ) -> Self {
         let outbound = Cache::new(metrics.compilations.clone());
         let inbound = Cache::new(metrics.compilations.clone());
-        Self { shared: Arc::new(Shared { index, topics, cancel, metrics, outbound, inbound }) }
+        let compiler = Compiler::start();
+        Self { shared: Arc::new(Shared { index, topics, cancel, metrics, compiler, outbound, inbound }) }
     }
 }
 
@@ -70,17 +73,15 @@ impl policy_server::Policy for PolicyService {
         let world = shared.index.borrow().clone();
         caller::check_workload(&world, &caller, &workload)?;
         let key = (target.to_ascii_lowercase(), caller.namespace().to_owned());
-        let topic = match world.snapshot.depends(&key.0, &key.1) {
-            Depends::Policies => Topic::Policies,
-            Depends::Address(ip) => Topic::Address(ip),
-            Depends::Service(service) => Topic::Service(service),
-        };
-        let changes = shared.topics.follow(topic);
+        let depends = world.snapshot.depends(&key.0, &key.1);
+        let turn = shared.turn(&caller);
+        let changes = Changes(topics(&depends, &turn.namespace).map(|topic| shared.topics.follow(topic)).collect());
+        let asked = key.clone();
         let name = key.0.clone();
-        let compile = move |world: &Published| {
+        let compile = Arc::new(move |world: &Published| {
             let compiled = shared.outbound.get(world.version, key.clone(), |(target, namespace)| {
                 let target = world.snapshot.resolve(target, namespace)?;
-                Some(world.snapshot.compile_outbound(&target, namespace).0)
+                Some(world.snapshot.outbound_policy(&target, namespace))
             });
             let policy = compiled.ok_or_else(|| not_found(&target))?;
             match policy.target {
@@ -92,9 +93,10 @@ impl policy_server::Policy for PolicyService {
                 ))),
                 _ => Ok(policy),
             }
-        };
+        });
         // Said at once, as the answer to the call, so that the proxy need not read a stream to learn it.
-        compile(&world)?;
+        let first = compile.clone();
+        turn.take(move || first(&world).map(drop)).await.ok_or_else(failed)??;
         let open = peer.open(&workload, About::Outbound(name), &self.shared.cancel)?;
         let wire = move |last: Option<&OutboundPolicy>, now: &OutboundPolicy| {
             let delta = last.filter(|_| deltas).and_then(|last| RouteDelta::between(last, now));
@@ -103,8 +105,10 @@ impl policy_server::Policy for PolicyService {
                 None => now.into(),
             }
         };
-        let step = step(self.shared.index.clone(), compile, wire);
-        let stream = follow(changes, open, &self.shared.metrics.outbound, step);
+        let is_followed = move |world: &Published| world.snapshot.depends(&asked.0, &asked.1) == depends;
+        let compile = move |world: &Published| compile(world);
+        let step = step(self.shared.index.clone(), is_followed, compile, wire);
+        let stream = follow(changes, open, &self.shared.metrics.outbound, turn, step);
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -121,7 +125,8 @@ impl policy_server::Policy for PolicyService {
         let world = shared.index.borrow().clone();
         caller::check_workload(&world, &caller, &workload)?;
         let (namespace, name) = workload.split_once('/').unwrap_or_default();
-        let changes = shared.topics.follow(Topic::Pod(Key::new(namespace, name)));
+        let changes = Changes(vec![shared.topics.follow(Topic::Pod(Key::new(namespace, name)))]);
+        let turn = shared.turn(&caller);
         let open = peer.open(&workload, About::Inbound(port, listed), &self.shared.cancel)?;
         let key = (workload.clone(), port, listed);
         let compile = move |world: &Published| {
@@ -132,10 +137,30 @@ impl policy_server::Policy for PolicyService {
             shared.inbound.get(world.version, key.clone(), compile).ok_or_else(gone)
         };
         let wire = |_: Option<&InboundPolicy>, now: &InboundPolicy| v1::InboundPolicy::from(now);
-        let step = step(self.shared.index.clone(), compile, wire);
-        let stream = follow(changes, open, &self.shared.metrics.inbound, step);
+        let step = step(self.shared.index.clone(), |_: &Published| true, compile, wire);
+        let stream = follow(changes, open, &self.shared.metrics.inbound, turn, step);
         Ok(Response::new(Box::pin(stream)))
     }
+}
+
+impl Shared {
+    fn turn(&self, caller: &Identity) -> Turn {
+        Turn { compiler: Some(self.compiler.clone()), namespace: caller.namespace().into() }
+    }
+}
+
+/// The topics of what an answer for clients of a namespace depends on.
+fn topics(depends: &[Depends], client: &Arc<str>) -> impl Iterator<Item = Topic> {
+    let topic = |depends: &Depends| match depends {
+        Depends::Policies(service) => Topic::Policies(service.clone(), client.clone()),
+        Depends::Address(ip) => Topic::Address(*ip),
+        Depends::Endpoints(service) => Topic::Service(service.clone()),
+    };
+    [Topic::Everything].into_iter().chain(depends.iter().map(topic))
+}
+
+fn failed() -> Status {
+    Status::internal("the answer could not be found out; ask again")
 }
 
 fn not_found(target: &str) -> Status {
@@ -144,9 +169,11 @@ fn not_found(target: &str) -> Status {
     ))
 }
 
-/// Sends what really changed. `wire` says it to who was told the value before, if any.
+/// Sends what really changed. A stream ends where its answer depends on something else than what it follows (`is_followed`),
+/// as an alias that names another Service now: the proxy asks again, and keeps what it has meanwhile. `wire` says it to who was told the value before, if any.
 fn step<M, W>(
     index: watch::Receiver<Arc<Published>>,
+    is_followed: impl Fn(&Published) -> bool + Send + 'static,
     compile: impl Fn(&Published) -> Result<Arc<M>, Status> + Send + 'static,
     wire: impl Fn(Option<&M>, &M) -> W + Send + 'static,
 ) -> impl FnMut() -> Step<W> + Send + 'static
@@ -156,6 +183,9 @@ where
     let mut last: Option<Arc<M>> = None;
     move || {
         let world = index.borrow().clone();
+        if !is_followed(&world) {
+            return Step::End(Status::unavailable("what the target stands for has changed; ask again"));
+        }
         let now = match compile(&world) {
             Ok(now) => now,
             Err(status) => return Step::End(status),

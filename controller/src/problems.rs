@@ -2,7 +2,11 @@
 //!
 //! Each problem is logged once, when it appears, and once when it is gone.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use mesh_resources::{Object, ParseError, Problem, Severity};
 use serde::Serialize;
@@ -15,6 +19,11 @@ const MAX_LOGGED: usize = 100;
 
 /// The reason of a trust bundle that could not be written into a namespace.
 pub const BUNDLE_NOT_WRITTEN: &str = "BundleNotWritten";
+/// Most problems that are listed of the objects of one namespace; what is more, nobody reads, and it would be copied with
+/// each change of any of them.
+const MAX_LISTED: usize = 1_000;
+/// Most problems of the objects of one namespace that are logged one by one at a time.
+const MAX_LOGGED_OF_ONE: usize = 20;
 
 /// One entry of `/problems`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -136,27 +145,80 @@ pub fn tell(problems: &watch::Sender<Arc<Published>>, is_ours: impl Fn(&Entry) -
         let mut all: Vec<Entry> = others.chain(ours).collect();
         all.sort();
         count = all.len();
-        let is_new = now.problems != all;
+        let is_new = now.problems[..] != all[..];
         if is_new {
             log_changes(&now.problems, &all);
-            *now = Arc::new(Published { problems: all, ..Published::default() });
+            *now = Arc::new(Published { problems: all.into(), ..Published::default() });
         }
         is_new
     });
     count
 }
 
+/// The entries of `/problems` while they are gathered: of each namespace so many, and a word of how many more.
+#[derive(Default)]
+pub(crate) struct Listing {
+    entries: Vec<Entry>,
+    of_namespace: BTreeMap<String, usize>,
+}
+
+impl Listing {
+    /// Adds an entry about an object of a namespace, or about none.
+    pub(crate) fn add(&mut self, namespace: Option<&str>, entry: impl FnOnce() -> Entry) {
+        if let Some(namespace) = namespace {
+            let count = match self.of_namespace.get_mut(namespace) {
+                Some(count) => count,
+                None => self.of_namespace.entry(namespace.to_owned()).or_default(),
+            };
+            *count += 1;
+            if *count > MAX_LISTED {
+                return;
+            }
+        }
+        self.entries.push(entry());
+    }
+
+    /// All of them, sorted, each once.
+    pub(crate) fn finish(mut self) -> Vec<Entry> {
+        for (namespace, count) in self.of_namespace {
+            if let Some(more) = count.checked_sub(MAX_LISTED).filter(|more| *more > 0) {
+                let what = format!("{more} more problems of namespace {namespace} are not listed");
+                let fix = "mend those that are; meshctl lint tells all of one object".to_owned();
+                self.entries.push(Entry::source(Severity::Warning, "More", what, fix));
+            }
+        }
+        self.entries.sort();
+        self.entries.dedup();
+        self.entries
+    }
+}
+
 /// Logs what is new and what is gone between two states.
 pub fn log_changes(before: &[Entry], now: &[Entry]) {
     let (old, new): (BTreeSet<_>, BTreeSet<_>) = (before.iter().collect(), now.iter().collect());
-    let appeared: Vec<_> = new.difference(&old).collect();
-    for entry in appeared.iter().take(MAX_LOGGED) {
+    let (appeared, more) = some(new.difference(&old).copied());
+    for entry in appeared {
         tracing::warn!("{entry}");
     }
-    if let Some(more) = appeared.len().checked_sub(MAX_LOGGED).filter(|more| *more > 0) {
+    if more > 0 {
         tracing::warn!("{more} more problems; see /problems");
     }
-    for entry in old.difference(&new).take(MAX_LOGGED) {
+    for entry in some(old.difference(&new).copied()).0 {
         tracing::info!("no longer a problem: {entry}");
     }
+}
+
+/// A part that is short enough for a log, with something of each namespace in it; and how many are left out.
+fn some<'e>(entries: impl Iterator<Item = &'e Entry>) -> (Vec<&'e Entry>, usize) {
+    let (mut chosen, mut left_out, mut of_namespace) = (Vec::new(), 0, HashMap::<&str, usize>::new());
+    for entry in entries {
+        let object = entry.object.as_deref().and_then(|object| object.split_once(' '));
+        let namespace = object.and_then(|(_, name)| name.split_once('/')).map_or("", |(namespace, _)| namespace);
+        let count = of_namespace.entry(namespace).or_default();
+        *count += 1;
+        // A folder of manifests is one person's; there a namespace says nothing of who wrote it.
+        let is_too_much = *count > MAX_LOGGED_OF_ONE && entry.file.is_none();
+        if is_too_much || chosen.len() >= MAX_LOGGED { left_out += 1 } else { chosen.push(entry) }
+    }
+    (chosen, left_out)
 }

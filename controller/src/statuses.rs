@@ -10,8 +10,11 @@ use std::{
 };
 
 use mesh_policy::RouteKind;
-use mesh_resources::{Key, Object, SharedMap};
-use serde_json::Value;
+use mesh_resources::{
+    Key, Object, SharedMap,
+    status::{ParentStatus, RouteStatus},
+};
+use serde_json::{Value, json};
 
 /// Our name in the status of routes.
 pub const CONTROLLER: &str = "meshctl.dev/controller";
@@ -80,6 +83,20 @@ pub fn entries(object: &Value) -> impl Iterator<Item = &Value> {
 /// Whether an entry is ours.
 pub fn is_ours(entry: &Value) -> bool {
     entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER)
+}
+
+/// What a route should say of us: entries without times.
+pub fn wanted(status: &RouteStatus, generation: i64) -> Vec<Value> {
+    let entry = |parent: &ParentStatus| {
+        let conditions = parent.conditions.iter().map(|condition| {
+            json!({
+                "type": condition.kind, "status": if condition.status { "True" } else { "False" },
+                "reason": condition.reason, "message": condition.message, "observedGeneration": generation,
+            })
+        });
+        json!({"parentRef": parent.parent_ref, "controllerName": CONTROLLER, "conditions": conditions.collect::<Vec<_>>()})
+    };
+    status.parents.iter().map(entry).collect()
 }
 
 /// The conditions of an entry that are ours; others may be somebody else's, who says something of the same route.

@@ -1,11 +1,11 @@
 //! Word of changes to those whom they concern.
 //!
 //! A thousand proxies hold tens of thousands of streams, and a cluster changes all the time: each stream follows the one
-//! topic that its answer depends on, and sleeps through everything else. What any policy may depend on (Services, routes,
-//! grants) wakes them all; such changes are rare.
+//! topics that its answer depends on, and sleeps through everything else. What any answer may depend on (the zone of a Node)
+//! wakes them all; such changes are rare, and no tenant's.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -16,11 +16,13 @@ use tokio::sync::watch;
 /// The table is swept when it has grown to twice what was followed at the last sweep, and not before it has this many.
 const SWEEP_FROM: usize = 1024;
 
-/// What an answer depends on beside Services, routes and grants.
+/// What an answer depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Topic {
-    /// Nothing else.
-    Policies,
+    /// Nothing but what any answer depends on.
+    Everything,
+    /// The policies of a Service for clients of a namespace: the Service, and the routes of its own namespace and of theirs.
+    Policies(Key, Arc<str>),
     /// The endpoints of a Service.
     Service(Key),
     /// What is at an address.
@@ -36,6 +38,8 @@ pub struct Topics(Arc<Mutex<Table>>);
 #[derive(Debug, Default)]
 struct Table {
     senders: HashMap<Topic, watch::Sender<()>>,
+    /// The namespaces of the clients that follow the policies of a Service.
+    clients: HashMap<Key, HashSet<Arc<str>>>,
     sweep_at: usize,
 }
 
@@ -46,6 +50,14 @@ impl Topics {
         if table.senders.len() >= table.sweep_at.max(SWEEP_FROM) {
             table.senders.retain(|_, sender| sender.receiver_count() > 0);
             table.sweep_at = table.senders.len() * 2;
+            let Table { senders, clients, .. } = &mut *table;
+            clients.retain(|service, namespaces| {
+                namespaces.retain(|client| senders.contains_key(&Topic::Policies(service.clone(), client.clone())));
+                !namespaces.is_empty()
+            });
+        }
+        if let Topic::Policies(service, client) = &topic {
+            table.clients.entry(service.clone()).or_default().insert(client.clone());
         }
         table.senders.entry(topic).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
@@ -59,7 +71,15 @@ impl Topics {
         let services = touched.services.iter().cloned().map(Topic::Service);
         let addresses = touched.addresses.iter().copied().map(Topic::Address);
         let pods = touched.pods.iter().cloned().map(Topic::Pod);
-        for sender in services.chain(addresses).chain(pods).filter_map(|topic| table.senders.get(&topic)) {
+        let policies = touched.policies.iter().flat_map(|(service, namespace)| {
+            let clients = table.clients.get(service).into_iter().flatten();
+            // Routes of the Service's own namespace are for every client, others for those beside them.
+            let concerned = clients.filter(move |client| *namespace == service.namespace || *client == namespace);
+            concerned.map(|client| Topic::Policies(service.clone(), client.clone()))
+        });
+        for sender in
+            services.chain(addresses).chain(pods).chain(policies).filter_map(|topic| table.senders.get(&topic))
+        {
             // Nobody may follow it any more.
             sender.send(()).unwrap_or_default();
         }
@@ -75,7 +95,9 @@ mod tests {
     fn only_those_concerned_are_told() {
         let topics = Topics::default();
         let web = Topic::Service(Key::new("shop", "web"));
-        let mut followers = [Topic::Policies, web, Topic::Pod(Key::new("shop", "web"))].map(|t| topics.follow(t));
+        let policies = |client: &str| Topic::Policies(Key::new("shop", "web"), client.into());
+        let all = [policies("shop"), policies("bank"), web, Topic::Pod(Key::new("shop", "web"))];
+        let mut followers = all.map(|topic| topics.follow(topic));
         let mut told = |touched: Touched| {
             topics.tell(&touched);
             followers.each_mut().map(|follower| {
@@ -85,20 +107,29 @@ mod tests {
             })
         };
         let services = [Key::new("shop", "web")].into();
-        assert_eq!(told(Touched { services, ..Touched::default() }), [false, true, false]);
+        assert_eq!(told(Touched { services, ..Touched::default() }), [false, false, true, false]);
         let pods = [Key::new("shop", "web"), Key::new("shop", "other")].into();
-        assert_eq!(told(Touched { pods, ..Touched::default() }), [false, false, true]);
-        assert_eq!(told(Touched { everything: true, ..Touched::default() }), [true; 3]);
+        assert_eq!(told(Touched { pods, ..Touched::default() }), [false, false, false, true]);
+        let policies = |namespace: &str| [(Key::new("shop", "web"), namespace.into())].into();
+        let consumer = Touched { policies: policies("bank"), ..Touched::default() };
+        assert_eq!(told(consumer), [false, true, false, false], "a route of a client's namespace is for its clients");
+        let producer = Touched { policies: policies("shop"), ..Touched::default() };
+        assert_eq!(told(producer), [true, true, false, false]);
+        assert_eq!(told(Touched { everything: true, ..Touched::default() }), [true; 4]);
     }
 
     #[test]
     fn topics_that_nobody_follows_are_forgotten() {
         let topics = Topics::default();
-        let kept = topics.follow(Topic::Policies);
+        let kept = topics.follow(Topic::Everything);
         for n in 0..10 * SWEEP_FROM {
-            drop(topics.follow(Topic::Pod(Key::new("shop", n.to_string()))));
+            let service = Key::new("shop", n.to_string());
+            drop(topics.follow(Topic::Pod(service.clone())));
+            drop(topics.follow(Topic::Policies(service, "bank".into())));
         }
-        assert!(topics.0.lock().unwrap().senders.len() <= 2 * SWEEP_FROM);
+        let table = topics.0.lock().unwrap();
+        assert!(table.senders.len() <= 2 * SWEEP_FROM && table.clients.len() <= 2 * SWEEP_FROM);
+        drop(table);
         topics.tell(&Touched { everything: true, ..Touched::default() });
         assert!(kept.has_changed().unwrap());
     }

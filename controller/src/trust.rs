@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
-    follow::{Step, follow},
+    follow::{Changes, Step, Turn, follow},
     metrics::Metrics,
 };
 
@@ -48,7 +48,7 @@ pub(crate) fn stream(
     metrics: &Metrics,
 ) -> impl Stream<Item = Result<v1::TrustBundle, Status>> + Send + use<> {
     let mut sent: Option<Arc<Bundle>> = None;
-    follow(bundle.clone(), cancel, &metrics.trust, move || {
+    follow(Changes(vec![bundle.clone()]), cancel, &metrics.trust, Turn::none(), move || {
         let now = bundle.borrow().clone();
         if sent.as_ref() == Some(&now) {
             return Step::Same;

@@ -46,7 +46,7 @@ fn the_example_of_a_problem_is_what_is_said() {
     assert!(rx.borrow().problems.is_empty(), "{:?}", rx.borrow().problems);
     index.apply(&file, parse_manifests(&route.replace("weight: 10", "weight: -5"), &file).unwrap());
     index.publish();
-    let said = serde_json::to_value(&rx.borrow().problems).unwrap();
+    let said = serde_json::to_value(&rx.borrow().problems[..]).unwrap();
     let console = blocks("console").remove(0);
     let shown: serde_json::Value = serde_json::from_str(console.split_once('\n').unwrap().1).unwrap();
     assert_eq!(said, shown);

@@ -7,8 +7,9 @@
 //!
 //! Reading order: [`model`] (the nouns), [`facts`] (what a decision may look at), [`decide`] (the verbs),
 //! [`trace`] (why a rule lost), [`name`] and [`identity`], [`route`] (matchers and precedence), [`filter`] (what a route does
-//! to a request), [`retry`] and [`session`] (what a rule says beside).
+//! to a request), [`retry`] and [`session`] (what a rule says beside), [`bounds`] (how much there may be).
 
+pub mod bounds;
 pub mod decide;
 pub mod facts;
 pub mod filter;
@@ -31,6 +32,8 @@ pub use model::{
     Rule, ServiceRef, Target, Timeouts,
 };
 pub use retry::{Outcome, Retry, RetryBudget, RetryMethods};
-pub use route::{HeaderMatch, HostMatch, PathMatch, QueryMatch, RegexMatch, RequestMatch, RouteTable, StringMatch};
+pub use route::{
+    HeaderMatch, HostMatch, PathMatch, Patterns, QueryMatch, RegexMatch, RequestMatch, RouteTable, StringMatch,
+};
 pub use session::{SessionCarrier, SessionPersistence};
 pub use trace::{Explanation, Step, Trace};

@@ -438,9 +438,9 @@ fn a_delta_that_does_not_follow_is_refused() {
     let many = RouteDelta {
         upsert: (0..25)
             .map(|n| {
-                let mut route = before.routes.routes()[0].clone();
+                let mut route = (*before.routes.routes()[0]).clone();
                 route.meta.name = format!("more-{n}").into();
-                route
+                route.into()
             })
             .collect(),
         removed: Vec::new(),

@@ -5,19 +5,30 @@
 //! applies, one kind alone is in force: GRPCRoutes before HTTPRoutes before TLSRoutes before TCPRoutes. `hostnames` narrow
 //! a route by the request's host; which traffic reaches a Service is never inferred from them.
 
-use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    iter::Peekable,
+    sync::Arc,
+};
 
-use mesh_policy::{RouteKind, RouteMeta, ServiceRef};
+use mesh_policy::{
+    RouteKind, ServiceRef,
+    bounds::{MAX_POLICY_BYTES, MAX_POLICY_PATTERN_BYTES},
+};
 
 use crate::{
     object::ObjectId,
     problem::{Problem, Reason, Report},
     route::{Parent, RouteObject},
+    route_links::{Age, Group, Ports, Weight},
+    service::{Service, ServicePort},
     snapshot::{Key, Snapshot},
 };
 
 /// Most routes in force on one port for one client: what a proxy takes in one policy. Of more, the oldest are.
 pub const MAX_ROUTES: usize = 1_024;
+/// Most ports of one parent for which it is told one by one that a route is not in force.
+const MAX_TOLD: usize = 8;
 
 /// Why a route is not in force on a port that it is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +37,8 @@ pub(crate) enum Displaced {
     By(RouteKind),
     /// So many routes of its kind are older.
     Young,
+    /// Older routes of its kind leave no room for it.
+    Large,
 }
 
 /// The routes attached to a port, for one client.
@@ -34,25 +47,38 @@ pub(crate) struct Attached<'s> {
     pub(crate) displaced: Vec<(&'s RouteObject, Displaced)>,
 }
 
-/// The youngest route in force of each group with more than [`MAX_ROUTES`], by port, kind and namespace; `None` for a
-/// smaller group. Kept while all routes are looked at, as each look goes through the group.
-#[derive(Default)]
-pub(crate) struct Youngest(BTreeMap<(ServiceRef, RouteKind, Arc<str>), Option<RouteMeta>>);
+/// What was found out about the Services of a snapshot while its routes are looked at one after the other, as each look would
+/// find it again.
+#[derive(Debug, Default)]
+pub struct Found {
+    kinds: HashMap<(Key, Arc<str>), Kinds>,
+    last: HashMap<(ServiceRef, Arc<str>, RouteKind), Last>,
+}
+
+/// The kinds of routes of a namespace at a Service, by what their references say.
+type Kinds = HashMap<Ports, BTreeSet<RouteKind>>;
+/// The youngest route in force of one kind at a port, and why those after it are not; `None` where all are.
+type Last = Option<(Age, Displaced)>;
 
 impl Snapshot {
     /// What is wrong with the parents and references of every route, whoever the client is.
     pub(crate) fn reference_problems(&self) -> Vec<Problem> {
-        let (mut problems, mut youngest) = (Vec::new(), Youngest::default());
+        let mut found = Found::default();
         let routes = RouteKind::ALL.into_iter().flat_map(|kind| self.routes(kind).values());
-        for route in routes.filter(|route| !route.parents.is_empty()) {
-            let mut report = Report::about(id_of(route));
-            for parent in &route.parents {
-                self.check_parent(route, parent, &mut youngest, &mut report);
-            }
-            self.check_references(route, &mut report);
-            problems.extend(report.finish());
+        routes.flat_map(|route| self.problems_of_references(route, &mut found)).collect()
+    }
+
+    /// What is wrong with the parents and references of one route.
+    pub(crate) fn problems_of_references(&self, route: &RouteObject, found: &mut Found) -> Vec<Problem> {
+        if route.parents.is_empty() {
+            return Vec::new();
         }
-        problems
+        let mut report = Report::about(id_of(route));
+        for parent in &route.parents {
+            self.check_parent(route, parent, found, &mut report);
+        }
+        self.check_references(route, &mut report);
+        report.finish()
     }
 
     /// Reports what keeps a route from a parent, or from some of its ports. Gives the reason if it is kept from all.
@@ -60,13 +86,12 @@ impl Snapshot {
         &self,
         route: &RouteObject,
         parent: &Parent,
-        youngest: &mut Youngest,
+        found: &mut Found,
         report: &mut Report<'_>,
     ) -> Option<Reason> {
         if parent.rejected.is_some() {
             return parent.rejected;
         }
-        let ports: Vec<_> = self.ports_of(parent).collect();
         let key = Key { namespace: parent.namespace.clone(), name: parent.name.clone() };
         let service = self.services.get(&key);
         if service.is_some_and(|service| service.is_headless) {
@@ -74,7 +99,8 @@ impl Snapshot {
             report.error_at(&parent.place, Reason::NoMatchingParent, what, "name a Service with a cluster IP");
             return Some(Reason::NoMatchingParent);
         }
-        let is_opaque = |port: &ServiceRef| service.is_some_and(|service| service.is_opaque(port.port));
+        let ports: Vec<&ServicePort> = service.map_or(Vec::new(), |service| ports_of(service, parent).collect());
+        let is_opaque = |port: &&ServicePort| port.protocol == mesh_policy::Protocol::Opaque;
         if route.meta.kind.is_of_requests() && !ports.is_empty() && ports.iter().all(is_opaque) {
             let what = "the port speaks tcp: its bytes pass unread, and no requests are seen";
             let fix = "attach a TCPRoute, or correct the port's appProtocol or the Service's annotations";
@@ -88,38 +114,54 @@ impl Snapshot {
             report.error_at(&parent.place, Reason::NoMatchingParent, what, "name a Service and a port that exist");
             return Some(Reason::NoMatchingParent);
         }
-        let displaced: Vec<_> =
-            ports.iter().filter_map(|port| Some((port, self.displaced(route, port, youngest)?))).collect();
-        for (port, why) in &displaced {
-            report_at(parent, port, *why, report);
+        let mut displaced = ports.iter().filter_map(|port| Some((port, self.displaced(route, &key, port, found)?)));
+        let first: Vec<_> = displaced.by_ref().take(MAX_TOLD).collect();
+        let count = first.len() + displaced.count();
+        for (port, why) in &first {
+            report_at(parent, &reference(&key, port), *why, report);
         }
-        let first = displaced.first().filter(|_| displaced.len() == ports.len());
-        first.map(|(_, why)| why.reason())
+        let more = count - first.len();
+        if let (Some((_, why)), true) = (first.last(), more > 0) {
+            let what = format!("the same holds of {more} more ports of {}/{}", key.namespace, key.name);
+            report.error_at(&parent.place, why.reason(), what, "attach the route to the ports it is for");
+        }
+        first.first().filter(|_| count == ports.len()).map(|(_, why)| why.reason())
     }
 
-    /// The routes of a Service's port for a client.
-    pub(crate) fn attached(&self, service: &ServiceRef, client_namespace: &str) -> Attached<'_> {
+    /// The routes of a Service's port for a client. Those that are not in force are told of only where that is asked for:
+    /// they may be any number.
+    pub(crate) fn attached(&self, service: &ServiceRef, client_namespace: &str, with_displaced: bool) -> Attached<'_> {
         let mut attached = Attached { in_force: Vec::new(), displaced: Vec::new() };
+        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let Some(port) = self.services.get(&key).filter(|s| is_parent(s)).and_then(|s| s.port(service.port)) else {
+            return attached;
+        };
+        let client: Arc<str> = client_namespace.into();
         // For a client in the Service's own namespace both groups are the same.
-        for namespace in [client_namespace, &service.namespace] {
+        for namespace in [&client, &service.namespace] {
+            let mut by = None;
             for kind in RouteKind::ALL {
-                let group: Vec<_> = self.group(kind, namespace, service).collect();
-                match attached.in_force.first() {
-                    None => attached.in_force = group,
-                    Some(first) => {
-                        let by = Displaced::By(first.meta.kind);
-                        attached.displaced.extend(group.into_iter().map(|route| (route, by)));
+                let object = |age: Age| self.routes(kind).get(&Key { namespace: namespace.clone(), name: age.name });
+                let mut members = self.members(&key, port, namespace, kind);
+                match by {
+                    None => {
+                        let last = take_in_force(&mut members, |age| attached.in_force.extend(object(age.clone())));
+                        by = (!attached.in_force.is_empty()).then_some(kind);
+                        if let Some((age, why)) = last.filter(|_| with_displaced) {
+                            let young = std::iter::once(age).chain(members.map(|(age, _)| age.clone()));
+                            attached.displaced.extend(young.filter_map(|age| Some((object(age)?, why))));
+                        }
                     }
+                    Some(by) if with_displaced => {
+                        let others = members.filter_map(|(age, _)| Some((object(age.clone())?, Displaced::By(by))));
+                        attached.displaced.extend(others);
+                    }
+                    Some(_) => {}
                 }
             }
-            if !attached.in_force.is_empty() {
+            if by.is_some() {
                 break;
             }
-        }
-        if attached.in_force.len() > MAX_ROUTES {
-            attached.in_force.sort_by(|a, b| by_age(&a.meta, &b.meta));
-            let young = attached.in_force.split_off(MAX_ROUTES);
-            attached.displaced.extend(young.into_iter().map(|route| (route, Displaced::Young)));
         }
         attached
     }
@@ -127,8 +169,12 @@ impl Snapshot {
     /// Whether routes for requests are attached to a Service's port in its own namespace. They are in force there: such
     /// kinds go before the others.
     pub(crate) fn has_request_routes(&self, service: &ServiceRef) -> bool {
+        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let Some(port) = self.services.get(&key).filter(|s| is_parent(s)).and_then(|s| s.port(service.port)) else {
+            return false;
+        };
         let mut kinds = RouteKind::ALL.into_iter().filter(|kind| kind.is_of_requests());
-        kinds.any(|kind| self.group(kind, &service.namespace, service).next().is_some())
+        kinds.any(|kind| self.members(&key, port, &service.namespace, kind).next().is_some())
     }
 
     /// Reports that a route is not in force on a port, at each parent that leads there.
@@ -139,71 +185,101 @@ impl Snapshot {
         why: Displaced,
         report: &mut Report<'_>,
     ) {
-        for parent in route.parents.iter().filter(|parent| self.covers(parent, service)) {
+        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let Some(found) = self.services.get(&key) else { return };
+        let covers = |parent: &&Parent| {
+            parent.namespace == key.namespace
+                && parent.name == key.name
+                && parent.rejected.is_none()
+                && ports_of(found, parent).any(|port| port.port == service.port)
+        };
+        for parent in route.parents.iter().filter(covers) {
             report_at(parent, service, why, report);
         }
     }
 
     /// Why a route is not in force on a port that it is attached to.
-    fn displaced(&self, route: &RouteObject, service: &ServiceRef, youngest: &mut Youngest) -> Option<Displaced> {
+    fn displaced(&self, route: &RouteObject, key: &Key, port: &ServicePort, found: &mut Found) -> Option<Displaced> {
         let (kind, namespace) = (route.meta.kind, &route.meta.namespace);
-        let before = RouteKind::ALL.into_iter().take_while(|before| *before < kind);
-        for before in before {
-            if self.group(before, namespace, service).next().is_some() {
-                return Some(Displaced::By(before));
+        let kinds = found.kinds.entry((key.clone(), namespace.clone())).or_insert_with(|| {
+            let mut kinds = Kinds::new();
+            for group in self.links.routes.groups_of(key, namespace) {
+                kinds.entry(group.ports.clone()).or_default().insert(group.kind);
             }
+            kinds
+        });
+        let leading = Ports::leading_to(port.port, &port.name);
+        let first = leading.iter().filter_map(|ports| kinds.get(ports)?.first()).min();
+        if let Some(first) = first.filter(|first| **first < kind) {
+            return Some(Displaced::By(*first));
         }
-        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
-        if self.links.routes(kind, &key).len() <= MAX_ROUTES {
+        if !self.links.routes.sum(key, namespace, kind).is_over() {
             return None;
         }
-        let last = youngest.0.entry((service.clone(), kind, namespace.clone())).or_insert_with(|| {
-            let mut group: Vec<_> = self.group(kind, namespace, service).map(|route| &route.meta).collect();
-            if group.len() <= MAX_ROUTES {
-                return None;
-            }
-            let (_, last, _) = group.select_nth_unstable_by(MAX_ROUTES - 1, |a, b| by_age(a, b));
-            Some((*last).clone())
-        });
-        let is_younger = last.as_ref().is_some_and(|last| by_age(&route.meta, last).is_gt());
-        is_younger.then_some(Displaced::Young)
+        let at = (reference(key, port), namespace.clone(), kind);
+        let last = found
+            .last
+            .entry(at)
+            .or_insert_with(|| take_in_force(&mut self.members(key, port, namespace, kind), |_| {}));
+        let age = Age { created: route.meta.created, name: route.meta.name.clone() };
+        last.as_ref().filter(|(first_out, _)| age >= *first_out).map(|(_, why)| *why)
     }
 
-    /// The routes of one kind and namespace that are attached to a Service's port.
-    fn group<'s>(
+    /// The routes of one kind and namespace that are attached to a port, the oldest first, each once.
+    fn members<'s>(
         &'s self,
+        key: &Key,
+        port: &ServicePort,
+        namespace: &Arc<str>,
         kind: RouteKind,
-        namespace: &str,
-        service: &ServiceRef,
-    ) -> impl Iterator<Item = &'s RouteObject> {
-        let parent = Key { namespace: service.namespace.clone(), name: service.name.clone() };
-        let routes = self.links.routes(kind, &parent).iter().filter(move |(_, key)| &*key.namespace == namespace);
-        let routes = routes.filter_map(move |(_, key)| self.routes(kind).get(key));
-        routes.filter(move |route| route.parents.iter().any(|parent| self.covers(parent, service)))
-    }
-
-    fn covers(&self, parent: &Parent, service: &ServiceRef) -> bool {
-        parent.namespace == service.namespace
-            && parent.name == service.name
-            && self.ports_of(parent).any(|found| found.port == service.port)
-    }
-
-    /// The Service's ports that a parent reference is about.
-    fn ports_of<'s>(&'s self, parent: &'s Parent) -> impl Iterator<Item = ServiceRef> {
-        let key = Key { namespace: parent.namespace.clone(), name: parent.name.clone() };
-        let service = self.services.get(&key);
-        let service = service.filter(|service| service.external_name.is_none() && !service.is_headless);
-        let ports = service.filter(|_| parent.rejected.is_none()).into_iter().flat_map(|service| &service.ports);
-        let wanted = ports.filter(|port| {
-            parent.port.is_none_or(|number| number == port.port)
-                && parent.section.as_ref().is_none_or(|section| *section == port.name)
-        });
-        wanted.map(|port| ServiceRef {
-            namespace: parent.namespace.clone(),
-            name: parent.name.clone(),
-            port: port.port,
+    ) -> impl Iterator<Item = (&'s Age, Weight)> + use<'s> {
+        let group = |ports| Group { service: key.clone(), namespace: namespace.clone(), kind, ports };
+        let mut groups: Vec<Peekable<_>> = Ports::leading_to(port.port, &port.name)
+            .map(|ports| self.links.routes.group(group(ports)).peekable())
+            .into();
+        std::iter::from_fn(move || {
+            let next = groups.iter_mut().filter_map(|group| group.peek().copied()).min_by(|a, b| a.0.cmp(b.0))?;
+            for group in &mut groups {
+                // One route may name the port in several ways.
+                let _ = group.next_if(|(age, _)| *age == next.0);
+            }
+            Some(next)
         })
     }
+}
+
+/// Takes the routes that are in force from the front: the oldest, until there are too many or they are too large. Gives the
+/// first that is not, and why. The first of all always is, for one route by itself is bounded.
+fn take_in_force<'s>(members: &mut impl Iterator<Item = (&'s Age, Weight)>, mut take: impl FnMut(&Age)) -> Last {
+    let mut sum = Weight::default();
+    for (age, weight) in members {
+        let with = sum.plus(weight);
+        if with.is_over() && sum.routes > 0 {
+            let why = if sum.routes >= MAX_ROUTES { Displaced::Young } else { Displaced::Large };
+            return Some((age.clone(), why));
+        }
+        sum = with;
+        take(age);
+    }
+    None
+}
+
+/// Whether routes can be attached to a Service.
+fn is_parent(service: &Service) -> bool {
+    service.external_name.is_none() && !service.is_headless
+}
+
+/// The ports of its Service that a parent reference is about.
+fn ports_of<'s>(service: &'s Service, parent: &'s Parent) -> impl Iterator<Item = &'s ServicePort> {
+    let ports = service.ports.iter().filter(|_| is_parent(service));
+    ports.filter(|port| {
+        parent.port.is_none_or(|number| number == port.port)
+            && parent.section.as_ref().is_none_or(|section| *section == port.name)
+    })
+}
+
+fn reference(key: &Key, port: &ServicePort) -> ServiceRef {
+    ServiceRef { namespace: key.namespace.clone(), name: key.name.clone(), port: port.port }
 }
 
 impl Displaced {
@@ -211,6 +287,7 @@ impl Displaced {
         match self {
             Self::By(_) => Reason::Conflicted,
             Self::Young => Reason::TooManyRoutes,
+            Self::Large => Reason::TooLarge,
         }
     }
 }
@@ -223,6 +300,15 @@ pub(crate) fn id_of(route: &RouteObject) -> ObjectId {
 
 fn report_at(parent: &Parent, service: &ServiceRef, why: Displaced, report: &mut Report<'_>) {
     let (what, fix) = match why {
+        Displaced::Large => (
+            format!(
+                "with the older routes attached to {service} it takes more than {} KiB, or {} KiB of compiled patterns, the \
+                 most of one port; it is left out there",
+                MAX_POLICY_BYTES / 1024,
+                MAX_POLICY_PATTERN_BYTES / 1024
+            ),
+            "remove or merge routes, or attach them to the ports they are for",
+        ),
         Displaced::By(kind) => (
             format!("a {} is attached to {service} as well and displaces this route there (GEP-1426)", kind.as_str()),
             "attach one kind of route to a port, or name other ports",
@@ -235,13 +321,4 @@ fn report_at(parent: &Parent, service: &ServiceRef, why: Displaced, report: &mut
         ),
     };
     report.error_at(&parent.place, why.reason(), what, fix);
-}
-
-/// Older first, then the first by `namespace/name`: the precedence of whole routes.
-fn by_age(a: &RouteMeta, b: &RouteMeta) -> Ordering {
-    let full = |meta: &RouteMeta| {
-        let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
-        [namespace, "/".into(), name].concat()
-    };
-    a.created.cmp(&b.created).then_with(|| full(a).cmp(&full(b)))
 }

@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use mesh_policy::{
-    Backend, BackendTarget, Filter, Mirror, OutboundPolicy, Protocol, Route, RouteTable, Rule, ServiceRef, Target,
-    Timeouts,
+    Backend, BackendTarget, Filter, Mirror, OutboundPolicy, Protocol, RequestMatch, Route, RouteTable, Rule,
+    ServiceRef, Target, Timeouts, bounds::MAX_NAMESPACE_PATTERN_BYTES,
 };
 
 use crate::{
@@ -26,51 +26,91 @@ use crate::{
     snapshot::{Key, Snapshot},
 };
 
+/// Most ReferenceGrants of one namespace that count, by name: each reference to it from elsewhere looks through them.
+const MAX_GRANTS: usize = 1_000;
+
 impl Snapshot {
     /// The policy of a target for clients in a namespace, and what is wrong with the routes attached to it.
+    pub fn compile_outbound(&self, target: &Target, client_namespace: &str) -> (OutboundPolicy, Vec<Problem>) {
+        let mut problems = Vec::new();
+        if let Target::Service(service) = target {
+            let attached = self.attached(service, client_namespace, true);
+            for (route, why) in &attached.displaced {
+                let mut report = Report::about(id_of(route));
+                self.report_displaced(route, service, *why, &mut report);
+                problems.extend(report.finish());
+            }
+            for route in attached.in_force {
+                let mut report = Report::about(id_of(route));
+                self.check_references(route, &mut report);
+                problems.extend(report.finish());
+            }
+        }
+        (self.outbound_policy(target, client_namespace), problems)
+    }
+
+    /// The policy of a target for clients in a namespace. Its routes are compiled once, whoever asks.
     ///
     /// One for a Service that is no longer there is empty: its endpoints are gone as well.
-    pub fn compile_outbound(&self, target: &Target, client_namespace: &str) -> (OutboundPolicy, Vec<Problem>) {
+    pub fn outbound_policy(&self, target: &Target, client_namespace: &str) -> OutboundPolicy {
         let Target::Service(service) = target else {
-            let policy = OutboundPolicy {
-                target: target.clone(),
-                protocol: self.endpoint_protocol(target, client_namespace),
-                routes: RouteTable::default(),
-            };
-            return (policy, Vec::new());
+            let protocol = self.endpoint_protocol(target, client_namespace);
+            return OutboundPolicy { target: target.clone(), protocol, routes: RouteTable::default() };
         };
-        let attached = self.attached(service, client_namespace);
-        let (mut compiled, mut problems) = (Vec::new(), Vec::new());
-        for (route, why) in &attached.displaced {
-            let mut report = Report::about(id_of(route));
-            self.report_displaced(route, service, *why, &mut report);
-            problems.extend(report.finish());
-        }
-        for route in attached.in_force {
-            let mut report = Report::about(id_of(route));
-            compiled.push(self.compile_route(route, &mut report));
-            problems.extend(report.finish());
-        }
+        let in_force = self.attached(service, client_namespace, false).in_force;
+        let routes = in_force.into_iter().map(|route| self.compiled_route(route)).collect();
         let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
         let found = self.services.get(&key).and_then(|found| found.port(service.port));
         let protocol = found.map_or(Protocol::Detect, |port| port.protocol);
-        (OutboundPolicy { target: target.clone(), protocol, routes: RouteTable::new(compiled) }, problems)
+        OutboundPolicy { target: target.clone(), protocol, routes: RouteTable::from_shared(routes) }
     }
 
-    fn compile_route(&self, route: &RouteObject, report: &mut Report<'_>) -> Route {
-        let rules = route.rules.iter().map(|rule| self.compile_rule(route, rule, report)).collect();
-        Route { meta: route.meta.clone(), hostnames: route.hostnames.clone(), rules }
+    fn compiled_route(&self, route: &RouteObject) -> Arc<Route> {
+        let compile = || {
+            let mut report = Report::about(id_of(route));
+            let mut rules = Vec::with_capacity(route.rules.len());
+            for rule in &route.rules {
+                let is_over = self.is_over(route, rule);
+                let matches = if is_over { vec![RequestMatch::never()] } else { rule.matches.clone() };
+                rules.push(Rule { matches, ..self.compile_rule(route, rule, &mut report) });
+            }
+            Arc::new(Route { meta: route.meta.clone(), hostnames: route.hostnames.clone(), rules })
+        };
+        let key = Key { namespace: route.meta.namespace.clone(), name: route.meta.name.clone() };
+        match self.compiled.get(&(route.meta.kind, key)) {
+            Some(known) => known.0.get_or_init(compile).clone(),
+            None => compile(),
+        }
     }
 
-    /// What is wrong with what a route refers to.
+    /// Whether there is no room for a rule's patterns among those of its namespace: it matches nothing then.
+    pub(crate) fn is_over(&self, route: &RouteObject, rule: &RuleObject) -> bool {
+        rule.pattern_bytes > 0 && self.links.routes.is_over(&route.meta)
+    }
+
+    /// What is wrong with what a route refers to, and what there is no room for.
     pub(crate) fn check_references(&self, route: &RouteObject, report: &mut Report<'_>) {
-        self.compile_route(route, report);
+        for (place, rule) in route.rules.iter().enumerate() {
+            self.compile_rule(route, rule, report);
+            if self.is_over(route, rule) {
+                let mark = report.mark();
+                let at = Place { field: format!("spec.rules[{place}]"), source: route.source.clone() };
+                let what = format!(
+                    "Dropped Rule: the patterns of the older routes of this namespace and of this one compile to more than \
+                     {} MiB",
+                    MAX_NAMESPACE_PATTERN_BYTES / 1024 / 1024
+                );
+                report.error_at(&at, Reason::TooLarge, what, "use prefixes and exact values, or remove routes");
+                report.effect(mark, "the rule matches no request");
+            }
+        }
     }
 
+    /// A rule without its matches, which nothing else changes.
     fn compile_rule(&self, route: &RouteObject, rule: &RuleObject, report: &mut Report<'_>) -> Rule {
         let mut compiled = Rule {
             name: rule.name.clone(),
-            matches: rule.matches.clone(),
+            matches: Vec::new(),
             filters: Vec::new(),
             backends: rule.backends.iter().map(|backend| self.compile_backend(route, backend, report)).collect(),
             timeouts: rule.timeouts,
@@ -171,8 +211,11 @@ impl Snapshot {
     fn refuse(&self, route: &RouteObject, service: &ServiceRef) -> Option<(Reason, String, &'static str)> {
         let is_parent = route.parents.iter().any(|p| p.namespace == service.namespace && p.name == service.name);
         let first = Key::new(service.namespace.clone(), "");
-        let mut grants =
-            self.reference_grants.range_from(&first).take_while(|(key, _)| key.namespace == service.namespace);
+        let mut grants = self
+            .reference_grants
+            .range_from(&first)
+            .take_while(|(key, _)| key.namespace == service.namespace)
+            .take(MAX_GRANTS);
         let (kind, namespace) = (route.meta.kind, &route.meta.namespace);
         if *namespace != service.namespace
             && !is_parent

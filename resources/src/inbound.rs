@@ -3,7 +3,7 @@
 //! A port is what the Services say that lead to it, and what is attached to them. Only routes of the Service's own
 //! namespace count here: those of a client elsewhere are about that client, and must not change what others may send.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use mesh_policy::{Access, InboundPolicy, Protocol, ServiceRef};
 
@@ -34,17 +34,20 @@ impl Snapshot {
     }
 
     /// The ports of Services that lead to a port of a pod, and what each says that it speaks.
-    fn leading_to(&self, pod: &Pod, port: u16, listed: u16) -> Vec<(ServiceRef, Protocol)> {
+    fn leading_to(&self, pod: &Pod, port: u16, listed_port: u16) -> Vec<(ServiceRef, Protocol)> {
         let key = Key { namespace: pod.namespace.clone(), name: pod.name.clone() };
         let slices = self.links.slices_by_pod.linked(&key).iter().filter_map(|key| self.endpoint_slices.get(key));
         let slices: Vec<&EndpointSlice> = slices.collect();
         let names: BTreeSet<_> = slices.iter().filter_map(|slice| slice.service.clone()).collect();
         let service = |name| self.services.get(&Key { namespace: pod.namespace.clone(), name });
-        let is_here = |number: &u16| *number == port || *number == listed;
-        let is_listed = |service: &Service, name: &str| {
-            let of_service = slices.iter().filter(|slice| slice.service.as_ref() == Some(&service.name));
-            of_service.flat_map(|slice| &slice.ports).any(|(slice_port, number)| slice_port == name && is_here(number))
-        };
+        let is_here = |number: &u16| *number == port || *number == listed_port;
+        // Once: there may be many slices, and many ports of each.
+        let mut listed = HashSet::new();
+        for slice in &slices {
+            let here = slice.ports.iter().filter(|(_, number)| is_here(number));
+            listed.extend(here.map(|(name, _)| (slice.service.as_deref(), name.as_str())));
+        }
+        let is_listed = |service: &Service, name: &str| listed.contains(&(Some(&*service.name), name));
         let mut leading = Vec::new();
         for service in names.into_iter().filter_map(service) {
             for found in &service.ports {

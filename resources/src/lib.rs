@@ -5,7 +5,8 @@
 //!
 //! Reading order: [`object`] (text to objects), [`snapshot`] (objects to typed state, kept up by apply and delete), the
 //! decoders ([`service`], [`endpoint_slice`], [`pod`], [`node`], [`route`] with `rule`, `backend` and `filter`, [`retry_policy`]),
-//! `attach` (which routes are in force where), `links` (what leads where), `owner` (who has an address), [`resolve`] (a name or
+//! `patterns` and `room` (how much there may be), `attach` (which routes are in force where), `links` and `route_links` (what
+//! leads where), `owner` (who has an address), [`resolve`] (a name or
 //! an address to a target), `endpoints` (a Service to its endpoints, for a caller), [`compile`] (a target to its policy),
 //! [`problem`].
 
@@ -25,6 +26,7 @@ mod links;
 pub mod node;
 pub mod object;
 mod owner;
+mod patterns;
 pub mod pod;
 pub mod problem;
 pub mod protocol;
@@ -32,7 +34,9 @@ pub mod reference_grant;
 pub mod resolve;
 mod retry;
 pub mod retry_policy;
+mod room;
 pub mod route;
+mod route_links;
 mod rule;
 pub mod service;
 mod session;
@@ -41,7 +45,7 @@ pub mod snapshot;
 pub mod status;
 mod walker;
 
-pub use attach::MAX_ROUTES;
+pub use attach::{Found, MAX_ROUTES};
 pub use backend::BackendObject;
 pub use endpoints::Locality;
 pub use filter::{FilterObject, MirrorObject, PolicyRef};
@@ -53,9 +57,10 @@ pub use pod::Pod;
 pub use problem::{Class, Place, Problem, Reason, Severity};
 pub use resolve::Depends;
 pub use retry_policy::RetryPolicy;
+pub use room::MAX_NAMESPACE_BYTES;
 pub use route::RouteObject;
 pub use rule::RuleObject;
 pub use service::Service;
 pub use shared_map::SharedMap;
 pub use snapshot::{Key, Options, Snapshot, is_used};
-pub use status::{Condition, ParentStatus, RouteStatus};
+pub use status::{Condition, Judged, ParentStatus, RouteStatus};

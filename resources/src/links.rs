@@ -1,7 +1,7 @@
 //! Which objects lead to which: what a question would otherwise search all objects for.
 //!
 //! Kept up with each object that comes, changes or goes. What a change touches is noted on the way, so that only those
-//! are asked again whom it concerns.
+//! are asked again whom it concerns. What routes lead to is in [`RouteLinks`].
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
     endpoint_slice::{EndpointSlice, SliceEndpoint},
     node::Node,
     pod::Pod,
-    route::RouteObject,
+    route_links::RouteLinks,
     service::Service,
     shared_map::SharedMap,
     snapshot::Key,
@@ -21,8 +21,13 @@ use crate::{
 /// What changed since it was last asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// Something that any policy may depend on: a Service, a route, a grant, a Node's zone.
+    /// Something that any answer may depend on: a Node's zone.
     pub everything: bool,
+    /// Services whose policies may be others, for clients of a namespace: that of the routes that changed. For every client
+    /// where it is the Service's own.
+    pub policies: BTreeSet<(Key, Arc<str>)>,
+    /// Routes of which something else may be to be said.
+    pub routes: BTreeSet<(RouteKind, Key)>,
     /// Services whose endpoints may be others.
     pub services: BTreeSet<Key>,
     /// Addresses that may stand for something else.
@@ -40,6 +45,15 @@ impl Touched {
     }
 }
 
+/// What follows from changes and is not worked out yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    /// Services and namespaces of which all routes may stand otherwise than before; they are looked up when it is asked.
+    pub(crate) regrouped: BTreeSet<(Key, Arc<str>)>,
+    /// Routes that are themselves in force otherwise than before.
+    pub(crate) recompiled: BTreeSet<(RouteKind, Key)>,
+}
+
 /// From what is known to what it leads to. Values are in order, so an answer never depends on who came first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Links {
@@ -52,8 +66,7 @@ pub(crate) struct Links {
     pub(crate) slices_by_pod: SharedMap<Key, Vec<Key>>,
     /// Nodes whose pods have addresses in a network.
     nodes_by_network: SharedMap<IpNet, Vec<Arc<str>>>,
-    /// Routes attached to a Service, those of the kind that goes first in front.
-    routes_by_parent: SharedMap<Key, Vec<(RouteKind, Key)>>,
+    pub(crate) routes: RouteLinks,
 }
 
 impl Links {
@@ -83,14 +96,6 @@ impl Links {
         relink(&mut self.slices_by_service, key, service_of(key, old), service_of(key, new));
     }
 
-    pub(crate) fn route(&mut self, kind: RouteKind, key: &Key, old: Option<&RouteObject>, new: Option<&RouteObject>) {
-        let parents = |route: Option<&RouteObject>| {
-            let parents = route.into_iter().flat_map(|route| &route.parents);
-            parents.map(|p| Key { namespace: p.namespace.clone(), name: p.name.clone() }).collect()
-        };
-        relink(&mut self.routes_by_parent, &(kind, key.clone()), parents(old), parents(new));
-    }
-
     pub(crate) fn node(&mut self, name: &Arc<str>, old: Option<&Node>, new: Option<&Node>) {
         let networks = |node: Option<&Node>| node.map_or(Vec::new(), |node| node.networks.clone());
         relink(&mut self.nodes_by_network, name, networks(old), networks(new));
@@ -102,13 +107,6 @@ impl Links {
         let network = |length| IpNet::new(ip, length).ok().map(|network| network.trunc());
         let has = |network: IpNet| self.nodes_by_network.get(&network).is_some();
         !self.nodes_by_network.is_empty() && (0..=longest).filter_map(network).any(has)
-    }
-
-    /// The routes of a kind attached to a Service.
-    pub(crate) fn routes(&self, kind: RouteKind, service: &Key) -> &[(RouteKind, Key)] {
-        let all = self.routes_by_parent.linked(service);
-        let (first, end) = (all.partition_point(|(k, _)| *k < kind), all.partition_point(|(k, _)| *k <= kind));
-        all.get(first..end).unwrap_or_default()
     }
 }
 

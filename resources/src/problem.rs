@@ -7,7 +7,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::object::{Object, ObjectId, Source};
+use crate::{
+    object::{Object, ObjectId, Source},
+    patterns::Judge,
+};
 
 /// Most problems of one class that are told one by one for one object; the rest is a number, since an object of some
 /// megabytes may be wrong in every line.
@@ -56,6 +59,8 @@ pub enum Reason {
     IncompatibleFilters,
     /// So many routes are attached to the port that the youngest are left out.
     TooManyRoutes,
+    /// So much is written that a part of it is left out.
+    TooLarge,
 }
 
 impl Reason {
@@ -71,6 +76,7 @@ impl Reason {
             Self::Conflicted => "Conflicted",
             Self::IncompatibleFilters => "IncompatibleFilters",
             Self::TooManyRoutes => "TooManyRoutes",
+            Self::TooLarge => "TooLarge",
         }
     }
 
@@ -81,7 +87,7 @@ impl Reason {
 
     /// Whether it says that a part of the object itself is not served as written.
     fn is_of_content(self) -> bool {
-        matches!(self, Self::UnsupportedValue | Self::IncompatibleFilters)
+        matches!(self, Self::UnsupportedValue | Self::IncompatibleFilters | Self::TooLarge)
     }
 }
 
@@ -149,17 +155,26 @@ pub(crate) struct Report<'o> {
     left_out: [usize; 2],
     /// The reason of the first error about content since this was last asked.
     rejection: Option<Reason>,
+    /// Judges the patterns of the object.
+    pub(crate) patterns: Judge,
 }
 
 impl<'o> Report<'o> {
     /// For decoding an object.
     pub(crate) fn of(object: &'o Object) -> Self {
-        Self { id: object.id(), object: Some(object), problems: Vec::new(), left_out: [0; 2], rejection: None }
+        Self {
+            id: object.id(),
+            object: Some(object),
+            problems: Vec::new(),
+            left_out: [0; 2],
+            rejection: None,
+            patterns: Judge::default(),
+        }
     }
 
     /// For what is found after decoding; its places are given with each problem.
     pub(crate) fn about(id: ObjectId) -> Self {
-        Self { id, object: None, problems: Vec::new(), left_out: [0; 2], rejection: None }
+        Self { id, object: None, problems: Vec::new(), left_out: [0; 2], rejection: None, patterns: Judge::default() }
     }
 
     /// Something that no API server takes.
@@ -202,6 +217,12 @@ impl<'o> Report<'o> {
     /// Why what was read since the last time is not served as written. Also knows what is not told one by one.
     pub(crate) fn take_rejection(&mut self) -> Option<Reason> {
         self.rejection.take()
+    }
+
+    /// Takes back everything that was reported.
+    pub(crate) fn forget(&mut self) {
+        self.problems.clear();
+        self.left_out = [0; 2];
     }
 
     pub(crate) fn finish(mut self) -> Vec<Problem> {

@@ -34,29 +34,42 @@ impl Snapshot {
         None
     }
 
-    /// What a target's answer depends on, beside Services, routes and grants. Says it also of targets that are not known.
-    pub fn depends(&self, target: &str, client_namespace: &str) -> Depends {
+    /// What a target's answer depends on. Says it also of targets that are not known. What is named in it may make it depend on
+    /// something else: then this says so.
+    pub fn depends(&self, target: &str, client_namespace: &str) -> Vec<Depends> {
         if let Ok(address) = target.parse::<SocketAddr>() {
-            return Depends::Address(address.ip().to_canonical());
+            let ip = address.ip().to_canonical();
+            let services = self.links.services_by_ip.linked(&ip).iter().cloned().map(Depends::Policies);
+            return [Depends::Address(ip)].into_iter().chain(services).collect();
         }
         let mut host = target.rsplit_once(':').map_or(target, |(host, _)| host).to_ascii_lowercase();
+        let mut all = Vec::new();
         for _ in 0..=MAX_ALIASES {
             let service = match self.labels(&host).as_slice() {
-                [_, second] if self.services.get(&Key::new(client_namespace, *second)).is_some() => {
-                    return Depends::Service(Key::new(client_namespace, *second));
-                }
-                [_, name, namespace] | [_, name, namespace, "svc"] if *namespace != "svc" => {
-                    return Depends::Service(Key::new(*namespace, *name));
-                }
                 [name] => Key::new(client_namespace, *name),
-                [name, namespace] | [name, namespace, "svc"] => Key::new(*namespace, *name),
-                _ => return Depends::Policies,
+                [first, second] => {
+                    // In its order of search: a pod below a Service of the client's namespace goes first.
+                    let near = Key::new(client_namespace, *second);
+                    all.push(Depends::Policies(near.clone()));
+                    if self.services.get(&near).is_some() {
+                        all.push(Depends::Endpoints(near));
+                    }
+                    Key::new(*second, *first)
+                }
+                [name, namespace, "svc"] => Key::new(*namespace, *name),
+                [_, name, namespace] | [_, name, namespace, "svc"] => {
+                    let service = Key::new(*namespace, *name);
+                    all.extend([Depends::Policies(service.clone()), Depends::Endpoints(service)]);
+                    return all;
+                }
+                _ => return all,
             };
+            all.push(Depends::Policies(service.clone()));
             let alias = self.services.get(&service).and_then(|found| self.in_cluster(found.external_name.as_ref()?));
-            let Some(alias) = alias else { return Depends::Policies };
+            let Some(alias) = alias else { return all };
             host = alias;
         }
-        Depends::Policies
+        all
     }
 
     /// The labels of a name, without the cluster's domain.
@@ -139,12 +152,12 @@ impl Snapshot {
 /// See [`Snapshot::depends`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Depends {
-    /// Nothing else.
-    Policies,
+    /// A Service, and the policies attached to it.
+    Policies(Key),
     /// What is at an address.
     Address(IpAddr),
     /// The endpoints of a Service.
-    Service(Key),
+    Endpoints(Key),
 }
 
 /// What a name turned out to be.

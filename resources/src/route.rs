@@ -11,10 +11,11 @@
 //!   closed;
 //! - any other field is left out with a warning.
 
-use std::sync::Arc;
+use std::{mem::size_of, sync::Arc};
 
 use mesh_policy::{
     RequestMatch, RouteKind, RouteMeta,
+    bounds::{MAX_ROUTE_BYTES, matches_bytes},
     route::{HostMatch, HostMatchError},
 };
 use serde_json::Value;
@@ -24,11 +25,13 @@ use crate::{
     problem::{Place, Reason, Report},
     reference_grant::GATEWAY_GROUP,
     rule::{DecodeMatch, RuleObject, decode_rule},
-    walker::{Invalid, Node},
+    walker::{Invalid, Node, bytes_of},
 };
 
 /// Most rules of a route, and matches of a rule. The Gateway API allows 16 and 64, and later versions may allow more.
 pub(crate) const MAX_RULES: usize = 256;
+/// What a parent takes in what routes lead to.
+const LINK_BYTES: usize = 256;
 /// Most entries of any other list. The Gateway API allows 16, parents 32.
 pub(crate) const MAX_LIST: usize = 64;
 
@@ -49,6 +52,12 @@ pub struct RouteObject {
     pub rules: Vec<RuleObject>,
     /// Why nothing of it is served, whatever its rules say.
     pub rejected: Option<Reason>,
+    /// What its patterns compile to, in bytes, equal ones counted once.
+    pub pattern_bytes: usize,
+    /// What it takes in memory, in bytes, about, without programs of patterns.
+    pub bytes: usize,
+    /// The part of it that is in policies: all but its parents.
+    pub policy_bytes: usize,
 }
 
 /// A reference to a Service as parent.
@@ -64,8 +73,8 @@ pub struct Parent {
     pub section: Option<String>,
     /// Where the reference is.
     pub place: Place,
-    /// The reference as it is written, which names the parent in a status.
-    pub reference: Value,
+    /// The reference as it is written, which names the parent in a status: as text, for a tree of it takes ten times as much.
+    pub reference: Box<str>,
     /// Why it attaches to nothing, whatever it names.
     pub rejected: Option<Reason>,
 }
@@ -114,6 +123,9 @@ pub(crate) fn decode(object: &Object, form: &Form, report: &mut Report<'_>) -> R
         hostnames: Vec::new(),
         rules: Vec::new(),
         rejected: None,
+        pattern_bytes: 0,
+        bytes: size_of::<RouteObject>(),
+        policy_bytes: size_of::<RouteObject>(),
     };
     let root = Node::root(&object.value);
     root.ignore_others(&["apiVersion", "kind", "metadata", "spec", "status"], report);
@@ -124,7 +136,9 @@ pub(crate) fn decode(object: &Object, form: &Form, report: &mut Report<'_>) -> R
     let fields = ["parentRefs", "rules", "useDefaultGateways", "hostnames"];
     spec.ignore_others(if form.max_hostnames > 0 { &fields } else { &fields[..3] }, report);
     for node in spec.at_most("parentRefs", MAX_LIST, report).unwrap_or_default() {
-        route.parents.extend(decode_parent(&node, &object.namespace, report));
+        let parent = decode_parent(&node, &object.namespace, report);
+        route.bytes += parent.as_ref().map_or(0, |_| size_of::<Parent>() + LINK_BYTES + node.bytes());
+        route.parents.extend(parent);
     }
     let any_host = form.max_hostnames == 0 || decode_hostnames(&spec, form, &mut route.hostnames, report);
     decode_rules(&spec, form, &mut route, report);
@@ -155,6 +169,7 @@ fn decode_rules(spec: &Node<'_>, form: &Form, route: &mut RouteObject, report: &
             for (place, node) in rules.iter().enumerate() {
                 let rule = decode_rule(node, place, form, &route.meta, report);
                 warn_of_the_name(node, &rule, &route.rules, report);
+                let rule = within_bounds(node, rule, form, route, report);
                 route.rules.push(rule);
             }
             return;
@@ -165,6 +180,34 @@ fn decode_rules(spec: &Node<'_>, form: &Form, route: &mut RouteObject, report: &
     if route.rules.is_empty() {
         route.rejected = Some(Reason::UnsupportedValue);
     }
+}
+
+/// A rule, if the route has room for it.
+fn within_bounds(
+    node: &Node<'_>,
+    rule: RuleObject,
+    form: &Form,
+    route: &mut RouteObject,
+    report: &mut Report<'_>,
+) -> RuleObject {
+    let others = node.value.as_object().into_iter().flatten().filter(|(name, _)| *name != "matches");
+    let others: usize = others.map(|(_, value)| bytes_of(value)).sum();
+    let bytes = size_of::<RuleObject>() + matches_bytes(&rule.matches, route.hostnames.len()) + others;
+    if route.bytes + bytes <= MAX_ROUTE_BYTES {
+        route.bytes += bytes;
+        route.policy_bytes += bytes;
+        route.pattern_bytes += rule.pattern_bytes;
+        return rule;
+    }
+    let mark = report.mark();
+    let what = format!(
+        "Dropped Rule: with the rules before it takes more than {} KiB, the most of one route; each hostname counts \
+         with each match",
+        MAX_ROUTE_BYTES / 1024
+    );
+    report.error(&node.path, Reason::TooLarge, what, "attach another route for it");
+    report.effect(mark, "the rule is not served");
+    RuleObject::left_out(form.matches.is_some())
 }
 
 /// Names of rules are unique in their route (Gateway API, `rules`; enforced since v1.7). Two of one name are still two.
@@ -233,7 +276,7 @@ fn decode_parent(node: &Node<'_>, namespace: &str, report: &mut Report<'_>) -> O
         port,
         section: section.filter(|name| !name.is_empty()),
         place: report.place(&node.path),
-        reference: Value::Object(written.collect()),
+        reference: Value::Object(written.collect()).to_string().into(),
         rejected: report.take_rejection(),
     })
 }

@@ -12,6 +12,7 @@ use crate::{
     backend::{BackendObject, decode_backend},
     duration,
     filter::{self, FilterObject, Site, decode_filters},
+    patterns::Refused,
     problem::{Reason, Report},
     retry::decode_retry,
     route::{Form, MAX_LIST, MAX_RULES},
@@ -41,6 +42,8 @@ pub struct RuleObject {
     pub session: Option<SessionPersistence>,
     /// Why some of its traffic is not served as written, beside what it refers to.
     pub rejected: Option<Reason>,
+    /// What its patterns add to those of the rules before, compiled, in bytes.
+    pub pattern_bytes: usize,
 }
 
 impl Default for RuleObject {
@@ -54,7 +57,16 @@ impl Default for RuleObject {
             retry: None,
             session: None,
             rejected: None,
+            pattern_bytes: 0,
         }
+    }
+}
+
+impl RuleObject {
+    /// What stands in the place of a rule for which there is no room: it matches nothing and serves nothing.
+    pub(crate) fn left_out(has_matches: bool) -> Self {
+        let matches = if has_matches { vec![RequestMatch::never()] } else { Vec::new() };
+        Self { matches, rejected: Some(Reason::TooLarge), ..Self::default() }
     }
 }
 
@@ -91,8 +103,9 @@ pub(crate) fn decode_rule(
         }
         lift_answers(&mut rule);
     }
+    rule.pattern_bytes = report.patterns.end_rule(matches.is_ok());
     rule.matches = matches.unwrap_or_else(|Invalid| {
-        let what = "Dropped Rule: a match cannot be understood, so the rule matches no request";
+        let what = "Dropped Rule: a match cannot be used, so the rule matches no request";
         report.error(&node.path, Reason::UnsupportedValue, what, "correct the match that is reported above");
         vec![RequestMatch::never()]
     });
@@ -230,6 +243,15 @@ pub(crate) fn decode_regex(
     pattern: &str,
     report: &mut Report<'_>,
 ) -> Result<RegexMatch, Invalid> {
-    RegexMatch::new(pattern)
-        .map_err(|why| node.unsupported(field, why.to_string(), "write a pattern of the syntax of RE2", report))
+    report.patterns.judge(pattern).map_err(|refused| match refused {
+        Refused::Pattern(why) => {
+            node.unsupported(field, why.to_string(), "write a pattern of the syntax of RE2", report)
+        }
+        Refused::Sum(what) => {
+            let what = format!("no room is left for this pattern and those after it: {what}");
+            let fix = "use prefixes and exact values, merge patterns, or attach another route";
+            node.too_large(field, what, fix, report)
+        }
+        Refused::Again => Invalid,
+    })
 }

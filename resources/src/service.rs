@@ -14,6 +14,8 @@ use crate::{
 /// Annotation of a Pod that lists the ports whose connections do not come to its proxy.
 pub const SKIP_INBOUND_PORTS_ANNOTATION: &str = "config.meshctl.dev/skip-inbound-ports";
 
+/// Most ports of a Service that are followed: far above what people write, and an API server takes tens of thousands.
+pub(crate) const MAX_PORTS: usize = 1_024;
 /// Values of `protocol` of a port.
 pub(crate) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
@@ -137,7 +139,14 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
     let family = families.first().and_then(|family| family.value.as_str());
     service.prefers_v6 =
         family.map_or(service.cluster_ips.first().is_some_and(IpAddr::is_ipv6), |family| family == "IPv6");
-    for node in spec.items("ports", report).unwrap_or_default() {
+    let ports = spec.items("ports", report).unwrap_or_default();
+    if ports.len() > MAX_PORTS {
+        let mark = report.mark();
+        let what = format!("the Service has {} ports; the first {MAX_PORTS} are followed", ports.len());
+        let _ = spec.too_large("ports", what, "write several Services", report);
+        report.effect(mark, "the others are known to nobody");
+    }
+    for node in ports.into_iter().take(MAX_PORTS) {
         if let Some(port) = decode_port(&node, &declared, report) {
             service.ports.push(port);
         }

@@ -4,22 +4,27 @@
 //! order in which objects arrive never matters. `links` says where to look. A copy is cheap and shares what does not
 //! change.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use ipnet::IpNet;
-use mesh_policy::RouteKind;
+use mesh_policy::{Route, RouteKind};
 
 use crate::{
     connection_route,
     endpoint_slice::{self, EndpointSlice},
     grpc_route, http_route,
-    links::{self, Links, Touched},
+    links::{self, Links, Touched, Unsettled},
     node::{self, Namespace, Node},
     object::{Object, ObjectId},
+    patterns::{Judge, Verdicts},
     pod::{self, Pod},
     problem::{Problem, Report},
     reference_grant::{self, GATEWAY_GROUP, ReferenceGrant},
     retry_policy::{self, POLICY_GROUP, RetryPolicy},
+    room::{self, Bounded, MAX_NAMESPACE_BYTES},
     route::RouteObject,
     service::{self, Service},
     shared_map::SharedMap,
@@ -111,7 +116,23 @@ pub struct Snapshot {
     doubts: SharedMap<Key, Vec<Problem>>,
     /// Slices whose doubts are looked for again before anyone asks what was touched.
     unjudged: BTreeSet<Key>,
+    /// Each route as it is in force, made when it is first asked for and shared by all policies.
+    pub(crate) compiled: SharedMap<(RouteKind, Key), Compiled>,
+    /// What the objects of each namespace take, in bytes.
+    held: SharedMap<Arc<str>, usize>,
+    verdicts: Verdicts,
     touched: Touched,
+    unsettled: Unsettled,
+}
+
+/// A route as it is in force; it follows from the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Compiled(pub(crate) OnceLock<Arc<Route>>);
+
+impl PartialEq for Compiled {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Snapshot {
@@ -136,32 +157,11 @@ impl Snapshot {
     pub fn apply(&mut self, object: &Object) -> Vec<Problem> {
         let id = object.id();
         let mut report = Report::of(object);
-        let key = Key::new(object.namespace.as_str(), object.name.as_str());
-        match (object.group(), object.kind.as_str()) {
-            ("", "Service") => self.set_service(key, Some(service::decode(object, &mut report))),
-            ("", "Pod") => self.set_pod(key, Some(pod::decode(object, &self.options, &mut report))),
-            ("", "Node") => self.set_node(&key.name, Some(node::decode_node(object, &mut report))),
-            ("", "Namespace") => self.set_namespace(&key.name, Some(node::decode_namespace(object))),
-            ("discovery.k8s.io", "EndpointSlice") => {
-                self.set_slice(key, Some(endpoint_slice::decode(object, &mut report)));
-            }
-            (GATEWAY_GROUP, "ReferenceGrant") => {
-                self.set_grant(key, Some(reference_grant::decode(object, &mut report)));
-            }
-            (POLICY_GROUP, "RetryPolicy") => {
-                self.set_retry_policy(key, Some(retry_policy::decode(object, &mut report)));
-            }
-            (GATEWAY_GROUP, kind) => {
-                let Some(kind) = route_kind(kind) else { return Vec::new() };
-                let route = match kind {
-                    RouteKind::Grpc => grpc_route::decode(object, &mut report),
-                    RouteKind::Http => http_route::decode(object, &mut report),
-                    RouteKind::Tls => connection_route::decode_tls(object, &mut report),
-                    RouteKind::Tcp => connection_route::decode_tcp(object, &mut report),
-                };
-                self.set_route(kind, key, Some(route));
-            }
-            _ => return Vec::new(),
+        report.patterns = Judge::with(std::mem::take(&mut self.verdicts));
+        let known = self.decode(object, &mut report);
+        self.verdicts = report.patterns.finish();
+        if !known {
+            return Vec::new();
         }
         let problems = report.finish();
         if problems.is_empty() {
@@ -172,9 +172,80 @@ impl Snapshot {
         problems
     }
 
+    /// Puts in force what an object says. Whether it is of a kind that there is a use for.
+    fn decode(&mut self, object: &Object, report: &mut Report<'_>) -> bool {
+        let key = Key::new(object.namespace.as_str(), object.name.as_str());
+        match (object.group(), object.kind.as_str()) {
+            ("", "Service") => {
+                let new = self.fit(object, &key, service::decode(object, report), report);
+                self.set_service(key, new);
+            }
+            ("", "Pod") => {
+                let new = self.fit(object, &key, pod::decode(object, &self.options, report), report);
+                self.set_pod(key, new);
+            }
+            ("", "Node") => self.set_node(&key.name, Some(node::decode_node(object, report))),
+            ("", "Namespace") => self.set_namespace(&key.name, Some(node::decode_namespace(object))),
+            ("discovery.k8s.io", "EndpointSlice") => {
+                let new = self.fit(object, &key, endpoint_slice::decode(object, report), report);
+                self.set_slice(key, new);
+            }
+            (GATEWAY_GROUP, "ReferenceGrant") => {
+                let new = self.fit(object, &key, reference_grant::decode(object, report), report);
+                self.set_grant(key, new);
+            }
+            (POLICY_GROUP, "RetryPolicy") => {
+                let new = self.fit(object, &key, retry_policy::decode(object, report), report);
+                self.set_retry_policy(key, new);
+            }
+            (GATEWAY_GROUP, kind) => {
+                let Some(kind) = route_kind(kind) else { return false };
+                let route = match kind {
+                    RouteKind::Grpc => grpc_route::decode(object, report),
+                    RouteKind::Http => http_route::decode(object, report),
+                    RouteKind::Tls => connection_route::decode_tls(object, report),
+                    RouteKind::Tcp => connection_route::decode_tcp(object, report),
+                };
+                let new = self.fit(object, &key, route, report);
+                self.set_route(kind, key, new);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// An object, or what is kept of it where its namespace has no room; what the namespace holds follows.
+    fn fit<T: Bounded>(&mut self, object: &Object, key: &Key, new: T, report: &mut Report<'_>) -> Option<T> {
+        let others = self.held_beside(&object.id(), key);
+        let (kept, bytes) = room::fit(new, MAX_NAMESPACE_BYTES.saturating_sub(others), report);
+        self.held.insert(key.namespace.clone(), others + bytes);
+        kept
+    }
+
+    /// What the objects of a namespace take beside one of them.
+    fn held_beside(&self, id: &ObjectId, key: &Key) -> usize {
+        let own = match id.kind.as_str() {
+            "Service" => self.services.get(key).map_or(0, Bounded::bytes),
+            "Pod" => self.pods.get(key).map_or(0, Bounded::bytes),
+            "EndpointSlice" => self.endpoint_slices.get(key).map_or(0, Bounded::bytes),
+            "ReferenceGrant" => self.reference_grants.get(key).map_or(0, Bounded::bytes),
+            "RetryPolicy" => self.retry_policies.get(key).map_or(0, Bounded::bytes),
+            kind => route_kind(kind).and_then(|kind| self.routes(kind).get(key)).map_or(0, Bounded::bytes),
+        };
+        let own = own + room::of_problems(self.problems_of(id).len());
+        self.held.get(&key.namespace).copied().unwrap_or_default().saturating_sub(own)
+    }
+
     /// Forgets an object. Gives the problems that end with it.
     pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) -> Vec<Problem> {
         let key = Key::new(namespace, name);
+        let id = ObjectId { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
+        let held = self.held_beside(&id, &key);
+        if held > 0 {
+            self.held.insert(key.namespace.clone(), held)
+        } else {
+            drop(self.held.remove(&key.namespace))
+        }
         match kind {
             "Service" => self.set_service(key, None),
             "Pod" => self.set_pod(key, None),
@@ -188,7 +259,6 @@ impl Snapshot {
                 None => return Vec::new(),
             },
         }
-        let id = ObjectId { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
         self.problems.remove(&id).map_or(Vec::new(), Arc::unwrap_or_clone)
     }
 
@@ -199,6 +269,13 @@ impl Snapshot {
             if self.doubts.get(&key) != now.as_ref() {
                 self.touched.doubts = true;
                 put(&mut self.doubts, key, now);
+            }
+        }
+        for (service, namespace) in std::mem::take(&mut self.unsettled.regrouped) {
+            self.touched.routes.extend(self.links.routes.attached_to(&service, Some(&namespace)));
+            if namespace == service.namespace {
+                // What a port's server is told depends on what kinds of routes there are.
+                self.touch_pods(&service);
             }
         }
         std::mem::take(&mut self.touched)
@@ -214,6 +291,21 @@ impl Snapshot {
         all.sort_by(|a, b| (&a.object, &a.field, a).cmp(&(&b.object, &b.field, b)));
         all.dedup();
         all
+    }
+
+    /// What was wrong with each object by itself, in the order of the objects.
+    pub fn own_problems(&self) -> impl Iterator<Item = (&ObjectId, &[Problem])> {
+        self.problems.iter().map(|(id, problems)| (id, problems.as_slice()))
+    }
+
+    /// What is wrong with the endpoints of slices, as of [`Self::take_touched`].
+    pub fn doubts(&self) -> impl Iterator<Item = &Problem> {
+        self.doubts.values().flatten()
+    }
+
+    /// Whether something was wrong with an object by itself.
+    pub fn has_problems(&self, id: &ObjectId) -> bool {
+        self.problems.get(id).is_some()
     }
 
     /// What was wrong with an object by itself.
@@ -271,12 +363,47 @@ impl Snapshot {
             return;
         }
         self.links.service(&key, old, new.as_ref());
-        self.touched.everything = true;
+        let ips = |service: Option<&Service>| service.map_or(Vec::new(), |service| service.cluster_ips.clone());
+        self.touched.addresses.extend(ips(old).into_iter().chain(ips(new.as_ref())));
+        let is_served_otherwise = old.map(|old| &old.ports) != new.as_ref().map(|new| &new.ports);
         self.touched.services.insert(key.clone());
         for ip in old.into_iter().chain(new.as_ref()).flat_map(|service| &service.cluster_ips) {
             self.unjudged.extend(self.links.slices_by_ip.linked(ip).iter().cloned());
         }
+        self.touched.policies.insert((key.clone(), key.namespace.clone()));
+        for (kind, route) in self.links.routes.attached_to(&key, None) {
+            self.touched.policies.insert((key.clone(), route.namespace.clone()));
+            self.touched.routes.insert((kind, route));
+        }
+        self.unsettled.recompiled.extend(self.links.routes.of_backend(&key));
+        if is_served_otherwise {
+            self.touch_pods(&key);
+        }
         put(&mut self.services, key, new);
+        self.recompile();
+    }
+
+    /// The pods of a Service, and their addresses, may be spoken to otherwise.
+    fn touch_pods(&mut self, service: &Key) {
+        let slices = self.links.slices_by_service.linked(service).iter();
+        for endpoint in slices.filter_map(|slice| self.endpoint_slices.get(slice)).flat_map(|slice| &slice.endpoints) {
+            self.touched.addresses.insert(endpoint.address);
+            let pod = endpoint.pod.as_ref().map(|pod| Key { namespace: service.namespace.clone(), name: pod.clone() });
+            self.touched.pods.extend(pod);
+        }
+    }
+
+    /// Forgets how the routes were compiled that are in force otherwise by now.
+    fn recompile(&mut self) {
+        for (kind, key) in std::mem::take(&mut self.unsettled.recompiled) {
+            let Some(route) = self.routes(kind).get(&key) else { continue };
+            let parents = route.parents.iter();
+            let services = parents.map(|parent| Key { namespace: parent.namespace.clone(), name: parent.name.clone() });
+            let services: Vec<_> = services.map(|service| (service, key.namespace.clone())).collect();
+            self.touched.policies.extend(services);
+            self.touched.routes.insert((kind, key.clone()));
+            self.compiled.insert((kind, key), Compiled::default());
+        }
     }
 
     fn set_pod(&mut self, key: Key, new: Option<Pod>) {
@@ -343,19 +470,29 @@ impl Snapshot {
         if map.get(&key) == new.as_ref() {
             return;
         }
-        self.links.route(kind, &key, map.get(&key), new.as_ref());
-        self.touched.everything = true;
-        put(map, key, new);
+        self.links.routes.change(kind, &key, map.get(&key), new.as_ref(), &mut self.touched, &mut self.unsettled);
+        let compiled = new.is_some().then(Compiled::default);
+        put(map, key.clone(), new);
+        put(&mut self.compiled, (kind, key), compiled);
+        self.recompile();
     }
 
     fn set_grant(&mut self, key: Key, new: Option<ReferenceGrant>) {
-        self.touched.everything |= self.reference_grants.get(&key) != new.as_ref();
+        if self.reference_grants.get(&key) == new.as_ref() {
+            return;
+        }
+        self.unsettled.recompiled.extend(self.links.routes.from_abroad(&key.namespace));
         put(&mut self.reference_grants, key, new);
+        self.recompile();
     }
 
     fn set_retry_policy(&mut self, key: Key, new: Option<RetryPolicy>) {
-        self.touched.everything |= self.retry_policies.get(&key) != new.as_ref();
+        if self.retry_policies.get(&key) == new.as_ref() {
+            return;
+        }
+        self.unsettled.recompiled.extend(self.links.routes.of_retry_policy(&key));
         put(&mut self.retry_policies, key, new);
+        self.recompile();
     }
 }
 

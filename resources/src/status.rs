@@ -5,14 +5,17 @@
 //! is a dropped one: with good rules beside it the route is accepted and `PartiallyInvalid`, without any it is not
 //! accepted. Fields that are left out harm nothing: the message of `Accepted` names them.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use mesh_policy::RouteKind;
 
 use crate::{
-    attach::{Youngest, id_of},
+    attach::{Found, id_of},
     problem::{Problem, Reason, Report, Severity},
     route::{Parent, RouteObject},
+    rule::RuleObject,
     snapshot::{Key, Snapshot},
 };
 
@@ -55,17 +58,34 @@ pub struct Condition {
     pub message: String,
 }
 
+/// What is to be said of one route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// Its status.
+    pub status: RouteStatus,
+    /// What is wrong with its parents and with what it refers to. What is wrong with the object by itself is known since it
+    /// was decoded.
+    pub problems: Vec<Problem>,
+}
+
 impl Snapshot {
     /// What belongs in the status of a route; `None` when there is no such route.
     pub fn route_status(&self, kind: RouteKind, key: &Key) -> Option<RouteStatus> {
-        Some(self.status_of(self.routes(kind).get(key)?, &mut Youngest::default()))
+        Some(self.status_of(self.routes(kind).get(key)?, &mut Found::default()))
     }
 
     /// What belongs in the status of every route of the mesh. Cheaper than asking for one after the other where thousands
     /// are attached to one Service.
     pub fn route_statuses(&self) -> impl Iterator<Item = RouteStatus> {
-        let mut youngest = Youngest::default();
-        self.of_mesh().map(move |route| self.status_of(route, &mut youngest))
+        let mut found = Found::default();
+        self.of_mesh().map(move |route| self.status_of(route, &mut found))
+    }
+
+    /// What is to be said of a route of the mesh; `None` when there is no such route. `found` is of this snapshot and of no
+    /// other.
+    pub fn judge(&self, kind: RouteKind, key: &Key, found: &mut Found) -> Option<Judged> {
+        let route = self.routes(kind).get(key).filter(|route| !route.parents.is_empty())?;
+        Some(Judged { status: self.status_of(route, found), problems: self.problems_of_references(route, found) })
     }
 
     /// The routes with a Service as parent.
@@ -78,21 +98,21 @@ impl Snapshot {
         all.filter(|route| !route.parents.is_empty())
     }
 
-    fn status_of(&self, route: &RouteObject, youngest: &mut Youngest) -> RouteStatus {
+    fn status_of(&self, route: &RouteObject, found: &mut Found) -> RouteStatus {
         let mut report = Report::about(id_of(route));
         self.check_references(route, &mut report);
-        let found = report.finish();
-        let mut problems: Vec<&Problem> = self.problems_of(&id_of(route)).iter().chain(&found).collect();
+        let references = report.finish();
+        let mut problems: Vec<&Problem> = self.problems_of(&id_of(route)).iter().chain(&references).collect();
         problems.sort_by_key(|problem| rule_of(problem));
         let resolved = resolved_refs(&problems);
         let mut parents: Vec<ParentStatus> = Vec::new();
-        for parent in &route.parents {
-            if parents.iter().any(|done| done.parent_ref == parent.reference) {
-                continue;
-            }
-            let mut conditions = self.acceptance(route, parent, &problems, youngest);
+        let mut done = BTreeSet::new();
+        for parent in route.parents.iter().filter(|parent| done.insert(&*parent.reference)) {
+            let mut conditions = self.acceptance(route, parent, &problems, found);
             conditions.insert(1, resolved.clone());
-            parents.push(ParentStatus { parent_ref: parent.reference.clone(), conditions });
+            // It is what was written from a value.
+            let parent_ref = serde_json::from_str(&parent.reference).unwrap_or_default();
+            parents.push(ParentStatus { parent_ref, conditions });
         }
         RouteStatus { kind: route.meta.kind, key: key_of(route), parents }
     }
@@ -103,10 +123,10 @@ impl Snapshot {
         route: &RouteObject,
         parent: &Parent,
         problems: &[&Problem],
-        youngest: &mut Youngest,
+        found: &mut Found,
     ) -> Vec<Condition> {
         let mut report = Report::about(id_of(route));
-        let kept_out = self.check_parent(route, parent, youngest, &mut report);
+        let kept_out = self.check_parent(route, parent, found, &mut report);
         let mut here = report.finish();
         here.extend(problems.iter().filter(|p| is_within(&p.field, &parent.place.field)).copied().cloned());
         let no = |reason: Reason, message: String| {
@@ -122,7 +142,7 @@ impl Snapshot {
             return no(reason, words("Not served", whole));
         }
         let dropped: Vec<_> =
-            route.rules.iter().enumerate().filter_map(|(i, rule)| Some((i, rule.rejected?))).collect();
+            route.rules.iter().enumerate().filter_map(|(i, rule)| Some((i, self.rejection(route, rule)?))).collect();
         let of_dropped = own().filter(|p| p.severity == Severity::Error && is_of(p, &dropped));
         match dropped.first() {
             Some((_, reason)) if dropped.len() == route.rules.len() => {
@@ -148,6 +168,11 @@ impl Snapshot {
                 conditions
             }
         }
+    }
+
+    /// Why some of a rule's traffic is not served as written, beside what it refers to.
+    fn rejection(&self, route: &RouteObject, rule: &RuleObject) -> Option<Reason> {
+        rule.rejected.or_else(|| self.is_over(route, rule).then_some(Reason::TooLarge))
     }
 }
 

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use crate::problem::{Reason, Report};
 
+/// What a value takes beside its text, once it is decoded.
+const VALUE_BYTES: usize = 48;
 /// Longest text read, in bytes; no field of the Gateway API that is read here may be longer.
 const MAX_TEXT: usize = 4096;
 /// Most characters of a value that a message repeats.
@@ -218,6 +220,17 @@ impl<'v> Node<'v> {
         Invalid
     }
 
+    /// Reports a field as more than there is room for.
+    pub(crate) fn too_large(&self, name: &str, what: String, fix: &str, report: &mut Report<'_>) -> Invalid {
+        report.error(&self.field(name), Reason::TooLarge, what, fix);
+        Invalid
+    }
+
+    /// Bytes that what is read of this value takes in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        bytes_of(self.value)
+    }
+
     /// Reports a value that holds no fields where fields belong.
     pub(crate) fn is_object(&self, report: &mut Report<'_>) -> Result<(), Invalid> {
         if self.value.is_object() { Ok(()) } else { Err(self.wrong_type("an object", report)) }
@@ -254,4 +267,15 @@ fn shown(value: &Value) -> String {
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
     }
+}
+
+/// See [`Node::bytes`].
+pub(crate) fn bytes_of(value: &Value) -> usize {
+    let below: usize = match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(bytes_of).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + bytes_of(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    };
+    VALUE_BYTES + below
 }

@@ -1,7 +1,7 @@
 //! What filters, retries, sessions and routes for connections become: one table a feature.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::Method;
 use mesh_policy::{
@@ -26,7 +26,7 @@ metadata: {name: p, namespace: shop}
 spec: {attempts: 4, codes: [503], grpcCodes: [Unavailable], timeout: 9s, perTryTimeout: 3s}
 ";
 
-fn compiled(kind: &str, spec: &str) -> (Snapshot, Vec<Route>, Vec<Problem>) {
+fn compiled(kind: &str, spec: &str) -> (Snapshot, Vec<Arc<Route>>, Vec<Problem>) {
     let text = format!(
         "{WORLD}---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r, namespace: shop}}\n\
          spec: {{parentRefs: [{{group: '', kind: Service, name: web}}], {spec}}}\n"
@@ -335,12 +335,12 @@ fn a_change_of_a_retry_policy_touches_policies() {
         parse_manifests(&text, "p").unwrap().remove(0)
     };
     snapshot.apply(&policy(5));
-    assert!(snapshot.take_touched().everything);
+    assert!(!snapshot.take_touched().policies.is_empty());
     snapshot.apply(&policy(5));
     assert!(snapshot.take_touched().is_empty());
     assert_eq!(snapshot.keys_of("RetryPolicy").len(), 1);
     snapshot.delete("RetryPolicy", "shop", "p");
-    assert!(snapshot.take_touched().everything);
+    assert!(!snapshot.take_touched().policies.is_empty());
     assert_eq!(snapshot.problems()[0].reason, Reason::BackendNotFound);
 }
 

@@ -323,7 +323,7 @@ fn a_change_touches_whom_it_concerns() {
         ],
     );
     let mut world = doubtful(&(service("web", WEB) + &first + &pod("web-0", "", &["10.0.0.1"]))).0;
-    assert!(world.take_touched().everything);
+    assert!(!world.take_touched().policies.is_empty());
     let mut change = |text: &str| {
         world.apply(&parse_manifests(text, "x.yaml").unwrap()[0]);
         world.take_touched()
@@ -343,7 +343,11 @@ fn a_change_touches_whom_it_concerns() {
         &pod("web-0", "", &["10.0.0.1"]).replace("serviceAccountName: web", "serviceAccountName: db, priority: 1"),
     );
     assert!(touched.is_empty(), "{touched:?}");
-    assert!(change(&service("web", &format!("{WEB}, internalTrafficPolicy: Local"))).everything);
+    assert!(
+        change(&service("web", &format!("{WEB}, internalTrafficPolicy: Local")))
+            .services
+            .contains(&Key::new("shop", "web"))
+    );
     assert!(change("apiVersion: v1\nkind: Node\nmetadata: {name: n1}").is_empty());
     assert!(
         change("apiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/zone: z}}").everything
@@ -356,15 +360,17 @@ fn what_an_answer_depends_on() {
         &(service("web", WEB)
             + &service("alias", "type: ExternalName, externalName: web-0.web.shop.svc.cluster.local")),
     );
-    let web = Depends::Service(Key::new("shop", "web"));
+    let key = |name: &str| Key::new("shop", name);
+    let policies = |name: &str| Depends::Policies(key(name));
+    let web = [policies("web"), Depends::Endpoints(key("web"))];
     for (target, expected) in [
-        ("web:80", Depends::Policies),
-        ("web.shop.svc.cluster.local:80", Depends::Policies),
-        ("10.0.0.1:80", Depends::Address("10.0.0.1".parse().unwrap())),
-        ("web-0.web:80", web.clone()),
-        ("web-0.web.shop.svc.cluster.local:80", web.clone()),
-        ("alias:80", web),
-        ("example.com:80", Depends::Policies),
+        ("web:80", vec![policies("web")]),
+        ("web.shop.svc.cluster.local:80", vec![policies("web")]),
+        ("10.0.0.1:80", vec![Depends::Address("10.0.0.1".parse().unwrap())]),
+        ("web-0.web:80", [&web[..], &[Depends::Policies(Key::new("web", "web-0"))]].concat()),
+        ("web-0.web.shop.svc.cluster.local:80", web.to_vec()),
+        ("alias:80", [&[policies("alias")], &web[..]].concat()),
+        ("a.b.example.com:80", vec![]),
     ] {
         assert_eq!(world.depends(target, "shop"), expected, "{target}");
     }

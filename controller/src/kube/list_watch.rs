@@ -6,19 +6,21 @@
 //! before anything of it is forgotten, and one that has come in a better version is read in that within some minutes. A
 //! kind that may not be read is told and tried again.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ::kube::{
     Client, Error,
     api::{ListParams, WatchEvent, WatchParams},
-    core::{ListMeta, Request},
+    client::Body,
+    core::{ListMeta, Request, Status},
 };
 use futures_util::StreamExt;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use mesh_resources::{Key, Object};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, sleep, timeout},
 };
 
@@ -28,8 +30,11 @@ use super::{
 };
 use crate::{metrics::WatchMetrics, revisions};
 
-/// Objects of one page of a list: some hundred KiB.
+/// Objects of one page of a list, if they are not too large for one: some hundred KiB.
 const PAGE: u32 = 250;
+/// Most bytes of one page as text. Of larger ones fewer objects are asked for at a time: an object may have 1.5 MiB, and is
+/// some times that while it is decoded.
+const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Longest wait for a page.
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for a watch to begin.
@@ -50,11 +55,14 @@ const STEADY: Duration = Duration::from_secs(5);
 /// How often it is asked whether a kind that was not there has come.
 const DISCOVER_EVERY: Duration = Duration::from_secs(3);
 
+/// Room for objects that wait to be taken in, in KiB; watches read no further meanwhile.
+pub(crate) const ROOM_KIB: u32 = 32 * 1024;
+
 /// What a watch tells.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// An object is there, or changed.
-    Put(Box<Object>),
+    /// An object is there, or changed; and the room that it takes while it waits.
+    Put(Box<Object>, OwnedSemaphorePermit),
     /// An object is gone, since a revision.
     Gone(Key, u64),
     /// A list has ended: of this kind there is nothing but these at a revision.
@@ -83,6 +91,8 @@ pub(crate) struct Watch {
     pub(crate) client: Client,
     pub(crate) kind: &'static Kind,
     pub(crate) events: mpsc::Sender<(&'static Kind, Event)>,
+    /// Room for objects that wait to be taken in, in KiB, for all watches together.
+    pub(crate) room: Arc<Semaphore>,
     pub(crate) metrics: WatchMetrics,
 }
 
@@ -215,14 +225,23 @@ impl Watch {
     async fn list<T: Trim>(&self, path: &str, api: &str) -> Result<String, End> {
         let mut params = ListParams::default().limit(PAGE);
         let mut seen = HashSet::new();
+        let mut at_once = PAGE;
         loop {
             let request = Request::new(path).list(&params).map_err(|e| self.end_of(Error::BuildRequest(e)))?;
-            let page = timeout(LIST_LIMIT, self.client.request::<Page<Lean<T>>>(request)).await;
+            let page = timeout(LIST_LIMIT, self.page::<T>(request)).await;
             let page = page.map_err(|_| away("no answer to a list".to_owned()))?.map_err(|e| self.end_of(e))?;
+            let Some(page) = page else {
+                if at_once == 1 {
+                    return Err(away(format!("an object has more than {MAX_PAGE_BYTES} bytes")));
+                }
+                at_once = (at_once / 4).max(1);
+                params = params.limit(at_once);
+                continue;
+            };
             for Lean(value, ..) in page.items.unwrap_or_default() {
                 let Some(object) = self.object(value, api) else { continue };
                 seen.insert(Key::new(object.namespace.as_str(), object.name.as_str()));
-                if !self.tell(Event::Put(Box::new(object))).await {
+                if !self.put(object).await {
                     return Err(End::Closed);
                 }
             }
@@ -237,6 +256,24 @@ impl Watch {
             let listed = Event::Listed(seen, revisions::parse(&version));
             return if self.tell(listed).await { Ok(version) } else { Err(End::Closed) };
         }
+    }
+
+    /// Reads one page; `None` when it is too large.
+    async fn page<T: Trim>(&self, request: http::Request<Vec<u8>>) -> Result<Option<Page<Lean<T>>>, Error> {
+        let response = self.client.send(request.map(Body::from)).await?;
+        let code = response.status();
+        let body = match Limited::new(response.into_body(), MAX_PAGE_BYTES).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => return Ok(None),
+            Err(error) => return Err(Error::Service(error)),
+        };
+        if code.is_success() {
+            return serde_json::from_slice(&body).map(Some).map_err(Error::SerdeError);
+        }
+        let status = serde_json::from_slice::<Status>(&body);
+        let unread =
+            || Status::failure(&String::from_utf8_lossy(&body), "Failed to parse error data").with_code(code.as_u16());
+        Err(Error::Api(status.unwrap_or_else(|_| unread()).boxed()))
     }
 
     /// Follows changes from a version on, which it moves along.
@@ -268,7 +305,7 @@ impl Watch {
                 WatchEvent::Added(Lean(value, ..)) | WatchEvent::Modified(Lean(value, ..)) => {
                     version_of(&value, version);
                     match self.object(value, api) {
-                        Some(object) => self.tell(Event::Put(Box::new(object))).await,
+                        Some(object) => self.put(object).await,
                         None => true,
                     }
                 }
@@ -322,10 +359,32 @@ impl Watch {
         }
     }
 
+    /// Passes an object on when there is room for it; whether someone took it.
+    async fn put(&self, object: Object) -> bool {
+        let bytes = bytes_of(&object.value);
+        let room = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX).min(ROOM_KIB);
+        // It is closed by nobody.
+        let Ok(room) = self.room.clone().acquire_many_owned(room).await else { return false };
+        self.tell(Event::Put(Box::new(object), room)).await
+    }
+
     /// Passes an event on; whether someone took it.
     async fn tell(&self, event: Event) -> bool {
         self.events.send((self.kind, event)).await.is_ok()
     }
+}
+
+/// Bytes that a value takes in memory, about.
+fn bytes_of(value: &Value) -> usize {
+    /// What a value takes beside its text, and its part of the table that it is in.
+    const EACH: usize = 96;
+    let below: usize = match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(bytes_of).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + bytes_of(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    };
+    EACH + below
 }
 
 fn away(why: String) -> End {

@@ -1,17 +1,18 @@
 //! Which routes do not say of us what they should, and what to write into them. Pure.
 //!
 //! What should be said is `mesh_resources`' to decide; what is there is what the watches showed last (`statuses`).
-//! Writes are limited in number, wait longer after each failure, and stop altogether while the API server is away.
+//! Writes are limited in number, wait longer after each failure, and stop altogether while the API server is away. Each
+//! namespace has its turn, and in it what is wrong for longest: whoever changes routes all day delays nobody else's.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
-use mesh_resources::status::{ParentStatus, RouteStatus};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::statuses::{CONTROLLER, RouteId, Statuses, entries, fingerprint, is_our_condition, is_ours};
+use crate::statuses::{RouteId, Statuses, entries, fingerprint, is_our_condition, is_ours};
 
 /// Writes a second in the long run: a change that concerns five thousand routes takes under two minutes, and an API
 /// server hardly notices.
@@ -56,6 +57,11 @@ pub struct Plan {
     away: Option<Wait>,
     /// Writes that are allowed now, as of a time.
     allowed: (f64, Duration),
+    /// Since when a route that does not say what it should waits for its turn. What it should say may change meanwhile.
+    outdated: BTreeMap<RouteId, Duration>,
+    /// Turns given so far, and the last one of each namespace with something to write.
+    turns: u64,
+    last_turn: BTreeMap<Arc<str>, u64>,
 }
 
 /// What to do next.
@@ -75,6 +81,9 @@ impl Default for Plan {
             failed: BTreeMap::new(),
             away: None,
             allowed: (BURST, Duration::ZERO),
+            outdated: BTreeMap::new(),
+            turns: 0,
+            last_turn: BTreeMap::new(),
         }
     }
 }
@@ -97,18 +106,51 @@ impl Plan {
         let wrong = self.wanted.iter().filter(|(id, wanted)| !is_right(id, Some(**wanted))).map(|(id, _)| id);
         // Entries of ours where there should be none.
         let left = there.iter().map(|(id, _)| id).filter(|id| !self.wanted.contains_key(*id) && !is_right(id, None));
-        let outdated: BTreeSet<RouteId> = wrong.chain(left).cloned().collect();
-        let count = outdated.len();
-        self.failed.retain(|id, _| outdated.contains(id));
+        let outdated =
+            wrong.chain(left).map(|id| (id.clone(), self.outdated.get(id).copied().unwrap_or(now))).collect();
+        self.outdated = outdated;
+        self.failed.retain(|id, _| self.outdated.contains_key(id));
         let (allowed, since) = self.allowed;
         let allowed = (allowed + now.saturating_sub(since).as_secs_f64() * WRITES_PER_SECOND).min(BURST);
-        let mut todo = Todo { write: Vec::new(), outdated: count };
+        let mut todo = Todo { write: Vec::new(), outdated: self.outdated.len() };
         if self.away.is_none_or(|away| away.until <= now) {
-            let due = outdated.into_iter().filter(|id| self.failed.get(id).is_none_or(|wait| wait.until <= now));
-            todo.write = due.take(allowed as usize).collect();
+            todo.write = self.turns(now, allowed as usize);
         }
         self.allowed = (allowed - todo.write.len() as f64, now);
         todo
+    }
+
+    /// So many routes that are due: one of each namespace in turn, that which is outdated for longest; the namespace whose
+    /// last turn is longest ago comes first.
+    fn turns(&mut self, now: Duration, most: usize) -> Vec<RouteId> {
+        let mut due: BTreeMap<Arc<str>, Vec<(Duration, &RouteId)>> = BTreeMap::new();
+        for (id, since) in &self.outdated {
+            if self.failed.get(id).is_none_or(|wait| wait.until <= now) {
+                due.entry(id.1.namespace.clone()).or_default().push((*since, id));
+            }
+        }
+        self.last_turn.retain(|namespace, _| due.contains_key(namespace));
+        // The oldest at the end, where it is taken from.
+        due.values_mut().for_each(|routes| routes.sort_by(|a, b| b.cmp(a)));
+        let mut queue: VecDeque<_> = due.into_iter().collect();
+        queue
+            .make_contiguous()
+            .sort_by_key(|(namespace, _)| self.last_turn.get(namespace).copied().unwrap_or_default());
+        let mut chosen = Vec::new();
+        while chosen.len() < most
+            && let Some((namespace, mut routes)) = queue.pop_front()
+        {
+            let Some((_, id)) = routes.pop() else { continue };
+            chosen.push(id.clone());
+            self.turns += 1;
+            self.last_turn.insert(namespace.clone(), self.turns);
+            queue.push_back((namespace, routes));
+        }
+        // What comes to nothing waits behind the others.
+        for id in &chosen {
+            self.outdated.insert(id.clone(), now);
+        }
+        chosen
     }
 
     /// A route says by now what it should; `before` is what the watches had shown.
@@ -136,20 +178,6 @@ impl Plan {
 fn next(before: Option<&Wait>, first: Duration, last: Duration, now: Duration) -> Wait {
     let waited = before.map_or(first, |wait| (wait.waited * 2).min(last));
     Wait { until: now + waited, waited }
-}
-
-/// What a route should say of us: entries without times.
-pub fn wanted(status: &RouteStatus, generation: i64) -> Vec<Value> {
-    let entry = |parent: &ParentStatus| {
-        let conditions = parent.conditions.iter().map(|condition| {
-            json!({
-                "type": condition.kind, "status": if condition.status { "True" } else { "False" },
-                "reason": condition.reason, "message": condition.message, "observedGeneration": generation,
-            })
-        });
-        json!({"parentRef": parent.parent_ref, "controllerName": CONTROLLER, "conditions": conditions.collect::<Vec<_>>()})
-    };
-    status.parents.iter().map(entry).collect()
 }
 
 /// `status.parents` as it has to be: what others wrote stays, what is ours is as wanted. A condition whose status stays

@@ -1,11 +1,11 @@
 //! Writes into `status.parents` of each route of the mesh what became of it; only the leader's runs.
 //!
-//! What should be there is `mesh_resources`' to say, what is to be done `status_plan`'s. A write reads the route as it
+//! What should be there is `mesh_resources`' to say (and `judge`'s to keep up), what is to be done `status_plan`'s. A write reads the route as it
 //! is, leaves the entries of other controllers alone, and goes through only if nobody wrote in between: with a list that
 //! controllers share, server-side apply would fight for the whole of it. Routes whose parents are no Services are never
 //! touched, and nothing is written that is there already.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
@@ -24,13 +24,13 @@ use tokio::{
 
 use super::{
     named::{REQUEST_LIMIT, describe},
-    status_plan::{Plan, Todo, merged, wanted},
+    status_plan::{Plan, Todo, merged},
 };
 use crate::{
     index::Published,
+    judge::Wanted,
     metrics::Metrics,
-    statuses::{RouteId, Statuses, fingerprint},
-    topics::{Topic, Topics},
+    statuses::{RouteId, Statuses, fingerprint, wanted},
 };
 
 /// Who writes, for the API server.
@@ -45,8 +45,6 @@ const LOOK_IDLE: Duration = Duration::from_secs(10);
 const CONCURRENT: usize = 8;
 /// How often a write that met another's is done again at once.
 const CONFLICTS: usize = 4;
-/// Routes that are judged without a pause for whoever else has work on this thread: about a millisecond.
-const TURN: usize = 50;
 
 /// Writes statuses.
 #[derive(Clone)]
@@ -55,8 +53,8 @@ pub struct StatusWriter {
     pub client: Client,
     /// What is in force. It must have been read once.
     pub state: watch::Receiver<Arc<Published>>,
-    /// Tells when something changed that a status may depend on.
-    pub topics: Topics,
+    /// What routes should say of us.
+    pub wanted: watch::Receiver<Wanted>,
     /// What routes say of us now.
     pub statuses: watch::Receiver<Statuses>,
     /// Counts.
@@ -88,14 +86,14 @@ struct Live {
 impl StatusWriter {
     /// Runs for as long as this replica leads; dropped when it does not any more.
     pub async fn run(mut self) {
-        let mut policies = self.topics.follow(Topic::Policies);
         let (mut plan, begun) = (Plan::default(), Instant::now());
-        let mut is_judged = false;
+        let mut is_current = false;
         let mut trouble = None;
         loop {
-            if !is_judged {
-                is_judged = true;
-                plan.want(self.judge().await);
+            if !is_current {
+                is_current = true;
+                let wanted = self.wanted.borrow_and_update().clone();
+                plan.want(wanted.iter().map(|(id, print)| (id.clone(), *print)).collect());
             }
             let there = self.statuses.borrow_and_update().clone();
             let todo = plan.todo(&there, begun.elapsed());
@@ -107,32 +105,14 @@ impl StatusWriter {
             }
             let look = if todo.outdated == 0 { LOOK_IDLE } else { LOOK };
             tokio::select! {
-                Ok(()) = policies.changed() => is_judged = false,
+                Ok(()) = self.wanted.changed() => is_current = false,
                 Ok(()) = self.statuses.changed() => {}
                 () = sleep(look) => {}
             }
             // What comes together is looked at together.
             sleep(GATHER).await;
-            is_judged &= !policies.has_changed().unwrap_or(false);
-            policies.mark_unchanged();
+            is_current &= !self.wanted.has_changed().unwrap_or(false);
         }
-    }
-
-    /// What each route of the mesh should say of us.
-    async fn judge(&self) -> BTreeMap<RouteId, u64> {
-        let world = self.state.borrow().clone();
-        let mut all = BTreeMap::new();
-        for (n, status) in world.snapshot.route_statuses().enumerate() {
-            if n % TURN == TURN - 1 {
-                tokio::task::yield_now().await;
-            }
-            let id = (status.kind, status.key.clone());
-            let entries = wanted(&status, generation(&world, &id).unwrap_or_default());
-            if let Some(print) = fingerprint(&entries) {
-                all.insert(id, print);
-            }
-        }
-        all
     }
 
     async fn write_all(

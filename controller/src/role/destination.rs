@@ -77,7 +77,7 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
         cluster_networks: args.cluster_networks.clone(),
     };
     let (index, state) = Index::new(options, metrics.clone());
-    let (topics, statuses) = (index.topics(), index.statuses());
+    let (topics, statuses, wanted) = (index.topics(), index.statuses(), index.wanted());
     let (ready, parts) = (servers.ready(), servers.parts());
     let pages = Admin { index: state.clone(), metrics: metrics.clone(), ready, parts };
     let metrics_listener = listen(args.common.metrics_listen, "--metrics-listen")?;
@@ -86,7 +86,11 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     // 3. The world and the certificate, at the same time. No proxy is told NOT_FOUND only because we just started, and
     //    none is told that a server is not meshed before its pod was seen.
     let (world, mut synced) = World::new(index, &metrics);
-    servers.spawn("the watch of the cluster", world.run(client.clone(), cancel.clone()));
+    //    What objects say is found out on a thread of its own, where no stream, Lease or probe waits for it.
+    servers.thread("the watch of the cluster", async move |cancel| match Client::try_default().await {
+        Ok(client) => world.run(client, cancel).await,
+        Err(error) => tracing::error!("no API server is known any more: {error}"),
+    })?;
     let ends = metrics.certificate_ends.clone();
     servers.until_the_end(
         "the renewal of the certificate",
@@ -126,21 +130,25 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     );
 
     // 6. Whoever leads says in each route what became of it.
-    let writer = StatusWriter { client: client.clone(), state, topics, statuses, metrics };
-    elect(client, &args.common.namespace, writer, servers);
-    Ok(())
+    let writer = StatusWriter { client: client.clone(), state, wanted, statuses, metrics };
+    elect(client, &args.common.namespace, writer, servers)
 }
 
 /// Takes part in the election, and writes while it is won.
-fn elect(client: Client, namespace: &str, writer: StatusWriter, servers: &Servers) {
+fn elect(client: Client, namespace: &str, writer: StatusWriter, servers: &Servers) -> Result<()> {
     let (election, mut leading) = Election::new(client, namespace, NAME, &replica_name());
     // It gives the Lease back at the end.
     servers.spawn("the election", election.run(servers.cancel()));
-    servers.until_the_end("the writer of status", async move {
-        lead(&mut leading, || async {
+    // There may be many routes to compare.
+    servers.thread("the writer of status", async move |cancel| {
+        let writer = match Client::try_default().await {
+            Ok(client) => StatusWriter { client, ..writer },
+            Err(error) => return tracing::error!("no API server is known any more: {error}"),
+        };
+        let writing = lead(&mut leading, || async {
             let _leading = Held::new(&writer.metrics.leading);
             writer.clone().run().await;
-        })
-        .await;
-    });
+        });
+        cancel.run_until_cancelled(writing).await;
+    })
 }

@@ -2,7 +2,10 @@
 //!
 //! The order is made once, when a policy is built; deciding is a walk from the front.
 
-use std::cmp::Ordering;
+use std::{
+    cmp::Ordering,
+    sync::{Arc, OnceLock},
+};
 
 use super::{HostMatch, Mismatch, RequestMatch};
 use crate::{
@@ -27,19 +30,33 @@ use crate::{
 /// The result does not depend on the order in which routes are given, as long as each object is given once.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
-    routes: Vec<Route>,
-    entries: Vec<Entry>,
+    routes: Vec<Arc<Route>>,
+    /// Made when it is first decided with: whoever only hands tables on never needs it.
+    entries: OnceLock<Box<[Entry]>>,
 }
 
 /// One hostname and one match of one rule, as places in `routes`.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    route: usize,
-    rule: usize,
-    /// `None`: the route has no hostnames, so any host.
-    host: Option<usize>,
-    /// `None`: the rule has no matches, so every request.
-    matched: Option<usize>,
+    route: u32,
+    rule: u32,
+    /// [`NONE`]: the route has no hostnames, so any host.
+    host: u32,
+    /// [`NONE`]: the rule has no matches, so every request.
+    matched: u32,
+}
+
+/// No place.
+const NONE: u32 = u32::MAX;
+
+impl Entry {
+    fn host(self, route: &Route) -> Option<&HostMatch> {
+        route.hostnames.get(self.host as usize)
+    }
+
+    fn matched(self, rule: &Rule) -> Option<&RequestMatch> {
+        rule.matches.get(self.matched as usize)
+    }
 }
 
 /// Which rule won.
@@ -53,25 +70,28 @@ pub(crate) struct Found<'p> {
 }
 
 impl RouteTable {
-    /// Orders routes. They are kept sorted by age and name, so that equal sets make equal tables.
-    pub fn new(mut routes: Vec<Route>) -> Self {
+    /// Of these routes. They are kept sorted by age and name, so that equal sets make equal tables.
+    pub fn new(routes: Vec<Route>) -> Self {
+        Self::from_shared(routes.into_iter().map(Arc::new).collect())
+    }
+
+    /// As [`Self::new`], of routes that others have as well.
+    pub fn from_shared(mut routes: Vec<Arc<Route>>) -> Self {
         routes.sort_by(|a, b| compare_meta(&a.meta, &b.meta));
-        let mut entries = Vec::new();
-        for (route, object) in routes.iter().enumerate() {
-            for (rule, r) in object.rules.iter().enumerate() {
-                for host in places(object.hostnames.len()) {
-                    entries.extend(places(r.matches.len()).map(|matched| Entry { route, rule, host, matched }));
-                }
-            }
-        }
-        // Routes are sorted by age and name already and entries were made in the order of rules and matches, so a stable
-        // sort by the remaining criteria settles ties as the specification asks.
-        entries.sort_by_cached_key(|entry| std::cmp::Reverse(specificity(&routes, *entry)));
-        Self { routes, entries }
+        Self { routes, entries: OnceLock::new() }
+    }
+
+    /// Puts every match in order now, rather than when the first request is decided.
+    pub fn prepare(&self) {
+        self.entries();
+    }
+
+    fn entries(&self) -> &[Entry] {
+        self.entries.get_or_init(|| in_order(&self.routes))
     }
 
     /// The routes, oldest first. Indices in a decision are places in this slice.
-    pub fn routes(&self) -> &[Route] {
+    pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
 
@@ -87,25 +107,26 @@ impl RouteTable {
 
     /// The rule that a request belongs to, if any.
     pub(crate) fn find<'p>(&'p self, facts: &RequestFacts<'_>, trace: &mut impl Trace) -> Option<Found<'p>> {
-        for entry in &self.entries {
-            let route = &self.routes[entry.route];
-            let rule = &route.rules[entry.rule];
-            let subject = (&route.meta, entry.rule, rule);
-            let host = entry.host.map(|i| &route.hostnames[i]);
+        for entry in self.entries() {
+            let (route_index, rule_index) = (entry.route as usize, entry.rule as usize);
+            let route: &Route = &self.routes[route_index];
+            let rule = &route.rules[rule_index];
+            let subject = (&route.meta, rule_index, rule);
+            let host = entry.host(route);
             if let Some(host) = host
                 && !host.matches(facts.host)
             {
                 trace.step(Step::HostLost { meta: subject.0, rule_index: subject.1, rule: subject.2, host });
                 continue;
             }
-            let matched: Option<&RequestMatch> = entry.matched.map(|i| &rule.matches[i]);
+            let matched: Option<&RequestMatch> = entry.matched(rule);
             let mismatch: Option<Mismatch<'_>> = matched.and_then(|m| m.mismatch(facts));
             if let Some(why) = mismatch {
                 trace.step(Step::MatchLost { meta: subject.0, rule_index: subject.1, rule: subject.2, why });
                 continue;
             }
             trace.step(Step::Won { meta: subject.0, rule_index: subject.1, rule: subject.2, host, matched });
-            return Some(Found { route, rule, route_index: entry.route, rule_index: entry.rule, matched });
+            return Some(Found { route, rule, route_index, rule_index, matched });
         }
         None
     }
@@ -118,19 +139,35 @@ impl PartialEq for RouteTable {
     }
 }
 
+/// Every match of every rule with every hostname, in precedence order.
+fn in_order(routes: &[Arc<Route>]) -> Box<[Entry]> {
+    let mut entries = Vec::new();
+    for (route, object) in (0..NONE).zip(routes) {
+        for (rule, r) in (0..NONE).zip(&object.rules) {
+            for host in places(object.hostnames.len()) {
+                entries.extend(places(r.matches.len()).map(|matched| Entry { route, rule, host, matched }));
+            }
+        }
+    }
+    // Routes are sorted by age and name already and entries were made in the order of rules and matches, so a stable
+    // sort by the remaining criteria settles ties as the specification asks.
+    entries.sort_by_cached_key(|entry| std::cmp::Reverse(specificity(routes, *entry)));
+    entries.into()
+}
+
 /// Each place of a list, or one absence for an empty list.
-fn places(len: usize) -> impl Iterator<Item = Option<usize>> {
-    (0..len).map(Some).chain((len == 0).then_some(None))
+fn places(len: usize) -> impl Iterator<Item = u32> {
+    (0..NONE).take(len).chain((len == 0).then_some(NONE))
 }
 
 type Specificity = ((u8, usize), (u8, (u8, usize), (u8, usize)), bool, usize, usize);
 
 /// Criteria 1 to 5; bigger goes first.
-fn specificity(routes: &[Route], entry: Entry) -> Specificity {
-    let route = &routes[entry.route];
-    let host = entry.host.map_or((0, 0), |i| HostMatch::specificity(&route.hostnames[i]));
+fn specificity(routes: &[Arc<Route>], entry: Entry) -> Specificity {
+    let route: &Route = &routes[entry.route as usize];
+    let host = entry.host(route).map_or((0, 0), HostMatch::specificity);
     let default = RequestMatch::default();
-    let m = entry.matched.map_or(&default, |i| &route.rules[entry.rule].matches[i]);
+    let m = entry.matched(&route.rules[entry.rule as usize]).unwrap_or(&default);
     (host, m.path.specificity(), m.method.is_some(), m.counted_headers().count(), m.counted_query().count())
 }
 

@@ -22,7 +22,7 @@ pub struct RouteKey {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteDelta {
     /// Routes that are new or changed.
-    pub upsert: Vec<Route>,
+    pub upsert: Vec<Arc<Route>>,
     /// Routes that are gone.
     pub removed: Vec<RouteKey>,
 }
@@ -42,14 +42,18 @@ impl RouteDelta {
         }
         by_key(new.routes.routes())?;
         let mut before = by_key(old.routes.routes())?;
-        let differs = |route: &&Route| before.remove(&RouteKey::from(&route.meta)) != Some(*route);
+        let differs = |route: &&Arc<Route>| {
+            let old = before.remove(&RouteKey::from(&route.meta));
+            // One that is shared is the same; only others are compared.
+            !old.is_some_and(|old| Arc::ptr_eq(old, route) || old == *route)
+        };
         let upsert = new.routes.routes().iter().filter(differs).cloned().collect();
         Some(Self { upsert, removed: before.into_keys().collect() })
     }
 
     /// The policy after this step. What does not follow from the policy before is refused: something in between was missed.
     pub fn apply(self, before: &OutboundPolicy) -> Result<OutboundPolicy, ConvertError> {
-        let mut routes: HashMap<RouteKey, Route> =
+        let mut routes: HashMap<RouteKey, Arc<Route>> =
             before.routes.routes().iter().map(|route| (RouteKey::from(&route.meta), route.clone())).collect();
         for (i, key) in self.removed.iter().enumerate() {
             if routes.remove(key).is_none() {
@@ -65,12 +69,12 @@ impl RouteDelta {
         Ok(OutboundPolicy {
             target: before.target.clone(),
             protocol: before.protocol,
-            routes: RouteTable::new(routes.into_values().collect()),
+            routes: RouteTable::from_shared(routes.into_values().collect()),
         })
     }
 }
 
-fn by_key(routes: &[Route]) -> Option<HashMap<RouteKey, &Route>> {
+fn by_key(routes: &[Arc<Route>]) -> Option<HashMap<RouteKey, &Arc<Route>>> {
     let all: HashMap<_, _> = routes.iter().map(|route| (RouteKey::from(&route.meta), route)).collect();
     (all.len() == routes.len()).then_some(all)
 }
@@ -87,7 +91,7 @@ impl TryFrom<v1::RouteDelta> for RouteDelta {
             })
         };
         Ok(Self {
-            upsert: list("upsert", wire.upsert, MAX_ROUTES, Route::try_from)?,
+            upsert: list("upsert", wire.upsert, MAX_ROUTES, |route| Route::try_from(route).map(Arc::new))?,
             removed: list("removed", wire.removed, MAX_ROUTES, key)?,
         })
     }
@@ -100,6 +104,7 @@ impl From<&RouteDelta> for v1::RouteDelta {
             namespace: key.namespace.to_string(),
             name: key.name.to_string(),
         };
-        Self { upsert: model.upsert.iter().map(Into::into).collect(), removed: model.removed.iter().map(key).collect() }
+        let upsert = model.upsert.iter().map(|route| (&**route).into()).collect();
+        Self { upsert, removed: model.removed.iter().map(key).collect() }
     }
 }

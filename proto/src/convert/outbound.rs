@@ -47,7 +47,7 @@ impl From<&OutboundPolicy> for v1::OutboundPolicy {
             service,
             endpoint,
             protocol: v1::Protocol::from(model.protocol).into(),
-            routes: model.routes.routes().iter().map(Into::into).collect(),
+            routes: model.routes.routes().iter().map(|route| (&**route).into()).collect(),
             unowned,
             delta: None,
         }

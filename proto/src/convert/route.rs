@@ -260,7 +260,7 @@ fn required(field: &str, wire: Option<v1::StringMatch>) -> Result<StringMatch, C
     StringMatch::try_from(wire).map_err(|e| e.within(field))
 }
 
-/// Compiled within the bounds of `mesh-policy`.
+/// Read, not compiled: what patterns cost is for the receiver to bound, over all that it holds.
 fn pattern(source: &str) -> Result<RegexMatch, ConvertError> {
-    RegexMatch::new(source).map_err(|e| ConvertError::new("regex", e))
+    RegexMatch::parse(source).map_err(|e| ConvertError::new("regex", e))
 }

@@ -40,6 +40,12 @@ pub struct Limits {
     pub pool_idle: usize,
     /// `MESH_MAX_ENDPOINT_CONNECTIONS`, 64: HTTP/2 connections to one endpoint.
     pub endpoint_connections: usize,
+    /// `MESH_MAX_CONTROL_BYTES`, 67,108,864: bytes of all policies and endpoints that the controller told, compiled patterns
+    /// included. An update beyond it is refused and the last good one stays.
+    pub control_bytes: usize,
+    /// `MESH_MAX_NAMESPACE_BYTES`, 10,485,760: the part of these that one namespace other than the pod's own may take, so
+    /// that nobody's routes cost the memory of others.
+    pub namespace_bytes: usize,
     /// `MESH_MAX_MIRRORS`, 256: mirrored requests under way at once on each worker; those beyond are not mirrored.
     pub mirrors: usize,
 }
@@ -93,6 +99,8 @@ impl Limits {
             inbound_streams: at_least_one(env, "MESH_MAX_INBOUND_STREAMS", "1000")?,
             pool_idle: at_least_one(env, "MESH_POOL_IDLE", "64")?,
             endpoint_connections: at_least_one(env, "MESH_MAX_ENDPOINT_CONNECTIONS", "64")?,
+            control_bytes: at_least_one(env, "MESH_MAX_CONTROL_BYTES", "67108864")?,
+            namespace_bytes: at_least_one(env, "MESH_MAX_NAMESPACE_BYTES", "10485760")?,
             mirrors: at_least_one(env, "MESH_MAX_MIRRORS", "256")?,
         })
     }

@@ -42,6 +42,11 @@ impl Told {
         self.changed = changed.unwrap_or(self.changed);
         Ok(applied)
     }
+
+    /// Forgets the endpoints: what is told next is the whole.
+    pub(super) fn forget(&mut self) {
+        self.known.clear();
+    }
 }
 
 /// Whether a replica that has seen so much has missed one of those changes.

@@ -1,12 +1,14 @@
 //! What the controller says, kept as snapshots that the data plane reads without a lock.
 //!
 //! All streams run on the control thread. A [`Snapshot`] holds the last good value for as long as anyone uses it, also
-//! while the controller is away, and until the controller says that there is no such thing any more; a hundred concurrent askers of one target share one subscription. Values that cannot
-//! be understood are refused and counted, and the last good one stays.
+//! while the controller is away, and until the controller says that there is no such thing any more; a hundred concurrent
+//! askers of one target share one subscription. Values that cannot be understood, or are too much (`ledger`), are refused
+//! and counted, and the last good one stays.
 //!
 //! It decides nothing: what a policy means is `mesh-policy`'s.
 
 mod endpoints;
+mod ledger;
 mod streams;
 
 use std::{
@@ -27,6 +29,7 @@ use metrics::Gauge;
 use tokio::{runtime::Handle, sync::watch};
 use tonic::transport::Channel;
 
+use self::ledger::{Allowed, Ledger};
 use crate::{config::Config, metrics::ControlMetrics, tls::Tls};
 
 /// A connection to a replica is given up for another one after so long at the earliest.
@@ -165,6 +168,7 @@ pub struct Control {
     channel: Mutex<(Channel, Instant)>,
     metrics: ControlMetrics,
     away: Away,
+    ledger: Ledger,
     outbound: Table<String, OutboundPolicy>,
     inbound: Table<u16, InboundPolicy>,
     endpoints: Table<ServiceRef, EndpointSet>,
@@ -193,6 +197,10 @@ impl Control {
             tls: tls.clone(),
             channel: Mutex::new((channel, Instant::now())),
             away: Away::new(metrics.disconnected_since.clone()),
+            ledger: Ledger::new(
+                Allowed { total: config.limits.control_bytes, share: config.limits.namespace_bytes },
+                config.workload.split_once('/').map_or("", |(namespace, _)| namespace),
+            ),
             metrics,
             outbound: Table::default(),
             inbound: Table::default(),

@@ -26,7 +26,11 @@ use mesh_proto::{
 use tokio::time::Instant;
 use tonic::{Code, Response, Status, Streaming};
 
-use super::{Control, EndpointSet, OneAway, Snapshot, endpoints::Told};
+use super::{
+    Control, EndpointSet, OneAway, Snapshot,
+    endpoints::Told,
+    ledger::{Held, namespace_of},
+};
 use crate::random::Random;
 
 /// Waits between attempts: doubled from the first to the last, with jitter.
@@ -43,18 +47,23 @@ const UNKNOWN_FOR: Duration = Duration::from_millis(500);
 const DOUBTED_FOR: Duration = Duration::from_secs(10);
 /// How often it is asked again meanwhile.
 const DOUBTED_EVERY: Duration = Duration::from_secs(1);
+/// Most bytes of one update; the controller keeps well below.
+const MAX_UPDATE_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) async fn outbound(control: Arc<Control>, target: String, snapshot: Weak<Snapshot<OutboundPolicy>>) {
     let ask = |control: &Control| {
-        let mut client = PolicyClient::new(control.channel());
+        let mut client = PolicyClient::new(control.channel()).max_decoding_message_size(MAX_UPDATE_BYTES);
         let request =
             OutboundRequest { target: target.clone(), workload: control.workload.clone(), deltas: true, unowned: true };
         async move { client.outbound(request).await }
     };
     let mut follows = false;
+    let mut held = control.ledger.hold();
     let apply = |update: v1::OutboundPolicy| {
         let before = snapshot.upgrade().and_then(|held| held.get()).filter(|_| follows);
-        let applied = apply_outbound(before.as_deref(), update);
+        let applied = apply_outbound(before.as_deref(), update).and_then(|policy| {
+            held.replace(&namespace_of(&policy), &policy).map(|()| policy).map_err(Refused::too_much)
+        });
         follows = applied.is_ok();
         applied
     };
@@ -63,7 +72,7 @@ pub(super) async fn outbound(control: Arc<Control>, target: String, snapshot: We
 
 pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Snapshot<InboundPolicy>>) {
     let ask = |control: &Control| {
-        let mut client = PolicyClient::new(control.channel());
+        let mut client = PolicyClient::new(control.channel()).max_decoding_message_size(MAX_UPDATE_BYTES);
         let listed_port = control.listed_ports.get(&port).copied().unwrap_or(port).into();
         let request = InboundRequest { port: port.into(), workload: control.workload.clone(), listed_port };
         async move { client.inbound(request).await }
@@ -74,12 +83,20 @@ pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Sna
 
 pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapshot: Weak<Snapshot<EndpointSet>>) {
     let ask = |control: &Control| {
-        let mut client = DestinationClient::new(control.channel());
+        let mut client = DestinationClient::new(control.channel()).max_decoding_message_size(MAX_UPDATE_BYTES);
         let request = EndpointsRequest { service: Some((&service).into()), workload: control.workload.clone() };
         async move { client.endpoints(request).await }
     };
     let mut told = Told::default();
-    let apply = |update| told.apply(update);
+    let mut held = control.ledger.hold();
+    let apply = |update| {
+        let applied = told.apply(update).and_then(|set| charge(&mut held, &service.namespace, set));
+        if applied.as_ref().is_err_and(|refused| !refused.lags) {
+            // What comes next is the whole.
+            told.forget();
+        }
+        applied
+    };
     follow(&control, &snapshot, &format!("endpoints of {service}"), Kind::Backend, ask, apply).await;
 }
 
@@ -98,9 +115,22 @@ impl Refused {
         Self { why: error.to_string(), leaves_a_gap: false, lags: false }
     }
 
+    /// One for which there is no room: the next may be smaller.
+    fn too_much(why: String) -> Self {
+        Self { why, leaves_a_gap: false, lags: false }
+    }
+
     /// One that says what changed.
     pub(super) fn delta(why: impl ToString) -> Self {
         Self { why: why.to_string(), leaves_a_gap: true, lags: false }
+    }
+}
+
+/// Endpoints, if there is room for them.
+fn charge(held: &mut Held<'_>, namespace: &Arc<str>, set: EndpointSet) -> Result<EndpointSet, Refused> {
+    match held.replace(namespace, &set) {
+        Ok(()) => Ok(set),
+        Err(why) => Err(Refused::delta(why)),
     }
 }
 
@@ -138,12 +168,17 @@ async fn follow<M, T, F>(
     let mut away = None;
     let mut doubted: Option<Instant> = None;
     let mut was_known = false;
+    let mut told = None;
     while snapshot.strong_count() > 0 {
         let asked = Instant::now();
         let ended = match ask(control).await {
-            Ok(stream) => read(control, snapshot, what, stream.into_inner(), &mut away, &mut apply).await,
+            Ok(stream) => read(control, snapshot, what, stream.into_inner(), &mut away, &mut apply, &mut told).await,
             Err(status) => Ended { status, gave: false },
         };
+        // More bytes than one update may have.
+        if ended.status.code() == Code::OutOfRange {
+            tell(control, what, ended.status.message().to_owned(), &mut told);
+        }
         if asked.elapsed() > STEADY {
             backoff = BACKOFF_FIRST;
         }
@@ -180,6 +215,15 @@ async fn follow<M, T, F>(
     }
 }
 
+/// Counts a refused update, and says why unless that was said of the one before.
+fn tell(control: &Control, what: &str, why: String, told: &mut Option<String>) {
+    control.metrics.rejected.increment(1);
+    if told.as_ref() != Some(&why) {
+        tracing::warn!("{what}: refused an update, the last good one stays: {why}");
+        *told = Some(why);
+    }
+}
+
 /// Whether what a value was for is gone, now that a stream has ended with `NOT_FOUND`, after it `gave` a value or not. The
 /// policy of this pod's own port never is: who may call it is not less of a question while the pod is being deleted.
 fn is_gone(kind: Kind, gave: bool, doubted: &mut Option<Instant>) -> bool {
@@ -209,6 +253,7 @@ async fn read<'c, M, T>(
     mut stream: Streaming<M>,
     away: &mut Option<OneAway<'c>>,
     apply: &mut impl FnMut(M) -> Result<T, Refused>,
+    told: &mut Option<String>,
 ) -> Ended {
     let mut gave = false;
     let status = loop {
@@ -227,6 +272,7 @@ async fn read<'c, M, T>(
             Ok(value) => {
                 (gave, *away) = (true, None);
                 control.metrics.updates.increment(1);
+                *told = None;
                 alive.publish(value);
             }
             Err(Refused { why, lags: true, .. }) => {
@@ -235,8 +281,7 @@ async fn read<'c, M, T>(
                 break Status::unavailable(why);
             }
             Err(Refused { why, leaves_a_gap, .. }) => {
-                control.metrics.rejected.increment(1);
-                tracing::warn!("{what}: refused an update, the last good one stays: {why}");
+                tell(control, what, why, told);
                 if leaves_a_gap {
                     break Status::data_loss("an update was refused");
                 }

@@ -132,7 +132,7 @@ pub fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>, told: To
             for namespace in namespaces.iter().filter(|namespace| **namespace != &*key.namespace) {
                 let policy = snapshot.compile_outbound(&Target::Service(target.clone()), namespace).0;
                 let is_theirs = |route: &Route| &*route.meta.namespace == *namespace;
-                if policy.routes.routes().iter().any(is_theirs) {
+                if policy.routes.routes().iter().any(|route| is_theirs(route)) {
                     rows.extend(of_policy(&target, &policy, namespace, &status));
                 }
             }

@@ -3,8 +3,10 @@
 
 use mesh_policy::RouteKind;
 use mesh_resources::{Key, Object};
+use serde_json::json;
 
 use super::*;
+use crate::statuses::CONTROLLER;
 
 fn id(name: &str) -> RouteId {
     (RouteKind::Http, Key::new("shop", name))
@@ -105,6 +107,31 @@ fn writes_are_bounded_in_number() {
     assert_eq!(write(at(1.5)), (25, 4_850));
     // A time without any allows no more than before.
     assert_eq!(write(at(9.9)).0, 100);
+}
+
+#[test]
+fn a_namespace_whose_routes_change_all_the_time_delays_no_other() {
+    let (mut plan, there) = (Plan::default(), Statuses::default());
+    // By kind, namespace and name the flood comes first.
+    let flooding = |n: usize| (RouteKind::Grpc, Key::new("a-tenant", format!("r{n}")));
+    let victims = ["shop", "tills"].map(|namespace| (RouteKind::Http, Key::new(namespace, "victim")));
+    let says = |n: usize| print(&[says(&n.to_string())]).unwrap();
+    let mut written: BTreeMap<RouteId, usize> = BTreeMap::new();
+    for round in 0..40usize {
+        let now = at(round as f64 / 4.0);
+        let mut wanted: BTreeMap<RouteId, u64> = (0..150).map(|n| (flooding(n), says(round))).collect();
+        // The victims' routes change in the midst of it.
+        wanted.extend(victims.iter().filter(|_| round >= 20).map(|id| (id.clone(), says(0))));
+        plan.want(wanted);
+        for id in plan.todo(&there, now).write {
+            if victims.contains(&id) {
+                plan.written(&id, Some(says(0)), None, now);
+            }
+            written.entry(id).or_insert(round);
+        }
+    }
+    assert_eq!(victims.map(|id| written.get(&id).copied()), [Some(20); 2], "in the first round after they came");
+    assert!((0..150).all(|n| written.contains_key(&flooding(n))), "and each of the others has its turn, oldest first");
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn replica(fake: &Fake) -> StatusWriter {
     let writer = StatusWriter {
         client: fake.client(),
         state,
-        topics: index.topics(),
+        wanted: index.wanted(),
         statuses: index.statuses(),
         metrics: metrics.clone(),
     };

@@ -1,0 +1,202 @@
+//! One namespace's patterns, rules and objects, beyond what there is room for: what is over is told and fails closed, and what
+//! is beside it goes on.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use http::{HeaderMap, Method};
+use mesh_policy::{
+    OutboundPolicy, OutboundVerdict, Patterns, RequestFacts, RouteKind, ServiceRef, Target,
+    bounds::{MAX_NAMESPACE_PATTERN_BYTES, MAX_POLICY_BYTES, MAX_POLICY_PATTERN_BYTES, MAX_ROUTE_PATTERN_BYTES},
+    decide_outbound,
+};
+use mesh_resources::{Condition, Key, MAX_NAMESPACE_BYTES, Object, Options, Reason, Snapshot};
+use serde_json::{Value, json};
+
+fn object(value: Value) -> Object {
+    Object::from_value(value, None).unwrap()
+}
+
+fn service(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "tenant"},
+        "spec": {"ports": [{"port": 80}]}})
+}
+
+fn route(name: &str, second: usize, service: &str, rules: Value) -> Value {
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": name, "namespace": "tenant", "creationTimestamp": format!("2026-01-01T00:{:02}:{:02}Z", second / 60, second % 60)},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": service}], "rules": rules}})
+}
+
+/// A rule with one path beside patterns, all different.
+fn rule(path: &str, name: &str, patterns: usize, pattern: &str) -> Value {
+    let matched = |n: usize| {
+        let header = |h: usize| {
+            let value = format!("{name}-{}{pattern}", n * 16 + h);
+            json!({"type": "RegularExpression", "name": format!("h{h}"), "value": value})
+        };
+        json!({"path": {"type": "PathPrefix", "value": path}, "headers": (0..16.min(patterns - n * 16)).map(header).collect::<Vec<_>>()})
+    };
+    let matches: Vec<_> = (0..patterns.div_ceil(16)).map(matched).collect();
+    json!({"matches": matches, "backendRefs": [{"name": "free", "port": 80}]})
+}
+
+fn plain(path: &str) -> Value {
+    json!({"matches": [{"path": {"type": "PathPrefix", "value": path}}], "backendRefs": [{"name": "free", "port": 80}]})
+}
+
+fn snapshot(values: impl IntoIterator<Item = Value>) -> Snapshot {
+    let mut snapshot = Snapshot::new(Options::default());
+    values.into_iter().for_each(|value| drop(snapshot.apply(&object(value))));
+    snapshot
+}
+
+fn policy(snapshot: &Snapshot, service: &str) -> OutboundPolicy {
+    let service = ServiceRef { namespace: "tenant".into(), name: service.into(), port: 80 };
+    snapshot.outbound_policy(&Target::Service(service), "shop")
+}
+
+/// The rule that a request belongs to, if any; a request for which there is none is answered 404.
+fn rule_of(policy: &OutboundPolicy, path: &str) -> Option<usize> {
+    let headers = HeaderMap::new();
+    let facts = RequestFacts { method: &Method::GET, host: "free.tenant", path, query: None, headers: &headers };
+    let decision = decide_outbound(policy, &facts, &mut ());
+    match decision.verdict {
+        OutboundVerdict::Forward(_) => Some(decision.rule_index),
+        OutboundVerdict::NotFound => None,
+        other => panic!("{}: the Service is open", other.as_str()),
+    }
+}
+
+fn condition(snapshot: &Snapshot, name: &str, kind: &str) -> Option<Condition> {
+    let status = snapshot.route_status(RouteKind::Http, &Key::new("tenant", name)).unwrap();
+    status.parents[0].conditions.iter().find(|condition| condition.kind == kind).cloned()
+}
+
+fn compiled(policy: &OutboundPolicy) -> usize {
+    Patterns::default().compile(&policy.routes, usize::MAX).unwrap()
+}
+
+#[test]
+fn a_rule_with_too_many_patterns_is_dropped_and_those_beside_it_go_on() {
+    let rules = json!([
+        plain("/first"),
+        rule("/many", "a", 512, "[a-z0-9]{700}"),
+        rule("/few", "b", 16, "[a-z]+"),
+        plain("/last")
+    ]);
+    let snapshot = snapshot([service("free"), route("r", 0, "free", rules)]);
+    let policy = policy(&snapshot, "free");
+    assert!(compiled(&policy) <= 512 * 1024, "{}", compiled(&policy));
+    assert_eq!(["/first", "/many", "/last"].map(|path| rule_of(&policy, path)), [Some(0), None, Some(3)]);
+    let told = condition(&snapshot, "r", "PartiallyInvalid").expect("a dropped rule");
+    assert_eq!((told.status, told.reason), (true, "TooLarge"), "{told:?}");
+    assert!(told.message.starts_with("Dropped Rule 1") && told.message.contains("1 MiB"), "{told:?}");
+    assert!(condition(&snapshot, "r", "Accepted").unwrap().status);
+    let problems: Vec<_> = snapshot.problems().into_iter().map(|problem| (problem.reason, problem.field)).collect();
+    assert_eq!(problems.iter().filter(|(reason, _)| *reason == Reason::TooLarge).count(), 1, "told once: {problems:?}");
+}
+
+#[test]
+fn the_patterns_of_one_route_are_bounded_whatever_it_says() {
+    for pattern in ["[a-z0-9]{700}", r"\w{6}", ".*x", "(a{30}){30}"] {
+        let rules: Vec<_> = (0..16).map(|n| rule(&format!("/{n}"), &n.to_string(), 256, pattern)).collect();
+        let snapshot = snapshot([service("free"), route("r", 0, "free", json!(rules))]);
+        let bytes = compiled(&policy(&snapshot, "free"));
+        assert!(bytes <= MAX_ROUTE_PATTERN_BYTES, "{pattern}: {bytes}");
+    }
+}
+
+#[test]
+fn of_many_routes_of_a_service_the_oldest_are_in_force_until_it_is_enough() {
+    let of = |n: usize| {
+        route(
+            &format!("r{n:03}"),
+            n,
+            "free",
+            json!([rule(&format!("/{n}"), &n.to_string(), 60, "[a-z]+"), plain(&format!("/{n}"))]),
+        )
+    };
+    let snapshot = snapshot([service("free")].into_iter().chain((0..20).map(of)));
+    let policy = policy(&snapshot, "free");
+    let count = policy.routes.routes().len();
+    assert!(compiled(&policy) <= MAX_POLICY_PATTERN_BYTES && (2..20).contains(&count), "{count}");
+    assert_eq!(rule_of(&policy, "/0"), Some(1));
+    assert_eq!(rule_of(&policy, "/19"), None, "404, never the Service itself");
+    let told = condition(&snapshot, "r019", "Accepted").unwrap();
+    assert_eq!((told.status, told.reason), (false, "TooLarge"), "{told:?}");
+    assert!(condition(&snapshot, "r000", "Accepted").unwrap().status);
+}
+
+#[test]
+fn the_patterns_of_a_namespace_are_bounded_over_all_its_services() {
+    let rules = |n: usize| json!([rule("/patterns", &n.to_string(), 80, "[a-z]+"), plain("/plain")]);
+    let services = (0..24).map(|n| service(&format!("s{n}")));
+    let routes = (0..24).map(|n| route(&format!("r{n:02}"), n, &format!("s{n}"), rules(n)));
+    let mut all = snapshot([service("free")].into_iter().chain(services).chain(routes));
+    let in_force = |all: &Snapshot| -> usize { (0..24).map(|n| compiled(&policy(all, &format!("s{n}")))).sum() };
+    assert!(in_force(&all) <= MAX_NAMESPACE_PATTERN_BYTES && in_force(&all) > MAX_NAMESPACE_PATTERN_BYTES / 2);
+    // The youngest stays attached: what it guards is answered 404, and what has no pattern goes on.
+    let last = policy(&all, "s23");
+    assert_eq!((rule_of(&last, "/patterns"), rule_of(&last, "/plain")), (None, Some(1)));
+    let told = condition(&all, "r23", "PartiallyInvalid").unwrap();
+    assert_eq!((told.reason, told.message.contains("8 MiB")), ("TooLarge", true), "{told:?}");
+    assert!(condition(&all, "r00", "PartiallyInvalid").is_none());
+    // An older one goes, and there is room.
+    all.take_touched();
+    for n in 0..12 {
+        all.delete("HTTPRoute", "tenant", &format!("r{n:02}"));
+    }
+    let touched = all.take_touched();
+    assert!(touched.routes.contains(&(RouteKind::Http, Key::new("tenant", "r23"))), "it is judged again");
+    assert!(touched.policies.contains(&(Key::new("tenant", "s23"), "tenant".into())), "and its callers are told");
+    assert!(condition(&all, "r23", "PartiallyInvalid").is_none());
+    assert!(compiled(&policy(&all, "s23")) > 0);
+}
+
+#[test]
+fn a_policy_is_bounded_in_bytes_also_by_hostnames_times_matches() {
+    let hosts: Vec<_> = (0..64).map(|n| format!("{n}.example.com")).collect();
+    let of = |n: usize| {
+        let matches: Vec<_> =
+            (0..64).map(|m| json!({"path": {"type": "Exact", "value": format!("/{n}/{m}")}})).collect();
+        let rule = json!({"matches": matches, "backendRefs": [{"name": "free", "port": 80}]});
+        let mut route = route(&format!("r{n:03}"), n, "free", json!([rule, rule, rule, rule]));
+        route["spec"]["hostnames"] = json!(hosts);
+        route
+    };
+    let snapshot = snapshot([service("free")].into_iter().chain((0..40).map(of)));
+    let policy = policy(&snapshot, "free");
+    assert!(policy.routes.bytes() <= MAX_POLICY_BYTES && !policy.routes.is_empty(), "{}", policy.routes.bytes());
+    let wire = prost::Message::encoded_len(&mesh_proto::v1::OutboundPolicy::from(&policy));
+    assert!(wire < MAX_POLICY_BYTES, "a reader of gRPC takes it: {wire}");
+    assert_eq!(condition(&snapshot, "r039", "Accepted").unwrap().reason, "TooLarge");
+}
+
+#[test]
+fn the_objects_of_a_namespace_are_bounded_and_those_of_others_are_not_concerned() {
+    let large = |n: usize| {
+        let value = |m: usize| json!({"name": format!("x-{m}"), "value": "v".repeat(4_000)});
+        let set = |from: usize| json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": (from..from + 16).map(value).collect::<Vec<_>>()}});
+        let rule = |r: usize| json!({"filters": [set(r * 16)], "backendRefs": [{"name": "free", "port": 80}]});
+        route(&format!("r{n:03}"), n, "free", json!((0..8).map(rule).collect::<Vec<_>>()))
+    };
+    let mut all = snapshot([service("free")]);
+    (0..100).for_each(|n| drop(all.apply(&object(large(n)))));
+    let held = all.http_routes.values().filter(|route| route.rejected.is_none()).count();
+    assert!((20..80).contains(&held), "{held} of 100 in {MAX_NAMESPACE_BYTES} bytes");
+    let told = condition(&all, "r099", "Accepted").unwrap();
+    assert_eq!((told.status, told.reason), (false, "TooLarge"), "{told:?}");
+    // A Service whose only route is left out is closed, not open.
+    all.apply(&object(service("guarded")));
+    let mut only = large(200);
+    only["spec"]["parentRefs"][0]["name"] = json!("guarded");
+    all.apply(&object(only));
+    let guarded = policy(&all, "guarded");
+    assert_eq!((guarded.routes.routes().len(), rule_of(&guarded, "/")), (1, None));
+    // The victim's.
+    let mut other = large(0);
+    other["metadata"]["namespace"] = json!("shop");
+    assert!(all.apply(&object(other)).iter().all(|problem| problem.reason != Reason::TooLarge));
+    // Room comes back with what goes.
+    (0..50).for_each(|n| drop(all.delete("HTTPRoute", "tenant", &format!("r{n:03}"))));
+    assert!(all.apply(&object(large(99))).iter().all(|problem| problem.reason != Reason::TooLarge));
+}
