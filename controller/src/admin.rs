@@ -84,7 +84,8 @@ struct Texts {
 }
 
 fn problems(world: &Published) -> String {
-    serde_json::to_string_pretty(&world.problems[..]).unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}")) + "\n"
+    serde_json::to_string_pretty(&world.problems[..]).unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"))
+        + "\n"
 }
 
 #[cfg(test)]

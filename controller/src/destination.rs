@@ -74,8 +74,7 @@ impl destination_server::Destination for DestinationService {
         let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
         let world = shared.index.borrow().clone();
         caller::check_workload(&world, &caller, &workload)?;
-        let topics = [Topic::Everything, Topic::Service(key.clone())];
-        let changes = Changes(topics.map(|topic| shared.topics.follow(topic)).into());
+        let changes = Changes(vec![shared.topics.follow(Topic::Service(key.clone()))]);
         let turn = Turn { compiler: Some(shared.compiler.clone()), namespace: caller.namespace().into() };
         let not_found = {
             let service = service.clone();

@@ -36,8 +36,13 @@ pub(crate) struct Changes<W>(pub(crate) Vec<watch::Receiver<W>>);
 impl<W> Changes<W> {
     /// Waits for a change of any. `None` when one of them can change no more.
     async fn changed(&mut self) -> Option<()> {
-        let all = self.0.iter_mut().map(|receiver| Box::pin(receiver.changed()));
-        future::select_all(all).await.0.ok()
+        match &mut self.0[..] {
+            [only] => only.changed().await.ok(),
+            several => {
+                let all = several.iter_mut().map(|receiver| Box::pin(receiver.changed()));
+                future::select_all(all).await.0.ok()
+            }
+        }
     }
 
     fn mark_unchanged(&mut self) {

@@ -156,7 +156,9 @@ fn topics(depends: &[Depends], client: &Arc<str>) -> impl Iterator<Item = Topic>
         Depends::Address(ip) => Topic::Address(*ip),
         Depends::Endpoints(service) => Topic::Service(service.clone()),
     };
-    [Topic::Everything].into_iter().chain(depends.iter().map(topic))
+    // What everything depends on is told of each topic.
+    let nothing = depends.is_empty().then_some(Topic::Everything);
+    depends.iter().map(topic).chain(nothing)
 }
 
 fn failed() -> Status {
