@@ -22,6 +22,7 @@ mod hostile;
 mod http;
 mod identity;
 mod isolation;
+mod large_routes;
 mod many_routes;
 mod mirror;
 mod outage;
