@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr};
 use crate::support::{
     Answer, Client, Does, H1, Load, Mesh, Outcome, Scripted, Server, Shot, TEST_WAIT, get, metric, share,
 };
-use mesh_integration::harness::{eventually, free_port};
+use mesh_integration::harness::{Meshed, eventually, free_port};
 
 /// The HTTPRoute of the Service `web` that sends all to `web-v1`, and so many percent to `mirror` as well.
 fn route(percent: u32) -> String {
@@ -148,6 +148,7 @@ async fn a_mirror_that_is_absent_or_fails_fails_nothing() {
     stage.burst(50, |_| Shot::post("web.shop", "/echo", b"body".to_vec())).await;
     stage.until_mirrored("no-endpoints", 50.0).await;
     // Nobody listens there.
+    stage.mesh.manifests.pod("shop", "mirror-1", "mirror", "mirror", Meshed::No).unwrap();
     stage.mesh.endpoint("mirror", "mirror-1", free_port());
     stage.mesh.until_endpoints("shop/mirror:80", stage.client.ports[2], &stage.client, 1).await;
     stage.burst(50, |_| Shot::post("web.shop", "/echo", b"body".to_vec())).await;
