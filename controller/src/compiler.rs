@@ -123,7 +123,7 @@ mod tests {
         let compiler = Compiler::start();
         let [tenant, shop]: [Arc<str>; 2] = ["tenant", "shop"].map(Into::into);
         let order: Arc<Mutex<VecDeque<&str>>> = Arc::default();
-        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let (open, gate) = std::sync::mpsc::sync_channel::<()>(1);
         // The thread is held until all are asked.
         let first = compiler.run(&tenant, move || gate.recv());
         let note = |name: &'static str| {

@@ -33,11 +33,10 @@ impl From<Vec<CertificateDer<'static>>> for Bundle {
 impl From<&Bundle> for v1::TrustBundle {
     fn from(bundle: &Bundle) -> Self {
         let ders = |roots: &[CertificateDer<'_>]| roots.iter().map(|root| root.to_vec()).collect();
-        let other = |(domain, roots): (&Box<str>, &Vec<_>)| v1::TrustDomain {
-            trust_domain: domain.to_string(),
-            roots_der: ders(roots),
-        };
-        Self { roots_der: ders(&bundle.own), others: bundle.others.iter().map(other).collect() }
+        let others = bundle.others.iter();
+        let others =
+            others.map(|(domain, roots)| v1::TrustDomain { trust_domain: domain.to_string(), roots_der: ders(roots) });
+        Self { roots_der: ders(&bundle.own), others: others.collect() }
     }
 }
 

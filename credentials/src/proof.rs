@@ -166,7 +166,7 @@ mod tests {
 
     fn is_believed(held: &Held, leaf: &CertificateDer<'_>) -> bool {
         let believed = held.verify_client_cert(leaf, &[], UnixTime::now()).is_ok();
-        assert_eq!(held.proof(&[leaf.clone()]).is_some(), believed, "the two never differ");
+        assert_eq!(held.proof(std::slice::from_ref(leaf)).is_some(), believed, "the two never differ");
         believed
     }
 
@@ -174,8 +174,8 @@ mod tests {
     fn an_anchor_vouches_for_its_own_domain_alone() {
         // Their names are the same; only their keys differ, as with roots of two meshes.
         let (ours, theirs) = (authority(), authority());
-        let roots = Roots::new("cluster.local", &[ours.0.clone()]).unwrap();
-        let held = Held::new(roots.with("east.example", &[theirs.0.clone()]).unwrap());
+        let roots = Roots::new("cluster.local", std::slice::from_ref(&ours.0)).unwrap();
+        let held = Held::new(roots.with("east.example", std::slice::from_ref(&theirs.0)).unwrap());
         for (by, domain, counts) in [
             (&ours, "cluster.local", true),
             (&theirs, "east.example", true),
@@ -198,7 +198,7 @@ mod tests {
         let mut changes = held.new_roots();
         let leaf = old.leaf("cluster.local");
         assert!(is_believed(&held, &leaf));
-        let proof = held.proof(&[leaf.clone()]).unwrap();
+        let proof = held.proof(std::slice::from_ref(&leaf)).unwrap();
         assert_eq!(proof.identity().as_str(), "spiffe://cluster.local/ns/shop/sa/web");
         assert!(!proof.serial().is_empty() && proof.not_after() > SystemTime::now());
         assert!(is_believed(&held, &leaf));
@@ -215,13 +215,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_end_is_the_certificates_or_the_anchors() {
         let (old, new) = (authority(), authority());
-        let held = Arc::new(Held::new(Roots::new("cluster.local", &[old.0.clone()]).unwrap()));
+        let held = Arc::new(Held::new(Roots::new("cluster.local", std::slice::from_ref(&old.0)).unwrap()));
         let leaf = old.leaf("cluster.local");
         let proof = held.proof(&[leaf]).unwrap();
         let ending = tokio::spawn(end(held.clone(), proof));
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(!ending.is_finished());
-        held.set_roots(Roots::new("cluster.local", &[new.0.clone()]).unwrap());
+        held.set_roots(Roots::new("cluster.local", std::slice::from_ref(&new.0)).unwrap());
         tokio::time::sleep(RENEWAL - Duration::from_millis(10)).await;
         assert!(!ending.is_finished(), "whoever asks for another certificate has its time");
         assert!(ending.await.unwrap().contains("anchor"));

@@ -97,7 +97,7 @@ mod tests {
         assert!(refused(&[]).contains("no certificate"));
         assert!(refused(&vec![root.clone(); MAX_ROOTS + 1]).contains("33 roots"));
         refused(&[root.clone(), CertificateDer::from(vec![0x30, 0])]);
-        let both = own(&[root.clone()]).unwrap().with("east.example", &[root.clone()]).unwrap();
+        let both = own(std::slice::from_ref(&root)).unwrap().with("east.example", std::slice::from_ref(&root)).unwrap();
         assert_eq!(
             (both.of("cluster.local").len(), both.of("east.example").len(), both.of("example").len()),
             (1, 1, 0)
@@ -118,7 +118,7 @@ mod tests {
     fn domains_are_bounded_in_number_and_in_all() {
         let root = certificate(&["spiffe://cluster.local"]);
         let grown = |count: usize, each: usize| {
-            (0..count).try_fold(Roots::new("cluster.local", &[root.clone()])?, |roots, n| {
+            (0..count).try_fold(Roots::new("cluster.local", std::slice::from_ref(&root))?, |roots, n| {
                 roots.with(&format!("d{n}"), &vec![root.clone(); each])
             })
         };

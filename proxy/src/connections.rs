@@ -60,6 +60,9 @@ pub enum Side {
 #[derive(Clone)]
 pub struct Connections(Rc<Table>);
 
+/// When connections are to end, the soonest first, and how.
+type Schedule = BTreeMap<(Instant, u64), (Weak<Entry>, End)>;
+
 struct Table {
     /// Most accepted connections of one side.
     limit: usize,
@@ -80,7 +83,7 @@ struct Table {
     /// Who waits until one ends: listeners without a place, and the drain.
     waiting: RefCell<Vec<Waker>>,
     /// When connections are to end, the soonest first, and how.
-    ends: RefCell<BTreeMap<(Instant, u64), (Weak<Entry>, End)>>,
+    ends: RefCell<Schedule>,
     /// One is to end before all others.
     earlier: Notify,
     /// Who waits until a side is closed: the listeners.

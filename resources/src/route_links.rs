@@ -211,7 +211,7 @@ impl RouteLinks {
     }
 
     /// The routes of other namespaces that refer to Services of this one.
-    pub(crate) fn from_abroad(&self, namespace: &Arc<str>) -> impl Iterator<Item = (RouteKind, Key)> {
+    pub(crate) fn abroad(&self, namespace: &Arc<str>) -> impl Iterator<Item = (RouteKind, Key)> {
         self.referring(Reference::Abroad(namespace.clone()))
     }
 

@@ -481,7 +481,7 @@ impl Snapshot {
         if self.reference_grants.get(&key) == new.as_ref() {
             return;
         }
-        self.unsettled.recompiled.extend(self.links.routes.from_abroad(&key.namespace));
+        self.unsettled.recompiled.extend(self.links.routes.abroad(&key.namespace));
         put(&mut self.reference_grants, key, new);
         self.recompile();
     }

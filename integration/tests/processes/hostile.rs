@@ -425,13 +425,15 @@ async fn nowhere_to_go_is_said() {
     let ask = async |host: &str| get(client.proxy.outbound, host, "/").await.unwrap();
     let empty = ask("empty.shop").await;
     assert_eq!((empty.head.status, empty.head.proxy_error()), (503, Some("no-endpoints")), "{empty:?}");
-    for host in ["nobody.shop", "web.shop:81", "web.other", "example.com", "127.0.0.1:1"] {
+    for (host, why) in [
+        ("nobody.shop", "unknown-target"),
+        ("web.shop:81", "unknown-target"),
+        ("web.other", "unknown-target"),
+        ("example.com", "unknown-target"),
+        ("127.0.0.1:1", "unknown-address"),
+    ] {
         let answer = ask(host).await;
-        assert_eq!(
-            (answer.head.status, answer.head.proxy_error()),
-            (503, Some("unknown-target")),
-            "{host}: {answer:?}"
-        );
+        assert_eq!((answer.head.status, answer.head.proxy_error()), (503, Some(why)), "{host}: {answer:?}");
     }
     // A Service that appears is found, although it was asked for in vain.
     mesh.service("nobody", None);

@@ -305,7 +305,6 @@ async fn a_connection_ends_in_order_with_its_certificate() {
     eventually("no more requests to be taken", life * 2, told).await.unwrap();
     assert!(begun.elapsed() < life + Duration::from_secs(1), "it was told after {:?}", begun.elapsed());
     assert_eq!(slow.await.unwrap().status(), 200, "what had begun is finished");
-    drop(ask);
     drop(send);
     tokio::time::timeout(TEST_WAIT, driver).await.expect("it ends").unwrap().unwrap();
     // Nobody comes in with it any more.
