@@ -1,3 +1,5 @@
+//! The table of connections, with clocks and sources of the tests.
+
 use std::{net::Ipv4Addr, pin::pin, time::Duration};
 
 use mesh_credentials::Proof;
