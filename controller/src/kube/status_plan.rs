@@ -89,7 +89,7 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// What should be said from now on, by route: fingerprints of [`wanted`].
+    /// What should be said from now on, by route: fingerprints of what is wanted.
     pub fn want(&mut self, wanted: BTreeMap<RouteId, u64>) {
         // A route that is to say something else is a new matter.
         self.failed.retain(|id, _| self.wanted.get(id) == wanted.get(id));
