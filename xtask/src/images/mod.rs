@@ -38,7 +38,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME", value_parser = ["mesh-proxy", "mesh-controller", "mesh-test"])]
     only: Option<String>,
     /// For tests: also mesh-test, the test server and load generator that the tests on a cluster use, and all of them built in
-    /// a fifth of the time, without optimisation across crates.
+    /// less time, without optimisation across crates.
     #[arg(long)]
     test: bool,
 }
