@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
-use crate::support::{Grpc, H1, Mesh, TEST_WAIT, grpc_message, metric, next};
+use crate::support::{Grpc, H1, Mesh, Server, TEST_WAIT, grpc_message, metric, next};
 use mesh_integration::harness::{Meshed, Proxy, ProxyConfig, eventually, http_get};
 use rustix::process::Signal;
+
+/// Sends a request that takes a second and a half, and waits until it is with the application.
+async fn begins(connection: &mut H1, server: &Server) {
+    let before = std::fs::metadata(&server.accept_log).unwrap().len();
+    connection.send("GET /delay/1500 HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.unwrap();
+    let there = async || Ok((std::fs::metadata(&server.accept_log)?.len() > before).then_some(()));
+    eventually("the request to arrive", TEST_WAIT, there).await.unwrap();
+}
 
 #[tokio::test]
 async fn the_servers_sidecar_finishes_what_it_began() {
     let (_mesh, client, mut server) = Mesh::pair().await;
     let mut connection = H1::connect(client.entry()).await.unwrap();
-    let before = std::fs::metadata(&server.accept_log).unwrap().len();
-    connection.send("GET /delay/1500 HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.unwrap();
-    let there = async || Ok((std::fs::metadata(&server.accept_log)?.len() > before).then_some(()));
-    eventually("the request to arrive", TEST_WAIT, there).await.unwrap();
+    begins(&mut connection, &server).await;
     server.proxy.process.signal(Signal::TERM).unwrap();
     let answer = connection.answer(false).await.unwrap();
     assert_eq!((answer.head.status, answer.text().as_str()), (200, "after 1500 ms\n"), "{answer:?}");
@@ -30,10 +35,7 @@ async fn the_clients_sidecar_finishes_what_it_began() {
     let mut connection = H1::connect(client.entry()).await.unwrap();
     let mut idle = H1::connect(client.entry()).await.unwrap();
     assert_eq!(idle.ask("GET /1k HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.unwrap().head.status, 200);
-    let before = std::fs::metadata(&server.accept_log).unwrap().len();
-    connection.send("GET /delay/1500 HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.unwrap();
-    let there = async || Ok((std::fs::metadata(&server.accept_log)?.len() > before).then_some(()));
-    eventually("the request to arrive", TEST_WAIT, there).await.unwrap();
+    begins(&mut connection, &server).await;
     client.proxy.process.signal(Signal::TERM).unwrap();
     assert_eq!(idle.closed().await.unwrap(), b"", "an idle connection is closed at once");
     let answer = connection.answer(false).await.unwrap();
@@ -56,10 +58,7 @@ async fn an_application_that_answers_its_last_requests_may_ask_others() {
     };
     eventually("the other Service", TEST_WAIT, ask).await.unwrap();
     let mut connection = H1::connect(client.entry()).await.unwrap();
-    let before = std::fs::metadata(&server.accept_log).unwrap().len();
-    connection.send("GET /delay/1500 HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.unwrap();
-    let there = async || Ok((std::fs::metadata(&server.accept_log)?.len() > before).then_some(()));
-    eventually("the request to arrive", TEST_WAIT, there).await.unwrap();
+    begins(&mut connection, &server).await;
     server.proxy.process.signal(Signal::TERM).unwrap();
     let draining = async || Ok(server.proxy.process.log().contains("draining").then_some(()));
     eventually("the drain to begin", TEST_WAIT, draining).await.unwrap();
