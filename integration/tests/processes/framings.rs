@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::floods::peer;
+use crate::h2_frames::{DATA, GOAWAY, HEADERS, RST_STREAM, SETTINGS, block, frame, preface};
 use crate::support::{App, Client, Grpc, Mesh, Server, finish, get, grpc_message};
 use bytes::{Buf, Bytes, BytesMut};
 use http::Request;
@@ -27,27 +28,8 @@ use tokio::{
 
 const STEP: Duration = Duration::from_secs(20);
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    [&[length[1], length[2], length[3], kind, flags][..], &stream.to_be_bytes(), payload].concat()
-}
-
 /// A request's fields: names and values as bytes.
 type Fields = Vec<(&'static str, &'static [u8])>;
-
-/// HPACK literals without indexing and Huffman coding.
-fn block(fields: &Fields) -> Vec<u8> {
-    let literal = |(name, value): &(&str, &[u8])| {
-        [&[0, name.len() as u8][..], name.as_bytes(), &[value.len() as u8], value].concat()
-    };
-    fields.iter().flat_map(literal).collect()
-}
 
 /// What a server says to a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,8 +58,7 @@ async fn next_frame(io: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) ->
 
 /// Asks one thing on a connection of its own.
 async fn ask(mut io: impl AsyncRead + AsyncWrite + Unpin, fields: &Fields, body: Option<&[u8]>) -> Said {
-    let mut all = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    all.extend(frame(SETTINGS, 0, 0, &[]));
+    let mut all = preface();
     all.extend(frame(HEADERS, if body.is_some() { 4 } else { 5 }, 1, &block(fields)));
     all.extend(body.map(|body| frame(DATA, 1, 1, body)).unwrap_or_default());
     if io.write_all(&all).await.is_err() || io.flush().await.is_err() {

@@ -3,6 +3,7 @@
 
 use std::{fs, net::SocketAddr, time::Duration};
 
+use crate::h2_frames::{PREFACE, block, frame};
 use crate::support::{Answer, Client, Grpc, H1, Mesh, Server, TEST_WAIT, get, metric};
 use http::Request;
 use mesh_integration::harness::{eventually, http_get};
@@ -157,33 +158,15 @@ struct Raw(H1);
 impl Raw {
     async fn connect(to: SocketAddr) -> Self {
         let mut connection = H1::connect(to).await.unwrap();
-        connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        connection.send(PREFACE).await.unwrap();
         let mut raw = Self(connection);
         raw.frame(4, 0, 0, &[]).await.unwrap();
         raw
     }
 
     async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> anyhow::Result<()> {
-        let length = (payload.len() as u32).to_be_bytes();
-        let mut frame = vec![length[1], length[2], length[3], kind, flags];
-        frame.extend_from_slice(&stream.to_be_bytes());
-        frame.extend_from_slice(payload);
-        self.0.send(frame).await
+        self.0.send(frame(kind, flags, stream, payload)).await
     }
-}
-
-/// HPACK literals without indexing and Huffman coding.
-fn hpack(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            assert!(text.len() < 127);
-            block.push(text.len() as u8);
-            block.extend_from_slice(text.as_bytes());
-        }
-    }
-    block
 }
 
 const REQUEST: [(&str, &str); 4] =
@@ -221,7 +204,7 @@ async fn malformed_http2_costs_a_stream_or_the_connection() {
     let (_mesh, client, server) = Mesh::pair().await;
     fs::write(&server.accept_log, "").unwrap();
     let other = Grpc::connect(client.entry()).await.unwrap();
-    let with = |more: &[(&'static str, &'static str)]| hpack(&[&REQUEST[..], more].concat());
+    let with = |more: &[(&'static str, &'static str)]| block(&[&REQUEST[..], more].concat());
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("connection", with(&[("connection", "close")])),
         ("transfer-encoding", with(&[("transfer-encoding", "chunked")])),
@@ -231,9 +214,9 @@ async fn malformed_http2_costs_a_stream_or_the_connection() {
         ("upper case", with(&[("X-Upper", "1")])),
         ("newline in a value", with(&[("x", "a\r\nb: c")])),
         ("NUL in a value", with(&[("x", "a\0b")])),
-        ("pseudo-header after a header", hpack(&[REQUEST[0], REQUEST[1], ("x", "1"), REQUEST[2], REQUEST[3]])),
-        ("no path", hpack(&[REQUEST[0], REQUEST[1], REQUEST[3]])),
-        ("no method", hpack(&REQUEST[1..])),
+        ("pseudo-header after a header", block(&[REQUEST[0], REQUEST[1], ("x", "1"), REQUEST[2], REQUEST[3]])),
+        ("no path", block(&[REQUEST[0], REQUEST[1], REQUEST[3]])),
+        ("no method", block(&REQUEST[1..])),
         ("two methods", with(&[(":method", "POST")])),
         ("unknown pseudo-header", with(&[(":x", "1")])),
         ("response pseudo-header", with(&[(":status", "200")])),
@@ -278,8 +261,8 @@ async fn http2_floods_cost_the_connection_and_nobody_else() {
 
     // CONTINUATION frames without an end (CVE-2024-27316).
     let mut raw = Raw::connect(client.entry()).await;
-    raw.frame(1, 1, 1, &hpack(&REQUEST)).await.unwrap();
-    let filler = hpack(&[("x-flood", "f".repeat(100).as_str()); 100]);
+    raw.frame(1, 1, 1, &block(&REQUEST)).await.unwrap();
+    let filler = block(&[("x-flood", "f".repeat(100).as_str()); 100]);
     let mut sent = 0;
     while sent < 50_000 && raw.frame(9, 0, 1, &filler).await.is_ok() {
         sent += 1;
@@ -300,7 +283,7 @@ async fn http2_floods_cost_the_connection_and_nobody_else() {
 
     // Rapid reset (CVE-2023-44487).
     let mut raw = Raw::connect(client.entry()).await;
-    let block = hpack(&REQUEST);
+    let block = block(&REQUEST);
     let mut streams = 0u32;
     while streams < 50_000 {
         let id = streams * 2 + 1;
@@ -345,7 +328,7 @@ async fn a_broken_preface_is_no_http2() {
     }
     // The right preface and then no frame but noise.
     let mut connection = H1::connect(client.entry()).await.unwrap();
-    connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    connection.send(PREFACE).await.unwrap();
     let _ = connection.send(vec![0xff; 20_000]).await;
     connection.closed().await.unwrap();
     assert_eq!(seen(&server), "");
@@ -401,7 +384,7 @@ async fn half_open_connections_are_given_up() {
     for (name, to, bytes) in [
         ("half a ClientHello", inbound, &hello[..]),
         ("an idle connection", client.entry(), b"GET /1k HTTP/1.1\r\nhost: web.shop\r\n\r\n"),
-        ("a preface and no more", client.entry(), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ("a preface and no more", client.entry(), PREFACE),
     ] {
         let mut connection = H1::connect(to).await.unwrap();
         connection.send(bytes).await.unwrap();

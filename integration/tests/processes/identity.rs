@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::h2_frames::preface;
 use crate::support::{
     App, Grpc, H1, Load, Mesh, Shot, TEST_WAIT, get, grpc_message, metric, metrics, next, relay, share,
 };
@@ -266,13 +267,13 @@ async fn certificates_that_do_not_count_are_refused() {
 async fn the_controller_serves_its_own_trust_domain_alone() {
     let mesh = Mesh::start().await;
     let own = read_authority(&mesh);
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let preface = preface();
     for (domain, served) in [("cluster.local", true), ("evil.example", false)] {
         let (cert, key) = lasting(&format!("spiffe://{domain}/ns/shop/sa/client"), Duration::from_secs(60), &own);
         let at = mesh.controller.addresses.destination;
         let exchange = async {
             let mut tls = opened(at, proving(cert, key, b"h2")).await?;
-            tls.write_all(preface).await?;
+            tls.write_all(&preface).await?;
             let mut settings = [0; 9];
             tls.read_exact(&mut settings).await
         };
@@ -310,7 +311,7 @@ async fn a_connection_ends_in_order_with_its_certificate() {
     // Nobody comes in with it any more.
     let late = async {
         let mut tls = opened(inbound, config).await?;
-        tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+        tls.write_all(&preface()).await?;
         tls.read_exact(&mut [0; 9]).await
     };
     late.await.unwrap_err();

@@ -7,6 +7,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod h2_frames;
+
 mod balance;
 mod bulk;
 mod connection_routes;

@@ -1,52 +1,15 @@
 //! The attacks as frames: what is sent after the preface, and what has to become of who sends it.
 
-// Frame types and error codes of RFC 9113.
-pub const DATA: u8 = 0;
-pub const HEADERS: u8 = 1;
-pub const PRIORITY: u8 = 2;
-pub const RST_STREAM: u8 = 3;
-pub const SETTINGS: u8 = 4;
-pub const PING: u8 = 6;
-pub const GOAWAY: u8 = 7;
-pub const WINDOW_UPDATE: u8 = 8;
-pub const CONTINUATION: u8 = 9;
+use crate::h2_frames::{
+    CONTINUATION, DATA, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, literal,
+};
+
+/// The error code of RFC 9113, section 7.
 pub const ENHANCE_YOUR_CALM: u32 = 11;
 
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// A header block: literals without indexing.
+/// The header block of a request.
 pub fn block(method: &str, path: &str) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in [(":method", method), (":scheme", "http"), (":path", path), (":authority", "web.shop")] {
-        literal(&mut block, 0, name, value);
-    }
-    block
-}
-
-/// `form` 0 is a literal without indexing, 0x40 one that enters the table.
-pub fn literal(block: &mut Vec<u8>, form: u8, name: &str, value: &str) {
-    block.push(form);
-    for text in [name, value] {
-        // A prefix of seven bits (RFC 7541 section 5.1).
-        match text.len().checked_sub(127) {
-            None => block.push(text.len() as u8),
-            Some(mut rest) => {
-                block.push(127);
-                while rest >= 128 {
-                    block.push((rest % 128) as u8 | 0x80);
-                    rest /= 128;
-                }
-                block.push(rest as u8);
-            }
-        }
-        block.extend(text.as_bytes());
-    }
+    crate::h2_frames::block(&[(":method", method), (":scheme", "http"), (":path", path), (":authority", "web.shop")])
 }
 
 /// The stream that a client begins as its n-th.
@@ -96,22 +59,21 @@ pub fn attacks(free: usize) -> Vec<Attack> {
     });
     let made_you_reset = |fault: &dyn Fn(u32) -> Vec<u8>| {
         let mut block = block("POST", "/echo");
-        literal(&mut block, 0, "content-length", "1");
+        literal(&mut block, 0, b"content-length", b"1");
         repeat(many, |step| {
             let pair = |n| [frame(HEADERS, 4, nth(step * 20 + n), &block), fault(nth(step * 20 + n))].concat();
             (0..20).flat_map(pair).collect()
         })
     };
     let mut bomb = get.clone();
-    literal(&mut bomb, 0x40, "cookie", &"c".repeat(3_900));
+    literal(&mut bomb, 0x40, b"cookie", &[b'c'; 3_900]);
     // 62 is the newest entry of the table: 16 KB that unfold to 47 MB.
     bomb.extend([0x80 | 62; 12_000]);
     let mut crumbs = get.clone();
     crumbs.extend([0x80 | 32; 15_000]); // `cookie` without a value, from the static table
     let fields = |count, length| {
-        let mut block = Vec::new();
-        (0..count).for_each(|n| literal(&mut block, 0, &format!("x-{n}"), &"v".repeat(length)));
-        block
+        let all: Vec<_> = (0..count).map(|n| (format!("x-{n}"), "v".repeat(length))).collect();
+        crate::h2_frames::block(&all)
     };
     // 180 KB of fields for each request.
     let large = fields(60, 1_000);

@@ -17,11 +17,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    Attacker, Stream,
-    attacks::{HEADERS, SETTINGS, block, frame},
-    peer,
-};
+use super::{Attacker, Stream, attacks::block, peer};
+use crate::h2_frames::{HEADERS, frame, preface};
 use crate::support::{H1, Mesh, TEST_WAIT, metric};
 
 /// END_STREAM and END_HEADERS.
@@ -47,11 +44,7 @@ async fn what_strangers_leave_unfinished_has_one_bound() {
     let (to, pid) = (inbound(server.listen), server.proxy.process.pid());
     let before = usage(pid).unwrap().anonymous_kib;
     let head = [b"GET / HTTP/1.1\r\nhost: web.shop\r\n".to_vec(), b"x-a: ".to_vec(), vec![b'v'; 100_000]].concat();
-    let block = [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-        frame(SETTINGS, 0, 0, &[]),
-        frame(HEADERS, 0, 1, &block("GET", "/")),
-    ];
+    let block = [preface(), frame(HEADERS, 0, 1, &block("GET", "/"))];
     let more: Vec<_> =
         (0..6).map(|_| frame(9, 0, 1, &[&[0x0f, 0x10, 0x7f, 0x81, 0x7f][..], &vec![b'v'; 16_000]].concat())).collect();
     let begun = [block.concat(), more.concat()].concat();
@@ -81,11 +74,7 @@ async fn what_strangers_leave_unfinished_has_one_bound() {
 async fn called(attacker: &Attacker, to: SocketAddr) -> Duration {
     let begun = Instant::now();
     let mut stream = attacker.connect(to).await;
-    let said = [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-        frame(SETTINGS, 0, 0, &[]),
-        frame(HEADERS, WHOLE, 1, &block("GET", "/1k")),
-    ];
+    let said = [preface(), frame(HEADERS, WHOLE, 1, &block("GET", "/1k"))];
     stream.write_all(&said.concat()).await.unwrap();
     answered(&mut *stream).await;
     begun.elapsed()
@@ -191,7 +180,7 @@ async fn a_peer_opens_no_more_connections_to_the_application_than_it_may() {
     for _ in 0..2 {
         let mut stream = attacker.connect(inbound(server.listen)).await;
         let asked = (0..300).flat_map(|n| frame(HEADERS, END_HEADERS, 2 * n + 1, &post));
-        let said: Vec<u8> = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
+        let said = preface();
         stream.write_all(&said.into_iter().chain(asked).collect::<Vec<_>>()).await.unwrap();
         held.push(stream);
     }

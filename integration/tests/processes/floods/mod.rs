@@ -18,8 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::h2_frames::{DATA, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, frame, preface};
 use crate::support::{Grpc, H1, Mesh, TEST_WAIT, metric};
-use attacks::{Attack, DATA, ENHANCE_YOUR_CALM, Expect, GOAWAY, HEADERS, PING, SETTINGS, attacks, block, frame};
+use attacks::{Attack, ENHANCE_YOUR_CALM, Expect, attacks, block};
 use http::Request;
 use mesh_integration::harness::{Proxy, eventually, usage};
 use rustls::pki_types::ServerName;
@@ -88,7 +89,7 @@ async fn attack(from: &Attacker, to: SocketAddr, writes: &[Vec<u8>]) -> Fate {
     let (read, mut write) = tokio::io::split(from.connect(to).await);
     let ended = Arc::new(AtomicBool::new(false));
     let mut reader = tokio::spawn(listen(read, ended.clone()));
-    write.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    write.write_all(PREFACE).await.unwrap();
     write.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
     let mut pace = interval(PACE);
     let mut sent = 0;
@@ -251,7 +252,7 @@ async fn connections_that_never_ask_are_ended_and_nobody_else_is_hurt() {
     let server = mesh.server_with("web", "web-1", &[], &env).await;
     let client = mesh.client_with(&["web.shop:80"], &env).await;
     mesh.until_ok(&client).await;
-    let begun = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
+    let begun = preface();
     let kinds = [
         ("half a head", b"GET / HTTP/1.1\r\nhost: web".to_vec()),
         // It says a version, so it is HTTP for whoever has nothing more to say.
