@@ -5,8 +5,8 @@ use serde_json::Value;
 use crate::{
     apps::{App, service, web_and_client},
     kube::{
-        Namespace, SYSTEM, apply, cluster_ip, get, kubectl, load, meshctl, rolled_out, start_load, text, try_apply,
-        wait,
+        Namespace, SYSTEM, apply, cluster_ip, get, in_node, kubectl, load, meshctl, pod, rolled_out, start_load, text,
+        try_apply, wait,
     },
 };
 
@@ -77,4 +77,94 @@ fn one_replica_of_each_part_may_die() {
         (!found.is_empty()).then_some(())
     });
     drop(single);
+}
+
+const DESTINATION: &str = "app.kubernetes.io/component=destination";
+
+/// Replicas of destination, in number; one again with the value.
+struct Replicas;
+
+impl Replicas {
+    fn scale(count: &str) {
+        kubectl(&["scale", "-n", SYSTEM, "deployment/mesh-destination", "--replicas", count]);
+        rolled_out(SYSTEM, &["deployment/mesh-destination"]);
+    }
+}
+
+impl Drop for Replicas {
+    fn drop(&mut self) {
+        Self::scale("1");
+    }
+}
+
+/// A pod that hears nothing of the API server any more, as long as the value lives: packets are lost, none is refused.
+struct Stalled([Vec<String>; 2]);
+
+impl Stalled {
+    fn pod(address: &str) -> Self {
+        let rule = |table: &str, chain: &str, end: &str, port: &str| {
+            format!("-t {table} -I {chain} {end} {address} -p tcp -m multiport {port} 443,6443 -j DROP")
+                .split(' ')
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let rules = [rule("raw", "PREROUTING", "-s", "--dports"), rule("mangle", "POSTROUTING", "-d", "--sports")];
+        for rule in &rules {
+            let output = in_node("iptables").args(rule).output().expect("iptables is installed");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        Self(rules)
+    }
+}
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        for rule in &mut self.0 {
+            "-D".clone_into(&mut rule[2]);
+            let _ = in_node("iptables").args(rule).output();
+        }
+    }
+}
+
+#[test]
+fn proxies_that_move_to_a_replica_whose_watch_is_stalled_lose_nothing_on_our_node() {
+    let namespace = Namespace::new("stalled", true);
+    let name = namespace.0.as_str();
+    let client = web_and_client(name);
+    let target = format!("{}:80", cluster_ip(name, "web"));
+    let first = pod(SYSTEM, DESTINATION);
+    let replicas = Replicas;
+    Replicas::scale("2");
+    let second = wait("a second replica", || {
+        let names = kubectl(&["get", "pods", "-n", SYSTEM, "-l", DESTINATION, "-o", "name"]);
+        names.lines().map(|name| name.trim_start_matches("pod/").to_owned()).find(|name| *name != first)
+    });
+    let running = start_load(name, &client, &["http1", "--target", &target, "--rate", "200", "--seconds", "40"]);
+    // All proxies are with the first; the second learns nothing of the new pods.
+    let stalled = Stalled::pod(&text(&get(SYSTEM, &["pod", &second]), "/status/podIP"));
+    let roll = || {
+        kubectl(&["rollout", "restart", "-n", name, "deployment/web"]);
+        rolled_out(name, &["deployment/web"]);
+        wait("the old pod to be gone", || {
+            let pods = kubectl(&["get", "pods", "-n", name, "-l", "app=web", "--no-headers"]);
+            (pods.lines().count() == 1).then_some(())
+        });
+    };
+    roll();
+    // Nobody else is ready yet when the proxies look for another.
+    kubectl(&["delete", "pod", "-n", SYSTEM, &first, "--grace-period=0", "--force"]);
+    wait("proxies at the second", || (streams(&second) > 0.0).then_some(()));
+    drop(stalled);
+    roll();
+    let report = running.report();
+    println!("moved to a replica whose watch is stalled: {} requests, {} failed", report.requests, report.errors);
+    assert_eq!(report.errors, 0, "{:?}", report.errors_by);
+    drop(replicas);
+}
+
+/// Streams that a replica of destination serves.
+fn streams(pod: &str) -> f64 {
+    let metrics = kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{SYSTEM}/pods/{pod}:4652/proxy/metrics")]);
+    let lines = metrics.lines().filter(|line| line.starts_with("mesh_controller_streams"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }

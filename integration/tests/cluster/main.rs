@@ -4,6 +4,7 @@
 //! (`quickstart`), and then runs these. They need the feature `cluster`, so that nothing else runs them by mistake.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod api;
 mod apps;
 mod kube;
 
@@ -18,3 +19,4 @@ mod rollout;
 mod seed;
 mod startup;
 mod status;
+mod tenant;

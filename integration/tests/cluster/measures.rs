@@ -3,18 +3,19 @@
 //! They are printed; what is asserted is far from them, as the machine is shared. In a long run it is what is promised.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    io::{BufRead, BufReader},
     process::Stdio,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use serde_json::json;
+
 use crate::{
+    api::Api,
     apps::{App, image},
     kube::{
-        Namespace, SYSTEM, apply, cluster_ip, command, get, in_node, is_long, kubectl, load, pause, pod, rolled_out,
-        text, wait,
+        Namespace, SYSTEM, apply, cluster_ip, get, in_node, is_long, kubectl, load, pause, pod, rolled_out, text, wait,
     },
 };
 
@@ -150,21 +151,16 @@ fn how_fast_the_webhook_answers() {
         (pods.lines().count() == 1).then_some(())
     });
     let injector = pod(SYSTEM, label);
-    let mut proxy =
-        command("kubectl").args(["proxy", "--port=0"]).stdout(Stdio::piped()).spawn().expect("kubectl proxy");
-    let mut said = String::new();
-    let _ = BufReader::new(proxy.stdout.take().expect("piped")).read_line(&mut said);
-    let api: SocketAddr = said.trim().rsplit(' ').next().and_then(|address| address.parse().ok()).expect(&said);
-
+    let api = Arc::new(Api::start(&[]));
     let before = answers(&injector);
     let began = Instant::now();
     // An open loop: each client takes every so manieth of the times at which a pod is due.
     let client = |place: u32| {
-        let namespace = namespace.0.clone();
+        let (namespace, api) = (namespace.0.clone(), api.clone());
         std::thread::spawn(move || {
             for n in (place..PODS).step_by(CLIENTS as usize) {
                 pause((began + n * Duration::from_secs(1) / PODS_A_SECOND).saturating_duration_since(Instant::now()));
-                let answer = make_pod(api, &namespace, n);
+                let answer = make_pod(&api, &namespace, n);
                 assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
             }
         })
@@ -172,8 +168,6 @@ fn how_fast_the_webhook_answers() {
     let clients: Vec<_> = (0..CLIENTS).map(client).collect();
     let all_made = clients.into_iter().all(|client| client.join().is_ok());
     let took = began.elapsed();
-    let _ = proxy.kill();
-    let _ = proxy.wait();
     assert!(all_made, "the API server refused a pod");
     let after = answers(&injector);
     let within = |bound: &str| {
@@ -191,21 +185,10 @@ fn how_fast_the_webhook_answers() {
 }
 
 /// Asks for a pod that is not stored: webhooks are asked on a dry run, too.
-fn make_pod(api: SocketAddr, namespace: &str, n: u32) -> String {
-    let image = image();
-    let body = format!(
-        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"p{n}"}},"spec":{{"containers":[{{"name":"app","image":"{image}"}}]}}}}"#
-    );
-    let request = format!(
-        "POST /api/v1/namespaces/{namespace}/pods?dryRun=All HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let mut stream = TcpStream::connect(api).expect("kubectl proxy listens");
-    stream.write_all(request.as_bytes()).expect("it reads");
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
+fn make_pod(api: &Api, namespace: &str, n: u32) -> String {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("p{n}")},
+        "spec": {"containers": [{"name": "app", "image": image()}]}});
+    api.ask("POST", &format!("/api/v1/namespaces/{namespace}/pods?dryRun=All"), "application/json", &pod)
 }
 
 /// The buckets of the injector's answers, by their upper ends in seconds.

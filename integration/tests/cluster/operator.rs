@@ -232,10 +232,8 @@ fn a_namespace_whose_pod_security_refuses_what_is_injected_is_named() {
         assert!(said.contains("baseline (baseline) refuses NET_ADMIN"), "{mode:?}: {said}");
     }
     // That it is so: the API server refuses the pod with its sidecar.
-    let pod = format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: p, namespace: {}}}, spec: {{containers: [{{name: a, image: x}}]}}}}",
-        namespace.0
-    );
-    let said = words(&try_apply(&pod));
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": namespace.0},
+        "spec": {"containers": [{"name": "a", "image": "x"}]}});
+    let said = words(&try_apply(&pod.to_string()));
     assert!(said.contains("violates PodSecurity") && said.contains("mesh-init"), "{said}");
 }
