@@ -33,13 +33,11 @@ struct Known {
     skips: bool,
 }
 
-/// The state of an object that an event tells, or that it is gone.
-#[derive(Clone, Debug)]
+/// The state of an object that an event tells.
 struct Event {
     object: Object,
     pod: Option<Known>,
     has_networks: Option<bool>,
-    is_gone: bool,
 }
 
 fn object(value: Value) -> Object {
@@ -81,7 +79,7 @@ fn pods(by_label: bool) -> Vec<Event> {
                     "status": {"phase": if is_over { "Failed" } else { "Running" }, "podIPs": texts}});
                 let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
                 let known = Known { ips, is_host, is_over, account, is_meshed: is_meshed && !is_host, skips };
-                all.push(Event { object: object(value), pod: Some(known), has_networks: None, is_gone: false });
+                all.push(Event { object: object(value), pod: Some(known), has_networks: None });
             }
         }
     }
@@ -113,7 +111,7 @@ fn slices() -> Vec<Event> {
                         "addressType": if is_v6(first) { "IPv6" } else { "IPv4" },
                         "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": "web"}},
                         "ports": [{"name": "p", "port": PORTS[c % 2]}], "endpoints": endpoints});
-                    all.push(Event { object: object(value), pod: None, has_networks: None, is_gone: false });
+                    all.push(Event { object: object(value), pod: None, has_networks: None });
                 }
             }
         }
@@ -122,7 +120,7 @@ fn slices() -> Vec<Event> {
 }
 
 fn others() -> Vec<Event> {
-    let event = |value: Value, has_networks| Event { object: object(value), pod: None, has_networks, is_gone: false };
+    let event = |value: Value, has_networks| Event { object: object(value), pod: None, has_networks };
     let mut all = Vec::new();
     for namespace in NAMESPACES {
         for ip in ["None", "10.96.0.1", ""] {
@@ -165,15 +163,15 @@ struct Oracle {
 }
 
 impl Oracle {
-    fn take(&mut self, event: &Event) {
+    fn take(&mut self, event: &Event, is_gone: bool) {
         let key = (event.object.namespace.clone(), event.object.name.clone());
-        match (&event.pod, event.is_gone) {
+        match (&event.pod, is_gone) {
             (Some(_), true) => drop(self.pods.remove(&key)),
             (Some(known), false) => drop(self.pods.insert(key, known.clone())),
             (None, _) => {}
         }
         if let Some(has) = event.has_networks {
-            self.has_networks = has && !event.is_gone;
+            self.has_networks = has && !is_gone;
         }
     }
 
@@ -199,54 +197,66 @@ impl Oracle {
     }
 }
 
-/// Everything that a snapshot gives out.
-fn given(snapshot: &Snapshot) -> Vec<Endpoint> {
-    let mut all = Vec::new();
-    for namespace in NAMESPACES {
-        all.extend(snapshot.endpoints(&ServiceRef { namespace: namespace.into(), name: "web".into(), port: 80 }));
-    }
-    let directly = IPS.iter().map(|ip| ip.parse::<IpAddr>().unwrap());
-    let addresses = directly.map(|ip| std::net::SocketAddr::new(ip, 8080).to_string());
-    let names = ["10.0.0.1:9000", "h0.web.shop:8080", "h2.web.evil:9000"].map(str::to_owned);
-    for target in addresses.chain(names) {
-        if let Some(Target::Endpoint(endpoint)) = snapshot.resolve(&target, "shop") {
-            all.push(endpoint);
+/// Everything that a snapshot is asked for.
+struct Questions {
+    services: [ServiceRef; 2],
+    targets: Vec<String>,
+}
+
+impl Questions {
+    fn new() -> Self {
+        let directly = IPS.iter().map(|ip| ip.parse::<IpAddr>().unwrap());
+        let addresses = directly.map(|ip| std::net::SocketAddr::new(ip, 8080).to_string());
+        let names = ["10.0.0.1:9000", "h0.web.shop:8080", "h2.web.evil:9000"].map(str::to_owned);
+        Self {
+            services: NAMESPACES.map(|ns| ServiceRef { namespace: ns.into(), name: "web".into(), port: 80 }),
+            targets: addresses.chain(names).collect(),
         }
     }
-    all
+
+    /// Everything that a snapshot gives out.
+    fn ask(&self, snapshot: &Snapshot) -> Vec<Endpoint> {
+        let mut all: Vec<_> = self.services.iter().flat_map(|service| snapshot.endpoints(service)).collect();
+        for target in &self.targets {
+            if let Some(Target::Endpoint(endpoint)) = snapshot.resolve(target, "shop") {
+                all.push(endpoint);
+            }
+        }
+        all
+    }
 }
 
 /// Tries sequences; gives how many endpoints were given with an identity and without.
 fn run(seeds: std::ops::Range<usize>, by_label: bool) -> [usize; 2] {
-    let events: Vec<Vec<Event>> = vec![pods(by_label), slices(), others()];
+    let (events, questions) = ([pods(by_label), slices(), others()], Questions::new());
     let mut counts = [0; 2];
     for seed in seeds {
         let mut random = Random(seed as u64);
         let (mut snapshot, mut oracle) =
             (Snapshot::new(Options { meshed_by_label: by_label, ..Options::default() }), Oracle::default());
-        let mut told: Vec<Event> = Vec::new();
+        let mut told: Vec<(bool, &Event)> = Vec::new();
         for _ in 0..=random.below(MAX_EVENTS) {
-            let mut event = match random.below(8) {
+            let (mut is_gone, event) = match random.below(8) {
                 // Something goes that was there, or that nobody ever saw.
-                0 if !told.is_empty() => Event { is_gone: true, ..told[random.below(told.len())].clone() },
+                0 if !told.is_empty() => (true, told[random.below(told.len())].1),
                 n => {
                     let kind = &events[[0, 0, 0, 0, 1, 1, 1, 2][n]];
-                    kind[random.below(kind.len())].clone()
+                    (false, &kind[random.below(kind.len())])
                 }
             };
-            event.is_gone |= random.below(12) == 0;
-            if event.is_gone {
+            is_gone |= random.below(12) == 0;
+            if is_gone {
                 let Object { kind, namespace, name, .. } = &event.object;
                 snapshot.delete(kind, namespace, name);
             } else {
                 snapshot.apply(&event.object);
             }
-            oracle.take(&event);
-            told.push(event);
-            for endpoint in given(&snapshot) {
+            oracle.take(event, is_gone);
+            told.push((is_gone, event));
+            for endpoint in questions.ask(&snapshot) {
                 counts[usize::from(endpoint.identity.is_none())] += 1;
                 if let Some(why) = oracle.judge(&endpoint) {
-                    let events: Vec<_> = told.iter().map(|e| (e.is_gone, &e.object.value)).collect();
+                    let events: Vec<_> = told.iter().map(|(gone, e)| (gone, &e.object.value)).collect();
                     panic!("seed {seed}: {why}: {endpoint:?} after {events:#?}");
                 }
             }
