@@ -173,4 +173,29 @@ mod tests {
         let after = Listing::of(dir.path()).unwrap().files;
         assert!(after.keys().eq(before.keys()) && after["a.yaml"] != before["a.yaml"]);
     }
+
+    #[test]
+    fn files_and_their_bytes_are_bounded_and_what_is_left_out_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        // Files without content take no room; how long they are says only the file system.
+        let huge = fs::File::create(at("a.yaml")).unwrap();
+        huge.set_len(MAX_TOTAL_BYTES).unwrap();
+        assert_eq!(Listing::of(dir.path()).unwrap().left_out, None);
+        fs::write(at("b.yaml"), "x").unwrap();
+        let listing = Listing::of(dir.path()).unwrap();
+        assert_eq!((listing.files.len(), listing.left_out.is_some()), (1, true));
+        huge.set_len(0).unwrap();
+        let mut many = Listing::default();
+        let metadata = fs::metadata(at("b.yaml")).unwrap();
+        (0..MAX_FILES).for_each(|n| many.add(&format!("{n}.yaml"), &metadata));
+        assert_eq!(many.left_out, None);
+        many.add("one-more.yaml", &metadata);
+        assert_eq!((many.files.len(), many.left_out.is_some()), (MAX_FILES, true));
+        let deep = (1..=MAX_DEPTH).map(|n| n.to_string()).collect::<Vec<_>>().join("/");
+        fs::create_dir_all(at(&deep)).unwrap();
+        fs::write(at(&deep).join("c.yaml"), "").unwrap();
+        let listing = Listing::of(dir.path()).unwrap();
+        assert!(listing.left_out.unwrap().contains("deeper than 16") && listing.files.len() == 2);
+    }
 }

@@ -12,10 +12,16 @@ use std::{
 };
 
 use common::{Fixture, LIMIT, Tls, next, route};
-use mesh_controller::listener::Limits;
+use mesh_controller::{
+    listener::{Limits, MAX_HEADERS},
+    server::{MAX_CERTIFY_BYTES, MAX_QUESTION_BYTES},
+};
 use mesh_proto::v1::{self, policy_client::PolicyClient};
 use prost::Message;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_rustls::client::TlsStream;
 
 const MIB: u64 = 1024;
@@ -250,4 +256,137 @@ async fn a_question_that_is_asked_again_takes_the_place_of_the_first() {
     assert_eq!(metric(&fixture, "mesh_controller_streams{kind=\"outbound\"}").await, 1);
     fixture.write("route.yaml", &route(50, 50));
     next(&mut second).await;
+}
+
+/// A frame as it came.
+struct Came {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+/// The next frame; `None` at the end of the connection.
+async fn frame_of(tls: &mut (impl AsyncRead + Unpin)) -> Option<Came> {
+    let mut head = [0; 9];
+    tls.read_exact(&mut head).await.ok()?;
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    tls.read_exact(&mut payload).await.ok()?;
+    let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
+    Some(Came { kind: head[3], flags: head[4], stream, payload })
+}
+
+/// The next frame that is as wanted.
+async fn until(tls: &mut (impl AsyncRead + Unpin), wanted: impl Fn(&Came) -> bool) -> Came {
+    let looking = async {
+        loop {
+            let came = frame_of(tls).await.expect("the connection is open");
+            if wanted(&came) {
+                return came;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, looking).await.expect("it comes")
+}
+
+#[tokio::test]
+async fn streams_windows_and_heads_of_a_connection_have_the_bounds_that_are_told() {
+    const RST_STREAM: u8 = 3;
+    const REFUSED_STREAM: [u8; 4] = 7_u32.to_be_bytes();
+    let fixture = Fixture::start(&[]).await;
+    let tls = Tls::new(&fixture.state(), Some(fixture.certify(&fixture.token("shop.client")).await.unwrap()));
+    let addresses = fixture.addresses();
+    let part = [
+        (addresses.identity, Limits::IDENTITY, "/mesh.v1.Identity/Certify"),
+        (addresses.destination, Limits::DESTINATION, "/mesh.v1.Policy/Outbound"),
+    ];
+    for (address, bounds, path) in part {
+        let mut connection = tls.connect(address).await.unwrap();
+        connection.write_all(&preface()).await.unwrap();
+        let told = until(&mut connection, |came| came.kind == SETTINGS && came.flags == 0).await.payload;
+        let told = |id: u16| {
+            let mut settings = told.chunks(6).filter(|setting| setting[..2] == id.to_be_bytes());
+            u32::from_be_bytes(settings.next().unwrap()[2..].try_into().unwrap())
+        };
+        assert_eq!([3, 4, 6].map(told), [bounds.streams, bounds.stream_window, MAX_HEADERS]);
+        // One stream more than there may be, each with a request that does not end.
+        let all: Vec<u8> =
+            (0..=bounds.streams).flat_map(|n| frame(HEADERS, END_HEADERS, 2 * n + 1, &call(path))).collect();
+        connection.write_all(&all).await.unwrap();
+        let refused = until(&mut connection, |came| came.kind == RST_STREAM).await;
+        assert_eq!((refused.stream, &refused.payload[..]), (2 * bounds.streams + 1, &REFUSED_STREAM[..]));
+        // A head that is larger is answered before its request ends.
+        let mut connection = tls.connect(address).await.unwrap();
+        let field = |n: u8| [&[0, 2, b'x', n, 127, 0xa1, 30][..], &[b'v'; 4_000]].concat();
+        let block = [call(path), field(b'a'), field(b'b'), field(b'c')].concat();
+        connection.write_all(&[preface(), frame(HEADERS, END_HEADERS, 1, &block)].concat()).await.unwrap();
+        let answer = until(&mut connection, |came| came.stream == 1).await;
+        assert_eq!((answer.kind, answer.flags & END_STREAM), (HEADERS, END_STREAM));
+    }
+}
+
+#[tokio::test]
+async fn of_one_address_only_so_many_requests_to_identity_are_under_way() {
+    let fixture = Fixture::start(&[]).await;
+    let (tls, bounds) = (Tls::new(&fixture.state(), None), Limits::IDENTITY);
+    let (requests, streams) = (bounds.requests.unwrap(), bounds.streams as usize);
+    let most = requests.each + requests.shared;
+    let (answered, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    let connections = most / streams + 1;
+    for _ in 0..connections {
+        let from = IpAddr::from(Ipv4Addr::new(127, 0, 1, 1));
+        let mut connection = tls.connect_from(from, fixture.addresses().identity).await.unwrap();
+        let all: Vec<u8> = (0..bounds.streams).flat_map(|n| half(2 * n + 1, "/mesh.v1.Identity/Certify", 1)).collect();
+        connection.write_all(&[preface(), all].concat()).await.unwrap();
+        let answered = answered.clone();
+        tokio::spawn(async move {
+            while let Some(came) = frame_of(&mut connection).await {
+                if came.kind == HEADERS {
+                    let _ = answered.send(());
+                }
+            }
+        });
+    }
+    for _ in 0..connections * streams - most {
+        tokio::time::timeout(LIMIT, answers.recv()).await.expect("those beyond are refused").unwrap();
+    }
+    // Another address has its own.
+    fixture.certify(&fixture.token("shop.client")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_end_and_a_peer_that_is_gone_are_given_up() {
+    const PING: u8 = 6;
+    let fixture = Fixture::start(&[]).await;
+    let mut connection = Tls::new(&fixture.state(), None).connect(fixture.addresses().identity).await.unwrap();
+    let said = [preface(), half(1, "/mesh.v1.Identity/Certify", 1)].concat();
+    connection.write_all(&said).await.unwrap();
+    until(&mut connection, |came| came.kind == SETTINGS && came.flags == 1).await;
+    // From now on time passes while nobody does anything.
+    tokio::time::pause();
+    until(&mut connection, |came| came.kind == HEADERS && came.stream == 1 && came.flags & END_STREAM != 0).await;
+    let ended = async {
+        let mut pings = 0;
+        while let Some(came) = frame_of(&mut connection).await {
+            pings += usize::from(came.kind == PING);
+        }
+        pings
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it is closed"), 1);
+}
+
+#[tokio::test]
+async fn a_request_is_no_larger_than_it_may_be() {
+    let fixture = Fixture::start(&[]).await;
+    let request = v1::CertifyRequest { csr_der: vec![0; MAX_CERTIFY_BYTES], token: "x".into() };
+    let refused = fixture.identity_client().certify(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::OutOfRange);
+    let mut client = PolicyClient::new(fixture.proxy("shop.client").await);
+    let request = v1::OutboundRequest {
+        target: "x".repeat(MAX_QUESTION_BYTES),
+        workload: "shop/client".into(),
+        deltas: false,
+        unowned: false,
+    };
+    assert_eq!(client.outbound(request).await.unwrap_err().code(), tonic::Code::OutOfRange);
 }

@@ -305,3 +305,70 @@ async fn a_replica_whose_watch_is_stalled_is_known_by_its_revisions() {
     assert!(second.published.borrow().snapshot.pod("shop/web-0").is_some(), "it has not heard of it");
     assert!(lags(&second, &first) && !lags(&first, &second));
 }
+
+/// Services of 1 MiB each.
+fn large_services(server: &Server, count: usize) {
+    let large = json!({"metadata": {"annotations": {"large": "x".repeat(1 << 20)}}, "spec": {"ports": [{"port": 80}]}});
+    (0..count).for_each(|n| server.put("services", "shop", &format!("s{n}"), large.clone()));
+}
+
+#[tokio::test]
+async fn of_objects_that_are_too_large_for_a_page_fewer_are_asked_for() {
+    let server = with_gateway();
+    large_services(&server, 6);
+    let mut fixture = Fixture::start(&server);
+    fixture.synced().await;
+    assert_eq!(fixture.published.borrow().snapshot.services.len(), 6);
+    assert_eq!(
+        server.lists("services"),
+        5,
+        "250, 62 and 15 are more than 4 MiB; three are not, and there are two pages"
+    );
+}
+
+/// What a watch of Services alone tells.
+fn watch_services(server: &Server) -> mpsc::Receiver<(&'static Kind, Event)> {
+    let ((events, told), kind) = (mpsc::channel(QUEUE), &KINDS[0]);
+    let (room, metrics) = (Arc::new(Semaphore::new(ROOM_KIB as usize)), Metrics::new().watch(kind.kind));
+    tokio::spawn(Watch { client: server.client(), kind, events, room, metrics }.run::<Whole>());
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_objects_wait_to_be_taken_in_a_watch_reads_no_further() {
+    let server = with_gateway();
+    large_services(&server, 40);
+    let mut told = watch_services(&server);
+    let mut put = async || {
+        let mut rooms = Vec::new();
+        while let Ok(Some((_, event))) = tokio::time::timeout(LIMIT, told.recv()).await {
+            match event {
+                Event::Put(_, room) => rooms.push(room),
+                Event::Listed(..) => break,
+                _ => {}
+            }
+        }
+        rooms
+    };
+    let waiting = put().await;
+    let kib: usize = waiting.iter().map(OwnedSemaphorePermit::num_permits).sum();
+    assert!((30 << 10..=ROOM_KIB as usize).contains(&kib) && waiting.len() < 40, "{kib} KiB in {}", waiting.len());
+    let taken_in = waiting.len();
+    drop(waiting);
+    assert_eq!(taken_in + put().await.len(), 40, "it goes on when there is room");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_silent_is_begun_anew() {
+    let mut told = watch_services(&with_gateway());
+    let mut next = async || loop {
+        match tokio::time::timeout(2 * LIMIT, told.recv()).await.unwrap().unwrap().1 {
+            Event::Following => return None,
+            Event::Trouble(Trouble::Away(why)) => return Some(why),
+            _ => {}
+        }
+    };
+    assert_eq!(next().await, None);
+    assert!(next().await.unwrap().contains("silent for 20s"));
+    assert_eq!(next().await, None);
+}
