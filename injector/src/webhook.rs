@@ -165,3 +165,37 @@ impl Pages {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{
+        net::IpAddr,
+        pin::pin,
+        task::{Context, Poll, Waker},
+    };
+
+    use super::*;
+
+    #[test]
+    fn large_bodies_are_read_a_few_at_a_time_and_nobody_waits_for_one_address_alone() {
+        let metrics = Arc::new(Metrics::default());
+        let webhook = Webhook::new(Arc::default(), Events::none(metrics.clone()), metrics);
+        let from = |host| Some(Source::from(IpAddr::from([10, 0, 0, host])));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut place = |source| match pin!(webhook.place(source)).poll(&mut cx) {
+            Poll::Ready(place) => Some(place),
+            Poll::Pending => None,
+        };
+        let mut held: Vec<_> = (0..LARGE_BODIES.each + LARGE_BODIES.shared).map_while(|_| place(from(1))).collect();
+        assert_eq!(held.len(), LARGE_BODIES.each + LARGE_BODIES.shared);
+        assert!(place(from(1)).is_none(), "the next of this address waits");
+        held.extend((0..LARGE_BODIES.each).map_while(|_| place(from(2))));
+        assert_eq!(held.len(), 2 * LARGE_BODIES.each + LARGE_BODIES.shared, "another has its own");
+        let mut waiting = pin!(webhook.place(from(1)));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        held.remove(0);
+        assert!(waiting.poll(&mut cx).is_ready(), "who waits has the place of a body that was read");
+    }
+}

@@ -14,9 +14,11 @@ use mesh_injector::{
     app::{Injector, RunArgs},
     events::Events,
     metrics::Metrics,
+    server::{CONNECTIONS, UNPROVED},
 };
 use serde_json::{Value, json};
 use support::{Ca, Caller, NAME, Written, identity, page};
+use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
 struct World {
@@ -192,4 +194,63 @@ async fn it_goes_down_without_a_window() {
     assert!(served > 10, "{served} while leaving");
     stopping.await.unwrap();
     assert!(Caller::connect(address, tls).await.is_err());
+}
+
+#[tokio::test]
+async fn one_address_keeps_only_its_share_of_connections() {
+    let world = start(Duration::from_secs(3600)).await;
+    let tls = world.ca.client(&rustls::version::TLS13);
+    let address = world.injector.address;
+    let crowded_out = async || {
+        let text = page(world.injector.pages, "/metrics").await.1;
+        let line = text.lines().find_map(|line| line.strip_prefix("mesh_injector_connections_crowded_out_total "));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    // Those that never shake hands: the oldest are closed.
+    let mut silent = Vec::new();
+    for _ in 0..UNPROVED.each + UNPROVED.shared + 3 {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    for gone in &mut silent[..3] {
+        assert!(matches!(gone.read(&mut [0]).await, Ok(0) | Err(_)));
+    }
+    let before = crowded_out().await;
+    assert_eq!(before, 3, "and no others");
+    drop(silent);
+    // Those that have, and ask nothing: the one that was used least recently goes.
+    let mut idle = Vec::new();
+    for _ in 0..CONNECTIONS.each + CONNECTIONS.shared {
+        idle.push(Caller::connect(address, tls.clone()).await.unwrap());
+    }
+    assert!(is_patched(idle[0].post(review(&pod())).await.unwrap().body()));
+    assert_eq!(crowded_out().await, before);
+    let mut last = Caller::connect(address, tls.clone()).await.unwrap();
+    assert!(is_patched(last.post(review(&pod())).await.unwrap().body()));
+    assert!(is_patched(idle[0].post(review(&pod())).await.unwrap().body()), "it was used");
+    assert!(idle[1].post(review(&pod())).await.is_err(), "it was not");
+    assert_eq!(crowded_out().await, before + 1);
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_is_refused() {
+    let world = start(Duration::from_secs(3600)).await;
+    let tls = world.ca.client(&rustls::version::TLS13);
+    let post = async |length| {
+        let mut caller = Caller::connect(world.injector.address, tls.clone()).await.unwrap();
+        caller.post_with(review(&pod()), &"x".repeat(length)).await.map(|answer| answer.status().as_u16())
+    };
+    assert_eq!(post(31 * 1024).await.unwrap(), 200);
+    assert!(!post(100 * 1024).await.is_ok_and(|status| status != 431));
+}
+
+#[tokio::test]
+async fn who_asks_nothing_for_long_is_closed() {
+    let world = start(Duration::from_secs(3600)).await;
+    let tcp = tokio::net::TcpStream::connect(world.injector.address).await.unwrap();
+    let tls = tokio_rustls::TlsConnector::from(world.ca.client(&rustls::version::TLS13));
+    let mut idle = tls.connect(NAME.try_into().unwrap(), tcp).await.unwrap();
+    // Two minutes; nothing is held up by them here.
+    tokio::time::pause();
+    let ended = tokio::time::timeout(Duration::from_secs(180), idle.read(&mut [0; 512])).await;
+    assert!(matches!(ended.expect("closed by the server"), Ok(_) | Err(_)));
 }

@@ -166,7 +166,13 @@ impl Caller {
     }
 
     pub async fn post(&mut self, body: impl Into<Bytes>) -> hyper::Result<Response<Bytes>> {
-        let request = Request::post("/inject?timeout=3s").header("host", NAME).body(Full::new(body.into())).unwrap();
+        self.post_with(body, "").await
+    }
+
+    /// The same with a field `x-padding`.
+    pub async fn post_with(&mut self, body: impl Into<Bytes>, padding: &str) -> hyper::Result<Response<Bytes>> {
+        let request = Request::post("/inject?timeout=3s").header("host", NAME).header("x-padding", padding);
+        let request = request.body(Full::new(body.into())).unwrap();
         self.0.ready().await?;
         let (head, body) = self.0.send_request(request).await?.into_parts();
         Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
