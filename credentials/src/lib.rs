@@ -203,10 +203,7 @@ impl Credentials {
         let request = CertifyRequest { csr_der: csr.der().to_vec(), token };
         let certified = IdentityClient::new(channel).certify(request).await;
         let chain = certified.map_err(|status| Error::Refused(describe(&status)))?.into_inner().chain_der;
-        if chain.is_empty() || chain.len() > MAX_CHAIN {
-            return Err(Error::Answer(format!("with a chain of {} certificates", chain.len())));
-        }
-        let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
+        let chain = chain_of(chain)?;
         let identity = tls::leaf_identity(&chain[0]).map_err(|e| answer(&e))?;
         let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).map_err(|e| answer(&e))?;
         let ends = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or_default();
@@ -297,6 +294,14 @@ impl Credentials {
     }
 }
 
+/// The certificates of an answer.
+fn chain_of(ders: Vec<Vec<u8>>) -> Result<Vec<CertificateDer<'static>>, Error> {
+    if ders.is_empty() || ders.len() > MAX_CHAIN {
+        return Err(Error::Answer(format!("with a chain of {} certificates", ders.len())));
+    }
+    Ok(ders.into_iter().map(CertificateDer::from).collect())
+}
+
 fn read(file: &Path) -> Result<Vec<u8>, Error> {
     use std::io::Read;
     let mut content = Vec::new();
@@ -331,4 +336,24 @@ fn describe(status: &tonic::Status) -> String {
     }
     let inner = cause.to_string();
     if inner.contains(status.message()) { inner } else { format!("{}: {inner}", status.message()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_chain_is_neither_empty_nor_long() {
+        let chain = |length| chain_of(vec![vec![0x30]; length]).map(|chain| chain.len()).ok();
+        assert_eq!([0, 1, MAX_CHAIN, MAX_CHAIN + 1].map(chain), [None, Some(1), Some(MAX_CHAIN), None]);
+    }
+
+    #[test]
+    fn of_a_mounted_file_no_more_is_read_than_it_may_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, vec![b'x'; MAX_FILE_BYTES as usize + 1]).unwrap();
+        assert_eq!(read(&file).unwrap().len() as u64, MAX_FILE_BYTES);
+    }
 }

@@ -189,4 +189,19 @@ mod tests {
         drop(unread);
         assert_eq!(&ask()[..], b"7");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_a_page_is_cut() {
+        const LONG: usize = 64 << 20; // far more than a kernel takes
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let answer = |_| async { page(StatusCode::OK, "text/plain", vec![b'x'; LONG]) };
+        tcp.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let accepted = listener.accept().await.unwrap().0;
+        // It ends although nobody reads.
+        tokio::time::timeout(2 * LIFE, serve_one(accepted, answer)).await.unwrap();
+        let mut said = Vec::new();
+        let _ = tcp.read_to_end(&mut said).await;
+        assert!(said.starts_with(b"HTTP/1.1 200 OK") && said.len() < LONG, "{} bytes", said.len());
+    }
 }

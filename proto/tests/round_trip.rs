@@ -14,7 +14,11 @@ use mesh_policy::{
     model::Timeouts,
     route::{HeaderMatch, HostMatch, PathMatch, QueryMatch, RegexMatch, RequestMatch, RouteTable, StringMatch},
 };
-use mesh_proto::{EndpointsDelta, RouteDelta, v1};
+use mesh_proto::{
+    ConvertError, EndpointsDelta, RouteDelta,
+    convert::{MAX_ENDPOINTS, MAX_HOSTNAMES, MAX_IDENTITIES, MAX_LIST, MAX_ROUTES, MAX_RULES, MAX_VALUE},
+    v1,
+};
 use proptest::{collection::vec, option, prelude::*};
 use prost::Message;
 
@@ -370,6 +374,47 @@ fn what_is_refused_is_named() {
         spoil(&mut wire);
         assert_eq!(OutboundPolicy::try_from(wire).unwrap_err().path(), path);
     }
+}
+
+#[test]
+fn lists_and_texts_are_bounded() {
+    type Spoil = fn(&mut v1::OutboundPolicy, usize);
+    // As many as may be, and one more.
+    let cases: [(Spoil, usize, &str); 5] = [
+        (|p, n| p.routes = vec![p.routes[0].clone(); n], MAX_ROUTES, "routes"),
+        (|p, n| p.routes[0].rules = vec![p.routes[0].rules[0].clone(); n], MAX_RULES, "routes[0].rules"),
+        (|p, n| p.routes[0].hostnames = vec!["a.example".into(); n], MAX_HOSTNAMES, "routes[0].hostnames"),
+        (
+            |p, n| p.routes[0].rules[0].matches = vec![v1::RequestMatch::default(); n],
+            MAX_RULES,
+            "routes[0].rules[0].matches",
+        ),
+        (
+            |p, n| p.routes[0].rules[0].backends = vec![p.routes[0].rules[0].backends[0].clone(); n],
+            MAX_LIST,
+            "routes[0].rules[0].backends",
+        ),
+    ];
+    for (spoil, most, path) in cases {
+        for (count, refused) in [(most, None), (most + 1, Some(path))] {
+            let mut wire = sample();
+            spoil(&mut wire, count);
+            assert_eq!(OutboundPolicy::try_from(wire).err().as_ref().map(ConvertError::path), refused, "{count}");
+        }
+    }
+    let inbound = |count| {
+        let only = v1::Identities { spiffe_ids: vec!["spiffe://cluster.local/ns/a/sa/b".into(); count] };
+        let access = v1::Access { kind: Some(v1::access::Kind::Only(only)) };
+        InboundPolicy::try_from(v1::InboundPolicy { access: Some(access), ..Default::default() }).is_ok()
+    };
+    assert!(inbound(MAX_IDENTITIES) && !inbound(MAX_IDENTITIES + 1));
+    let endpoints = |count, length| {
+        let workload = "w".repeat(length);
+        let endpoint = v1::Endpoint { address: "127.0.0.1:1".into(), workload, ..Default::default() };
+        EndpointsDelta::try_from(v1::EndpointsUpdate { add: vec![endpoint; count], ..Default::default() }).is_ok()
+    };
+    assert!(endpoints(MAX_ENDPOINTS, 1) && !endpoints(MAX_ENDPOINTS + 1, 1));
+    assert!(endpoints(1, MAX_VALUE) && !endpoints(1, MAX_VALUE + 1));
 }
 
 #[test]

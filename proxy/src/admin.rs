@@ -7,6 +7,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
+use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use mesh_listen::{Page, Shared, pages::page, serve_pages};
@@ -105,10 +106,10 @@ impl Admin {
     }
 
     async fn set_log_level(&self, body: Incoming) -> Page {
-        let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
-            return text(StatusCode::PAYLOAD_TOO_LARGE, "a log filter is shorter\n");
+        let wanted = match filter(body).await {
+            Ok(wanted) => wanted,
+            Err(refused) => return refused,
         };
-        let wanted = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
         match (EnvFilter::try_new(&wanted), &self.log) {
             (Err(error), _) => text(StatusCode::BAD_REQUEST, format!("{wanted:?} is no log filter: {error}\n")),
             (Ok(_), None) => text(StatusCode::CONFLICT, "logging was set up by the program around the proxy\n"),
@@ -118,6 +119,15 @@ impl Admin {
             },
         }
     }
+}
+
+/// The log filter that a request asks for; an answer if it is too long for one.
+async fn filter(
+    body: impl Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+) -> Result<String, Page> {
+    let body = Limited::new(body, MAX_BODY).collect().await;
+    let too_long = |_| text(StatusCode::PAYLOAD_TOO_LARGE, "a log filter is shorter\n");
+    Ok(String::from_utf8_lossy(&body.map_err(too_long)?.to_bytes()).trim().to_owned())
 }
 
 /// What is held of outbound targets: their names, or with `target=HOST:PORT` that one's policy as the message
@@ -177,6 +187,7 @@ fn json(value: serde_json::Value) -> Page {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use http::header;
+    use http_body_util::Full;
     use mesh_policy::{Protocol, RouteTable, ServiceRef, Target};
 
     use super::*;
@@ -208,5 +219,13 @@ mod tests {
         assert_eq!((status, kind.as_str()), (StatusCode::OK, "application/json"));
         let list: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(list, serde_json::json!({ "targets": ["web:80"] }));
+    }
+
+    #[tokio::test]
+    async fn a_log_filter_has_an_end() {
+        let asked =
+            async |length: usize| filter(Full::from("x".repeat(length))).await.map_err(|answer| answer.status());
+        assert_eq!(asked(MAX_BODY).await.map(|filter| filter.len()), Ok(MAX_BODY));
+        assert_eq!(asked(MAX_BODY + 1).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
     }
 }

@@ -170,3 +170,28 @@ pub fn version_name(version: Option<ProtocolVersion>) -> &'static str {
         _ => "unknown",
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{error::Delivery, worker::tests::worker};
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_accept_is_waited_for_no_longer_than_the_limit() {
+        let worker = worker(&[]);
+        // A kernel answers nobody for whom there is no room in the queue of a listener.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let (address, limit) = (listener.local_addr().unwrap(), worker.config.times.connect);
+        let mut queued = Vec::new();
+        while let Ok(connected) = tokio::time::timeout(limit, TcpStream::connect(address)).await {
+            queued.push(connected.unwrap());
+        }
+        let late = tokio::time::timeout(2 * limit, tcp(&worker, address)).await.unwrap().unwrap_err();
+        assert_eq!((late.reason, late.delivery), (Reason::ConnectFailed, Delivery::Never));
+        let late = tokio::time::timeout(2 * EXTERNAL, external(&worker, address)).await.unwrap();
+        assert!(late.unwrap_err().detail.contains("no answer within 15s"), "outside of the mesh");
+    }
+}

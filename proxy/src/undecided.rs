@@ -361,4 +361,15 @@ mod tests {
         stage.client.shutdown().await.unwrap();
         assert_eq!((stage.decided().await, stage.undecided.is_untouched()), (Spoken::Opaque, true));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_more_than_is_kept_back_decides() {
+        let mut said = b"HTTP/1.1 408 Request Timeout\r\n".to_vec();
+        said.resize(MAX_HELD, b'x');
+        let mut stage = stage(b"");
+        stage.server.write_all(&said).await.unwrap();
+        stage.waits().await;
+        stage.server.write_all(b"x").await.unwrap();
+        assert_eq!(stage.decided().await, Spoken::Opaque);
+    }
 }

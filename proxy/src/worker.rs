@@ -424,8 +424,51 @@ pub(crate) fn canonical(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use mesh_credentials::{Credentials, channel::Peer};
+    use tokio::runtime::Handle;
+
     use super::*;
+    use crate::{config::tests::minimal, metrics::ControlMetrics};
+
+    /// What workers share, with these variables; the controller is away.
+    pub(crate) fn parts(set: &[(&'static str, &'static str)]) -> (Arc<Config>, Arc<Tls>, Arc<Control>, Arc<Metrics>) {
+        let mut env = minimal();
+        env.0.extend(set.iter().copied());
+        let config = Arc::new(Config::from_env(&env).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let root = rcgen::generate_simple_self_signed(vec!["root".to_owned()]).unwrap();
+        std::fs::write(file("bundle.pem"), root.cert.pem()).unwrap();
+        let credentials = Credentials::new(mesh_credentials::Config {
+            identity: Peer { address: config.identity_addr.clone(), identity: config.identity_name.clone() },
+            token_file: file("token"),
+            trust_bundle_file: file("bundle.pem"),
+        });
+        let credentials = credentials.unwrap();
+        let (tls, metrics) = (Arc::new(Tls::new(credentials.held().clone()).unwrap()), Arc::new(Metrics::default()));
+        let control = Control::start(Handle::current(), &config, credentials, &tls, ControlMetrics::new(&metrics));
+        (config, tls, control, metrics)
+    }
+
+    /// A worker with these variables whose controller is away.
+    pub(crate) fn worker(set: &[(&'static str, &'static str)]) -> Rc<Worker> {
+        let (config, tls, control, metrics) = parts(set);
+        Rc::new(Worker::new(config, tls, control, metrics, Vec::new(), Arc::default(), CancellationToken::new()))
+    }
+
+    #[tokio::test]
+    async fn destinations_and_ports_are_remembered_up_to_their_number() {
+        let worker = worker(&[("MESH_MAX_TARGETS", "10")]);
+        (0..20).for_each(|n| drop(worker.target(&format!("web-{n}.shop:80"))));
+        (1..=MAX_PORTS as u16 + 10).for_each(|port| drop(worker.port(([127, 0, 0, 1], port).into())));
+        let service = |n| ServiceRef { namespace: "shop".into(), name: format!("web-{n}").into(), port: 80 };
+        (0..20).for_each(|n| drop(worker.known_balancer(&service(n))));
+        assert_eq!(worker.targets.borrow().values().count(), 10);
+        assert_eq!(worker.balancers.borrow().values().count(), 10);
+        assert_eq!(worker.ports.borrow().values().count(), MAX_PORTS);
+    }
 
     #[test]
     fn targets_have_one_form() {

@@ -121,3 +121,26 @@ fn consumers_that_send_to_each_other_are_no_loop() {
         assert_eq!(snapshot.compile_outbound(&target, "shop").0.routes.routes().len(), 1);
     }
 }
+
+#[test]
+fn of_too_many_grants_the_last_by_name_grant_nothing() {
+    // As many as each reference from elsewhere looks through.
+    const MOST: usize = 1_000;
+    let name = |n: usize| format!("g{n:05}");
+    let grant = |n: usize, name: &str| {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant",
+            "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": format!("team-{n}")}],
+                "to": [{"group": "", "kind": "Service"}]}})
+    };
+    let backend = |n: usize| {
+        let mut route = route("r", &format!("team-{n}"), 0, 80);
+        route["spec"]["parentRefs"][0]["name"] = "other".into();
+        route["spec"]["parentRefs"][0]["namespace"] = format!("team-{n}").into();
+        route
+    };
+    let grants = (0..=MOST).map(|n| grant(n, &name(n)));
+    let snapshot = snapshot([service()].into_iter().chain(grants).chain([backend(MOST - 1), backend(MOST)]));
+    let refused: Vec<_> = snapshot.problems().into_iter().filter(|p| p.reason == Reason::RefNotPermitted).collect();
+    assert_eq!(refused.iter().map(|p| p.object.namespace.clone()).collect::<Vec<_>>(), [format!("team-{MOST}")]);
+}

@@ -227,3 +227,12 @@ async fn connects_to_the_address_that_answers() {
     let said = names.connect(&address).await.unwrap_err().to_string();
     assert!(said.contains(IDENTITY) && said.contains("127.0.0.1: ") && said.contains("127.0.0.2: "), "{said}");
 }
+
+#[test]
+fn few_names_have_their_last_addresses_kept() {
+    let names = Names::default();
+    (0..2 * LAST_GOOD_KEPT).for_each(|n| names.remember(&format!("name-{n}"), &ips(&["10.0.0.9"])));
+    names.remember("name-0", &ips(&["10.0.0.10"]));
+    let kept = names.last_good.lock().unwrap();
+    assert_eq!((kept.len(), &kept["name-0"]), (LAST_GOOD_KEPT, &ips(&["10.0.0.10"])));
+}
