@@ -2,8 +2,8 @@
 
 use std::{collections::HashSet, fs, sync::Arc, sync::Mutex, time::Duration};
 
-use crate::support::{App, H1, Load, Mesh, Outcome, Shot, TEST_WAIT, metric, metrics, sha256, share};
-use mesh_integration::harness::eventually;
+use crate::support::{App, H1, Load, Mesh, Outcome, Shot, TEST_WAIT, get, metric, metrics, sha256, share};
+use mesh_integration::harness::{Meshed, eventually};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -206,4 +206,29 @@ async fn a_rolling_sidecar_fails_nothing() {
     let failed = outcomes.iter().filter(|o| !o.ok()).count();
     assert_eq!(failed, 0, "{:?}\n{}", share(&outcomes), metrics(&client.proxy).await);
     assert!(outcomes.iter().any(|o| o.server == "web-1") && outcomes.iter().any(|o| o.server == "web-2"));
+}
+
+#[tokio::test]
+async fn what_nobody_takes_is_tried_at_four_endpoints() {
+    let mesh = Mesh::start().await;
+    let hangs_up = || App::start(|stream| async move { drop(stream) });
+    let mut apps = Vec::new();
+    // One Service for requests and one for bytes, each of six sidecars that hang up before TLS.
+    for service in ["web", "raw"] {
+        mesh.service(service, None);
+        for n in 0..6 {
+            let (app, pod) = (hangs_up().await, format!("{service}-{n}"));
+            mesh.manifests.pod("shop", &pod, service, service, Meshed::Yes).unwrap();
+            mesh.endpoint(service, &pod, app.address.port());
+            apps.push(app);
+        }
+    }
+    let client = mesh.client(&["web.shop:80", "raw.shop:80"]).await;
+    let tried = |apps: &[App]| apps.iter().map(App::connections).sum::<usize>();
+    let answer = get(client.entry(), "web.shop", "/").await.unwrap();
+    assert_eq!(answer.head.status, 503, "{answer:?}");
+    let mut bytes = H1::connect(client.ports[1]).await.unwrap();
+    bytes.send("\x01opaque\n").await.unwrap();
+    assert_eq!(bytes.closed().await.unwrap(), b"");
+    assert_eq!((tried(&apps[..6]), tried(&apps[6..])), (4, 4));
 }

@@ -6,7 +6,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -14,7 +14,7 @@ use std::{
 
 use super::floods::peer;
 use crate::h2_frames::{DATA, GOAWAY, HEADERS, RST_STREAM, SETTINGS, block, frame, preface};
-use crate::support::{App, Client, Grpc, Mesh, Server, finish, get, grpc_message};
+use crate::support::{App, Client, Grpc, H1, Mesh, Server, finish, get, grpc_message};
 use bytes::{Buf, Bytes, BytesMut};
 use http::Request;
 use mesh_integration::harness::{Meshed, free_port};
@@ -435,4 +435,45 @@ async fn strangers_hear_no_address_and_the_own_application_does() {
     let own = get(client.ports[1], "plain.shop", "/").await.unwrap();
     assert_eq!(own.head.status, 503);
     assert!(own.text().contains(&nobody.to_string()), "its own application is told: {}", own.text());
+}
+
+/// What is compressed is bytes like others: nothing looks into it, so how much it would unfold to makes no difference.
+#[tokio::test]
+async fn what_is_compressed_passes_as_it_is() {
+    const HELLO: &[u8] =
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff\xcbH\xcd\xc9\xc9\x07\x00\x86\xa6\x106\x05\x00\x00\x00";
+    // No end, and a checksum that is wrong: whoever unpacked it would have to say so.
+    let broken = [&HELLO[..12], &[0xff; 1_000]].concat();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (bodies, seen) = ([HELLO.to_vec(), broken], asked.clone());
+    for body in bodies {
+        let (seen, answer) = (seen.clone(), body.clone());
+        let app = App::start(move |mut stream| {
+            let (seen, body) = (seen.clone(), answer.clone());
+            async move {
+                let mut read = Vec::new();
+                while stream.read_buf(&mut read).await.is_ok_and(|n| n > 0) {
+                    if read.ends_with(&body) || read.starts_with(b"GET") {
+                        seen.lock().unwrap().push(String::from_utf8_lossy(&read).to_lowercase());
+                        read.clear();
+                        let head = format!(
+                            "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n",
+                            body.len()
+                        );
+                        stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+                    }
+                }
+            }
+        });
+        let (_mesh, client, _server) = Mesh::around(app.await.address).await;
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: web.shop\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut connection = H1::connect(client.entry()).await.unwrap();
+        // The application answers only when exactly these bytes have come.
+        let answer = timeout(STEP, connection.ask([head.as_bytes(), &body].concat())).await.unwrap().unwrap();
+        assert_eq!((answer.head.get("content-encoding"), &answer.body), (Some("gzip"), &body));
+        assert!(asked.lock().unwrap().last().unwrap().contains("\r\ncontent-encoding: gzip\r\n"));
+    }
 }

@@ -3,9 +3,10 @@
 use std::{fs, net::SocketAddr};
 
 use crate::support::{
-    Answer, Client, Does, H1, Load, Mesh, Outcome, Scripted, Server, Shot, TEST_WAIT, get, metric, share,
+    Answer, App, Client, Does, H1, Load, Mesh, Outcome, Scripted, Server, Shot, TEST_WAIT, get, metric, share,
 };
 use mesh_integration::harness::{Meshed, eventually, free_port};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The HTTPRoute of the Service `web` that sends all to `web-v1`, and so many percent to `mirror` as well.
 fn route(percent: u32) -> String {
@@ -122,7 +123,7 @@ async fn a_copy_is_the_request_with_its_body() {
 async fn a_mirror_that_hangs_holds_nothing_up() {
     let stage = Stage::new(&[("MESH_MIRROR_TIMEOUT", "2s"), ("MESH_MAX_MIRRORS", "16")]).await;
     // It reads nothing and says nothing.
-    let mirror = crate::support::App::start(|stream| async move {
+    let mirror = App::start(|stream| async move {
         let _kept = stream;
         std::future::pending::<()>().await;
     })
@@ -182,4 +183,31 @@ async fn upgrades_are_not_mirrored() {
     let arrived = async || Ok(mirror.seen().iter().any(|r| r.head.starts_with("get /64k")).then_some(()));
     eventually("the copy of the request after it", TEST_WAIT, arrived).await.unwrap();
     assert!(!mirror.seen().iter().any(|r| r.head.starts_with("get /ws")));
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_is_not_read_to_it() {
+    let stage = Stage::new(&[("MESH_MIRROR_TIMEOUT", "10m")]).await;
+    let (ended, mut written) = tokio::sync::mpsc::channel(1);
+    let mirror = App::start(move |mut stream| {
+        let ended = ended.clone();
+        async move {
+            let mut bytes = 0;
+            let head: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n";
+            if stream.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) && stream.write_all(head).await.is_ok() {
+                while stream.write_all(&[b'x'; 64 << 10]).await.is_ok() {
+                    bytes += 64 << 10;
+                }
+                let _ = ended.send(bytes).await;
+            }
+        }
+    })
+    .await;
+    let _sidecar = stage.mesh.sidecar("mirror", "mirror-1", mirror.address, &[]).await;
+    stage.mesh.manifests.write("route", &route(100)).unwrap();
+    until(stage.entry(), |a| a.head.get("x-route").is_some()).await;
+    stage.until_mirrored("answered", 1.0).await;
+    let bytes: usize = tokio::time::timeout(TEST_WAIT, written.recv()).await.unwrap().unwrap();
+    println!("the mirror was rid of {} KiB of its answer", bytes >> 10);
+    assert!(bytes >= 1 << 20, "a short answer is read, so that its connection stays");
 }
