@@ -153,6 +153,8 @@ mod tests {
             let update = EndpointsUpdate { reset: true, add: many(port), ..Default::default() };
             assert!(apply_endpoints(&mut known, update).is_ok());
         }
+        let (all, more) = (known.clone(), EndpointsUpdate { add: many(3_000), ..Default::default() });
+        assert!(apply_endpoints(&mut known, more).is_err() && known == all, "more than there may be");
     }
 
     #[test]

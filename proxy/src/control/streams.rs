@@ -294,7 +294,71 @@ async fn read<'c, M, T>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
+    use std::{pin::Pin, task::Poll};
+
+    use futures_core::Stream;
+    use mesh_proto::v1::{
+        self, EndpointsUpdate,
+        destination_server::{Destination, DestinationServer},
+    };
+    use tokio::{net::TcpListener, sync::mpsc};
+    use tonic::transport::{Endpoint, Server, server::TcpIncoming};
+
     use super::*;
+    use crate::worker::tests::parts;
+
+    /// Tells of one endpoint, and then of more than one update may be about; and each time that it is asked.
+    struct Talkative(mpsc::UnboundedSender<()>);
+
+    #[tonic::async_trait]
+    impl Destination for Talkative {
+        type EndpointsStream = Pin<Box<dyn Stream<Item = Result<EndpointsUpdate, Status>> + Send>>;
+
+        async fn endpoints(
+            &self,
+            _: tonic::Request<EndpointsRequest>,
+        ) -> Result<Response<Self::EndpointsStream>, Status> {
+            self.0.send(()).map_err(|_| Status::cancelled("the test is over"))?;
+            let endpoint = |n: u32| v1::Endpoint {
+                address: format!("10.{}.{}.{}:80", n >> 16, n >> 8 & 255, n & 255),
+                workload: "w".repeat(100),
+                ..Default::default()
+            };
+            let mut updates = [1, 45_000].into_iter().map(move |count| {
+                Ok(EndpointsUpdate { reset: true, add: (0..count).map(endpoint).collect(), ..Default::default() })
+            });
+            Ok(Response::new(Box::pin(Updates(move || updates.next()))))
+        }
+    }
+
+    /// What comes of itself, and then nothing more.
+    struct Updates<F>(F);
+
+    impl<T, F: FnMut() -> Option<T> + Unpin> Stream for Updates<F> {
+        type Item = T;
+
+        fn poll_next(mut self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<Option<T>> {
+            (self.0)().map_or(Poll::Pending, |update| Poll::Ready(Some(update)))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_update_beyond_its_bytes_is_refused_and_the_last_good_one_stays() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, (told, mut asked)) = (listener.local_addr().unwrap(), mpsc::unbounded_channel());
+        let server = Server::builder().add_service(DestinationServer::new(Talkative(told)));
+        tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        let (_, _, control, metrics) = parts(&[]);
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        control.channel.lock().unwrap().0 = channel;
+        let endpoints = control.endpoints(&ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 });
+        for _ in 0..2 {
+            tokio::time::timeout(Duration::from_secs(20), asked.recv()).await.unwrap().unwrap();
+        }
+        let page = metrics.render();
+        assert!(!page.contains("mesh_control_rejected_total 0"), "{page}");
+        assert_eq!(endpoints.get().unwrap().endpoints.len(), 1);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn gone_is_believed_at_once_from_the_stream_that_knew_and_late_from_another() {

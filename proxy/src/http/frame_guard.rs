@@ -254,6 +254,16 @@ mod tests {
     }
 
     #[test]
+    fn more_untold_fragments_than_may_be_are_a_flood() {
+        let mut guard = server();
+        let asks = |stream: u32| [&[0, 0, 4, HEADERS, END_HEADERS], &stream.to_be_bytes()[..], &[4, 2], b"/#"].concat();
+        (0..MOST_FRAGMENTS as u32).for_each(|n| guard.read(&asks(2 * n + 1)));
+        assert!(!guard.is_flooded());
+        guard.read(&asks(9_999));
+        assert!(guard.is_flooded());
+    }
+
+    #[test]
     fn frames_are_found_however_the_bytes_are_cut() {
         let stream: Vec<u8> =
             [frame(HEADERS, 4, 70_000), frame(DATA, 1, 0), frame(PING, 0, 8), frame(DATA, 0, 3)].concat();

@@ -52,20 +52,7 @@ const KEPT: usize = 64 * 1024;
 impl Caller {
     /// Binds the metrics of a connection. `is_proxy`: a peer's proxy makes the requests.
     pub fn new(worker: Rc<Worker>, port: Rc<InboundPort>, entry: Rc<Entry>, is_proxy: bool) -> Self {
-        let identity = entry.peer();
-        let mut known = port.series.borrow_mut();
-        let series = match known.iter().position(|(id, _)| id.as_ref() == identity) {
-            Some(at) => known[at].1.clone(),
-            None => {
-                if known.len() >= MAX_BOUND_CALLERS {
-                    known.remove(0);
-                }
-                let series = Rc::new(bind(&worker, &port, identity));
-                known.push((identity.cloned(), series.clone()));
-                series
-            }
-        };
-        drop(known);
+        let series = series(&worker, &port, entry.peer());
         let share = port.app_places.of(mesh_listen::Source::from(entry.source().ip()));
         Self { worker, port, entry, is_proxy, series, share }
     }
@@ -95,6 +82,20 @@ impl Caller {
             }
         }
     }
+}
+
+/// The metrics of a caller of a port, bound now unless they still are.
+fn series(worker: &Worker, port: &InboundPort, identity: Option<&Identity>) -> Rc<Series> {
+    let mut known = port.series.borrow_mut();
+    if let Some((_, series)) = known.iter().find(|(id, _)| id.as_ref() == identity) {
+        return series.clone();
+    }
+    if known.len() >= MAX_BOUND_CALLERS {
+        known.remove(0);
+    }
+    let series = Rc::new(bind(worker, port, identity));
+    known.push((identity.cloned(), series.clone()));
+    series
 }
 
 fn bind(worker: &Worker, port: &InboundPort, identity: Option<&Identity>) -> Series {
@@ -237,5 +238,69 @@ fn refused(error: Error) -> Error {
     match error.reason {
         Reason::ConnectFailed => Error { reason: Reason::Refused, ..error },
         _ => error,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::{net::TcpListener, task::LocalSet};
+
+    use super::*;
+    use crate::{connections::Side, http::pool::Pool, worker::tests::worker};
+
+    #[tokio::test]
+    async fn the_metrics_of_a_few_callers_stay_bound() {
+        let worker = worker(&[]);
+        let port = worker.port(([127, 0, 0, 1], 80).into());
+        let bound = |n: usize| {
+            let identity = Identity::new("cluster.local", "shop", &format!("caller-{n}")).unwrap();
+            series(&worker, &port, Some(&identity))
+        };
+        let (first, second) = (bound(0), bound(1));
+        (2..=MAX_BOUND_CALLERS).for_each(|n| drop(bound(n)));
+        assert_eq!(port.series.borrow().len(), MAX_BOUND_CALLERS);
+        assert!(Rc::ptr_eq(&second, &bound(1)) && !Rc::ptr_eq(&first, &bound(0)), "the one bound first made room");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_no_connection_takes_is_asked_on_two_more_at_most() {
+        let refused = async {
+            let (worker, asked) = (worker(&[("MESH_MAX_STREAMS", "2")]), Rc::new(Cell::new(0)));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (address, count) = (listener.local_addr().unwrap(), asked.clone());
+            tokio::task::spawn_local(async move {
+                while let Ok((tcp, _)) = listener.accept().await {
+                    let (mut connection, count) = (h2::server::handshake(tcp).await.unwrap(), count.clone());
+                    tokio::task::spawn_local(async move {
+                        while let Some(Ok((_, mut answer))) = connection.accept().await {
+                            count.set(count.get() + 1);
+                            answer.send_reset(h2::Reason::REFUSED_STREAM);
+                        }
+                    });
+                }
+            });
+            // Each connection has a request of another caller and room for one more.
+            let (port, mut others) = (worker.port(address), Vec::new());
+            let connect = || {
+                let worker = worker.clone();
+                async move { connect::tcp(&worker, address).await.map(Upstream::plain) }
+            };
+            for _ in 0..MAX_RECONNECTS + 3 {
+                let connection = Pool::acquire(&worker, &port, connect).await.ok().unwrap();
+                (0..2).for_each(|_| connection.enter());
+                others.push(connection);
+            }
+            others.iter().for_each(|connection| connection.leave());
+            let entry = worker.connections.add(Side::Inbound, ([127, 0, 0, 1], 1).into());
+            let caller = Caller::new(worker.clone(), port, entry, true);
+            let request = Request::get("http://web/").version(Version::HTTP_2).body(Body::default()).unwrap();
+            let authority = Some(Authority::from_static("web"));
+            let handed = hand_over(&caller, request, authority, &Interim::None, &mut InFlight::default()).await;
+            (handed.err().unwrap().delivery, asked.get())
+        };
+        assert_eq!(LocalSet::new().run_until(refused).await, (Delivery::Closing, 1 + MAX_RECONNECTS));
     }
 }

@@ -271,8 +271,13 @@ fn leave(connection: &Weak<H2Connection>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
     use super::*;
-    use crate::http::in_flight::InFlight;
+    use crate::{
+        http::{in_flight::InFlight, server::h1_config},
+        worker::tests::worker,
+    };
 
     impl H2Connection {
         pub(in crate::http) fn over(send: SendRequest<Bytes>) -> Rc<Self> {
@@ -314,5 +319,43 @@ mod tests {
             assert!(connection.has_room(100));
         };
         tokio::task::LocalSet::new().run_until(exchange).await;
+    }
+
+    #[tokio::test]
+    async fn idle_connections_are_few_and_young() {
+        let worker = worker(&[("MESH_POOL_IDLE", "2")]);
+        let (listener, pool) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Pool::default());
+        let mut servers = Vec::new();
+        for _ in 0..3 {
+            let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            servers.push(listener.accept().await.unwrap().0);
+            pool.put_h1(&worker, h1::client::Connection::new(ours, &h1_config(&worker.config)));
+        }
+        assert_eq!(pool.idle_h1.borrow().len(), 2);
+        assert_eq!(servers[0].read(&mut [0]).await.unwrap(), 0, "the oldest is closed");
+        let before = Instant::now().checked_sub(worker.config.times.pool_idle).unwrap();
+        pool.idle_h1.borrow_mut()[0].1 = before;
+        assert!(pool.take_h1(&worker).is_some(), "the younger one");
+        assert!(pool.take_h1(&worker).is_none() && servers[1].read(&mut [0]).await.unwrap() == 0, "it is too old");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_gets_no_more_connections_than_it_may() {
+        let worker = worker(&[("MESH_MAX_ENDPOINT_CONNECTIONS", "2")]);
+        let endpoint = worker.port(([127, 0, 0, 1], 80).into());
+        let opened = Cell::new(0);
+        let connect = || {
+            opened.set(opened.get() + 1);
+            async { Err::<Upstream<TcpStream>, _>(Error::undelivered(Reason::ConnectFailed, "not here")) }
+        };
+        let acquire = async || Pool::acquire(&worker, &endpoint, connect).await.map(drop).unwrap_err().reason;
+        for full in [1, 2] {
+            let tried = tokio::task::LocalSet::new().run_until(acquire()).await;
+            assert_eq!((tried, opened.get()), (Reason::ConnectFailed, full), "there may be one more");
+            let connection = connection().await;
+            connection.streams.set(worker.config.limits.streams);
+            endpoint.pool.h2.borrow_mut().push(connection);
+        }
+        assert_eq!((acquire().await, opened.get()), (Reason::Overloaded, 2));
     }
 }
