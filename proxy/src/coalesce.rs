@@ -61,7 +61,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Coalesced<T> {
         self.0.borrow_mut().guard.take_fragment(stream)
     }
 
-    /// Bytes of the peer's header block that is not whole yet.
+    /// Bytes of the peer that are not whole yet: a frame, a header block with its fields.
     pub fn unfinished(&self) -> usize {
         self.0.borrow().guard.unfinished()
     }

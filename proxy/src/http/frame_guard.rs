@@ -42,11 +42,11 @@ const PREFACE: u32 = 24;
 
 /// Frame types (RFC 9113 section 6) that are told apart here.
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 /// On HEADERS and CONTINUATION: the last frame of its block.
-const END_HEADERS: u8 = 4;
+pub(super) const END_HEADERS: u8 = 4;
 /// On DATA: the last frame of its stream.
 const END_STREAM: u8 = 1;
 
@@ -73,9 +73,17 @@ pub struct FrameGuard {
     paths: Option<Box<PathWatch>>,
     /// Streams whose `:path` has a fragment, until they are asked about.
     fragments: Vec<u32>,
-    /// Payloads of a header block's frames, while it goes on.
-    block: usize,
+    /// Payload of the frame that passes, and of those before it in its header block.
+    payload: usize,
+    /// The header block goes on with the next frame.
+    block_is_open: bool,
+    /// A header block was whole: what follows may be a body.
+    began: bool,
 }
+
+/// Bytes that a field of a header block takes in memory while the block is not whole, beside its text: an entry of a
+/// `HeaderMap`. One byte of the block may be a field.
+const FIELD: usize = 104;
 
 /// More streams whose `:path` has a fragment than this, which were otherwise malformed as well, are a flood.
 const MOST_FRAGMENTS: usize = 1_000;
@@ -90,7 +98,19 @@ impl FrameGuard {
         };
         let paths = (side == Side::Server).then(Box::default);
         let (since, fragments) = (Instant::now(), Vec::new());
-        Self { read, written, free, credit: free, since, flooded: false, paths, fragments, block: 0 }
+        Self {
+            read,
+            written,
+            free,
+            credit: free,
+            since,
+            flooded: false,
+            paths,
+            fragments,
+            payload: 0,
+            block_is_open: false,
+            began: false,
+        }
     }
 
     /// Whether the `:path` of a stream had a fragment. It is told once.
@@ -104,9 +124,17 @@ impl FrameGuard {
         self.flooded
     }
 
-    /// Bytes of the peer's header block that is not whole yet.
+    /// Bytes that are held of what is not whole yet: a frame, or a header block with its fields. A frame of a body is not
+    /// counted where a request has begun: slow uploads have one all the time.
     pub fn unfinished(&self) -> usize {
-        self.block.saturating_sub(if self.block > 0 { self.read.skip as usize } else { 0 })
+        let fields = self.paths.as_ref().map_or(0, |paths| paths.fields()) * FIELD;
+        let is_body = self.began && self.read.frame.kind == DATA;
+        let bytes = match self.read.skip as usize {
+            _ if is_body => 0,
+            0 if !self.block_is_open => 0,
+            left => self.payload.saturating_sub(left),
+        };
+        bytes + fields
     }
 
     /// The next bytes of the peer.
@@ -115,18 +143,18 @@ impl FrameGuard {
         let all = f64::from(self.free);
         let (paths, fragments) = (&mut self.paths, &mut self.fragments);
         let block = |frame: FrameHead, piece: &[u8], left: u32| {
-            let found =
-                |watch: &mut Box<PathWatch>| watch.payload(frame.kind == HEADERS, frame.flags, frame.len, piece, left);
+            let found = |watch: &mut Box<PathWatch>| watch.payload(frame, piece, left);
             if paths.as_mut().is_some_and(found) {
                 fragments.push(frame.stream);
             }
         };
-        let unfinished = &mut self.block;
+        let (payload, is_open, began) = (&mut self.payload, &mut self.block_is_open, &mut self.began);
         let count = |frame: FrameHead| {
-            *unfinished = match frame.kind {
-                HEADERS | CONTINUATION if frame.flags & END_HEADERS == 0 => *unfinished + frame.len as usize,
-                _ => 0,
-            };
+            let before = if frame.kind == CONTINUATION { *payload } else { 0 };
+            *payload = before + frame.len as usize;
+            let ends = frame.flags & END_HEADERS != 0;
+            *is_open = matches!(frame.kind, HEADERS | CONTINUATION) && !ends;
+            *began |= matches!(frame.kind, HEADERS | CONTINUATION) && ends;
             let cost = match frame.kind {
                 HEADERS => return *credit = credit.saturating_add(EARNED_BY_HEADERS).min(MOST),
                 CONTINUATION => return,
@@ -173,12 +201,13 @@ struct Walker {
     frame: FrameHead,
 }
 
+/// The header of a frame.
 #[derive(Clone, Copy, Debug, Default)]
-struct FrameHead {
-    kind: u8,
-    flags: u8,
-    len: u32,
-    stream: u32,
+pub(super) struct FrameHead {
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) len: u32,
+    pub(super) stream: u32,
 }
 
 impl Walker {
@@ -324,15 +353,41 @@ mod tests {
     fn a_header_block_is_unfinished_until_its_last_frame() {
         let mut guard = server();
         guard.read(&frame(HEADERS, 0, 1_000));
-        assert_eq!(guard.unfinished(), 1_000);
+        assert_eq!(guard.unfinished(), 1_000 + FIELD, "what is no field yet counts as one");
         let more = frame(CONTINUATION, 0, 500);
         guard.read(&more[..HEADER + 100]);
-        assert_eq!(guard.unfinished(), 1_100);
+        assert_eq!(guard.unfinished(), 1_100 + FIELD);
         guard.read(&more[HEADER + 100..]);
-        guard.read(&frame(CONTINUATION, END_HEADERS, 10));
+        let last = frame(CONTINUATION, END_HEADERS, 10);
+        guard.read(&last[..HEADER + 9]);
+        assert_eq!(guard.unfinished(), 1_509 + FIELD);
+        guard.read(&last[HEADER + 9..]);
         assert_eq!(guard.unfinished(), 0);
         guard.read(&frame(DATA, 0, 5_000)[..100]);
         assert_eq!(guard.unfinished(), 0, "a body is no head");
+    }
+
+    #[test]
+    fn a_frame_is_unfinished_until_its_last_byte_whatever_it_is() {
+        for (kind, flags) in [(HEADERS, END_HEADERS), (DATA, 0), (0xfa, 0), (PING, 0)] {
+            let (mut guard, frame) = (server(), frame(kind, flags, 60_000));
+            guard.read(&frame[..HEADER + 40_000]);
+            let field = if kind == HEADERS { FIELD } else { 0 };
+            assert_eq!(guard.unfinished(), 40_000 + field, "type {kind}");
+            guard.read(&frame[HEADER + 40_000..]);
+            assert_eq!(guard.unfinished(), 0, "type {kind}");
+        }
+    }
+
+    #[test]
+    fn fields_of_an_unfinished_block_count_as_what_they_take_in_memory() {
+        let mut guard = server();
+        // `cookie` without a value, from the static table: one byte each.
+        let begun = [&[0, 0x10, 0, HEADERS, 0, 0, 0, 0, 1][..], &[0xa0; 4_096]].concat();
+        guard.read(&begun);
+        assert_eq!(guard.unfinished(), 4_096 * (1 + FIELD));
+        guard.read(&[0, 0, 0, CONTINUATION, END_HEADERS, 0, 0, 0, 1]);
+        assert_eq!(guard.unfinished(), 0);
     }
 
     #[test]

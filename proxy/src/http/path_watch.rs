@@ -7,11 +7,14 @@
 
 use std::collections::VecDeque;
 
+use super::frame_guard::{END_HEADERS, FrameHead, HEADERS};
+
 /// On HEADERS (RFC 9113 section 6.2).
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
-/// On HEADERS and CONTINUATION.
-const END_HEADERS: u8 = 0x4;
+/// Bytes of the stream that a stream depends on, and of these with its weight.
+const DEPENDENCY: u32 = 4;
+const PRIORITY_LENGTH: u32 = DEPENDENCY + 1;
 
 /// The dynamic table's size that every peer may use (SETTINGS_HEADER_TABLE_SIZE, which we leave at its default).
 const TABLE_SIZE: u32 = 4_096;
@@ -83,6 +86,10 @@ pub(super) struct PathWatch {
     found: bool,
     /// Padding at the end of this frame.
     padding: u32,
+    /// The stream that this frame says its stream depends on.
+    dependency: u32,
+    /// Fields of this block so far.
+    fields: usize,
 }
 
 /// An entry of the dynamic table.
@@ -136,30 +143,56 @@ impl Default for PathWatch {
             text: Text::default(),
             found: false,
             padding: 0,
+            dependency: 0,
+            fields: 0,
         }
     }
 }
 
 impl PathWatch {
-    /// A piece of the payload of a HEADERS or CONTINUATION frame of `length` bytes, behind which `left` are to come. True at
-    /// the end of a block whose `:path` has a fragment.
-    pub(super) fn payload(&mut self, is_headers: bool, flags: u8, length: u32, piece: &[u8], left: u32) -> bool {
-        let begin = length.saturating_sub(left + piece.len() as u32);
-        let padded = is_headers && flags & PADDED != 0;
+    /// A piece of the payload of a HEADERS or CONTINUATION frame, behind which `left` bytes are to come. True at the end of a
+    /// block whose `:path` has a fragment.
+    pub(super) fn payload(&mut self, frame: FrameHead, piece: &[u8], left: u32) -> bool {
+        let begin = frame.len.saturating_sub(left + piece.len() as u32);
+        let is_headers = frame.kind == HEADERS;
+        let padded = is_headers && frame.flags & PADDED != 0;
         if begin == 0 {
             self.padding = if padded { piece.first().copied().map_or(0, u32::from) } else { 0 };
+            (self.dependency, self.fields) = (0, if is_headers { 0 } else { self.fields });
         }
-        let front = u32::from(padded) + if is_headers && flags & PRIORITY != 0 { 5 } else { 0 };
+        let mut front = u32::from(padded);
+        if is_headers && frame.flags & PRIORITY != 0 {
+            self.depend(front.saturating_sub(begin), begin.saturating_sub(front), piece);
+            front += PRIORITY_LENGTH;
+        }
         let from = front.saturating_sub(begin) as usize;
-        let to = (length.saturating_sub(self.padding).saturating_sub(begin) as usize).min(piece.len());
-        self.walk(piece.get(from..to).unwrap_or_default());
-        if left > 0 || flags & END_HEADERS == 0 {
+        let to = (frame.len.saturating_sub(self.padding).saturating_sub(begin) as usize).min(piece.len());
+        // `h2` resets a stream that depends on itself, and does not decode its block.
+        if self.dependency != frame.stream {
+            self.walk(piece.get(from..to).unwrap_or_default());
+        }
+        if left > 0 || frame.flags & END_HEADERS == 0 {
             return false;
         }
+        self.fields = 0;
         if !matches!(self.at, At::Field) {
             self.at = At::Lost;
         }
         std::mem::take(&mut self.found)
+    }
+
+    /// Fields of the block that is not whole yet.
+    pub(super) fn fields(&self) -> usize {
+        self.fields
+    }
+
+    /// Reads what of the dependency lies in a piece from `from` on, of which `had` bytes came before.
+    fn depend(&mut self, from: u32, had: u32, piece: &[u8]) {
+        let bytes = piece.get(from as usize..).unwrap_or_default();
+        for byte in bytes.iter().take(DEPENDENCY.saturating_sub(had) as usize) {
+            // The first bit is another flag.
+            self.dependency = ((self.dependency << 8) | u32::from(*byte)) & 0x7fff_ffff;
+        }
     }
 
     fn walk(&mut self, mut bytes: &[u8]) {
@@ -189,6 +222,7 @@ impl PathWatch {
 
     /// The first byte of a field (RFC 7541 section 6).
     fn begin(&mut self, byte: u8) {
+        self.fields += 1;
         self.insert = byte & 0xc0 == 0x40;
         match byte {
             0x80.. => self.number(Of::Indexed, byte, 7),
@@ -231,11 +265,11 @@ impl PathWatch {
                 At::Field
             }
             (Of::NameLength { huffman }, length) => {
-                self.text = Text::new(length, huffman, huffman && self.insert);
+                self.text = Text::new(length, huffman, huffman && self.insert, self.insert);
                 At::Name
             }
             (Of::ValueLength { huffman }, length) => {
-                self.text = Text::new(length, huffman, self.is_path || (huffman && self.insert));
+                self.text = Text::new(length, huffman, self.is_path || (huffman && self.insert), self.insert);
                 At::Value
             }
             (Of::Indexed | Of::Size, _) => At::Lost,
@@ -294,6 +328,8 @@ struct Text {
     huffman: bool,
     /// It is looked at.
     wanted: bool,
+    /// Its symbols are counted.
+    counted: bool,
     length: u32,
     /// Bytes to come.
     left: u32,
@@ -308,9 +344,9 @@ struct Text {
 }
 
 impl Text {
-    fn new(length: u32, huffman: bool, wanted: bool) -> Self {
+    fn new(length: u32, huffman: bool, wanted: bool, counted: bool) -> Self {
         let symbols = if huffman { 0 } else { length };
-        Self { huffman, wanted, length, left: length, symbols, ..Self::default() }
+        Self { huffman, wanted, counted, length, left: length, symbols, ..Self::default() }
     }
 
     /// Takes what belongs to it; gives what does not.
@@ -326,7 +362,9 @@ impl Text {
         } else {
             self.left -= mine.len() as u32;
         }
-        match (self.wanted, self.huffman) {
+        // Of most paths no symbol need be looked at.
+        let is_plain = self.huffman && !self.counted && mine.len() == self.length as usize && !has_eight_ones(mine);
+        match (self.wanted && !is_plain, self.huffman) {
             (true, true) => mine.iter().for_each(|byte| self.decode(*byte)),
             (true, false) => self.number_sign |= mine.contains(&b'#'),
             (false, _) => {}
@@ -360,6 +398,16 @@ impl Text {
             return;
         }
     }
+}
+
+/// Whether there are eight ones in a row, as the code of `#` begins with.
+fn has_eight_ones(bytes: &[u8]) -> bool {
+    let mut before = 0;
+    bytes.iter().any(|byte| {
+        let found = before + byte.leading_ones() >= 8;
+        before = if *byte == u8::MAX { 8 } else { byte.trailing_ones() };
+        found
+    })
 }
 
 #[cfg(test)]
