@@ -1,9 +1,10 @@
 //! Bytes of heads and hellos that are not whole yet, of all connections together: one bound for them, and a share of it
-//! for each source. Beyond either, the source that holds most loses the connection that holds most of it.
+//! for each source. Beyond either, the source that holds most loses the connection that has been at it for longest: an honest
+//! head is whole within milliseconds, also a large one.
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
 };
 
 use mesh_listen::Source;
@@ -21,8 +22,12 @@ pub(crate) struct Unfinished {
 #[derive(Debug, Default)]
 struct Held {
     total: usize,
-    /// Of each source, its connections by what they hold.
-    sources: BTreeMap<Source, (usize, BTreeSet<(usize, u64)>)>,
+    /// Counts the times that a connection began to hold something.
+    turn: u64,
+    /// Of each connection that holds something, when it began.
+    began: HashMap<u64, u64>,
+    /// Of each source, what it holds, and its connections by when they began.
+    sources: BTreeMap<Source, (usize, BTreeMap<u64, u64>)>,
     /// Sources by what they hold.
     loads: BTreeSet<(usize, Source)>,
 }
@@ -44,28 +49,31 @@ impl Unfinished {
             return None;
         }
         let mut held = self.held.borrow_mut();
-        let held = &mut *held;
-        let (sum, connections) = held.sources.entry(source).or_default();
-        held.loads.remove(&(*sum, source));
-        connections.remove(&(before, id));
+        let Held { total, turn, began, sources, loads } = &mut *held;
+        let (sum, connections) = sources.entry(source).or_default();
+        loads.remove(&(*sum, source));
         *sum = *sum - before + now;
-        held.total = held.total - before + now;
-        if now > 0 {
-            connections.insert((now, id));
+        *total = *total - before + now;
+        if now == 0 {
+            began.remove(&id).and_then(|began| connections.remove(&began));
+        } else if before == 0 {
+            *turn += 1;
+            began.insert(id, *turn);
+            connections.insert(*turn, id);
         }
         let theirs = *sum;
         if connections.is_empty() {
-            held.sources.remove(&source);
+            sources.remove(&source);
         } else {
-            held.loads.insert((theirs, source));
+            loads.insert((theirs, source));
         }
-        let goes = if now > before && held.total > self.most {
-            held.loads.last().map(|(_, source)| *source)
+        let goes = if now > before && *total > self.most {
+            loads.last().map(|(_, source)| *source)
         } else {
             (now > before && theirs > self.most / SHARE).then_some(source)
         };
-        let (_, connections) = held.sources.get(&goes?)?;
-        connections.last().map(|(_, id)| *id)
+        let (_, connections) = sources.get(&goes?)?;
+        connections.first_key_value().map(|(_, id)| *id)
     }
 }
 
@@ -81,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_source_that_holds_most_loses_what_holds_most_of_it() {
+    fn the_source_that_holds_most_loses_what_has_been_unfinished_for_longest() {
         let unfinished = Unfinished::new(100);
         for (n, last) in [(1, 1), (2, 2), (3, 3), (4, 4)] {
             assert_eq!(unfinished.change(source(last), n, 0, 20), None);
@@ -90,10 +98,16 @@ mod tests {
         assert_eq!(unfinished.change(source(5), 6, 0, 16), Some(1), "one too many in all: the first source holds most");
         assert_eq!(unfinished.change(source(1), 1, 20, 0), None);
         assert_eq!((unfinished.total(), unfinished.change(source(5), 6, 16, 26)), (81, Some(6)), "more than its share");
-        for (n, last, held) in [(2, 2, 20), (3, 3, 20), (4, 4, 20), (5, 1, 5), (6, 5, 26)] {
+        // Not the large one that has just begun, and not one that was whole in between.
+        assert_eq!(unfinished.change(source(5), 6, 26, 1), None);
+        assert_eq!(unfinished.change(source(5), 7, 0, 1), None);
+        assert_eq!(unfinished.change(source(5), 6, 1, 0), None);
+        assert_eq!(unfinished.change(source(5), 6, 0, 1), None);
+        assert_eq!(unfinished.change(source(5), 8, 0, 24), Some(7));
+        for (n, last, held) in [(2, 2, 20), (3, 3, 20), (4, 4, 20), (5, 1, 5), (6, 5, 1), (7, 5, 1), (8, 5, 24)] {
             assert_eq!(unfinished.change(source(last), n, held, 0), None);
         }
         let held = unfinished.held.borrow();
-        assert!(held.total == 0 && held.sources.is_empty() && held.loads.is_empty());
+        assert!(held.total == 0 && held.sources.is_empty() && held.loads.is_empty() && held.began.is_empty());
     }
 }
