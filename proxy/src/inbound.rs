@@ -112,12 +112,13 @@ async fn inside<T: Io>(
         }
     };
     let is_late_peer = spoken == Spoken::Mesh && caller.identity().is_none();
-    if spoken != Spoken::Closed && !is_late_peer {
+    let is_over = matches!(spoken, Spoken::Closed | Spoken::Silent) && expect.is_requests();
+    if !is_over && !is_late_peer {
         place(&caller.worker, &caller.entry).await?;
     }
     match spoken {
         Spoken::Mesh if caller.identity().is_none() => return Ok(Some(Rewind::new(read.freeze(), io))),
-        Spoken::Closed | Spoken::Silent if expect.is_requests() => {}
+        _ if is_over => {}
         Spoken::Http1 | Spoken::Http2 => http(caller, Rewind::new(read.freeze(), io), spoken).await?,
         // The HTTP/1 server refuses it with a reason.
         _ if expect.refuses(&read) => http(caller, Rewind::new(read.freeze(), io), Spoken::Http1).await?,
@@ -159,8 +160,9 @@ async fn undecided<T: Io>(
     let worker = caller.worker.clone();
     let complete = worker.config.times.handshake;
     if caller.admit(true).await.is_err() {
-        let told = detect(&mut io, &mut read, expect, complete, (complete, complete)).await;
-        let spoken = told.map_err(Error::connection)?;
+        let patience = (complete, complete);
+        let told = detect_unless_ending(&caller.entry, &mut io, &mut read, expect, complete, patience).await;
+        let Some(spoken) = told.map_err(Error::connection)? else { return Ok(None) };
         let io = Rewind::new(read.freeze(), io);
         return match spoken {
             Spoken::Mesh if caller.identity().is_none() => Ok(Some(io)),
