@@ -20,6 +20,7 @@ use crate::{
     follow::{Changes, Step, Turn, follow},
     index::Published,
     metrics::Metrics,
+    revisions::Revisions,
     streams::About,
     topics::{Topic, Topics},
 };
@@ -98,12 +99,13 @@ impl policy_server::Policy for PolicyService {
         let first = compile.clone();
         turn.take(move || first(&world).map(drop)).await.ok_or_else(failed)??;
         let open = peer.open(&workload, About::Outbound(name), &self.shared.cancel)?;
-        let wire = move |last: Option<&OutboundPolicy>, now: &OutboundPolicy| {
+        let wire = move |last: Option<&OutboundPolicy>, now: &OutboundPolicy, changed: Revisions, seen: Revisions| {
             let delta = last.filter(|_| deltas).and_then(|last| RouteDelta::between(last, now));
-            match delta {
+            let message = match delta {
                 Some(delta) => v1::OutboundPolicy { delta: Some((&delta).into()), ..Default::default() },
                 None => now.into(),
-            }
+            };
+            v1::OutboundPolicy { changed: changed.wire(), seen: seen.wire(), ..message }
         };
         let is_followed = move |world: &Published| world.snapshot.depends(&asked.0, &asked.1) == depends;
         let compile = move |world: &Published| compile(world);
@@ -136,7 +138,7 @@ impl policy_server::Policy for PolicyService {
             let gone = || Status::not_found(format!("the pod {workload} is gone; its last policy stays in force"));
             shared.inbound.get(world.version, key.clone(), compile).ok_or_else(gone)
         };
-        let wire = |_: Option<&InboundPolicy>, now: &InboundPolicy| v1::InboundPolicy::from(now);
+        let wire = |_: Option<&InboundPolicy>, now: &InboundPolicy, _, _| v1::InboundPolicy::from(now);
         let step = step(self.shared.index.clone(), |_: &Published| true, compile, wire);
         let stream = follow(changes, open, &self.shared.metrics.inbound, turn, step);
         Ok(Response::new(Box::pin(stream)))
@@ -172,18 +174,21 @@ fn not_found(target: &str) -> Status {
 }
 
 /// Sends what really changed. A stream ends where its answer depends on something else than what it follows (`is_followed`),
-/// as an alias that names another Service now: the proxy asks again, and keeps what it has meanwhile. `wire` says it to who was told the value before, if any.
+/// as an alias that names another Service now: the proxy asks again, and keeps what it has meanwhile. `wire` says it to who was
+/// told the value before, if any, with what this replica has seen.
 fn step<M, W>(
     index: watch::Receiver<Arc<Published>>,
     is_followed: impl Fn(&Published) -> bool + Send + 'static,
     compile: impl Fn(&Published) -> Result<Arc<M>, Status> + Send + 'static,
-    wire: impl Fn(Option<&M>, &M) -> W + Send + 'static,
+    wire: impl Fn(Option<&M>, &M, Revisions, Revisions) -> W + Send + 'static,
 ) -> impl FnMut() -> Step<W> + Send + 'static
 where
     M: PartialEq + Send + Sync + 'static,
 {
     let mut last: Option<Arc<M>> = None;
     move || {
+        // First, so that it is of no later state than the answer.
+        let seen = index.borrow().seen.get();
         let world = index.borrow().clone();
         if !is_followed(&world) {
             return Step::End(Status::unavailable("what the target stands for has changed; ask again"));
@@ -196,7 +201,7 @@ where
         if same {
             return Step::Same;
         }
-        let message = wire(last.as_deref(), &now);
+        let message = wire(last.as_deref(), &now, world.changed, seen);
         last = Some(now);
         Step::Send(message)
     }

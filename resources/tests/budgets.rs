@@ -72,7 +72,7 @@ fn condition(snapshot: &Snapshot, name: &str, kind: &str) -> Option<Condition> {
 }
 
 fn compiled(policy: &OutboundPolicy) -> usize {
-    Patterns::default().compile(&policy.routes, usize::MAX).unwrap()
+    Patterns::default().compile(&policy.routes, usize::MAX).unwrap().iter().map(|program| program.cost()).sum()
 }
 
 #[test]

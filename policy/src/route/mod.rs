@@ -23,7 +23,7 @@ pub use path::PathMatch;
 pub use patterns::{PatternError, Patterns};
 pub use query::QueryMatch;
 pub use settle::settle;
-pub use text::{MAX_REGEX_LENGTH, REGEX_SIZE_LIMIT, RegexError, RegexMatch, StringMatch};
+pub use text::{MAX_REGEX_LENGTH, Program, REGEX_SIZE_LIMIT, RegexError, RegexMatch, StringMatch};
 
 use crate::facts::RequestFacts;
 

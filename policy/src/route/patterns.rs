@@ -38,24 +38,25 @@ pub enum PatternError {
 }
 
 impl Patterns {
-    /// Compiles the patterns of a table that are not compiled yet, and gives the bytes that all of them take, equal ones
-    /// counted once. Stops as soon as that is more than `allowed`.
-    pub fn compile(&mut self, table: &RouteTable, allowed: usize) -> Result<usize, PatternError> {
+    /// Compiles the patterns of a table that are not compiled yet, and gives the programs of all of them, equal ones once.
+    /// Stops as soon as they take more than `allowed` bytes.
+    pub fn compile(&mut self, table: &RouteTable, allowed: usize) -> Result<Vec<Arc<Program>>, PatternError> {
         if self.known.len() >= self.sweep_at.max(SWEEP_FROM) {
             self.known.retain(|_, program| program.strong_count() > 0);
             self.sweep_at = self.known.len() * 2;
         }
-        let (mut seen, mut total) = (HashSet::new(), 0usize);
+        let (mut seen, mut programs, mut total) = (HashSet::new(), Vec::new(), 0usize);
         for pattern in table.routes().iter().flat_map(|route| route.patterns()) {
             let program = self.program(pattern).map_err(PatternError::Pattern)?;
             if seen.insert(Arc::as_ptr(&program)) {
                 total = total.saturating_add(program.cost);
+                programs.push(program);
             }
             if total > allowed {
                 return Err(PatternError::TooMuch { allowed });
             }
         }
-        Ok(total)
+        Ok(programs)
     }
 
     fn program(&mut self, pattern: &RegexMatch) -> Result<Arc<Program>, RegexError> {
@@ -110,9 +111,10 @@ mod tests {
     fn equal_patterns_are_compiled_and_counted_once() {
         let mut patterns = Patterns::default();
         let (one, twice) = (table(&["/a.*"]), table(&["/a.*", "/a.*"]));
-        let cost = patterns.compile(&one, usize::MAX).unwrap();
-        assert!((1_000..16_384 + 8_192).contains(&cost), "{cost}");
-        assert_eq!(patterns.compile(&twice, cost), Ok(cost));
+        let programs = patterns.compile(&one, usize::MAX).unwrap();
+        let cost = programs[0].cost();
+        assert!(programs.len() == 1 && (1_000..16_384 + 8_192).contains(&cost), "{cost}");
+        assert_eq!(patterns.compile(&twice, cost).unwrap().len(), 1);
         let program =
             |table: &RouteTable| Arc::as_ptr(&table.routes()[0].patterns().next().unwrap().program().unwrap());
         assert_eq!(program(&one), program(&twice), "one program for both tables");
@@ -124,13 +126,12 @@ mod tests {
         let texts: Vec<String> = (0..4_096).map(|n| format!("{n}[a-z0-9]{{700}}")).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let allowed = 4 * 1024 * 1024;
-        assert_eq!(patterns.compile(&table(&texts), allowed), Err(PatternError::TooMuch { allowed }));
+        let refused = patterns.compile(&table(&texts), allowed).err();
+        assert_eq!(refused, Some(PatternError::TooMuch { allowed }));
         assert!(patterns.known.len() * REGEX_SIZE_LIMIT / 4 < 2 * allowed, "it stopped soon: {}", patterns.known.len());
         assert!(patterns.known.values().all(|program| program.strong_count() == 0), "nothing is kept of it");
-        assert_eq!(
-            patterns.compile(&table(&["(a{99}){99}"]), allowed),
-            Err(PatternError::Pattern(RegexError::TooLarge))
-        );
+        let refused = patterns.compile(&table(&["(a{99}){99}"]), allowed).err();
+        assert_eq!(refused, Some(PatternError::Pattern(RegexError::TooLarge)));
     }
 
     #[test]

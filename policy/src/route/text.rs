@@ -45,10 +45,23 @@ struct Pattern {
 }
 
 /// A compiled pattern.
-pub(crate) struct Program {
+pub struct Program {
     regex: meta::Regex,
     /// See [`RegexMatch::compile`].
     pub(crate) cost: usize,
+}
+
+impl Program {
+    /// The bytes that it takes.
+    pub fn cost(&self) -> usize {
+        self.cost
+    }
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program").field("cost", &self.cost).finish_non_exhaustive()
+    }
 }
 
 /// Why a pattern was refused.

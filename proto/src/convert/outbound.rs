@@ -49,7 +49,7 @@ impl From<&OutboundPolicy> for v1::OutboundPolicy {
             protocol: v1::Protocol::from(model.protocol).into(),
             routes: model.routes.routes().iter().map(|route| (&**route).into()).collect(),
             unowned,
-            delta: None,
+            ..Self::default()
         }
     }
 }

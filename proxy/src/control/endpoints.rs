@@ -1,18 +1,14 @@
-//! What is told of the endpoints of one backend, by whichever replica of the controller: deltas that build on each other, and
-//! states that are older than what is known.
+//! What is told of the endpoints of one backend: deltas that build on each other.
 //!
 //! Which stream is asked when is `streams`'s.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use mesh_policy::Endpoint;
-use mesh_proto::v1::{EndpointsUpdate, Revisions};
-use tokio::time::Instant;
+use mesh_proto::v1::EndpointsUpdate;
 
-use super::{EndpointSet, streams::Refused};
+use super::{EndpointSet, lag::Lag, update::Refused};
 
-/// A replica that lags behind for longer is believed all the same: its API server may have begun anew from a backup.
-const LAGS_AT_MOST: Duration = Duration::from_secs(180);
 /// Endpoints of one backend; more than any cluster has pods in one Service.
 const MAX_ENDPOINTS: usize = 50_000;
 
@@ -20,26 +16,18 @@ const MAX_ENDPOINTS: usize = 50_000;
 #[derive(Default)]
 pub(super) struct Told {
     known: BTreeMap<SocketAddr, Endpoint>,
-    /// The last changes that are in it.
-    changed: Revisions,
-    /// Since when only replicas answer that have missed some of those.
-    lagging: Option<Instant>,
+    lag: Lag,
 }
 
 impl Told {
     /// Applies an update, unless it begins with an older state than what is known.
     pub(super) fn apply(&mut self, update: EndpointsUpdate) -> Result<EndpointSet, Refused> {
-        if update.reset && update.seen.as_ref().is_some_and(|seen| lags(seen, &self.changed)) {
-            let since = *self.lagging.get_or_insert_with(Instant::now);
-            if since.elapsed() < LAGS_AT_MOST {
-                let why = "this replica of the controller has not seen yet what another one told".to_owned();
-                return Err(Refused { why, leaves_a_gap: true, lags: true });
-            }
+        if update.reset {
+            self.lag.admit(update.seen.as_ref())?;
         }
-        self.lagging = None;
         let changed = update.changed;
         let applied = apply_endpoints(&mut self.known, update).map_err(Refused::delta)?;
-        self.changed = changed.unwrap_or(self.changed);
+        self.lag.reached(changed);
         Ok(applied)
     }
 
@@ -47,14 +35,6 @@ impl Told {
     pub(super) fn forget(&mut self) {
         self.known.clear();
     }
-}
-
-/// Whether a replica that has seen so much has missed one of those changes.
-fn lags(seen: &Revisions, changed: &Revisions) -> bool {
-    let is_behind = |seen: u64, changed: u64| seen != 0 && seen < changed;
-    is_behind(seen.services, changed.services)
-        || is_behind(seen.endpoint_slices, changed.endpoint_slices)
-        || is_behind(seen.pods, changed.pods)
 }
 
 /// Applies one delta. A malformed one changes nothing.
@@ -78,9 +58,9 @@ fn apply_endpoints(known: &mut BTreeMap<SocketAddr, Endpoint>, update: Endpoints
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use mesh_proto::v1;
+    use mesh_proto::v1::{self, Revisions};
 
-    use super::*;
+    use super::{super::lag::LAGS_AT_MOST, *};
 
     fn wire(address: &str) -> v1::Endpoint {
         v1::Endpoint { address: address.into(), ..Default::default() }
@@ -96,23 +76,6 @@ mod tests {
         assert_eq!(apply_endpoints(&mut known, second).unwrap().endpoints[0].address.port(), 2);
         let third = EndpointsUpdate { reset: true, ..Default::default() };
         assert!(apply_endpoints(&mut known, third).unwrap().endpoints.is_empty());
-    }
-
-    #[test]
-    fn a_replica_lags_that_has_missed_a_change() {
-        let at = |services, endpoint_slices, pods| Revisions { services, endpoint_slices, pods };
-        for (seen, changed, expected) in [
-            (at(5, 9, 9), at(5, 9, 9), false),
-            (at(9, 9, 8), at(5, 7, 9), true),
-            (at(9, 8, 9), at(5, 9, 7), true),
-            (at(4, 9, 9), at(5, 9, 7), true),
-            // Of a quiet kind a replica may have heard nothing for longer than another kind changes.
-            (at(5, 7, 100), at(5, 7, 90), false),
-            (at(0, 0, 0), at(5, 7, 90), false),
-            (at(1, 1, 1), at(0, 0, 0), false),
-        ] {
-            assert_eq!(lags(&seen, &changed), expected, "{seen:?} {changed:?}");
-        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,17 +2,18 @@
 //! writes what it says.
 //!
 //! Each value is weighed before it is put in force, its compiled patterns included, and charged to the namespace it is
-//! about. One that would be too much is refused, and the last good one stays. A pod's own namespace may take all there is;
+//! about; a pattern that several targets of a namespace have is charged to it once, as it is compiled once. A value that
+//! would be too much is refused, and the last good one stays. A pod's own namespace may take all there is;
 //! any other has a share of it, so that the targets in one namespace never cost those in another. Only the control thread
 //! comes here.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     mem::size_of,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mesh_policy::{InboundPolicy, OutboundPolicy, Patterns, Target, bounds};
+use mesh_policy::{InboundPolicy, OutboundPolicy, Patterns, Target, bounds, route::Program};
 
 use super::EndpointSet;
 
@@ -41,22 +42,46 @@ pub(super) struct Ledger {
 #[derive(Debug, Default)]
 struct Accounts {
     total: usize,
-    by_namespace: HashMap<Arc<str>, usize>,
+    by_namespace: HashMap<Arc<str>, Account>,
     patterns: Patterns,
+}
+
+/// What is charged to one namespace.
+#[derive(Debug, Default)]
+struct Account {
+    bytes: usize,
+    values: usize,
+    /// Compiled patterns by their addresses, which are never followed, and how many values have each.
+    programs: HashMap<usize, usize>,
 }
 
 /// What one stream has been given; it is given back when this is dropped.
 #[derive(Debug)]
 pub(super) struct Held<'l> {
     ledger: &'l Ledger,
-    /// Whom it is charged to, and how much.
-    now: Option<(Arc<str>, usize)>,
+    now: Option<Charge>,
+}
+
+/// Whom something is charged to, and what.
+#[derive(Debug)]
+struct Charge {
+    namespace: Arc<str>,
+    weight: Weight,
+}
+
+/// What a value takes.
+#[derive(Debug, Default)]
+pub(super) struct Weight {
+    /// Bytes of its own.
+    bytes: usize,
+    /// Its compiled patterns, which other values may have too; each once.
+    programs: Vec<Arc<Program>>,
 }
 
 /// What can be weighed.
 pub(super) trait Weigh {
-    /// The bytes that it takes; or why it is too much by itself.
-    fn weigh(&self, patterns: &mut Patterns) -> Result<usize, String>;
+    /// What it takes; or why it is too much by itself.
+    fn weigh(&self, patterns: &mut Patterns) -> Result<Weight, String>;
 }
 
 impl Ledger {
@@ -75,74 +100,115 @@ impl Held<'_> {
     /// Takes what a value needs in place of what the one before it did; or says why it is too much, and what is held stays.
     pub(super) fn replace(&mut self, namespace: &Arc<str>, value: &impl Weigh) -> Result<(), String> {
         let mut accounts = self.ledger.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = VALUE_BYTES + value.weigh(&mut accounts.patterns)?;
-        let before = self.now.as_ref().map_or(0, |(_, bytes)| *bytes);
-        let of_same = self.now.as_ref().filter(|(charged, _)| charged == namespace).map_or(0, |(_, bytes)| *bytes);
-        let others = accounts.by_namespace.get(namespace).map_or(0, |sum| sum - of_same);
-        let Allowed { total, share } = self.ledger.allowed;
-        if others + bytes > share && **namespace != *self.ledger.own {
-            return Err(format!(
-                "it takes {bytes} bytes, and what is about namespace {namespace} has {others} of {share} already \
-                 (MESH_MAX_NAMESPACE_BYTES)"
-            ));
-        }
-        if accounts.total - before + bytes > total {
-            let others = accounts.total - before;
-            return Err(format!("it takes {bytes} bytes, and {others} of {total} are taken (MESH_MAX_CONTROL_BYTES)"));
-        }
-        accounts.give_back(self.now.take());
-        accounts.total += bytes;
-        *accounts.by_namespace.entry(namespace.clone()).or_default() += bytes;
-        self.now = Some((namespace.clone(), bytes));
-        Ok(())
+        let mut weight = value.weigh(&mut accounts.patterns)?;
+        weight.bytes += VALUE_BYTES;
+        let charge = Charge { namespace: namespace.clone(), weight };
+        let before = self.now.take();
+        before.iter().for_each(|charge| accounts.give_back(charge));
+        let has_room = accounts.has_room(self.ledger, &charge);
+        self.now = if has_room.is_ok() { Some(charge) } else { before };
+        self.now.iter().for_each(|charge| accounts.take(charge));
+        has_room
+    }
+
+    /// Nothing is held any more.
+    pub(super) fn give_back(&mut self) {
+        let mut accounts = self.ledger.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        self.now.take().iter().for_each(|charge| accounts.give_back(charge));
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.ledger.accounts.lock().unwrap_or_else(PoisonError::into_inner).give_back(self.now.take());
+        self.give_back();
     }
 }
 
 impl Accounts {
-    fn give_back(&mut self, held: Option<(Arc<str>, usize)>) {
-        let Some((namespace, bytes)) = held else { return };
-        self.total -= bytes;
-        if let Some(sum) = self.by_namespace.get_mut(&namespace) {
-            *sum -= bytes;
-            if *sum == 0 {
-                self.by_namespace.remove(&namespace);
+    fn has_room(&self, ledger: &Ledger, charge: &Charge) -> Result<(), String> {
+        let Charge { namespace, weight } = charge;
+        let account = self.by_namespace.get(namespace);
+        let is_new = |program: &&Arc<Program>| !account.is_some_and(|a| a.programs.contains_key(&address(program)));
+        let programs: usize = weight.programs.iter().filter(is_new).map(|program| program.cost()).sum();
+        let (bytes, others) = (weight.bytes + programs, account.map_or(0, |account| account.bytes));
+        let Allowed { total, share } = ledger.allowed;
+        if others + bytes > share && **namespace != *ledger.own {
+            return Err(format!(
+                "it takes {bytes} bytes, and what is about namespace {namespace} has {others} of {share} already \
+                 (MESH_MAX_NAMESPACE_BYTES)"
+            ));
+        }
+        if self.total + bytes > total {
+            let others = self.total;
+            return Err(format!("it takes {bytes} bytes, and {others} of {total} are taken (MESH_MAX_CONTROL_BYTES)"));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, charge: &Charge) {
+        let account = self.by_namespace.entry(charge.namespace.clone()).or_default();
+        let mut bytes = charge.weight.bytes;
+        for program in &charge.weight.programs {
+            let holders = account.programs.entry(address(program)).or_default();
+            *holders += 1;
+            bytes += if *holders == 1 { program.cost() } else { 0 };
+        }
+        account.values += 1;
+        account.bytes += bytes;
+        self.total += bytes;
+    }
+
+    fn give_back(&mut self, charge: &Charge) {
+        let Some(account) = self.by_namespace.get_mut(&charge.namespace) else { return };
+        let mut bytes = charge.weight.bytes;
+        for program in &charge.weight.programs {
+            if let Entry::Occupied(mut holders) = account.programs.entry(address(program)) {
+                *holders.get_mut() -= 1;
+                if *holders.get() == 0 {
+                    holders.remove();
+                    bytes += program.cost();
+                }
             }
+        }
+        account.values -= 1;
+        account.bytes -= bytes;
+        self.total -= bytes;
+        if account.values == 0 {
+            self.by_namespace.remove(&charge.namespace);
         }
     }
 }
 
+fn address(program: &Arc<Program>) -> usize {
+    Arc::as_ptr(program).addr()
+}
+
 impl Weigh for OutboundPolicy {
-    fn weigh(&self, patterns: &mut Patterns) -> Result<usize, String> {
-        let compiled = patterns.compile(&self.routes, MAX_PATTERN_BYTES).map_err(|why| why.to_string())?;
+    fn weigh(&self, patterns: &mut Patterns) -> Result<Weight, String> {
+        let programs = patterns.compile(&self.routes, MAX_PATTERN_BYTES).map_err(|why| why.to_string())?;
         // Not when the first request comes.
         self.routes.prepare();
-        Ok(compiled + self.routes.bytes())
+        Ok(Weight { bytes: self.routes.bytes(), programs })
     }
 }
 
 impl Weigh for EndpointSet {
-    fn weigh(&self, _: &mut Patterns) -> Result<usize, String> {
+    fn weigh(&self, _: &mut Patterns) -> Result<Weight, String> {
         /// What an endpoint has beside: its place among those to be compared with, and in each worker's balancer.
         const BESIDE: usize = 256;
-        Ok(self.endpoints.iter().map(|endpoint| endpoint.bytes() + BESIDE).sum())
+        Ok(Weight { bytes: self.endpoints.iter().map(|endpoint| endpoint.bytes() + BESIDE).sum(), ..Weight::default() })
     }
 }
 
 impl Weigh for InboundPolicy {
-    fn weigh(&self, _: &mut Patterns) -> Result<usize, String> {
+    fn weigh(&self, _: &mut Patterns) -> Result<Weight, String> {
         let identities = match &self.access {
             mesh_policy::Access::Only(identities) => {
                 identities.iter().map(|identity| size_of_val(identity) + identity.as_str().len()).sum()
             }
             _ => 0,
         };
-        Ok(size_of::<Self>() + identities)
+        Ok(Weight { bytes: size_of::<Self>() + identities, ..Weight::default() })
     }
 }
 
@@ -160,13 +226,17 @@ pub(super) fn namespace_of(policy: &OutboundPolicy) -> Arc<str> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use mesh_policy::{
+        PathMatch, Protocol, RegexMatch, RequestMatch, Route, RouteKind, RouteMeta, Rule, route::RouteTable,
+    };
+
     use super::*;
 
     struct Bytes(usize);
 
     impl Weigh for Bytes {
-        fn weigh(&self, _: &mut Patterns) -> Result<usize, String> {
-            Ok(self.0 - VALUE_BYTES)
+        fn weigh(&self, _: &mut Patterns) -> Result<Weight, String> {
+            Ok(Weight { bytes: self.0 - VALUE_BYTES, ..Weight::default() })
         }
     }
 
@@ -195,13 +265,41 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_that_several_targets_have_is_charged_once() {
+        let ledger = Ledger::new(Allowed { total: 1 << 20, share: 1 << 20 }, "shop");
+        let tenant: Arc<str> = "tenant".into();
+        let policy = |pattern: &str| {
+            let path = PathMatch::Regex(RegexMatch::parse(pattern).unwrap());
+            let matched = RequestMatch { path, ..RequestMatch::default() };
+            let rule = Rule { matches: vec![matched], ..Rule::default() };
+            let meta = RouteMeta { kind: RouteKind::Http, namespace: tenant.clone(), name: "r".into(), created: 0 };
+            let routes = RouteTable::new(vec![Route { meta, hostnames: Vec::new(), rules: vec![rule] }]);
+            OutboundPolicy { target: Target::Unknown(([10, 0, 0, 1], 80).into()), protocol: Protocol::Http1, routes }
+        };
+        let charged = || ledger.accounts.lock().unwrap().total;
+        let (mut first, mut second, mut other) = (ledger.hold(), ledger.hold(), ledger.hold());
+        first.replace(&tenant, &policy("/a[a-z0-9]{100}")).unwrap();
+        let one = charged();
+        second.replace(&tenant, &policy("/a[a-z0-9]{100}")).unwrap();
+        let beside = charged() - one;
+        assert!(one > 4 * beside, "its pattern is most of it: {one} {beside}");
+        other.replace(&tenant, &policy("/b[a-z0-9]{100}")).unwrap();
+        assert_eq!(charged(), 2 * one + beside);
+        // The last who has it gives it back.
+        first.give_back();
+        assert_eq!(charged(), 2 * one);
+        drop((first, second, other));
+        assert_eq!(charged(), 0);
+    }
+
+    #[test]
     fn what_moves_to_another_namespace_is_charged_there() {
         let ledger = Ledger::new(Allowed { total: 100_000, share: 40_000 }, "shop");
         let [tenant, bank]: [Arc<str>; 2] = ["tenant", "bank"].map(Into::into);
         let mut held = ledger.hold();
         held.replace(&tenant, &Bytes(40_000)).unwrap();
         held.replace(&bank, &Bytes(40_000)).unwrap();
-        assert_eq!(ledger.accounts.lock().unwrap().by_namespace.get(&bank), Some(&40_000));
+        assert_eq!(ledger.accounts.lock().unwrap().by_namespace.get(&bank).map(|account| account.bytes), Some(40_000));
         ledger.hold().replace(&tenant, &Bytes(40_000)).unwrap();
     }
 }

@@ -8,8 +8,10 @@
 //! It decides nothing: what a policy means is `mesh-policy`'s.
 
 mod endpoints;
+mod lag;
 mod ledger;
 mod streams;
+mod update;
 
 use std::{
     collections::HashMap,

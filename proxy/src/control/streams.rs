@@ -6,8 +6,8 @@
 //!
 //! After a value there are three kinds of no answer. The stream that gave it ends with `NOT_FOUND`: it is gone, at once.
 //! Another stream begins with `NOT_FOUND`: its replica may lag behind, so that is believed when it has been said for a
-//! while ([`DOUBTED_FOR`]). No stream can be had: the value stays for as long as it takes. Endpoints that a replica takes
-//! from an older state of the cluster than the ones before are no answer either (`endpoints`).
+//! while ([`DOUBTED_FOR`]). No stream can be had: the value stays for as long as it takes. What a replica takes from an
+//! older state of the cluster than what is known is no answer either (`lag`). What becomes of an update is `update`'s.
 
 use std::{
     future::Future,
@@ -16,12 +16,9 @@ use std::{
 };
 
 use mesh_policy::{InboundPolicy, OutboundPolicy, ServiceRef};
-use mesh_proto::{
-    ConvertError, RouteDelta,
-    v1::{
-        self, EndpointsRequest, InboundRequest, OutboundRequest, destination_client::DestinationClient,
-        policy_client::PolicyClient,
-    },
+use mesh_proto::v1::{
+    EndpointsRequest, InboundRequest, OutboundRequest, destination_client::DestinationClient,
+    policy_client::PolicyClient,
 };
 use tokio::time::Instant;
 use tonic::{Code, Response, Status, Streaming};
@@ -29,7 +26,8 @@ use tonic::{Code, Response, Status, Streaming};
 use super::{
     Control, EndpointSet, OneAway, Snapshot,
     endpoints::Told,
-    ledger::{Held, namespace_of},
+    lag::Lag,
+    update::{Backends, Ports, Refused, Take, Targets},
 };
 use crate::random::Random;
 
@@ -57,17 +55,9 @@ pub(super) async fn outbound(control: Arc<Control>, target: String, snapshot: We
             OutboundRequest { target: target.clone(), workload: control.workload.clone(), deltas: true, unowned: true };
         async move { client.outbound(request).await }
     };
-    let mut follows = false;
-    let mut held = control.ledger.hold();
-    let apply = |update: v1::OutboundPolicy| {
-        let before = snapshot.upgrade().and_then(|held| held.get()).filter(|_| follows);
-        let applied = apply_outbound(before.as_deref(), update).and_then(|policy| {
-            held.replace(&namespace_of(&policy), &policy).map(|()| policy).map_err(Refused::too_much)
-        });
-        follows = applied.is_ok();
-        applied
-    };
-    follow(&control, &snapshot, &format!("outbound policy of {target}"), Kind::Target, ask, apply).await;
+    let (held, lag) = (control.ledger.hold(), Lag::default());
+    let take = Targets { snapshot: snapshot.clone(), held, lag, follows: false };
+    follow(&control, &snapshot, &format!("outbound policy of {target}"), Kind::Target, ask, take).await;
 }
 
 pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Snapshot<InboundPolicy>>) {
@@ -77,8 +67,9 @@ pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Sna
         let request = InboundRequest { port: port.into(), workload: control.workload.clone(), listed_port };
         async move { client.inbound(request).await }
     };
-    let apply = |update: v1::InboundPolicy| InboundPolicy::try_from(update).map_err(Refused::whole);
-    follow(&control, &snapshot, &format!("inbound policy of port {port}"), Kind::Port, ask, apply).await;
+    let own = control.workload.split_once('/').map_or("", |(namespace, _)| namespace).into();
+    let take = Ports { own, held: control.ledger.hold() };
+    follow(&control, &snapshot, &format!("inbound policy of port {port}"), Kind::Port, ask, take).await;
 }
 
 pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapshot: Weak<Snapshot<EndpointSet>>) {
@@ -87,62 +78,8 @@ pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapsh
         let request = EndpointsRequest { service: Some((&service).into()), workload: control.workload.clone() };
         async move { client.endpoints(request).await }
     };
-    let mut told = Told::default();
-    let mut held = control.ledger.hold();
-    let apply = |update| {
-        let applied = told.apply(update).and_then(|set| charge(&mut held, &service.namespace, set));
-        if applied.as_ref().is_err_and(|refused| !refused.lags) {
-            // What comes next is the whole.
-            told.forget();
-        }
-        applied
-    };
-    follow(&control, &snapshot, &format!("endpoints of {service}"), Kind::Backend, ask, apply).await;
-}
-
-/// An update that is not put in force.
-pub(super) struct Refused {
-    pub(super) why: String,
-    /// Later updates build on it, so everything is asked for anew.
-    pub(super) leaves_a_gap: bool,
-    /// It is of an older state than what is known: another replica may know more.
-    pub(super) lags: bool,
-}
-
-impl Refused {
-    /// One that says everything, as the next will.
-    fn whole(error: ConvertError) -> Self {
-        Self { why: error.to_string(), leaves_a_gap: false, lags: false }
-    }
-
-    /// One for which there is no room: the next may be smaller.
-    fn too_much(why: String) -> Self {
-        Self { why, leaves_a_gap: false, lags: false }
-    }
-
-    /// One that says what changed.
-    pub(super) fn delta(why: impl ToString) -> Self {
-        Self { why: why.to_string(), leaves_a_gap: true, lags: false }
-    }
-}
-
-/// Endpoints, if there is room for them.
-fn charge(held: &mut Held<'_>, namespace: &Arc<str>, set: EndpointSet) -> Result<EndpointSet, Refused> {
-    match held.replace(namespace, &set) {
-        Ok(()) => Ok(set),
-        Err(why) => Err(Refused::delta(why)),
-    }
-}
-
-/// A whole policy, or a change of the one before: of none, where the one before was refused.
-fn apply_outbound(before: Option<&OutboundPolicy>, mut update: v1::OutboundPolicy) -> Result<OutboundPolicy, Refused> {
-    match (update.delta.take(), before) {
-        (None, _) => OutboundPolicy::try_from(update).map_err(Refused::whole),
-        (Some(delta), Some(before)) => {
-            RouteDelta::try_from(delta).and_then(|delta| delta.apply(before)).map_err(Refused::delta)
-        }
-        (Some(_), None) => Err(Refused::delta("a change of what was refused")),
-    }
+    let take = Backends { namespace: service.namespace.clone(), told: Told::default(), held: control.ledger.hold() };
+    follow(&control, &snapshot, &format!("endpoints of {service}"), Kind::Backend, ask, take).await;
 }
 
 /// What a stream is about, where that makes a difference.
@@ -153,15 +90,15 @@ enum Kind {
     Backend,
 }
 
-async fn follow<M, T, F>(
+async fn follow<T: Take, F>(
     control: &Control,
-    snapshot: &Weak<Snapshot<T>>,
+    snapshot: &Weak<Snapshot<T::Value>>,
     what: &str,
     kind: Kind,
     ask: impl Fn(&Control) -> F,
-    mut apply: impl FnMut(M) -> Result<T, Refused>,
+    mut take: T,
 ) where
-    F: Future<Output = Result<Response<Streaming<M>>, Status>>,
+    F: Future<Output = Result<Response<Streaming<T::Update>>, Status>>,
 {
     let random = Random::default();
     let mut backoff = BACKOFF_FIRST;
@@ -172,7 +109,7 @@ async fn follow<M, T, F>(
     while snapshot.strong_count() > 0 {
         let asked = Instant::now();
         let ended = match ask(control).await {
-            Ok(stream) => read(control, snapshot, what, stream.into_inner(), &mut away, &mut apply, &mut told).await,
+            Ok(stream) => read(control, snapshot, what, stream.into_inner(), &mut away, &mut take, &mut told).await,
             Err(status) => Ended { status, gave: false },
         };
         // More bytes than one update may have.
@@ -198,6 +135,7 @@ async fn follow<M, T, F>(
             } else if is_gone(kind, gave, &mut doubted) {
                 tracing::debug!("{what}: {}; it is gone", status.message());
                 alive.withdraw();
+                take.gone();
             }
         } else {
             doubted = None;
@@ -246,13 +184,13 @@ struct Ended {
 }
 
 /// Reads one stream to its end.
-async fn read<'c, M, T>(
+async fn read<'c, T: Take>(
     control: &'c Control,
-    snapshot: &Weak<Snapshot<T>>,
+    snapshot: &Weak<Snapshot<T::Value>>,
     what: &str,
-    mut stream: Streaming<M>,
+    mut stream: Streaming<T::Update>,
     away: &mut Option<OneAway<'c>>,
-    apply: &mut impl FnMut(M) -> Result<T, Refused>,
+    take: &mut T,
     told: &mut Option<String>,
 ) -> Ended {
     let mut gave = false;
@@ -268,7 +206,7 @@ async fn read<'c, M, T>(
             Ok(Err(status)) => break status,
         };
         let Some(alive) = snapshot.upgrade() else { break Status::cancelled("no longer needed") };
-        match apply(update) {
+        match take.take(update) {
             Ok(value) => {
                 (gave, *away) = (true, None);
                 control.metrics.updates.increment(1);
@@ -372,28 +310,5 @@ mod tests {
             assert!(is_gone(kind, false, &mut doubted) && doubted.is_none());
         }
         assert!(!is_gone(Kind::Port, true, &mut None) && !is_gone(Kind::Port, false, &mut None));
-    }
-
-    #[test]
-    fn a_change_needs_what_it_changes() {
-        let service = v1::ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
-        let route = |name: &str| v1::Route { namespace: "shop".into(), name: name.into(), ..Default::default() };
-        let whole =
-            v1::OutboundPolicy { service: Some(service), routes: vec![route("a"), route("b")], ..Default::default() };
-        let delta = |upsert: &[&str], removed: &[&str]| {
-            let key = |name: &&str| v1::RouteKey { kind: 0, namespace: "shop".into(), name: (*name).into() };
-            let upsert = upsert.iter().map(|name| route(name)).collect();
-            let delta = v1::RouteDelta { upsert, removed: removed.iter().map(key).collect() };
-            v1::OutboundPolicy { delta: Some(delta), ..Default::default() }
-        };
-        let Ok(before) = apply_outbound(None, whole) else { panic!("a whole policy needs nothing before") };
-        let Ok(after) = apply_outbound(Some(&before), delta(&["c"], &["a"])) else { panic!("it follows") };
-        assert_eq!(after.routes.routes().iter().map(|r| &*r.meta.name).collect::<Vec<_>>(), ["b", "c"]);
-        for (before, bad) in
-            [(None, delta(&["c"], &[])), (Some(&after), delta(&[], &["a"])), (Some(&after), delta(&["."], &[]))]
-        {
-            assert!(apply_outbound(before, bad).is_err_and(|refused| refused.leaves_a_gap));
-        }
-        assert!(apply_outbound(Some(&after), v1::OutboundPolicy::default()).is_err_and(|r| !r.leaves_a_gap));
     }
 }
