@@ -216,10 +216,12 @@ fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, 
             }
         };
         tokio::select! {
-            () = worker.drain.cancelled() => {}
+            () = async {
+                worker.drain.cancelled().await;
+                worker.finish().await;
+            } => {}
             () = tidying => {}
         }
-        worker.finish().await;
         Ok(())
     })
 }

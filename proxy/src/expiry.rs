@@ -12,7 +12,7 @@
 //! It reads the table of live connections; what is proved and trusted is `mesh-credentials`'.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -40,9 +40,9 @@ const AHEAD: f64 = 0.1;
 pub async fn run(worker: Rc<Worker>) {
     let (connections, held) = (&worker.connections, &worker.tls.held);
     let mut new_roots = held.new_roots();
-    let mut look_at_anchors: Option<(Instant, bool)> = None;
+    let mut gone = Gone::default();
     loop {
-        let next = [connections.next_end(), look_at_anchors.map(|(at, _)| at)].into_iter().flatten().min();
+        let next = [connections.next_end(), gone.next()].into_iter().flatten().min();
         let due = async {
             match next {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -52,16 +52,18 @@ pub async fn run(worker: Rc<Worker>) {
         tokio::select! {
             () = due => {}
             () = connections.earlier_end() => continue,
-            // Its sender lives in `held`. The last change of several counts.
+            // Its sender lives in `held`.
             _ = new_roots.changed() => {
-                look_at_anchors = Some((Instant::now() + RENEWAL, true));
+                gone.look(&worker, Instant::now());
                 continue;
             }
         }
         let now = Instant::now();
-        if let Some((_, opened_here)) = look_at_anchors.filter(|(at, _)| *at <= now) {
-            look_at_anchors = opened_here.then(|| (now + AFTER_OPENER, false));
-            anchors_gone(&worker, now, opened_here);
+        for opened_here in [true, false] {
+            let due = gone.take(now, opened_here);
+            if !due.is_empty() {
+                anchors_gone(&worker, now, opened_here, &due);
+            }
         }
         for (entry, end) in connections.take_ended(now) {
             ended(&worker, &entry, end, now);
@@ -114,16 +116,70 @@ fn ended(worker: &Worker, entry: &Rc<Entry>, end: End, now: Instant) {
     }
 }
 
-/// Ends the connections for which no anchor vouches now: those that were `opened_here`, or those that were accepted.
-fn anchors_gone(worker: &Worker, now: Instant, opened_here: bool) {
+/// Proofs for which no anchor vouches any more, each with its own time: anchors that go on changing put off nobody's end.
+/// Connections of one certificate share its proof.
+#[derive(Default)]
+struct Gone(HashMap<*const Proof, Since>);
+
+/// Since when no anchor vouches for a proof.
+#[derive(Clone, Copy)]
+struct Since {
+    at: Instant,
+    /// What was opened here with it has ended already.
+    opened_ended: bool,
+}
+
+impl Since {
+    fn due(self, opened_here: bool) -> Option<Instant> {
+        match (opened_here, self.opened_ended) {
+            (true, true) => None,
+            (true, false) => Some(self.at + RENEWAL),
+            (false, _) => Some(self.at + RENEWAL + AFTER_OPENER),
+        }
+    }
+}
+
+impl Gone {
+    /// Other roots are in force.
+    fn look(&mut self, worker: &Worker, now: Instant) {
+        let held = &worker.tls.held;
+        let mut known = HashMap::new();
+        for entry in worker.connections.all() {
+            for proof in entry.proofs() {
+                known.entry(Arc::as_ptr(proof)).or_insert_with(|| held.still_vouches(proof));
+            }
+        }
+        self.0.retain(|proof, _| known.get(proof) == Some(&false));
+        for (proof, _) in known.into_iter().filter(|(_, vouched)| !vouched) {
+            self.0.entry(proof).or_insert(Since { at: now, opened_ended: false });
+        }
+    }
+
+    /// When the next connections end.
+    fn next(&self) -> Option<Instant> {
+        self.0.values().flat_map(|since| [true, false].into_iter().filter_map(|opened| since.due(opened))).min()
+    }
+
+    /// Proofs with which connections that were `opened_here`, or that were accepted, end now.
+    fn take(&mut self, now: Instant, opened_here: bool) -> HashSet<*const Proof> {
+        let is_due = |since: &Since| since.due(opened_here).is_some_and(|due| due <= now);
+        let due = self.0.iter().filter(|(_, since)| is_due(since)).map(|(proof, _)| *proof).collect();
+        match opened_here {
+            true => self.0.values_mut().filter(|since| is_due(since)).for_each(|since| since.opened_ended = true),
+            false => self.0.retain(|_, since| !is_due(since)),
+        }
+        due
+    }
+}
+
+/// Ends the connections with such a proof for which still no anchor vouches: those that were `opened_here`, or those that were
+/// accepted.
+fn anchors_gone(worker: &Worker, now: Instant, opened_here: bool, due: &HashSet<*const Proof>) {
     let held = &worker.tls.held;
-    // Connections of one certificate share its proof.
-    let mut known: HashMap<*const Proof, bool> = HashMap::new();
     for entry in worker.connections.all() {
-        let mut vouched =
-            |proof: &Arc<Proof>| *known.entry(Arc::as_ptr(proof)).or_insert_with(|| held.still_vouches(proof));
+        let is_meant = |proof: &Arc<Proof>| due.contains(&Arc::as_ptr(proof)) && !held.still_vouches(proof);
         let is_other = (entry.side() == Side::Upstream) != opened_here;
-        if is_other || entry.proofs().iter().all(&mut vouched) {
+        if is_other || !entry.proofs().iter().any(is_meant) {
             continue;
         }
         count(worker, &entry, "anchor");
