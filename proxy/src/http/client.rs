@@ -105,6 +105,7 @@ async fn send_stream(
         Pin::new(&mut response).poll(cx).map_err(|error| classify(&error, "the peer"))
     });
     let head = head.await?;
+    connection.answered();
     judge::http2_response(head.status(), head.headers()).map_err(|reason| bad_response(reason.as_str()))?;
     Ok(head.map(RecvBody::from))
 }
@@ -154,10 +155,10 @@ pub async fn send_plain(
         let connection = Pool::acquire(worker, owner, connect).await?;
         in_flight.on_connection(connection.clone());
         let sent = send_stream(&connection, request, interim, in_flight, worker.config.times.idle).await;
-        // A peer's proxy refuses a stream because its application takes nothing. An application does because this
-        // connection has too many or is to end, so that another connection may be taken.
+        // A peer's proxy refuses a stream because its application takes nothing. An application whose connection has served
+        // others does because that has too many or is to end, so that another connection may be taken.
         return sent.map(|response| from_stranger(response.map(Body::from))).map_err(|error| match error.delivery {
-            Delivery::Never => {
+            Delivery::Never if connection.serves_others() => {
                 connection.retire();
                 Error { delivery: Delivery::Closing, ..error }
             }

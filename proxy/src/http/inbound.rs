@@ -265,6 +265,48 @@ mod tests {
         assert!(Rc::ptr_eq(&second, &bound(1)) && !Rc::ptr_eq(&first, &bound(0)), "the one bound first made room");
     }
 
+    /// Of an application that takes so many streams of a connection and refuses the others: how the second request of two ends,
+    /// and how many it saw.
+    async fn second_of_two(taken: usize) -> (Option<Delivery>, usize) {
+        let (worker, asked) = (worker(&[]), Rc::new(Cell::new(0)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = worker.port(listener.local_addr().unwrap());
+        let count = asked.clone();
+        tokio::task::spawn_local(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let (mut connection, count) = (h2::server::handshake(tcp).await.unwrap(), count.clone());
+                tokio::task::spawn_local(async move {
+                    for n in 0.. {
+                        let Some(Ok((_, mut answer))) = connection.accept().await else { return };
+                        count.set(count.get() + 1);
+                        match n < taken {
+                            true => drop(answer.send_response(http::Response::new(()), true)),
+                            false => answer.send_reset(h2::Reason::REFUSED_STREAM),
+                        }
+                    }
+                });
+            }
+        });
+        let entry = worker.connections.add(Side::Inbound, ([127, 0, 0, 1], 1).into());
+        let caller = Caller::new(worker.clone(), port, entry, true);
+        let mut last = None;
+        for _ in 0..2 {
+            let request = Request::get("http://web/").version(Version::HTTP_2).body(Body::default()).unwrap();
+            let authority = Some(Authority::from_static("web"));
+            let handed = hand_over(&caller, request, authority, &Interim::None, &mut InFlight::default()).await;
+            last = handed.err().map(|error| error.delivery);
+        }
+        (last, asked.get())
+    }
+
+    #[tokio::test]
+    async fn what_a_connection_that_served_others_refuses_is_asked_on_another_one() {
+        // The second is refused on the first connection, and taken on the next.
+        assert_eq!(LocalSet::new().run_until(second_of_two(1)).await, (None, 3));
+        // An application that takes nothing is asked once for each.
+        assert_eq!(LocalSet::new().run_until(second_of_two(0)).await, (Some(Delivery::Never), 2));
+    }
+
     #[tokio::test]
     async fn a_request_that_no_connection_takes_is_asked_on_two_more_at_most() {
         let refused = async {

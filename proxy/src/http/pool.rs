@@ -49,6 +49,8 @@ pub struct H2Connection {
     /// `None` when no request begins on it any more.
     send: RefCell<Option<SendRequest<Bytes>>>,
     streams: Cell<u32>,
+    /// A response came on it.
+    has_answered: Cell<bool>,
 }
 
 /// A connection attempt that several requests wait for.
@@ -163,7 +165,7 @@ impl Pool {
 
 impl H2Connection {
     fn new(send: SendRequest<Bytes>) -> Self {
-        Self { send: RefCell::new(Some(send)), streams: Cell::new(0) }
+        Self { send: RefCell::new(Some(send)), streams: Cell::new(0), has_answered: Cell::new(false) }
     }
 
     /// Begins a stream.
@@ -182,6 +184,16 @@ impl H2Connection {
     /// One less.
     pub fn leave(&self) {
         self.streams.set(self.streams.get().saturating_sub(1));
+    }
+
+    /// A response came on it.
+    pub fn answered(&self) {
+        self.has_answered.set(true);
+    }
+
+    /// Whether its server has taken other requests than the one that asks.
+    pub fn serves_others(&self) -> bool {
+        self.has_answered.get() || self.streams.get() > 1
     }
 
     /// Takes no further request: its server refused one that another connection may well be granted.
