@@ -56,13 +56,25 @@ pub(super) struct ResponseHead {
 pub(super) struct HeadScanner {
     /// Bytes before this hold no end of a head.
     scanned: usize,
-    /// Empty lines before the head that are gone (RFC 9112 2.2).
+    /// Empty lines before the head that are gone, and those that may be there (RFC 9112 2.2).
     empty_lines: usize,
+    most_empty_lines: usize,
     /// The first line is there, and may be a request's or a response's.
     has_line: bool,
 }
 
 impl HeadScanner {
+    /// For requests, before which clients leave empty lines.
+    pub(super) fn requests() -> Self {
+        Self { most_empty_lines: MAX_EMPTY_LINES, ..Self::default() }
+    }
+
+    /// For responses. Nothing is skipped before them but what a server may have left behind a message whose length it got
+    /// wrong by one line end.
+    pub(super) fn responses() -> Self {
+        Self { most_empty_lines: 1, ..Self::default() }
+    }
+
     /// Takes a whole head off the buffer. `Ok(None)` means more bytes are needed.
     pub(super) fn take(&mut self, buf: &mut BytesMut, config: &Config) -> Result<Option<Bytes>, ParseReason> {
         while let Some(first @ (b'\r' | b'\n')) = buf.first() {
@@ -73,7 +85,7 @@ impl HeadScanner {
                 (_, Some(_)) => return Err(ParseReason::BareCr),
             };
             self.empty_lines += 1;
-            if self.empty_lines > MAX_EMPTY_LINES {
+            if self.empty_lines > self.most_empty_lines {
                 return Err(ParseReason::BadStartLine);
             }
             buf.advance(length);
@@ -101,7 +113,7 @@ impl HeadScanner {
             self.scanned = buf.len().saturating_sub(3);
             return Ok(None);
         };
-        *self = Self::default();
+        *self = Self { most_empty_lines: self.most_empty_lines, ..Self::default() };
         Ok(Some(buf.split_to(end).freeze()))
     }
 }

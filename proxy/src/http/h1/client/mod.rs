@@ -142,7 +142,7 @@ where
         upload.wait_for_continue(inner.config.expect_continue_timeout);
     }
     let mut awaiting =
-        AwaitHead { scanner: HeadScanner::default(), interims: InterimBudget::default(), started: false };
+        AwaitHead { scanner: HeadScanner::responses(), interims: InterimBudget::default(), started: false };
     let head = std::future::poll_fn(|cx| poll_head(inner, &mut upload, &mut awaiting, &mut on_interim, cx)).await;
     let head = match head {
         Ok(head) => head,

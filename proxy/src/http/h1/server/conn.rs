@@ -65,7 +65,7 @@ impl<IO> Conn<IO> {
             config,
             buf: BytesMut::new(),
             out: WriteBuf::default(),
-            scanner: HeadScanner::default(),
+            scanner: HeadScanner::requests(),
             decoder: Decoder::new(BodyLength::Empty),
             exchange: 0,
             body_held: false,

@@ -92,6 +92,16 @@ fn responses_end_where_their_heads_say() {
 }
 
 #[test]
+fn a_response_is_not_looked_for_behind_empty_lines() {
+    let answer = |before: &str| format!("{before}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    assert!(outcome(get(), &answer("\r\n")).reply.is_ok());
+    for before in ["\r\n\r\n", "\n\n\n"] {
+        let refused = outcome(get(), &answer(before)).reply.unwrap_err();
+        assert!(matches!(refused.kind, SendErrorKind::Parse(ParseReason::BadStartLine)), "{refused}");
+    }
+}
+
+#[test]
 fn trailers_and_interim_responses_are_handed_on() {
     let answer = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n\
         HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-sum: 1\r\nx-2: 2\r\n\r\n";

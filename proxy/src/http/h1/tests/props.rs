@@ -84,7 +84,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let config = Config::default();
-        let _ = HeadScanner::default().take(&mut BytesMut::from(&bytes[..]), &config);
+        let _ = HeadScanner::requests().take(&mut BytesMut::from(&bytes[..]), &config);
         let _ = decode(&[&bytes], BodyLength::Chunked);
         let whole = Bytes::from(bytes);
         let _ = head::parse_request(&whole, &config);
@@ -96,7 +96,7 @@ proptest! {
     fn almost_requests_never_panic(text in "(GET|get|P OST|CONNECT|OPTIONS) ?(/|\\*|a:1|http://a[/?#]?)[ -~]{0,6} HTTP/1\\.[0-2]\r?\n([A-Za-z-]{1,16}:?[ \t]?[ -~\r\n]{0,12}\r\n){0,4}(Host: [ -~]{0,6}\r\n)?\r\n") {
         let config = Config::default();
         let mut buf = BytesMut::from(text.as_bytes());
-        if let Ok(Some(raw)) = HeadScanner::default().take(&mut buf, &config)
+        if let Ok(Some(raw)) = HeadScanner::requests().take(&mut buf, &config)
             && let Ok(request) = head::parse_request(&raw, &config)
         {
             prop_assert!(request.headers.get_all("host").iter().count() <= 1);
@@ -117,7 +117,7 @@ proptest! {
         let mut wire = Vec::new();
         encode::request_head(&mut wire, &request, encode::LengthField::Length(7)).unwrap();
         let config = Config::default();
-        let raw = HeadScanner::default().take(&mut BytesMut::from(&wire[..]), &config).unwrap().unwrap();
+        let raw = HeadScanner::requests().take(&mut BytesMut::from(&wire[..]), &config).unwrap().unwrap();
         let mut parsed = head::parse_request(&raw, &config).unwrap();
         prop_assert_eq!(parsed.body, BodyLength::Length(7));
         parsed.headers.remove("content-length");
