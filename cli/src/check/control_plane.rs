@@ -22,7 +22,7 @@ const INSTALLED: &[When] = &[When::Installed];
 /// A leader renews its Lease every few seconds; one that is a minute over is of a leader that is gone.
 const LEASE_GRACE: i64 = 60;
 /// The read-only pages of each part.
-const PAGES: u16 = 4652;
+pub(super) const PAGES: u16 = 4652;
 /// The Leases that leaders hold.
 const LEASES: [&str; 2] = ["mesh-identity", "mesh-destination"];
 

@@ -10,6 +10,8 @@ mod data_plane;
 mod gateway_api;
 mod identity;
 mod kubernetes;
+mod limits;
+mod pod_networks;
 mod pod_security;
 pub mod report;
 pub mod run;
@@ -163,8 +165,10 @@ pub enum Status {
 pub static ALL: &[&[Check]] = &[
     kubernetes::CHECKS,
     pod_security::CHECKS,
+    pod_networks::CHECKS,
     gateway_api::CHECKS,
     control_plane::CHECKS,
+    limits::CHECKS,
     admission::CHECKS,
     identity::CHECKS,
     webhook::CHECKS,

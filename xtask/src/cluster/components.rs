@@ -54,7 +54,7 @@ pub fn all(layout: &Layout, is_dual: bool) -> Vec<Component> {
     vec![
         etcd(&run),
         of_kubernetes("kube-apiserver", api_server(is_dual, &config, &pki), Ready::Api),
-        of_kubernetes("kube-controller-manager", controller_manager(&config, &pki), Ready::Port(10257)),
+        of_kubernetes("kube-controller-manager", controller_manager(&config, &pki, is_dual), Ready::Port(10257)),
         of_kubernetes(
             "kube-scheduler",
             vec![format!("--kubeconfig={}", config("kube-scheduler.kubeconfig")), "--leader-elect=false".into()],
@@ -138,8 +138,13 @@ fn api_server(is_dual: bool, config: &dyn Fn(&str) -> String, pki: &dyn Fn(&str)
     ]
 }
 
-fn controller_manager(config: &dyn Fn(&str) -> String, pki: &dyn Fn(&str) -> String) -> Vec<String> {
-    vec![
+fn controller_manager(config: &dyn Fn(&str) -> String, pki: &dyn Fn(&str) -> String, is_dual: bool) -> Vec<String> {
+    // The node's podCIDR is all that its pods have.
+    let masks: &[&str] = match is_dual {
+        true => &["--node-cidr-mask-size-ipv4=16", "--node-cidr-mask-size-ipv6=64"],
+        false => &["--node-cidr-mask-size=16"],
+    };
+    let mut arguments = vec![
         format!("--kubeconfig={}", config("kube-controller-manager.kubeconfig")),
         format!("--service-account-private-key-file={}", pki("service-account.key")),
         format!("--root-ca-file={}", pki("ca.crt")),
@@ -151,7 +156,11 @@ fn controller_manager(config: &dyn Fn(&str) -> String, pki: &dyn Fn(&str) -> Str
         "--concurrent-namespace-syncs=20".into(),
         "--kube-api-qps=200".into(),
         "--kube-api-burst=400".into(),
-    ]
+        "--allocate-node-cidrs=true".into(),
+        format!("--cluster-cidr={}", joined(is_dual, |family| family.pods)),
+    ];
+    arguments.extend(masks.iter().map(|mask| (*mask).to_owned()));
+    arguments
 }
 
 impl Component {

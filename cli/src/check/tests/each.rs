@@ -77,6 +77,17 @@ async fn kubernetes() {
     let id = "kubernetes-admission-policies";
     expect(cluster().object("/version", json!({ "gitVersion": "v1.29.9" })), id, Warning, &["v1.29.9", "1.30"]).await;
 
+    let id = "kubernetes-pod-networks";
+    let mut elsewhere = node("cloud", "v1.34.0", "6.1.0");
+    elsewhere["spec"]["podCIDR"] = Value::Null;
+    let values = |networks: &str| {
+        let values = json!({ "data": { "values.yaml": format!("clusterNetworks: {networks}\n") } });
+        let path = "/api/v1/namespaces/mesh-system/configmaps/mesh-values";
+        cluster().list("/api/v1/nodes", vec![elsewhere.clone()]).object(path, values)
+    };
+    expect(values("[]"), id, Warning, &["cloud has no podCIDR", "clusterNetworks is empty"]).await;
+    expect_ok(values("[10.0.0.0/8]"), id).await;
+
     let id = "kubernetes-pod-security";
     let enforced = |name: &str, inject: &str, level: &str| {
         namespace(name, json!({ "meshctl.dev/inject": inject, "pod-security.kubernetes.io/enforce": level }))
@@ -168,6 +179,23 @@ async fn control_plane() {
     .await;
     let none = cluster().list("/apis/discovery.k8s.io/v1/namespaces/mesh-system/endpointslices", vec![]);
     expect(none, id, Failed, &["mesh-identity has no ready endpoint"]).await;
+
+    let id = "control-plane-limits";
+    let problem =
+        |kind: &str, name: &str, reason: &str| json!({ "object": format!("{kind} {name}"), "reason": reason });
+    let problems = [
+        problem("HTTPRoute", "tenant/a", "TooLarge"),
+        problem("HTTPRoute", "tenant/a", "TooLarge"),
+        problem("EndpointSlice", "tenant/b", "TooLarge"),
+        problem("HTTPRoute", "bank/c", "TooManyRoutes"),
+        problem("HTTPRoute", "shop/d", "BackendNotFound"),
+    ];
+    let mock = cluster().page("mesh-system/mesh-destination-1", 4652, "/problems", &json!(problems).to_string());
+    let words =
+        ["1 object of bank (HTTPRoute bank/c)", "2 objects of tenant (HTTPRoute tenant/a, EndpointSlice tenant/b)"];
+    expect(mock, id, Warning, &words).await;
+    let mock = cluster().page("mesh-system/mesh-destination-1", 4652, "/problems", "<html>");
+    expect(mock, id, Skipped, &["is no list of problems"]).await;
 
     let id = "control-plane-leader";
     let lease = "/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases/mesh-identity";

@@ -98,7 +98,7 @@ pub(super) fn stamp(from_now: i64) -> String {
 pub(super) fn node(name: &str, kubelet: &str, kernel: &str) -> Value {
     json!({ "metadata": { "name": name }, "status": { "nodeInfo": {
         "kubeletVersion": kubelet, "kernelVersion": kernel, "operatingSystem": "linux", "architecture": "amd64",
-    } } })
+    } }, "spec": { "podCIDR": "10.88.0.0/24" } })
 }
 
 pub(super) fn namespace(name: &str, labels: Value) -> Value {
@@ -225,6 +225,7 @@ pub(super) fn cluster() -> Mock {
         .list("/api/v1/namespaces/mesh-system/pods", vec![])
         .tls("mesh-system/mesh-identity-1", 4650, AUTHORITY.server(&[spiffe("mesh-identity")]))
         .tls("mesh-system/mesh-injector-1", 4653, AUTHORITY.server(&[dns("mesh-injector.mesh-system.svc")]))
+        .page("mesh-system/mesh-destination-1", 4652, "/problems", "[]")
         .page("shop/web-5d-1", 4692, "/metrics", &metrics(20 * 3_600, 0));
     let mut slices = Vec::new();
     for part in ["mesh-identity", "mesh-destination", "mesh-injector"] {
@@ -243,6 +244,7 @@ pub(super) fn cluster() -> Mock {
     mock.list("/apis/discovery.k8s.io/v1/namespaces/mesh-system/endpointslices", slices)
         .list_of("/api/v1/namespaces/mesh-system/pods", "identity", vec![control_pod("mesh-identity")])
         .list_of("/api/v1/namespaces/mesh-system/pods", "injector", vec![control_pod("mesh-injector")])
+        .list_of("/api/v1/namespaces/mesh-system/pods", "destination", vec![control_pod("mesh-destination")])
 }
 
 /// The admission policies and their bindings, as an API server gives them.

@@ -1,0 +1,44 @@
+//! Networks of pods and Services: whether those are known in which an address without an owner is never taken for one outside
+//! of the mesh.
+//!
+//! It reads Nodes and the installation's values.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Check, Context, Outcome, When, count, names, page};
+use crate::{
+    chart::installed::Installed,
+    kube::{ClusterError, value},
+};
+
+pub(super) static CHECKS: &[Check] = &[Check {
+    id: "kubernetes-pod-networks",
+    area: "Kubernetes",
+    what: "it is known which addresses are of the cluster",
+    why: "what an address means that nobody is known to have cannot be told: it is taken for one outside of the mesh",
+    mend: "meshctl upgrade --set 'clusterNetworks={10.0.0.0/8}' | kubectl apply -f -",
+    page: page!("kubernetes-pod-networks"),
+    when: &[When::Installed],
+    after: &["kubernetes-api"],
+    run: |context| Box::pin(pod_networks(context)),
+}];
+
+async fn pod_networks(context: Arc<Context>) -> Result<Outcome, ClusterError> {
+    let nodes = context.nodes().await?;
+    let has_range = |node: &&Value| !value::text(node, "/spec/podCIDR").is_empty();
+    let without: Vec<_> = nodes.iter().filter(|node| !has_range(node)).map(value::name).collect();
+    if without.is_empty() {
+        return Ok(Outcome::pass(format!("{} with the podCIDR of its pods", count(nodes.len(), "node"))));
+    }
+    let values = Installed::look(&context.cluster).await?.stored_values().ok().flatten().unwrap_or_default();
+    let networks = value::items(&values, "/clusterNetworks").iter().filter_map(Value::as_str).collect::<Vec<_>>();
+    if networks.is_empty() {
+        return Ok(Outcome::warn(format!(
+            "{} has no podCIDR, and the value clusterNetworks is empty: name the networks of pods and Services there",
+            names(&without)
+        )));
+    }
+    Ok(Outcome::pass(format!("clusterNetworks: {}", names(&networks))))
+}
