@@ -1,5 +1,7 @@
 //! Two replicas of each part: an upgrade in place keeps identity and pods, and any one replica may die.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde_json::Value;
 
 use crate::{
@@ -139,7 +141,7 @@ fn proxies_that_move_to_a_replica_whose_watch_is_stalled_lose_nothing_on_our_nod
         let names = kubectl(&["get", "pods", "-n", SYSTEM, "-l", DESTINATION, "-o", "name"]);
         names.lines().map(|name| name.trim_start_matches("pod/").to_owned()).find(|name| *name != first)
     });
-    let running = start_load(name, &client, &["http1", "--target", &target, "--rate", "200", "--seconds", "40"]);
+    let running = start_load(name, &client, &["http1", "--target", &target, "--rate", "200", "--seconds", "60"]);
     // All proxies are with the first; the second learns nothing of the new pods.
     let stalled = Stalled::pod(&text(&get(SYSTEM, &["pod", &second]), "/status/podIP"));
     let roll = || {
@@ -153,8 +155,15 @@ fn proxies_that_move_to_a_replica_whose_watch_is_stalled_lose_nothing_on_our_nod
     roll();
     // Nobody else is ready yet when the proxies look for another.
     kubectl(&["delete", "pod", "-n", SYSTEM, &first, "--grace-period=0", "--force"]);
-    wait("proxies at the second", || (streams(&second) > 0.0).then_some(()));
+    wait("proxies at the second", || {
+        (metric(&second, "mesh_controller_streams").iter().sum::<f64>() > 0.0).then_some(())
+    });
     drop(stalled);
+    let again = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    wait("the second to follow again", || {
+        let seen = metric(&second, "mesh_controller_watch_seen_timestamp_seconds");
+        seen.iter().all(|seen| *seen > again).then_some(())
+    });
     roll();
     let report = running.report();
     println!("moved to a replica whose watch is stalled: {} requests, {} failed", report.requests, report.errors);
@@ -162,9 +171,9 @@ fn proxies_that_move_to_a_replica_whose_watch_is_stalled_lose_nothing_on_our_nod
     drop(replicas);
 }
 
-/// Streams that a replica of destination serves.
-fn streams(pod: &str) -> f64 {
+/// The values of a metric of a replica of destination.
+fn metric(pod: &str, name: &str) -> Vec<f64> {
     let metrics = kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{SYSTEM}/pods/{pod}:4652/proxy/metrics")]);
-    let lines = metrics.lines().filter(|line| line.starts_with("mesh_controller_streams"));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    let lines = metrics.lines().filter(|line| line.starts_with(name));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
 }
