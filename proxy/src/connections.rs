@@ -1,9 +1,8 @@
 //! The one table of a worker's live connections: who is at the other end, how far each has come, and how to end it.
 //!
 //! Whatever asks "which connections, whose, since when" asks here and builds no list of its own: the limit on accepted
-//! connections ([`Connections::accept`], [`Entry::admitted`]), the drain ([`Connections::close`], [`Connections::none`]), the end of a
-//! certificate or of an anchor, and what ends connections by who they are ([`Connections::end_where`]). The decision under which a
-//! connection was admitted has its place in [`Entry`], beside the peer.
+//! connections ([`Connections::accept`], [`Entry::admitted`]), the drain ([`Connections::close`], [`Connections::none`]), the
+//! end of a certificate or of an anchor, and what ends connections by who they are ([`Connections::end_where`]).
 //!
 //! To the application, three kinds of connections have places of their own: those that have shown nothing yet (the source that
 //! holds most of them loses its oldest when there are too many, so the next one is always accepted), strangers that are served,
@@ -15,7 +14,8 @@
 //! `Connection: close`) and for [`Entry::cut`] (at once: what nothing can end in order). Bytes and upgraded connections have
 //! no end in order, so they wait for the second alone.
 //!
-//! Like everything of a worker it is on one thread: no lock, and nothing here is done on the way of a request.
+//! Like everything of a worker it is on one thread, without a lock but that of the places, which are taken once a connection. On
+//! the way of a request stand a look whether it is to end, and how far it has come.
 
 mod entry;
 
@@ -161,7 +161,6 @@ impl Connections {
             id,
             side,
             source,
-            since: Instant::now(),
             stage: Cell::new(Stage::Begun),
             unproved: Cell::new(side != Side::Upstream),
             framed: Cell::new(false),
@@ -171,7 +170,7 @@ impl Connections {
             ends: Cell::new(None),
             held: Cell::new(0),
             end: Cell::new(End::Open),
-            told: Notify::new(),
+            told: RefCell::default(),
         });
         let counted = table.side(side);
         counted.count.set(counted.count.get() + 1);
@@ -192,6 +191,7 @@ impl Connections {
     }
 
     /// Bytes that connections to the application hold of what is not whole ([`Entry::hold`]).
+    #[cfg(test)]
     pub fn unfinished(&self) -> usize {
         self.0.unfinished.total()
     }

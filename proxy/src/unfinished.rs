@@ -39,6 +39,7 @@ impl Unfinished {
     }
 
     /// All that is held.
+    #[cfg(test)]
     pub(crate) fn total(&self) -> usize {
         self.held.borrow().total
     }

@@ -2,19 +2,20 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    future::Future,
+    future::{Future, poll_fn},
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::Arc,
+    task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
 use mesh_credentials::Proof;
 use mesh_listen::{Place, Source};
 use mesh_policy::Identity;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Ender, Side, Table, wake};
+use super::{Ender, Side, Table, wake, wake_later};
 use crate::metrics::Direction;
 
 /// How far a connection has come.
@@ -47,8 +48,8 @@ pub struct Entry {
     pub(super) id: u64,
     pub(super) side: Side,
     pub(super) source: SocketAddr,
-    pub(super) since: Instant,
     pub(super) stage: Cell<Stage>,
+    /// It was accepted and has shown nothing yet: neither an identity nor one whole request head, nor bytes that were passed on.
     pub(super) unproved: Cell<bool>,
     /// A codec tells what of it is not whole.
     pub(super) framed: Cell<bool>,
@@ -61,7 +62,8 @@ pub struct Entry {
     pub(super) ends: Cell<Option<Instant>>,
     pub(super) held: Cell<usize>,
     pub(super) end: Cell<End>,
-    pub(super) told: Notify,
+    /// Who waits for the end.
+    pub(super) told: RefCell<Vec<Waker>>,
 }
 
 impl Entry {
@@ -83,11 +85,6 @@ impl Entry {
         self.source
     }
 
-    /// When it began.
-    pub fn since(&self) -> Instant {
-        self.since
-    }
-
     /// How far it has come.
     pub fn stage(&self) -> Stage {
         self.stage.get()
@@ -101,12 +98,6 @@ impl Entry {
     /// What its certificates are: the peer's, then our own. Empty for one that is not of the mesh.
     pub fn proofs(&self) -> &[Arc<Proof>] {
         self.proofs.get().map_or(&[], |proofs| proofs)
-    }
-
-    /// Whether it was accepted and has shown nothing yet: neither an identity nor one whole request head, nor bytes that were
-    /// passed on.
-    pub fn is_unproved(&self) -> bool {
-        self.unproved.get()
     }
 
     /// The other end has proved who it is, and so did we. Once and for all: a second word changes nothing.
@@ -169,11 +160,12 @@ impl Entry {
     pub fn end(&self, end: End) {
         if self.end.get() < end {
             self.end.set(end);
-            self.told.notify_waiters();
+            wake(&self.told);
         }
     }
 
     /// What was asked.
+    #[cfg(test)]
     pub fn asked(&self) -> End {
         self.end.get()
     }
@@ -197,14 +189,16 @@ impl Entry {
         }
     }
 
+    /// Polled with everything that the connection does, so it is nothing but a look.
     async fn until(&self, end: End) {
-        loop {
-            let told = self.told.notified();
+        poll_fn(|cx| {
             if self.end.get() >= end {
-                return;
+                return Poll::Ready(());
             }
-            told.await;
-        }
+            wake_later(&self.told, cx);
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Waits, for at most `limit`, for a place among those that are served: strangers have fewer than all, so that peers find

@@ -202,15 +202,25 @@ pub async fn send_upgrade(
     upstream: Upstream<Box<dyn Io>>,
     request: Request<Body>,
     interim: &Interim,
-    in_flight: InFlight,
+    mut in_flight: InFlight,
 ) -> Result<Reply, Error> {
     let connection = h1::client::Connection::new(upstream.io, &h1_config(&worker.config));
     let held = upstream.entry;
     let early = |status, headers: &HeaderMap| interim.send(status, headers);
-    let sent = h1::client::send(connection, request, early, drop).await;
+    let sending = h1::client::send(connection, request, early, drop);
+    let sent = match &held {
+        None => sending.await,
+        Some(entry) => {
+            let ended = || {
+                Error::unknown(Reason::UpstreamReset, "the connection ended: no anchor vouches for its certificates")
+            };
+            entry.serve(sending).await.ok_or_else(ended)?
+        }
+    };
     let reply = sent.map_err(|error| Error { delivery: Delivery::Begun, ..failed_to("the server", &error) })?;
     let response = reply.response.map(Body::from);
     let Some(mut upstream) = reply.upgrade else {
+        in_flight.on_entry(held);
         return Ok(response.map(|body| body.counted(in_flight)).into());
     };
     let upgrade = {

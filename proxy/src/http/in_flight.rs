@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::task::AbortHandle;
 
 use super::{app_places::AppPlace, pool::H2Connection};
-use crate::{balance::Endpoint, metrics::Series};
+use crate::{balance::Endpoint, connections::Entry, metrics::Series};
 
 /// Counts a request on its endpoint and its connection until it is dropped, and its gRPC status when that comes. Dropped
 /// before the response ended, it also ends what is still sent for the request.
@@ -25,6 +25,8 @@ pub struct InFlight {
     upload: Option<AbortHandle>,
     /// Its place at the application.
     at_app: Option<AppPlace>,
+    /// The connection that it has to itself, in the table of live ones.
+    entry: Option<Rc<Entry>>,
 }
 
 struct GrpcRecord {
@@ -45,6 +47,11 @@ impl InFlight {
     /// It has a connection to the application to itself.
     pub fn at_app(&mut self, place: AppPlace) {
         self.at_app = Some(place);
+    }
+
+    /// It has a connection to a peer's proxy to itself, which stays in the table as long as the response.
+    pub fn on_entry(&mut self, entry: Option<Rc<Entry>>) {
+        self.entry = entry;
     }
 
     /// The request goes out: giving it up from now on says that the endpoint took at least so long.
