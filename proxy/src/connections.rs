@@ -113,7 +113,7 @@ impl Connections {
     /// An empty table within these limits. `open` counts accepted connections, inbound and outbound.
     pub fn new(limits: &Limits, open: [Gauge; 2]) -> Self {
         let most = limits.unproved;
-        let unproved = Bounds { each: most.min(UNPROVED_EACH), shared: most * 3 / 4, total: most };
+        let unproved = Bounds { each: most.min(UNPROVED_EACH), shared: most / 4 * 3, total: most };
         Self(Rc::new(Table {
             limit: limits.connections,
             served: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),

@@ -97,8 +97,8 @@ fn is_white(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0x0b | 0x0c | 0x1c..=0x1f)
 }
 
-/// RFC 9110 section 5.6.2.
-fn is_token(byte: u8) -> bool {
+/// Whether a byte may be in a token: a method, a field's name (RFC 9110 section 5.6.2, `tchar`).
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

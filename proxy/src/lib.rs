@@ -2,9 +2,10 @@
 //!
 //! # The way of a request, top to bottom, each file once
 //! [`listen`] (accept, original destination, limits, drain) -> [`outbound`] | [`inbound`] (a connection's life) ->
-//! [`detect`] (TLS, HTTP/1, HTTP/2, bytes; `undecided` while it does not tell) -> [`http::server`] -> [`http::exchange`] | [`http::inbound`] (facts, decision,
-//! filters, attempts, record) -> [`balance`] (pick an endpoint) -> [`tls`] -> [`connect`] (the only place that opens
-//! upstream sockets) -> [`tls_stream`]. Bytes: outbound -> balance -> tls -> connect -> [`tcp`].
+//! [`detect`] (TLS, HTTP/1, HTTP/2, bytes; `undecided` while it does not tell) -> [`http::server`] -> [`http::exchange`] |
+//! [`http::inbound`] (facts, decision, filters, attempts, record) -> [`balance`] (pick an endpoint) -> [`tls`] -> [`connect`]
+//! (the only place that opens upstream sockets) -> [`tls_stream`]. Bytes: outbound -> `opaque` -> balance -> tls -> connect ->
+//! [`tcp`].
 //!
 //! Beside it: [`control`] keeps snapshots of what the controller says, [`worker`] holds what the connections of a thread
 //! share, [`app`] starts and ends it all. `init` redirects a pod's connections here, `gate` waits until it is ready.

@@ -34,7 +34,8 @@ pub struct Limits {
     pub streams: u32,
     /// `MESH_STREAM_WINDOW`, 262,144: bytes in flight on one HTTP/2 stream; also what is kept for a replay.
     pub stream_window: u32,
-    /// `MESH_MAX_INBOUND_STREAMS`, 1,000: streams that a peer may open on one HTTP/2 connection.
+    /// `MESH_MAX_INBOUND_STREAMS`, 1,000: streams that this pod's application, or a caller that is no peer's
+    /// proxy, may open on one HTTP/2 connection.
     pub inbound_streams: u32,
     /// `MESH_POOL_IDLE`, 64: idle HTTP/1 connections kept to one application port or unmeshed endpoint.
     pub pool_idle: usize,

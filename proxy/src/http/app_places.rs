@@ -32,7 +32,7 @@ pub struct AppPlace(Rc<Share>);
 impl AppPlaces {
     /// So many places.
     pub fn new(total: usize) -> Rc<Self> {
-        let bounds = Bounds { each: total.min(128), shared: total * 3 / 4, total };
+        let bounds = Bounds { each: total.min(128), shared: total / 4 * 3, total };
         Rc::new(Self { bounds, total: Cell::default(), shared: Cell::default(), sources: RefCell::default() })
     }
 

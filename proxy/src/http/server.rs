@@ -290,7 +290,8 @@ impl Drop for Counted {
     }
 }
 
-/// One stream: the request and whether its target had a fragment, its service, its response. A caller that resets the stream cancels the work for it.
+/// One stream: the request and whether its target had a fragment, its service, its response. A caller that resets the stream
+/// cancels the work for it.
 async fn stream<S>(
     metrics: &DirectionMetrics,
     config: &Config,

@@ -5,6 +5,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use super::ParseReason;
+use crate::first_line::is_token;
 
 /// The members of a field that is a list (RFC 9110 section 5.6.1), whatever bytes stand beside them.
 pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -138,11 +139,6 @@ pub(super) fn parse_length(value: &[u8]) -> Option<u64> {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         length.checked_mul(10)?.checked_add(digit)
     })
-}
-
-/// RFC 9110 `tchar`.
-pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Whether a trailer may be passed on: never what frames, routes, authenticates or names hops (RFC 9110 6.5.1).

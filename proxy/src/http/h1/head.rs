@@ -8,9 +8,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::super::judge;
-use super::framing::{BodyLength, Fields, is_token};
+use super::framing::{BodyLength, Fields};
 use super::{Config, ParseReason, target};
-use crate::first_line::MAX_EMPTY_LINES;
+use crate::first_line::{MAX_EMPTY_LINES, is_token};
 
 /// Heads with up to so many fields are parsed without a heap allocation for the index.
 const STACK_HEADERS: usize = 64;
