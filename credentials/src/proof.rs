@@ -226,4 +226,16 @@ mod tests {
         assert!(!ending.is_finished(), "whoever asks for another certificate has its time");
         assert!(ending.await.unwrap().contains("anchor"));
     }
+
+    #[test]
+    fn few_proofs_are_remembered_beyond_those_in_use() {
+        let root = authority();
+        let held = Held::new(Roots::new("cluster.local", std::slice::from_ref(&root.0)).unwrap());
+        let proofs = Proofs::default();
+        for n in 0..=MAX_REMEMBERED {
+            assert_eq!(proofs.lock().len(), n);
+            proofs.put(Proof::clone(&held.proof(&[root.leaf("cluster.local")]).unwrap()));
+        }
+        assert_eq!(proofs.lock().len(), 1);
+    }
 }

@@ -233,6 +233,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_told_is_remembered_of_so_many_objects() {
+        let (sink, metrics) = (Fake(mpsc::channel(1).0), Arc::new(Metrics::default()));
+        let mut writer = Writer { sink, metrics, told: HashMap::new(), tokens: 0, since: Instant::now() };
+        let known = |writer: &mut Writer<Fake>, n: usize| writer.is_known(&note(&format!("web-{n}")));
+        assert!((0..REMEMBERED).all(|n| !known(&mut writer, n)) && known(&mut writer, 0));
+        assert!(!known(&mut writer, REMEMBERED) && writer.told.len() <= REMEMBERED);
+        assert!(!known(&mut writer, 0), "all are forgotten, and may be told again");
+    }
+
+    #[tokio::test]
     async fn it_is_posted_to_the_namespace_as_json() {
         use http_body_util::BodyExt;
         let service = tower::service_fn(|request: http::Request<kube::client::Body>| async move {

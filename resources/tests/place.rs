@@ -219,7 +219,11 @@ fn external_names_are_what_they_name() {
             + &external("away", "example.com")
             + &external("short", "web.shop")
             + &external("circle", "circle.shop.svc.cluster.local")
-            + &external("nowhere", "''")),
+            + &external("nowhere", "''")
+            + &external("hop-1", "web.shop.svc.cluster.local")
+            + &(2..=5)
+                .map(|n| external(&format!("hop-{n}"), &format!("hop-{}.shop.svc.cluster.local", n - 1)))
+                .collect::<String>()),
     );
     for (target, expected) in [
         ("alias:80", "service shop/web:80"),
@@ -231,6 +235,8 @@ fn external_names_are_what_they_name() {
         ("short:80", "-"),
         ("circle:80", "-"),
         ("nowhere:80", "-"),
+        ("hop-4:80", "service shop/web:80"),
+        ("hop-5:80", "-"),
     ] {
         assert_eq!(resolved(&world, target), expected, "{target}");
     }

@@ -3,11 +3,14 @@
 
 use std::{fs, net::SocketAddr, time::Duration};
 
-use crate::h2_frames::{PREFACE, block, frame};
+use crate::h2_frames::{PREFACE, block, frame, preface};
 use crate::support::{Answer, Client, Grpc, H1, Mesh, Server, TEST_WAIT, get, metric};
 use http::Request;
 use mesh_integration::harness::{eventually, http_get};
-use tokio::{io::AsyncWriteExt, time::Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
 
 /// Malformed requests, each with a name, its bytes and the status it gets.
 fn corpus() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
@@ -427,4 +430,25 @@ async fn nowhere_to_go_is_said() {
     // The proxy itself is no destination.
     let own = ask(&client.proxy.outbound.to_string()).await;
     assert!(own.head.status == 503 && own.head.proxy_error().is_some(), "{own:?}");
+}
+
+/// The bounds of an HTTP/2 connection are said in its first frame; what goes beyond them `h2spec` tries.
+#[tokio::test]
+async fn the_bounds_of_a_connection_are_announced() {
+    let (_mesh, client, server) = Mesh::pair().await;
+    for to in [client.entry(), SocketAddr::from(([127, 0, 0, 1], server.listen))] {
+        let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
+        stream.write_all(&preface()).await.unwrap();
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!((head[0], head[1], head[3]), (0, 0, 4), "SETTINGS come first");
+        let mut settings = vec![0; head[2].into()];
+        stream.read_exact(&mut settings).await.unwrap();
+        let said = |id: u16| {
+            let mut settings = settings.chunks(6).filter(|setting| setting[..2] == id.to_be_bytes());
+            u32::from_be_bytes(settings.next().unwrap()[2..].try_into().unwrap())
+        };
+        // Streams, bytes in flight on one, and bytes of a frame.
+        assert_eq!([3, 4, 5].map(said), [1_000, 256 << 10, 64 << 10]);
+    }
 }

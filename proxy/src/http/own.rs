@@ -135,6 +135,8 @@ impl Answered {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use mesh_policy::RouteKind;
+
     use super::*;
 
     #[test]
@@ -148,5 +150,18 @@ mod tests {
             assert_eq!(response.headers()["location"], "http://web:8080/a?b");
             assert_eq!(response.headers()["content-length"], "0");
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_few_routes_answer_stays_bound() {
+        let (worker, bound) = (crate::worker::tests::worker(&[]), Answered::default());
+        let series = |n: usize| {
+            let (namespace, name) = ("shop".into(), format!("route-{n}").into());
+            bound.series(&worker, &RouteMeta { kind: RouteKind::Http, namespace, name, created: 0 })
+        };
+        let (first, second) = (series(0), series(1));
+        (2..=MAX_BOUND).for_each(|n| drop(series(n)));
+        assert_eq!(bound.0.borrow().len(), MAX_BOUND);
+        assert!(Rc::ptr_eq(&second, &series(1)) && !Rc::ptr_eq(&first, &series(0)), "the one bound first made room");
     }
 }
