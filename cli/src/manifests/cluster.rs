@@ -7,7 +7,10 @@ use mesh_injector::config::Config;
 use mesh_resources::{Object, Options, is_used};
 use serde_json::Value;
 
-use crate::kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object, path, value};
+use crate::{
+    chart::values,
+    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object, path, value},
+};
 
 /// Groups whose kinds are found by discovery.
 const GROUPS: [&str; 2] = ["gateway.networking.k8s.io", "policy.meshctl.dev"];
@@ -132,20 +135,28 @@ async fn list(
     }
 }
 
-/// The domains of the installation; the defaults where there is none, or where it may not be read.
+/// The domains and networks of the installation; the defaults where there is none, or where it may not be read.
 pub(crate) async fn options(cluster: &Cluster) -> Result<Options, ClusterError> {
-    let found = match cluster.find(&core_object(CONTROL_NAMESPACE, "configmaps", "mesh-injector")).await {
-        Err(error) if error.is_forbidden() => None,
-        found => found?,
-    };
-    let text = found.as_ref().and_then(|found| found.pointer("/data/config.yaml")).and_then(Value::as_str);
-    let config = text.and_then(|text| Config::from_yaml(text).ok()).unwrap_or_default();
+    let text = installed(cluster, "mesh-injector", "/data/config.yaml").await?;
+    let config = text.and_then(|text| Config::from_yaml(&text).ok()).unwrap_or_default();
+    let values = installed(cluster, "mesh-values", "/data/values.yaml").await?;
+    let values = values.and_then(|text| values::read_yaml("ConfigMap mesh-values", &text).ok()).unwrap_or_default();
+    let networks = value::items(&values, "/clusterNetworks").iter().filter_map(Value::as_str);
     Ok(Options {
         meshed_by_label: false,
         trust_domain: config.trust_domain,
         cluster_domain: config.cluster_domain,
-        ..Options::default()
+        cluster_networks: networks.filter_map(|network| network.parse().ok()).collect(),
     })
+}
+
+/// A text of a ConfigMap of the installation.
+async fn installed(cluster: &Cluster, name: &str, key: &str) -> Result<Option<String>, ClusterError> {
+    let found = match cluster.find(&core_object(CONTROL_NAMESPACE, "configmaps", name)).await {
+        Err(error) if error.is_forbidden() => None,
+        found => found?,
+    };
+    Ok(found.as_ref().and_then(|found| found.pointer(key)).and_then(Value::as_str).map(str::to_owned))
 }
 
 #[cfg(test)]
@@ -191,6 +202,18 @@ mod tests {
             ]
         );
         assert_eq!(found.notes, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn what_the_installation_says_of_the_cluster_is_known() {
+        let map = |key: &str, text: &str| json!({ "data": { key: text } });
+        let at = |name: &str| format!("/api/v1/namespaces/mesh-system/configmaps/{name}");
+        let cluster = mock()
+            .object(&at("mesh-injector"), map("config.yaml", "trustDomain: example.org\n"))
+            .object(&at("mesh-values"), map("values.yaml", "clusterNetworks: [10.0.0.0/8, nonsense]\n"));
+        let found = options(&cluster.cluster()).await.unwrap();
+        let networks: Vec<_> = found.cluster_networks.iter().map(ToString::to_string).collect();
+        assert_eq!((found.trust_domain.as_str(), networks), ("example.org", vec!["10.0.0.0/8".to_owned()]));
     }
 
     #[tokio::test]
