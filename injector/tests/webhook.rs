@@ -18,7 +18,7 @@ use mesh_injector::{
 };
 use serde_json::{Value, json};
 use support::{Ca, Caller, NAME, Written, identity, page};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 struct World {
@@ -214,8 +214,7 @@ async fn one_address_keeps_only_its_share_of_connections() {
     for gone in &mut silent[..3] {
         assert!(matches!(gone.read(&mut [0]).await, Ok(0) | Err(_)));
     }
-    let before = crowded_out().await;
-    assert_eq!(before, 3, "and no others");
+    assert_eq!(crowded_out().await, 3, "and no others");
     drop(silent);
     // Those that have, and ask nothing: the one that was used least recently goes.
     let mut idle = Vec::new();
@@ -223,7 +222,7 @@ async fn one_address_keeps_only_its_share_of_connections() {
         idle.push(Caller::connect(address, tls.clone()).await.unwrap());
     }
     assert!(is_patched(idle[0].post(review(&pod())).await.unwrap().body()));
-    assert_eq!(crowded_out().await, before);
+    let before = crowded_out().await;
     let mut last = Caller::connect(address, tls.clone()).await.unwrap();
     assert!(is_patched(last.post(review(&pod())).await.unwrap().body()));
     assert!(is_patched(idle[0].post(review(&pod())).await.unwrap().body()), "it was used");
@@ -243,14 +242,24 @@ async fn a_head_that_is_too_long_is_refused() {
     assert!(!post(100 * 1024).await.is_ok_and(|status| status != 431));
 }
 
-#[tokio::test]
-async fn who_asks_nothing_for_long_is_closed() {
-    let world = start(Duration::from_secs(3600)).await;
+/// A connection of which this test says each byte.
+async fn connected(world: &World) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
     let tcp = tokio::net::TcpStream::connect(world.injector.address).await.unwrap();
     let tls = tokio_rustls::TlsConnector::from(world.ca.client(&rustls::version::TLS13));
-    let mut idle = tls.connect(NAME.try_into().unwrap(), tcp).await.unwrap();
-    // Two minutes; nothing is held up by them here.
+    tls.connect(NAME.try_into().unwrap(), tcp).await.unwrap()
+}
+
+#[tokio::test]
+async fn who_asks_nothing_for_long_is_closed_and_a_review_that_does_not_end_is_answered() {
+    let world = start(Duration::from_secs(3600)).await;
+    let (mut idle, mut slow) = (connected(&world).await, connected(&world).await);
+    let head = format!("POST /inject HTTP/1.1\r\nhost: {NAME}\r\ncontent-length: 100\r\n\r\nno more");
+    slow.write_all(head.as_bytes()).await.unwrap();
+    // From now on time passes while nobody does anything.
     tokio::time::pause();
+    let mut said = [0; 12];
+    tokio::time::timeout(Duration::from_secs(3), slow.read_exact(&mut said)).await.expect("in time").unwrap();
+    assert_eq!(&said, b"HTTP/1.1 503");
     let ended = tokio::time::timeout(Duration::from_secs(180), idle.read(&mut [0; 512])).await;
-    assert!(matches!(ended.expect("closed by the server"), Ok(_) | Err(_)));
+    assert!(matches!(ended.expect("closed by the server"), Ok(0) | Err(_)));
 }
