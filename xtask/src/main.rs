@@ -7,6 +7,7 @@ mod chart;
 mod cluster;
 mod conformance;
 mod images;
+mod limits;
 mod step;
 mod test;
 mod tidy;

@@ -97,7 +97,7 @@ fn run_all(options: &Options, count: &mut Count) -> Result<()> {
 
 /// What needs no cluster.
 fn run_here(options: &Options, count: &mut Count) -> Result<()> {
-    step("tidy: module documentation, file lengths, no machine paths", || tidy::run(&root()))?;
+    step("tidy: module documentation, file lengths, no machine paths, a test for each bound", || tidy::run(&root()))?;
     step("format (files that `cargo fmt --all` would change)", || run(cargo(["fmt", "--all", "--", "--check", "-l"])))?;
     step("dependencies: licences, bans, sources, advisories", deny)?;
     let lints = ["clippy", "--workspace", "--all-targets", "--features", CLUSTER, "--quiet", "--", "-D", "warnings"];

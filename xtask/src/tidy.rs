@@ -1,11 +1,15 @@
-//! Rules that no compiler checks: every module says what it is, files stay short, nothing names a machine.
+//! Rules that no compiler checks: every module says what it is, files stay short, nothing names a machine, and
+//! every bound has a test ([`limits`]).
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
+
+use crate::limits;
 
 /// Lines after which a file is named, as a reminder to split it.
 const LONG: usize = 400;
@@ -21,7 +25,7 @@ pub fn run(root: &Path) -> Result<()> {
     let mut files = Vec::new();
     list(root, &mut files)?;
     files.sort();
-    let mut faults = Vec::new();
+    let (mut faults, mut tests, mut page) = (Vec::new(), BTreeSet::new(), None);
     for file in &files {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
@@ -30,7 +34,13 @@ pub fn run(root: &Path) -> Result<()> {
             println!("{name} has over {LONG} lines: could it be two files?");
         }
         faults.extend(found);
+        match name.as_str() {
+            limits::PAGE => page = Some(text),
+            name if name.ends_with(".rs") => tests.extend(limits::tests(&text).map(str::to_owned)),
+            _ => {}
+        }
     }
+    faults.extend(limits::faults(&page.with_context(|| format!("there is no {}", limits::PAGE))?, &tests));
     if !faults.is_empty() {
         bail!("{} faults in {} files:\n  {}", faults.len(), files.len(), faults.join("\n  "));
     }
