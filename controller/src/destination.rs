@@ -20,6 +20,7 @@ use crate::{
     follow::{Changes, Step, Turn, follow},
     index::Published,
     metrics::Metrics,
+    revisions::Revisions,
     streams::About,
     topics::{Topic, Topics},
 };
@@ -99,12 +100,12 @@ impl destination_server::Destination for DestinationService {
         let mut sent: Option<Arc<Vec<Endpoint>>> = None;
         let index = self.shared.index.clone();
         let stream = follow(changes, open, &self.shared.metrics.endpoints, turn, move || {
-            let world = index.borrow().clone();
+            let (world, seen) = look(&index);
             let Some(now) = current(&world) else { return Step::End(not_found()) };
             let before = sent.as_deref().map(Vec::as_slice);
             let Some(mut delta) = delta(before, &now, world.version) else { return Step::Same };
             let is_part = shorten(&mut delta, MAX_PER_UPDATE);
-            let (changed, seen) = (world.changed.wire(), world.seen.get().wire());
+            let (changed, seen) = (world.changed.wire(), seen.wire());
             let update = v1::EndpointsUpdate { changed, seen, ..(&delta).into() };
             if is_part {
                 sent = Some(Arc::new(applied(before, delta)));
@@ -115,6 +116,14 @@ impl destination_server::Destination for DestinationService {
         });
         Ok(Response::new(Box::pin(stream)))
     }
+}
+
+/// The state now, and what is in it for certain. That is read first: it moves on while endpoints are found out, also for what
+/// is in a later state alone.
+fn look(index: &watch::Receiver<Arc<Published>>) -> (Arc<Published>, Revisions) {
+    let world = index.borrow();
+    let seen = world.seen.get();
+    (world.clone(), seen)
 }
 
 /// What leads from what was sent to what is now; `None` when nothing does. The first is a reset, also when empty.
@@ -176,6 +185,21 @@ mod tests {
         let none = delta(None, &[], 1).unwrap();
         assert!(none.reset && none.add.is_empty());
         assert_eq!(delta(Some(&old), &[], 4).unwrap().remove.len(), 3);
+    }
+
+    #[test]
+    fn what_is_said_to_be_seen_is_in_the_state_that_is_sent() {
+        let mut reached = Revisions::default();
+        reached.reach("Pod", 7);
+        let published = Published::default();
+        published.seen.set(&reached);
+        let (_publish, index) = watch::channel(Arc::new(published));
+        let (world, seen) = look(&index);
+        // A later state is in force before the endpoints of this one are found out.
+        let mut later = Revisions::default();
+        later.reach("Pod", 9);
+        world.seen.set(&later);
+        assert_eq!(seen, reached);
     }
 
     #[test]
