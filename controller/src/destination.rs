@@ -81,11 +81,11 @@ impl destination_server::Destination for DestinationService {
             let service = service.clone();
             move || Status::not_found(format!("{service} is no port of a Service; ask again once it is there"))
         };
-        let (asked, claimed) = (service.clone(), workload.clone());
+        let (asked, claimed, client) = (service.clone(), workload.clone(), turn.namespace.clone());
         let current = Arc::new(move |world: &Published| {
             let depends = world.snapshot.depends_on_locality(&service);
             let place = if depends { world.snapshot.locality(&workload) } else { Locality::default() };
-            shared.endpoints.get(world.version, (service.clone(), place), |(service, place)| {
+            shared.endpoints.get(world.version, &client, (service.clone(), place), |(service, place)| {
                 world.snapshot.services.get(&key)?.port(service.port)?;
                 Some(world.snapshot.endpoints_for(service, place))
             })

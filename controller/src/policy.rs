@@ -76,10 +76,10 @@ impl policy_server::Policy for PolicyService {
         let depends = world.snapshot.depends(&key.0, &key.1);
         let turn = shared.turn(&caller);
         let changes = Changes(topics(&depends, &turn.namespace).map(|topic| shared.topics.follow(topic)).collect());
-        let asked = key.clone();
+        let (asked, client) = (key.clone(), turn.namespace.clone());
         let name = key.0.clone();
         let compile = Arc::new(move |world: &Published| {
-            let compiled = shared.outbound.get(world.version, key.clone(), |(target, namespace)| {
+            let compiled = shared.outbound.get(world.version, &client, key.clone(), |(target, namespace)| {
                 let target = world.snapshot.resolve(target, namespace)?;
                 Some(world.snapshot.outbound_policy(&target, namespace))
             });
@@ -128,13 +128,13 @@ impl policy_server::Policy for PolicyService {
         let changes = Changes(vec![shared.topics.follow(Topic::Pod(Key::new(namespace, name)))]);
         let turn = shared.turn(&caller);
         let open = peer.open(&workload, About::Inbound(port, listed), &self.shared.cancel)?;
-        let key = (workload.clone(), port, listed);
+        let (key, client) = ((workload.clone(), port, listed), turn.namespace.clone());
         let compile = move |world: &Published| {
             let compile = |(workload, port, listed): &(String, u16, u16)| {
                 world.snapshot.compile_inbound(workload, *port, *listed)
             };
             let gone = || Status::not_found(format!("the pod {workload} is gone; its last policy stays in force"));
-            shared.inbound.get(world.version, key.clone(), compile).ok_or_else(gone)
+            shared.inbound.get(world.version, &client, key.clone(), compile).ok_or_else(gone)
         };
         let wire = |_: Option<&InboundPolicy>, now: &InboundPolicy| v1::InboundPolicy::from(now);
         let step = step(self.shared.index.clone(), |_: &Published| true, compile, wire);
