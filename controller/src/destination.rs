@@ -10,7 +10,6 @@ use mesh_proto::{
 };
 use mesh_resources::{Key, Locality};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -21,6 +20,7 @@ use crate::{
     index::Published,
     metrics::Metrics,
     revisions::Revisions,
+    stalled::Endings,
     streams::About,
     topics::{Topic, Topics},
 };
@@ -38,7 +38,7 @@ pub struct DestinationService {
 struct Shared {
     index: watch::Receiver<Arc<Published>>,
     topics: Topics,
-    cancel: CancellationToken,
+    endings: Endings,
     metrics: Arc<Metrics>,
     compiler: Compiler,
     /// By Service port, and by the caller's place where that matters.
@@ -46,16 +46,17 @@ struct Shared {
 }
 
 impl DestinationService {
-    /// Streams end when `cancel` is cancelled.
+    /// Streams end when `endings` says so.
     pub fn new(
         index: watch::Receiver<Arc<Published>>,
         topics: Topics,
-        cancel: CancellationToken,
+        endings: impl Into<Endings>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let endings = endings.into();
         let endpoints = Cache::new(metrics.compilations.clone());
         let compiler = Compiler::start();
-        Self { shared: Arc::new(Shared { index, topics, cancel, metrics, compiler, endpoints }) }
+        Self { shared: Arc::new(Shared { index, topics, endings, metrics, compiler, endpoints }) }
     }
 }
 
@@ -96,7 +97,7 @@ impl destination_server::Destination for DestinationService {
             return Err(not_found());
         }
         let about = About::Endpoints(asked);
-        let open = peer.open(&claimed, about, &self.shared.cancel)?;
+        let open = peer.open(&claimed, about, &self.shared.endings.of(peer.address))?;
         let mut sent: Option<Arc<Vec<Endpoint>>> = None;
         let index = self.shared.index.clone();
         let stream = follow(changes, open, &self.shared.metrics.endpoints, turn, move || {

@@ -10,7 +10,6 @@ use mesh_proto::{
 };
 use mesh_resources::{Depends, Key, is_private};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
     follow::{Changes, Step, Turn, follow},
     index::Published,
     metrics::Metrics,
+    stalled::Endings,
     streams::About,
     topics::{Topic, Topics},
 };
@@ -34,7 +34,7 @@ pub struct PolicyService {
 struct Shared {
     index: watch::Receiver<Arc<Published>>,
     topics: Topics,
-    cancel: CancellationToken,
+    endings: Endings,
     metrics: Arc<Metrics>,
     compiler: Compiler,
     /// By target as asked for and namespace of the client.
@@ -44,17 +44,18 @@ struct Shared {
 }
 
 impl PolicyService {
-    /// Streams end when `cancel` is cancelled.
+    /// Streams end when `endings` says so.
     pub fn new(
         index: watch::Receiver<Arc<Published>>,
         topics: Topics,
-        cancel: CancellationToken,
+        endings: impl Into<Endings>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let endings = endings.into();
         let outbound = Cache::new(metrics.compilations.clone());
         let inbound = Cache::new(metrics.compilations.clone());
         let compiler = Compiler::start();
-        Self { shared: Arc::new(Shared { index, topics, cancel, metrics, compiler, outbound, inbound }) }
+        Self { shared: Arc::new(Shared { index, topics, endings, metrics, compiler, outbound, inbound }) }
     }
 }
 
@@ -97,7 +98,7 @@ impl policy_server::Policy for PolicyService {
         // Said at once, as the answer to the call, so that the proxy need not read a stream to learn it.
         let first = compile.clone();
         turn.take(move || first(&world).map(drop)).await.ok_or_else(failed)??;
-        let open = peer.open(&workload, About::Outbound(name), &self.shared.cancel)?;
+        let open = peer.open(&workload, About::Outbound(name), &self.shared.endings.of(peer.address))?;
         let wire = move |last: Option<&OutboundPolicy>, now: &OutboundPolicy| {
             let delta = last.filter(|_| deltas).and_then(|last| RouteDelta::between(last, now));
             match delta {
@@ -127,7 +128,7 @@ impl policy_server::Policy for PolicyService {
         let (namespace, name) = workload.split_once('/').unwrap_or_default();
         let changes = Changes(vec![shared.topics.follow(Topic::Pod(Key::new(namespace, name)))]);
         let turn = shared.turn(&caller);
-        let open = peer.open(&workload, About::Inbound(port, listed), &self.shared.cancel)?;
+        let open = peer.open(&workload, About::Inbound(port, listed), &self.shared.endings.of(peer.address))?;
         let (key, client) = ((workload.clone(), port, listed), turn.namespace.clone());
         let compile = move |world: &Published| {
             let compile = |(workload, port, listed): &(String, u16, u16)| {
@@ -172,7 +173,8 @@ fn not_found(target: &str) -> Status {
 }
 
 /// Sends what really changed. A stream ends where its answer depends on something else than what it follows (`is_followed`),
-/// as an alias that names another Service now: the proxy asks again, and keeps what it has meanwhile. `wire` says it to who was told the value before, if any.
+/// as an alias that names another Service now: the proxy asks again, and keeps what it has meanwhile. `wire` says it to who
+/// was told the value before, if any.
 fn step<M, W>(
     index: watch::Receiver<Arc<Published>>,
     is_followed: impl Fn(&Published) -> bool + Send + 'static,
