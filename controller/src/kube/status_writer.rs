@@ -92,8 +92,7 @@ impl StatusWriter {
         loop {
             if !is_current {
                 is_current = true;
-                let wanted = self.wanted.borrow_and_update().clone();
-                plan.want(wanted.iter().map(|(id, print)| (id.clone(), *print)).collect());
+                plan.want(self.wanted.borrow_and_update().clone());
             }
             let there = self.statuses.borrow_and_update().clone();
             let todo = plan.todo(&there, begun.elapsed());
