@@ -8,6 +8,7 @@ mod lean;
 pub mod lease;
 mod list_watch;
 pub mod named;
+mod object;
 mod review_limit;
 mod room;
 pub mod status_plan;

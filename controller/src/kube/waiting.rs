@@ -10,7 +10,7 @@ use std::{
 
 use mesh_resources::{Key, Object};
 
-use super::{kinds::is_cluster_wide, list_watch::Origin, room::Place};
+use super::{kinds::is_cluster_wide, object::Origin, room::Place};
 use crate::turns::Turns;
 
 /// Kind and name of an object.

@@ -8,7 +8,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ::kube::Client;
 use mesh_credentials::jitter;
-use mesh_resources::{Key, Object, Severity};
+use mesh_resources::{Object, Severity};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     kinds::{KINDS, Kind, OURS, Parts},
     lean::{Labels, NodeParts, PodParts, Whole},
-    list_watch::{Event, Origin, Trouble, Watch, read},
+    list_watch::{Event, Trouble, Watch},
+    object::{Origin, key_of, read},
     room::Room,
     waiting::{Change, Name, Waiting},
 };
@@ -37,6 +38,8 @@ const TURN: Duration = Duration::from_millis(10);
 const JUDGED_AT_ONCE: usize = 8;
 /// How often problems are looked for, if something changed that they may follow from.
 const PROBLEMS_EVERY: Duration = Duration::from_secs(1);
+/// Where that takes long, it is not done again before so many times as long: a tenth of the thread is enough for it.
+const PROBLEMS_PAUSE: u32 = 10;
 /// Events that wait to be taken in; watches read no further meanwhile.
 const QUEUE: usize = 256;
 /// An API server that is away for less is nothing to talk about.
@@ -54,14 +57,23 @@ pub struct World {
     index: Index,
     /// Changes that are not taken in yet.
     waiting: Waiting,
-    /// Objects that are being read by name, each for its newest change then.
-    reads: JoinSet<(Name, u64, Result<Option<Object>, Arc<Origin>>)>,
+    /// Objects that are being read by name.
+    reads: JoinSet<Read>,
     states: Vec<State>,
     /// Since when it is known of every kind what there is.
     listed_at: Option<Instant>,
     synced: watch::Sender<bool>,
     /// When each kind that endpoints are made of was heard of, that which was so longest ago.
     heard: watch::Sender<Instant>,
+}
+
+/// What was read of an object by its name.
+struct Read {
+    name: Name,
+    /// The change for which it was read.
+    number: u64,
+    /// `None` when it is gone; where to read it when it could not be.
+    found: Result<Option<Object>, Arc<Origin>>,
 }
 
 /// Where one kind stands.
@@ -134,8 +146,8 @@ impl World {
                     }
                     publish_at = publish_at.or_else(|| Some(Instant::now() + DEBOUNCE));
                 }
-                Some(Ok((name, number, read))) = self.reads.join_next() => {
-                    self.take_read(name, number, read);
+                Some(Ok(read)) = self.reads.join_next() => {
+                    self.take_read(read);
                     publish_at = publish_at.or_else(|| Some(Instant::now() + DEBOUNCE));
                 }
                 () = sleep_until(publish_at.unwrap_or_else(Instant::now)), if publish_at.is_some() => {
@@ -144,7 +156,9 @@ impl World {
                     publish_at = is_behind.then(Instant::now);
                 }
                 _ = problems.tick() => {
+                    let begun = Instant::now();
                     self.index.publish_problems();
+                    problems.reset_after(PROBLEMS_EVERY.max(begun.elapsed() * PROBLEMS_PAUSE));
                     // It may have been waited for long enough.
                     if !*self.synced.borrow() {
                         publish_at = publish_at.or_else(|| Some(Instant::now()));
@@ -194,11 +208,11 @@ impl World {
     }
 
     /// Takes in what was read of an object; unless that changed again meanwhile, for then it may be older than what is known.
-    fn take_read(&mut self, name: Name, number: u64, read: Result<Option<Object>, Arc<Origin>>) {
+    fn take_read(&mut self, Read { name, number, found }: Read) {
         if !self.waiting.is_newest(&name, number) {
             return;
         }
-        match read {
+        match found {
             Ok(Some(object)) => self.index.put(&object),
             Ok(None) => self.index.remove(name.0, &name.1, self.waiting.since(&name).unwrap_or_default()),
             Err(origin) => return self.waiting.put_to_read(name, origin),
@@ -219,7 +233,7 @@ impl World {
                     tracing::warn!("{} {}/{}: {why}; trying again", kind.kind, name.1.namespace, name.1.name);
                     sleep(jitter(READ_AGAIN)).await;
                 }
-                (name, number, found.map_err(|_| origin))
+                Read { name, number, found: found.map_err(|_| origin) }
             });
         }
     }
@@ -231,8 +245,7 @@ impl World {
         }
         match event {
             Event::Put(object, place, revision) => {
-                let key = Key::new(object.namespace.as_str(), object.name.as_str());
-                self.waiting.put(kind.kind, key, revision, Change::Put(object, place));
+                self.waiting.put(kind.kind, key_of(&object), revision, Change::Put(object, place));
             }
             Event::Stale(key, origin, revision) => {
                 self.waiting.put(kind.kind, key, revision, Change::Stale(origin));

@@ -6,7 +6,7 @@ mod server;
 
 use std::collections::BTreeSet;
 
-use mesh_resources::Options;
+use mesh_resources::{Key, Options};
 use serde_json::{Value, json};
 
 use self::server::{Served, Server};
