@@ -158,7 +158,10 @@ mod tests {
 
         /// The endpoints of a Service: pod, address and whether it is ready.
         fn slice(&mut self, service: &str, endpoints: &[(&str, &str, bool)]) {
-            let endpoint = |(pod, ip, ready): &(&str, &str, bool)| json!({"addresses": [ip], "conditions": {"ready": ready}, "targetRef": {"kind": "Pod", "name": pod}});
+            let endpoint = |(pod, ip, ready): &(&str, &str, bool)| {
+                let pod = json!({"kind": "Pod", "name": pod});
+                json!({"addresses": [ip], "conditions": {"ready": ready}, "targetRef": pod})
+            };
             let endpoints: Vec<_> = endpoints.iter().map(endpoint).collect();
             self.put(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
                 "metadata": {"namespace": "mesh-system", "name": service, "labels": {"kubernetes.io/service-name": service}},
