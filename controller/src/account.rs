@@ -31,7 +31,8 @@ use tonic::Status;
 pub const MAX_STREAMS: usize = 4_096;
 /// Bytes of answers that one caller may leave unread, beyond the last message that was begun.
 pub const MAX_UNREAD: usize = 8 * 1024 * 1024;
-/// Open streams of all callers, by namespace: two thousand proxies with fifty each. One takes some KiB.
+/// Open streams of all callers, by namespace: two thousand proxies with fifty each. One takes 3 KiB, and about as much in
+/// HTTP/2; destination may have 1 GiB.
 pub const STREAMS: Bounds = Bounds { each: 2 * MAX_STREAMS, shared: 80_000, total: 100_000 };
 /// Bytes of answers that the callers of one namespace may leave unread: as many as eight of them may.
 pub const MAX_UNREAD_OF_NAMESPACE: usize = 8 * MAX_UNREAD;
