@@ -3,6 +3,9 @@
 //! A message is given to HTTP/2 in small pieces, and the next piece only when the caller took what came before, so what
 //! is unread stays here, where it is counted. Whoever leaves more unread than a caller may is told nothing new until it
 //! reads; what it gets then is the newest state, for streams hold no queue (`follow`).
+//!
+//! A tenant has many pods and accounts, so both are counted of the callers of a namespace as well. Of streams that are too many
+//! in all, the namespace that holds most loses its oldest: its proxy asks again, at another replica where there is one.
 
 use std::{
     collections::HashMap,
@@ -17,9 +20,10 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use mesh_listen::Source;
+use mesh_listen::{Bounds, Place, Places, Source};
 use mesh_policy::Identity;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, futures::OwnedNotified};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 /// Open streams of one caller. A proxy has one for each target, backend and port in use; of pods that share an identity
@@ -27,6 +31,11 @@ use tonic::Status;
 pub const MAX_STREAMS: usize = 4_096;
 /// Bytes of answers that one caller may leave unread, beyond the last message that was begun.
 pub const MAX_UNREAD: usize = 8 * 1024 * 1024;
+/// Open streams of all callers, by namespace: two thousand proxies with fifty each. One takes 3 KiB, and about as much in
+/// HTTP/2; destination may have 1 GiB.
+pub const STREAMS: Bounds = Bounds { each: 2 * MAX_STREAMS, shared: 80_000, total: 100_000 };
+/// Bytes of answers that the callers of one namespace may leave unread: as many as eight of them may.
+pub const MAX_UNREAD_OF_NAMESPACE: usize = 8 * MAX_UNREAD;
 /// Requests of one caller that are read at a time; others wait unread, within the windows of their connections. One that
 /// is whole takes no time.
 pub const MAX_READ_AT_ONCE: usize = 64;
@@ -44,21 +53,56 @@ pub(crate) struct Caller {
 }
 
 /// The accounts of those that have connections.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    table: Mutex<Table>,
+    streams: AllStreams,
+}
+
+/// The open streams of all, by namespace.
+type AllStreams = Arc<Places<Arc<str>>>;
+
 #[derive(Debug, Default)]
-pub(crate) struct Accounts(Mutex<HashMap<Caller, Weak<Account>>>);
+struct Table {
+    callers: HashMap<Caller, Weak<Account>>,
+    namespaces: HashMap<Arc<str>, Weak<Unread>>,
+}
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self { table: Mutex::default(), streams: Places::new(STREAMS) }
+    }
+}
 
 impl Accounts {
     /// The account that all connections of a caller share.
     pub(crate) fn of(self: &Arc<Self>, caller: &Caller) -> Arc<Account> {
-        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(account) = accounts.get(caller).and_then(Weak::upgrade) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = table.callers.get(caller).and_then(Weak::upgrade) {
             return account;
         }
+        // Of those that have proved nothing each is one of its own.
+        let namespace = caller.identity.as_ref().map(|identity| Arc::<str>::from(identity.namespace()));
+        let unread = namespace.as_ref().map_or_else(Arc::default, |namespace| table.unread_of(namespace));
+        let streams = namespace.map(|namespace| (self.streams.clone(), namespace));
         let mut account = Account::default();
         account.listed = Some((Arc::downgrade(self), caller.clone()));
+        (account.namespace, account.all_streams) = (unread, streams);
         let account = Arc::new(account);
-        accounts.insert(caller.clone(), Arc::downgrade(&account));
+        table.callers.insert(caller.clone(), Arc::downgrade(&account));
         account
+    }
+}
+
+impl Table {
+    /// What the callers of a namespace leave unread.
+    fn unread_of(&mut self, namespace: &Arc<str>) -> Arc<Unread> {
+        if let Some(unread) = self.namespaces.get(namespace).and_then(Weak::upgrade) {
+            return unread;
+        }
+        let unread = Arc::<Unread>::default();
+        self.namespaces.insert(namespace.clone(), Arc::downgrade(&unread));
+        unread
     }
 }
 
@@ -67,16 +111,40 @@ impl Accounts {
 pub(crate) struct Account {
     turns: Semaphore,
     streams: AtomicUsize,
-    unread: AtomicUsize,
-    /// Told when there is room for unread bytes again.
-    room: Arc<Notify>,
+    /// The streams of all, and the namespace for which those of this caller count.
+    all_streams: Option<(AllStreams, Arc<str>)>,
+    unread: Arc<Unread>,
+    /// The same of all callers of its namespace.
+    namespace: Arc<Unread>,
     listed: Option<(Weak<Accounts>, Caller)>,
 }
 
 impl Default for Account {
     fn default() -> Self {
+        let (unread, namespace) = (Arc::default(), Arc::default());
         let turns = Semaphore::new(MAX_READ_AT_ONCE);
-        Self { turns, streams: AtomicUsize::new(0), unread: AtomicUsize::new(0), room: Arc::default(), listed: None }
+        Self { turns, streams: AtomicUsize::new(0), all_streams: None, unread, namespace, listed: None }
+    }
+}
+
+/// Bytes of answers that were not taken yet.
+#[derive(Debug, Default)]
+struct Unread {
+    bytes: AtomicUsize,
+    /// Told when there is room for more again.
+    room: Arc<Notify>,
+}
+
+impl Unread {
+    fn get(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    fn release(&self, bytes: usize, most: usize) {
+        let before = self.bytes.fetch_sub(bytes, Relaxed);
+        if before >= most && before - bytes < most {
+            self.room.notify_waiters();
+        }
     }
 }
 
@@ -87,27 +155,32 @@ impl Account {
         self.turns.acquire().await.ok()
     }
 
-    /// One more open stream, if there may be one more.
-    pub(crate) fn open_stream(self: &Arc<Self>) -> Result<OpenStream, Status> {
+    /// One more open stream, if there may be one more. `ends` is cancelled when its place goes to another.
+    pub(crate) fn open_stream(self: &Arc<Self>, ends: &CancellationToken) -> Result<OpenStream, Status> {
         let taken = self.streams.fetch_update(Relaxed, Relaxed, |open| (open < MAX_STREAMS).then_some(open + 1));
         let too_many =
             |_| Status::resource_exhausted(format!("{MAX_STREAMS} streams of this caller are open; end some"));
-        taken.map_err(too_many).map(|_| OpenStream(self.clone()))
+        taken.map_err(too_many)?;
+        let streams = self.all_streams.as_ref();
+        let place = streams.map(|(all, namespace)| all.take_for(namespace.clone(), ends.clone()));
+        Ok(OpenStream { account: self.clone(), _place: place })
     }
 
-    fn is_full(&self) -> bool {
-        self.unread.load(Relaxed) >= MAX_UNREAD
+    /// Whose room has to be waited for before more is left unread: its own, or its namespace's.
+    fn full(&self) -> Option<&Arc<Unread>> {
+        let is_full = self.unread.get() >= MAX_UNREAD;
+        let all_are = || self.namespace.get() >= MAX_UNREAD_OF_NAMESPACE;
+        if is_full { Some(&self.unread) } else { all_are().then_some(&self.namespace) }
     }
 
     fn charge(&self, bytes: usize) {
-        self.unread.fetch_add(bytes, Relaxed);
+        self.unread.bytes.fetch_add(bytes, Relaxed);
+        self.namespace.bytes.fetch_add(bytes, Relaxed);
     }
 
     fn release(&self, bytes: usize) {
-        let before = self.unread.fetch_sub(bytes, Relaxed);
-        if before >= MAX_UNREAD && before - bytes < MAX_UNREAD {
-            self.room.notify_waiters();
-        }
+        self.unread.release(bytes, MAX_UNREAD);
+        self.namespace.release(bytes, MAX_UNREAD_OF_NAMESPACE);
     }
 }
 
@@ -115,21 +188,30 @@ impl Drop for Account {
     fn drop(&mut self) {
         let Some((accounts, caller)) = self.listed.take() else { return };
         let Some(accounts) = accounts.upgrade() else { return };
-        let mut accounts = accounts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = accounts.table.lock().unwrap_or_else(PoisonError::into_inner);
         // The caller may be back already, with another.
-        if accounts.get(&caller).is_some_and(|account| account.strong_count() == 0) {
-            accounts.remove(&caller);
+        if table.callers.get(&caller).is_some_and(|account| account.strong_count() == 0) {
+            table.callers.remove(&caller);
+        }
+        // This one's share goes with it.
+        let namespace = caller.identity.as_ref().map(Identity::namespace).unwrap_or_default();
+        self.namespace = Arc::default();
+        if table.namespaces.get(namespace).is_some_and(|unread| unread.strong_count() == 0) {
+            table.namespaces.remove(namespace);
         }
     }
 }
 
 /// An open stream, until dropped.
 #[derive(Debug)]
-pub(crate) struct OpenStream(Arc<Account>);
+pub(crate) struct OpenStream {
+    account: Arc<Account>,
+    _place: Option<Place<Arc<str>>>,
+}
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Relaxed);
+        self.account.streams.fetch_sub(1, Relaxed);
     }
 }
 
@@ -158,10 +240,13 @@ impl Pieces {
 
     /// Ready when another message may be made.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.account.is_full() {
-            let waiting = self.waiting.get_or_insert_with(|| Box::pin(self.account.room.clone().notified_owned()));
-            // Between the two looks nothing else runs that could give room without telling.
-            ready!(waiting.as_mut().poll(cx));
+        while let Some(full) = self.account.full() {
+            let waiting = self.waiting.get_or_insert_with(|| Box::pin(full.room.clone().notified_owned()));
+            let is_told = waiting.as_mut().poll(cx).is_ready();
+            // Room may have come before it waited.
+            if !is_told && self.account.full().is_some_and(|now| Arc::ptr_eq(now, full)) {
+                return Poll::Pending;
+            }
             self.waiting = None;
         }
         self.waiting = None;
@@ -206,74 +291,4 @@ impl Drop for Pieces {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
-mod tests {
-    use std::net::IpAddr;
-
-    use futures_util::FutureExt;
-    use http_body_util::{BodyExt, Full, StreamBody};
-
-    use super::*;
-
-    fn message(bytes: usize) -> tonic::body::Body {
-        tonic::body::Body::new(Full::new(Bytes::from(vec![7; bytes])))
-    }
-
-    #[tokio::test]
-    async fn a_message_arrives_whole_and_is_charged_until_it_was_taken() {
-        let account = Arc::new(Account::default());
-        let mut body = Pieces::new(message(3 * PIECE + 1), account.clone());
-        let mut taken = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let data = frame.unwrap().into_data().unwrap();
-            assert!(data.len() <= PIECE);
-            taken.extend_from_slice(&data);
-            assert!(account.unread.load(Relaxed) == 3 * PIECE + 1);
-        }
-        assert_eq!((taken.len(), account.unread.load(Relaxed)), (3 * PIECE + 1, 0));
-        let mut given_up = Pieces::new(message(3 * PIECE), account.clone());
-        given_up.frame().await;
-        drop(given_up);
-        assert_eq!(account.unread.load(Relaxed), 0);
-    }
-
-    #[tokio::test]
-    async fn who_leaves_too_much_unread_gets_nothing_more_until_it_reads() {
-        let account = Arc::new(Account::default());
-        let mut unread: Vec<_> = (0..9).map(|_| Pieces::new(message(1024 * 1024), account.clone())).collect();
-        let begun = unread.iter_mut().filter_map(|body| body.frame().now_or_never()).count();
-        assert_eq!(begun, MAX_UNREAD / 1024 / 1024);
-        let mut last = unread.pop().unwrap();
-        let waits = tokio::spawn(async move { last.frame().await.is_some() });
-        tokio::task::yield_now().await;
-        assert!(!waits.is_finished());
-        unread.pop();
-        assert!(waits.await.unwrap());
-        unread.clear();
-        assert_eq!(account.unread.load(Relaxed), 0);
-    }
-
-    #[tokio::test]
-    async fn what_ends_ends() {
-        let trailers = Frame::<Bytes>::trailers(http::HeaderMap::new());
-        let frames = futures_util::stream::iter([Ok::<_, Status>(trailers)]);
-        let mut body = Pieces::new(tonic::body::Body::new(StreamBody::new(frames)), Arc::default());
-        assert!(body.frame().await.unwrap().unwrap().is_trailers());
-        assert!(body.frame().await.is_none());
-    }
-
-    #[test]
-    fn streams_of_a_caller_are_bounded_and_its_account_goes_with_it() {
-        let accounts = Arc::new(Accounts::default());
-        let caller = |last| Caller { identity: None, source: Source::from(IpAddr::from([10, 0, 0, last])) };
-        let account = accounts.of(&caller(1));
-        assert!(Arc::ptr_eq(&account, &accounts.of(&caller(1))), "of all its connections");
-        let mut open: Vec<_> = (0..MAX_STREAMS).map(|_| account.open_stream().unwrap()).collect();
-        assert_eq!(account.open_stream().unwrap_err().code(), tonic::Code::ResourceExhausted);
-        accounts.of(&caller(2)).open_stream().unwrap();
-        open.pop();
-        account.open_stream().unwrap();
-        drop((open, account));
-        assert!(accounts.0.lock().unwrap().is_empty());
-    }
-}
+mod tests;

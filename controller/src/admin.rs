@@ -50,7 +50,8 @@ impl Admin {
             return None;
         }
         let world = self.world();
-        let error = world.problems.iter().find(|entry| entry.severity == Severity::Error);
+        // What is wrong with somebody's route keeps nobody from being ready.
+        let error = world.problems.iter().find(|entry| entry.severity == Severity::Error && entry.is_our_own());
         Some(error.map_or("starting or stopping".to_owned(), ToString::to_string))
     }
 
@@ -110,8 +111,14 @@ mod tests {
         let (ready, parts) = (servers.ready(), servers.parts());
         let admin = Admin { index: index.subscribe(), metrics: Metrics::new(), ready, parts };
         assert_eq!(page(&admin, "/ready").await, (503, "not ready: starting or stopping\n".to_owned()));
+        let tenants = Entry {
+            object: Some("HTTPRoute tenant/r".to_owned()),
+            ..Entry::source(Severity::Error, "TooLarge", "a".to_owned(), "b".to_owned())
+        };
+        index.send_replace(Arc::new(Published { problems: vec![tenants.clone()].into(), ..Published::default() }));
+        assert_eq!(page(&admin, "/ready").await, (503, "not ready: starting or stopping\n".to_owned()));
         let waits = Entry::source(Severity::Error, "Away", "no API server".to_owned(), "start it".to_owned());
-        index.send_replace(Arc::new(Published { problems: vec![waits].into(), ..Published::default() }));
+        index.send_replace(Arc::new(Published { problems: vec![tenants, waits].into(), ..Published::default() }));
         assert_eq!(page(&admin, "/ready").await, (503, "not ready: no API server; fix: start it\n".to_owned()));
         servers.set_ready();
         assert_eq!(page(&admin, "/ready").await, (200, "ready\n".to_owned()));

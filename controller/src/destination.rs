@@ -10,7 +10,6 @@ use mesh_proto::{
 };
 use mesh_resources::{Key, Locality};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -20,6 +19,8 @@ use crate::{
     follow::{Changes, Step, Turn, follow},
     index::Published,
     metrics::Metrics,
+    revisions::Revisions,
+    stalled::Endings,
     streams::About,
     topics::{Topic, Topics},
 };
@@ -37,7 +38,7 @@ pub struct DestinationService {
 struct Shared {
     index: watch::Receiver<Arc<Published>>,
     topics: Topics,
-    cancel: CancellationToken,
+    endings: Endings,
     metrics: Arc<Metrics>,
     compiler: Compiler,
     /// By Service port, and by the caller's place where that matters.
@@ -45,16 +46,17 @@ struct Shared {
 }
 
 impl DestinationService {
-    /// Streams end when `cancel` is cancelled.
+    /// Streams end when `endings` says so.
     pub fn new(
         index: watch::Receiver<Arc<Published>>,
         topics: Topics,
-        cancel: CancellationToken,
+        endings: impl Into<Endings>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let endings = endings.into();
         let endpoints = Cache::new(metrics.compilations.clone());
         let compiler = Compiler::start();
-        Self { shared: Arc::new(Shared { index, topics, cancel, metrics, compiler, endpoints }) }
+        Self { shared: Arc::new(Shared { index, topics, endings, metrics, compiler, endpoints }) }
     }
 }
 
@@ -80,11 +82,11 @@ impl destination_server::Destination for DestinationService {
             let service = service.clone();
             move || Status::not_found(format!("{service} is no port of a Service; ask again once it is there"))
         };
-        let (asked, claimed) = (service.clone(), workload.clone());
+        let (asked, claimed, client) = (service.clone(), workload.clone(), turn.namespace.clone());
         let current = Arc::new(move |world: &Published| {
             let depends = world.snapshot.depends_on_locality(&service);
             let place = if depends { world.snapshot.locality(&workload) } else { Locality::default() };
-            shared.endpoints.get(world.version, (service.clone(), place), |(service, place)| {
+            shared.endpoints.get(world.version, &client, (service.clone(), place), |(service, place)| {
                 world.snapshot.services.get(&key)?.port(service.port)?;
                 Some(world.snapshot.endpoints_for(service, place))
             })
@@ -95,16 +97,16 @@ impl destination_server::Destination for DestinationService {
             return Err(not_found());
         }
         let about = About::Endpoints(asked);
-        let open = peer.open(&claimed, about, &self.shared.cancel)?;
+        let open = peer.open(&claimed, about, &self.shared.endings.of(peer.address))?;
         let mut sent: Option<Arc<Vec<Endpoint>>> = None;
         let index = self.shared.index.clone();
         let stream = follow(changes, open, &self.shared.metrics.endpoints, turn, move || {
-            let world = index.borrow().clone();
+            let (world, seen) = look(&index);
             let Some(now) = current(&world) else { return Step::End(not_found()) };
             let before = sent.as_deref().map(Vec::as_slice);
             let Some(mut delta) = delta(before, &now, world.version) else { return Step::Same };
             let is_part = shorten(&mut delta, MAX_PER_UPDATE);
-            let (changed, seen) = (world.changed.wire(), world.seen.get().wire());
+            let (changed, seen) = (world.changed.wire(), seen.wire());
             let update = v1::EndpointsUpdate { changed, seen, ..(&delta).into() };
             if is_part {
                 sent = Some(Arc::new(applied(before, delta)));
@@ -115,6 +117,14 @@ impl destination_server::Destination for DestinationService {
         });
         Ok(Response::new(Box::pin(stream)))
     }
+}
+
+/// The state now, and what is in it for certain. That is read first: it moves on while endpoints are found out, also for what
+/// is in a later state alone.
+fn look(index: &watch::Receiver<Arc<Published>>) -> (Arc<Published>, Revisions) {
+    let world = index.borrow();
+    let seen = world.seen.get();
+    (world.clone(), seen)
 }
 
 /// What leads from what was sent to what is now; `None` when nothing does. The first is a reset, also when empty.
@@ -176,6 +186,21 @@ mod tests {
         let none = delta(None, &[], 1).unwrap();
         assert!(none.reset && none.add.is_empty());
         assert_eq!(delta(Some(&old), &[], 4).unwrap().remove.len(), 3);
+    }
+
+    #[test]
+    fn what_is_said_to_be_seen_is_in_the_state_that_is_sent() {
+        let mut reached = Revisions::default();
+        reached.reach("Pod", 7);
+        let published = Published::default();
+        published.seen.set(&reached);
+        let (_publish, index) = watch::channel(Arc::new(published));
+        let (world, seen) = look(&index);
+        // A later state is in force before the endpoints of this one are found out.
+        let mut later = Revisions::default();
+        later.reach("Pod", 9);
+        world.seen.set(&later);
+        assert_eq!(seen, reached);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! that is slow misses states in between and never holds up anyone.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -127,7 +127,7 @@ impl Index {
 
     /// Puts an object of an API server in force, which has checked it. It is decoded and not kept.
     pub fn put(&mut self, object: &Object) {
-        self.change(&object.kind, revision_of(&object.value));
+        self.last_change.reach(&object.kind, revision_of(&object.value));
         self.new_statuses |= self.statuses.see(object);
         self.judge.forget();
         self.new_problems |= self.snapshot.has_problems(&object.id());
@@ -135,30 +135,22 @@ impl Index {
         self.new_problems |= !problems.is_empty();
     }
 
-    /// Notes that everything of a kind is known up to a revision.
+    /// Notes that every change of a kind up to a revision is in force; not merely the last one that was taken in.
     pub fn reach(&mut self, kind: &str, revision: u64) {
-        self.reached.reach(kind, revision);
-    }
-
-    fn change(&mut self, kind: &str, revision: u64) {
-        self.last_change.reach(kind, revision);
         self.reached.reach(kind, revision);
     }
 
     /// Forgets an object of an API server that went at a revision.
     pub fn remove(&mut self, kind: &str, key: &Key, revision: u64) {
-        self.change(kind, revision);
+        self.last_change.reach(kind, revision);
         self.new_statuses |= self.statuses.forget(kind, key);
         self.judge.forget();
         self.new_problems |= !self.snapshot.delete(kind, &key.namespace, &key.name).is_empty();
     }
 
-    /// Forgets every object of a kind but these, which are all that there are at a revision.
-    pub fn retain(&mut self, kind: &str, kept: &HashSet<Key>, revision: u64) {
-        self.reach(kind, revision);
-        for key in self.snapshot.keys_of(kind).into_iter().filter(|key| !kept.contains(key)) {
-            self.remove(kind, &key, revision);
-        }
+    /// The objects of a kind that are in force.
+    pub fn keys_of(&self, kind: &str) -> Vec<Key> {
+        self.snapshot.keys_of(kind)
     }
 
     /// Puts a file's objects in force in place of those it had.

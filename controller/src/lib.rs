@@ -2,8 +2,9 @@
 //!
 //! It takes its objects from a folder of manifests or from an API server. Reading order: [`args`], [`role`] (one file a
 //! role: its startup, top to bottom) and [`app`] (what roles share at start and end); [`watch`], `listing` and [`folder`]
-//! (files) or [`kube`] (watches), then [`index`] (objects to snapshots) with `judge` and `turns`, [`topics`], [`statuses`] and [`problems`]; [`server`] and [`listener`] (TLS and gRPC, and their bounds), then one file
-//! a service: [`identity`], [`trust`], [`policy`], [`destination`]. It decides nothing itself: what an object means is
+//! (files) or [`kube`] (watches), then [`index`] (objects to snapshots) with `judge` and `turns`, [`topics`], [`statuses`] and
+//! [`problems`]; [`server`] and [`listener`] (TLS and gRPC, and their bounds), then one file a service: [`identity`],
+//! [`trust`], [`policy`], [`destination`], and [`stalled`] beside them. It decides nothing itself: what an object means is
 //! `mesh-resources`'.
 
 mod account;
@@ -33,6 +34,7 @@ pub mod revisions;
 pub mod role;
 pub mod server;
 pub mod serving;
+pub mod stalled;
 pub mod statuses;
 mod streams;
 pub mod token;

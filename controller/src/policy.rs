@@ -10,7 +10,6 @@ use mesh_proto::{
 };
 use mesh_resources::{Depends, Key, is_private};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -21,6 +20,7 @@ use crate::{
     index::Published,
     metrics::Metrics,
     revisions::Revisions,
+    stalled::Endings,
     streams::About,
     topics::{Topic, Topics},
 };
@@ -35,7 +35,7 @@ pub struct PolicyService {
 struct Shared {
     index: watch::Receiver<Arc<Published>>,
     topics: Topics,
-    cancel: CancellationToken,
+    endings: Endings,
     metrics: Arc<Metrics>,
     compiler: Compiler,
     /// By target as asked for and namespace of the client.
@@ -45,17 +45,18 @@ struct Shared {
 }
 
 impl PolicyService {
-    /// Streams end when `cancel` is cancelled.
+    /// Streams end when `endings` says so.
     pub fn new(
         index: watch::Receiver<Arc<Published>>,
         topics: Topics,
-        cancel: CancellationToken,
+        endings: impl Into<Endings>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let endings = endings.into();
         let outbound = Cache::new(metrics.compilations.clone());
         let inbound = Cache::new(metrics.compilations.clone());
         let compiler = Compiler::start();
-        Self { shared: Arc::new(Shared { index, topics, cancel, metrics, compiler, outbound, inbound }) }
+        Self { shared: Arc::new(Shared { index, topics, endings, metrics, compiler, outbound, inbound }) }
     }
 }
 
@@ -77,10 +78,10 @@ impl policy_server::Policy for PolicyService {
         let depends = world.snapshot.depends(&key.0, &key.1);
         let turn = shared.turn(&caller);
         let changes = Changes(topics(&depends, &turn.namespace).map(|topic| shared.topics.follow(topic)).collect());
-        let asked = key.clone();
+        let (asked, client) = (key.clone(), turn.namespace.clone());
         let name = key.0.clone();
         let compile = Arc::new(move |world: &Published| {
-            let compiled = shared.outbound.get(world.version, key.clone(), |(target, namespace)| {
+            let compiled = shared.outbound.get(world.version, &client, key.clone(), |(target, namespace)| {
                 let target = world.snapshot.resolve(target, namespace)?;
                 Some(world.snapshot.outbound_policy(&target, namespace))
             });
@@ -98,7 +99,7 @@ impl policy_server::Policy for PolicyService {
         // Said at once, as the answer to the call, so that the proxy need not read a stream to learn it.
         let first = compile.clone();
         turn.take(move || first(&world).map(drop)).await.ok_or_else(failed)??;
-        let open = peer.open(&workload, About::Outbound(name), &self.shared.cancel)?;
+        let open = peer.open(&workload, About::Outbound(name), &self.shared.endings.of(peer.address))?;
         let wire = move |last: Option<&OutboundPolicy>, now: &OutboundPolicy, changed: Revisions, seen: Revisions| {
             let delta = last.filter(|_| deltas).and_then(|last| RouteDelta::between(last, now));
             let message = match delta {
@@ -129,14 +130,14 @@ impl policy_server::Policy for PolicyService {
         let (namespace, name) = workload.split_once('/').unwrap_or_default();
         let changes = Changes(vec![shared.topics.follow(Topic::Pod(Key::new(namespace, name)))]);
         let turn = shared.turn(&caller);
-        let open = peer.open(&workload, About::Inbound(port, listed), &self.shared.cancel)?;
-        let key = (workload.clone(), port, listed);
+        let open = peer.open(&workload, About::Inbound(port, listed), &self.shared.endings.of(peer.address))?;
+        let (key, client) = ((workload.clone(), port, listed), turn.namespace.clone());
         let compile = move |world: &Published| {
             let compile = |(workload, port, listed): &(String, u16, u16)| {
                 world.snapshot.compile_inbound(workload, *port, *listed)
             };
             let gone = || Status::not_found(format!("the pod {workload} is gone; its last policy stays in force"));
-            shared.inbound.get(world.version, key.clone(), compile).ok_or_else(gone)
+            shared.inbound.get(world.version, &client, key.clone(), compile).ok_or_else(gone)
         };
         let wire = |_: Option<&InboundPolicy>, now: &InboundPolicy, _, _| v1::InboundPolicy::from(now);
         let step = step(self.shared.index.clone(), |_: &Published| true, compile, wire);

@@ -17,6 +17,8 @@ use crate::index::Published;
 /// Most problems that are logged one by one at a time; more are counted, so that one bad folder cannot flood a log.
 const MAX_LOGGED: usize = 100;
 
+/// The reason of an issuer that cannot be used.
+pub const ISSUER: &str = "Issuer";
 /// The reason of a trust bundle that could not be written into a namespace.
 pub const BUNDLE_NOT_WRITTEN: &str = "BundleNotWritten";
 /// Most problems that are listed of the objects of one namespace; what is more, nobody reads, and it would be copied with
@@ -82,6 +84,11 @@ impl Entry {
     pub fn source(severity: Severity, reason: &str, what: String, fix: String) -> Self {
         let (file, line, column, object, field) = (None, None, None, None, None);
         Self { severity, file, line, column, object, field, reason: reason.to_owned(), what, fix }
+    }
+
+    /// Whether it is about the control plane itself, and not about an object of somebody who uses it.
+    pub fn is_our_own(&self) -> bool {
+        self.object.is_none() || self.reason == ISSUER
     }
 
     /// An object that two places define.

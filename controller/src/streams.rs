@@ -31,7 +31,14 @@ type Question = (String, About);
 
 /// Those of one connection that are open.
 #[derive(Debug, Default)]
-pub(crate) struct Streams(Mutex<HashMap<Question, Ender>>);
+pub(crate) struct Streams(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// The number of the next stream; none is given twice.
+    next: u64,
+    open: HashMap<Question, Ender>,
+}
 
 /// Ends a stream. The number tells it from one that took its place.
 type Ender = (u64, CancellationToken);
@@ -56,16 +63,15 @@ impl Streams {
         about: About,
         cancel: &CancellationToken,
     ) -> Result<Open, Status> {
-        let counted = account.open_stream()?;
         let question = (workload.to_owned(), about);
         let cancel = cancel.child_token();
+        let counted = account.open_stream(&cancel)?;
         let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let older = streams.remove(&question);
-        let number = older.as_ref().map_or(0, |(number, _)| number + 1);
-        if let Some((_, older)) = older {
+        let number = streams.next;
+        streams.next += 1;
+        if let Some((_, older)) = streams.open.insert(question.clone(), (number, cancel.clone())) {
             older.cancel();
         }
-        streams.insert(question.clone(), (number, cancel.clone()));
         drop(streams);
         Ok(Open { cancel, question, number, streams: self.clone(), _counted: counted })
     }
@@ -80,8 +86,8 @@ impl Ends for Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let mut streams = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if streams.get(&self.question).is_some_and(|(number, _)| *number == self.number) {
-            streams.remove(&self.question);
+        if streams.open.get(&self.question).is_some_and(|(number, _)| *number == self.number) {
+            streams.open.remove(&self.question);
         }
     }
 }
@@ -105,6 +111,19 @@ mod tests {
         let third = open("shop/web", About::Inbound(80, 80));
         assert!(again.cancel.is_cancelled() && !third.cancel.is_cancelled(), "the first took nothing along");
         drop((beside, again, third));
-        assert!(streams.0.lock().unwrap().is_empty());
+        assert!(streams.0.lock().unwrap().open.is_empty());
+    }
+
+    #[test]
+    fn a_stream_that_is_dropped_late_takes_no_later_one_along() {
+        let (streams, cancel) = (Arc::<Streams>::default(), CancellationToken::new());
+        let account = Arc::<Account>::default();
+        let open = || streams.open(&account, "shop/web", About::Inbound(80, 80), &cancel).unwrap();
+        let (first, second) = (open(), open());
+        drop(second);
+        let third = open();
+        drop(first);
+        let fourth = open();
+        assert!(third.cancel.is_cancelled() && !fourth.cancel.is_cancelled(), "the third was still known");
     }
 }

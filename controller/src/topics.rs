@@ -1,8 +1,8 @@
 //! Word of changes to those whom they concern.
 //!
 //! A thousand proxies hold tens of thousands of streams, and a cluster changes all the time: each stream follows the one
-//! topics that its answer depends on, and sleeps through everything else. What any answer may depend on (the zone of a Node)
-//! wakes them all; such changes are rare, and no tenant's.
+//! topics that its answer depends on, and sleeps through everything else. What any answer may depend on (the zone of a Node, or
+//! the networks of its pods) wakes them all; such changes are rare, and no tenant's.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -6,8 +6,8 @@
 //! stream's under which our own certificate is not believed makes it renewed within seconds: peers have that bundle too.
 //!
 //! Reading order: this file (the loops), [`tls`] (what is in force, and configurations that read it), [`channel`] (how the
-//! control plane is called). [`parts`] stands beside it: what a process runs until it goes down. It decides nothing about callers: who they are is in their certificate, what they may is the
-//! server's.
+//! control plane is called). [`parts`] stands beside it: what a process runs until it goes down. It decides nothing about
+//! callers: who they are is in their certificate, what they may is the server's.
 
 pub mod channel;
 pub mod parts;
@@ -322,7 +322,7 @@ fn file_error(file: &Path, what: String) -> Error {
 }
 
 /// Half to one and a half of a time, so that replicas do not ask in step.
-fn jitter(time: Duration) -> Duration {
+pub fn jitter(time: Duration) -> Duration {
     // Each RandomState has keys of its own.
     let chance = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
     time.mul_f64(0.5 + chance)

@@ -91,17 +91,18 @@ pub async fn end(held: Arc<Held>, proof: Arc<Proof>) -> &'static str {
     let left = proof.not_after().duration_since(SystemTime::now()).unwrap_or_default();
     let mut ended = std::pin::pin!(tokio::time::sleep(left));
     loop {
-        tokio::select! {
-            () = &mut ended => return "the peer's certificate has ended",
-            // The sender lives in `held`.
-            _ = new_roots.changed() => {}
-        }
+        // Before it waits, for roots may have changed since the handshake.
         if !held.still_vouches(&proof) {
             // It is told of the same roots, and asks for another certificate first.
             tokio::time::sleep(RENEWAL).await;
             if !held.still_vouches(&proof) {
                 return "no anchor vouches for the peer's certificate any more";
             }
+        }
+        tokio::select! {
+            () = &mut ended => return "the peer's certificate has ended",
+            // The sender lives in `held`.
+            _ = new_roots.changed() => {}
         }
     }
 }
@@ -237,5 +238,15 @@ mod tests {
             proofs.put(Proof::clone(&held.proof(&[root.leaf("cluster.local")]).unwrap()));
         }
         assert_eq!(proofs.lock().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_anchor_that_went_between_the_handshake_and_the_first_look_ends_the_connection() {
+        let (old, new) = (authority(), authority());
+        let held = Arc::new(Held::new(Roots::new("cluster.local", std::slice::from_ref(&old.0)).unwrap()));
+        let proof = held.proof(&[old.leaf("cluster.local")]).unwrap();
+        held.set_roots(Roots::new("cluster.local", std::slice::from_ref(&new.0)).unwrap());
+        let ended = tokio::time::timeout(2 * RENEWAL, end(held, proof)).await;
+        assert!(ended.unwrap().contains("anchor"));
     }
 }

@@ -150,7 +150,8 @@ impl Pages {
         }
         let path = request.uri().path();
         if let Some(part) = self.parts.ended().filter(|_| matches!(path, "/live" | "/ready")) {
-            let text = format!("not ready: {part} ended; the log says why, and kubelet restarts this pod\n");
+            let what = path.trim_start_matches('/');
+            let text = format!("not {what}: {part} ended; the log says why, and kubelet restarts this pod\n");
             return page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text);
         }
         match path {

@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     future::Future,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -90,23 +90,47 @@ pub fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> P
     response
 }
 
-/// Large texts on their way, so that those who ask and do not read hold one text together instead of one each.
+/// Large texts on their way, so that those who ask and do not read hold one text together instead of one each, and so that
+/// those who ask all the time take only a part of the thread that makes them.
 #[derive(Debug, Default)]
-pub struct Shared(Mutex<Vec<Weak<str>>>);
+pub struct Shared(Mutex<Texts>);
+
+#[derive(Debug, Default)]
+struct Texts {
+    on_their_way: Vec<Weak<str>>,
+    /// The last one that took long to make, and until when it is given to everybody.
+    dear: Option<(Arc<str>, Instant)>,
+}
 
 /// Texts on their way at once. Who asks while so many are unread gets the newest of them, which is [`LIFE`] old at most;
 /// one scraper never sees this.
 pub const TEXTS: usize = 4;
+/// A text that took longer to make is given to everybody for [`PAUSE`] times as long: a thousand requests a second then take a
+/// tenth of the thread, and a scraper notices nothing.
+const DEAR: Duration = Duration::from_millis(1);
+/// See [`DEAR`].
+const PAUSE: u32 = 10;
 
 impl Shared {
-    /// What `make` says now, or what it said when the newest of too many unread ones was made.
+    /// What `make` says now; or what it said when the newest of too many unread ones was made, or just now at great cost.
     pub fn get(&self, make: impl FnOnce() -> String) -> Bytes {
+        self.get_by(Instant::now, make)
+    }
+
+    fn get_by(&self, clock: impl Fn() -> Instant, make: impl FnOnce() -> String) -> Bytes {
+        let begun = clock();
         let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        texts.retain(|text| text.strong_count() > 0);
-        let newest = if texts.len() < TEXTS { None } else { texts.last().and_then(Weak::upgrade) };
-        let text: Arc<str> = newest.unwrap_or_else(|| {
-            let text = Arc::from(make());
-            texts.push(Arc::downgrade(&text));
+        let Texts { on_their_way, dear } = &mut *texts;
+        dear.take_if(|(_, until)| *until <= begun);
+        let last = dear.as_ref().map(|(text, _)| text.clone());
+        on_their_way.retain(|text| text.strong_count() > 0);
+        let newest = if on_their_way.len() < TEXTS { None } else { on_their_way.last().and_then(Weak::upgrade) };
+        let text = last.or(newest).unwrap_or_else(|| {
+            let text = Arc::<str>::from(make());
+            let ended = clock();
+            let took = ended.saturating_duration_since(begun);
+            on_their_way.push(Arc::downgrade(&text));
+            *dear = (took > DEAR).then(|| (text.clone(), ended + took * PAUSE));
             text
         });
         Bytes::from_owner(Text(text))
@@ -124,6 +148,8 @@ impl AsRef<[u8]> for Text {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -175,13 +201,14 @@ mod tests {
 
     #[test]
     fn unread_texts_are_few_however_many_ask() {
-        let shared = Shared::default();
+        let (shared, now) = (Shared::default(), Instant::now());
         let mut made = 0;
         let mut ask = || {
-            shared.get(|| {
+            let make = || {
                 made += 1;
                 made.to_string()
-            })
+            };
+            shared.get_by(|| now, make)
         };
         assert_eq!((&ask()[..], &ask()[..]), (&b"1"[..], &b"2"[..]), "each is made anew while they are read");
         let unread: Vec<_> = (0..100).map(|_| ask()).collect();
@@ -203,5 +230,28 @@ mod tests {
         let mut said = Vec::new();
         let _ = tcp.read_to_end(&mut said).await;
         assert!(said.starts_with(b"HTTP/1.1 200 OK") && said.len() < LONG, "{} bytes", said.len());
+    }
+
+    #[test]
+    fn who_asks_all_the_time_takes_only_a_part_of_the_thread() {
+        // Each making takes 20 ms, and requests come every 10 ms.
+        let (shared, begun) = (Shared::default(), Instant::now());
+        let (now, made) = (Cell::new(Duration::ZERO), Cell::new(0_u128));
+        let ask = || {
+            now.set(now.get() + Duration::from_millis(10));
+            shared.get_by(
+                || begun + now.get(),
+                || {
+                    now.set(now.get() + Duration::from_millis(20));
+                    made.set(made.get() + 1);
+                    made.get().to_string()
+                },
+            )
+        };
+        let first: Vec<_> = (0..20).map(|_| ask()).collect();
+        assert!(first.iter().all(|text| text == "1"), "for ten times as long as it took");
+        assert_eq!(&ask()[..], b"2");
+        (0..1_000).for_each(|_| drop(ask()));
+        assert!(made.get() * 20 * 10 <= now.get().as_millis(), "{} in {:?}", made.get(), now.get());
     }
 }

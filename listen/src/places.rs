@@ -249,7 +249,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_counts_are_right_whatever_happens(steps in prop::collection::vec((0..4u8, 0..6u8, any::<prop::sample::Index>()), 0..200)) {
+        fn the_counts_are_right_whatever_happens(
+            steps in prop::collection::vec((0..4u8, 0..6u8, any::<prop::sample::Index>()), 0..200)
+        ) {
             let places = Places::new(BOUNDS);
             let mut held: Vec<Place<u8>> = Vec::new();
             for (what, holder, which) in steps {

@@ -144,3 +144,24 @@ fn what_is_not_understood_replaces_the_earlier_version() {
     assert_eq!(told(&rx).len(), 1);
     assert_eq!(told(&rx)[0].0, "UnsupportedValue");
 }
+
+#[test]
+fn what_was_taken_in_is_a_change_and_claims_nothing_of_what_may_wait() {
+    let (mut index, rx) = index();
+    let pod = |revision: u64| {
+        let metadata = serde_json::json!({"namespace": "shop", "name": "web", "resourceVersion": revision.to_string()});
+        let value = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}});
+        Object::from_value(value, None).unwrap()
+    };
+    index.reach("Pod", 7);
+    index.put(&pod(12));
+    index.publish();
+    let now = || (rx.borrow().changed.wire().unwrap().pods, rx.borrow().seen.get().wire().unwrap().pods);
+    assert_eq!(now(), (12, 7));
+    index.remove("Pod", &Key::new("shop", "web"), 14);
+    index.publish();
+    assert_eq!(now(), (14, 7));
+    index.reach("Pod", 14);
+    assert!(!index.publish());
+    assert_eq!(now(), (14, 14));
+}

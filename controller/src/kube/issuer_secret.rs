@@ -27,7 +27,7 @@ use crate::{
     index::Published,
     issuer::{self, Accepted, IssuerError, Object, Stored},
     metrics::Metrics,
-    problems::{BUNDLE_NOT_WRITTEN, Entry, tell},
+    problems::{BUNDLE_NOT_WRITTEN, Entry, ISSUER, tell},
     trust::Bundle,
 };
 
@@ -280,7 +280,7 @@ impl IssuerSecret {
             column: None,
             object: Some(object),
             field: key.map(Into::into),
-            reason: "Issuer".to_owned(),
+            reason: ISSUER.to_owned(),
             what: format!("{reason}; {follows}"),
             fix: fix.to_owned(),
         }

@@ -73,3 +73,8 @@ pub(crate) static KINDS: [Kind; 11] = [
     served(GATEWAY, "ReferenceGrant", "referencegrants"),
     served(OURS, "RetryPolicy", "retrypolicies"),
 ];
+
+/// Whether objects of a kind are in no namespace.
+pub(crate) fn is_cluster_wide(kind: &str) -> bool {
+    matches!(kind, "Node" | "Namespace")
+}

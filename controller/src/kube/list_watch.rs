@@ -16,17 +16,21 @@ use ::kube::{
 };
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use mesh_credentials::jitter;
 use mesh_resources::{Key, Object};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 
 use super::{
     kinds::{Kind, Version},
     lean::{Lean, Trim},
+    object::{Origin, bytes_of, key_of, object},
+    room::{Place, Room},
+    waiting::queue,
 };
 use crate::{metrics::WatchMetrics, revisions};
 
@@ -55,14 +59,19 @@ const STEADY: Duration = Duration::from_secs(5);
 /// How often it is asked whether a kind that was not there has come.
 const DISCOVER_EVERY: Duration = Duration::from_secs(3);
 
-/// Room for objects that wait to be taken in, in KiB; watches read no further meanwhile.
-pub(crate) const ROOM_KIB: u32 = 32 * 1024;
+/// How long a list waits for room, in all. A page may be more than one namespace's share, and is taken in within
+/// milliseconds; who makes it take longer must not hold up what is behind.
+const LIST_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks for room meanwhile.
+const ROOM_LOOK: Duration = Duration::from_millis(5);
 
 /// What a watch tells.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// An object is there, or changed; and the room that it takes while it waits.
-    Put(Box<Object>, OwnedSemaphorePermit),
+    /// An object is there, or changed; the room that it takes while it waits; and the revision of the change, but in a list.
+    Put(Box<Object>, Place, Option<u64>),
+    /// The same of one for which there is no room: it is to be read from there when its turn has come.
+    Stale(Key, Arc<Origin>, Option<u64>),
     /// An object is gone, since a revision.
     Gone(Key, u64),
     /// A list has ended: of this kind there is nothing but these at a revision.
@@ -91,8 +100,8 @@ pub(crate) struct Watch {
     pub(crate) client: Client,
     pub(crate) kind: &'static Kind,
     pub(crate) events: mpsc::Sender<(&'static Kind, Event)>,
-    /// Room for objects that wait to be taken in, in KiB, for all watches together.
-    pub(crate) room: Arc<Semaphore>,
+    /// Room for objects that wait to be taken in, for all watches together.
+    pub(crate) room: Arc<Room>,
     pub(crate) metrics: WatchMetrics,
 }
 
@@ -122,18 +131,18 @@ impl Watch {
     pub(crate) async fn run<T: Trim>(self) {
         let mut backoff = BACKOFF_FIRST;
         let mut version: Option<String> = None;
-        let mut path: Option<(String, String)> = None;
+        let mut origin: Option<Arc<Origin>> = None;
         loop {
             let begun = Instant::now();
-            let end = match (&path, version.take()) {
+            let end = match (&origin, version.take()) {
                 (None, _) => match self.discover().await {
                     Ok(found) => {
-                        path = Some(found);
+                        origin = Some(Arc::new(found));
                         continue;
                     }
                     Err(end) => end,
                 },
-                (Some((path, api)), None) => match self.list::<T>(path, api).await {
+                (Some(origin), None) => match self.list::<T>(origin).await {
                     Ok(at) => {
                         version = Some(at);
                         backoff = BACKOFF_FIRST;
@@ -141,8 +150,8 @@ impl Watch {
                     }
                     Err(end) => end,
                 },
-                (Some((path, api)), Some(mut at)) => {
-                    let end = self.follow::<T>(path, api, &mut at).await;
+                (Some(origin), Some(mut at)) => {
+                    let end = self.follow::<T>(origin, &mut at).await;
                     version = Some(at);
                     end
                 }
@@ -153,8 +162,8 @@ impl Watch {
             let wait = match end {
                 End::Closed => return,
                 End::Over => {
-                    if let Some(better) = self.moved(path.as_ref()).await {
-                        (path, version) = (Some(better), None);
+                    if let Some(better) = self.moved(origin.as_deref()).await {
+                        (origin, version) = (Some(Arc::new(better)), None);
                     }
                     if begun.elapsed() > STEADY { Duration::ZERO } else { backoff }
                 }
@@ -163,8 +172,8 @@ impl Watch {
                     backoff
                 }
                 // Its version is gone; whether the kind is, discovery says.
-                End::Absent if path.is_some() => {
-                    (path, version) = (None, None);
+                End::Absent if origin.is_some() => {
+                    (origin, version) = (None, None);
                     backoff
                 }
                 End::Absent => {
@@ -187,12 +196,12 @@ impl Watch {
         }
     }
 
-    /// Path and `apiVersion` of the kind.
-    async fn discover(&self) -> Result<(String, String), End> {
+    /// Where the kind is.
+    async fn discover(&self) -> Result<Origin, End> {
         let (group, plural) = (self.kind.group, self.kind.plural);
         let version = match self.kind.version {
             Version::Fixed(version) if group.is_empty() => {
-                return Ok((format!("/api/{version}/{plural}"), version.to_owned()));
+                return Ok(Origin { path: format!("/api/{version}/{plural}"), api: version.to_owned() });
             }
             Version::Fixed(version) => version.to_owned(),
             Version::Served => {
@@ -209,11 +218,11 @@ impl Watch {
                 found.ok_or(End::Absent)?.0.version
             }
         };
-        Ok((format!("/apis/{group}/{version}/{plural}"), format!("{group}/{version}")))
+        Ok(Origin { path: format!("/apis/{group}/{version}/{plural}"), api: format!("{group}/{version}") })
     }
 
     /// Where the kind is by now, if that is elsewhere: in a better version.
-    async fn moved(&self, from: Option<&(String, String)>) -> Option<(String, String)> {
+    async fn moved(&self, from: Option<&Origin>) -> Option<Origin> {
         if matches!(self.kind.version, Version::Fixed(_)) {
             return None;
         }
@@ -222,12 +231,12 @@ impl Watch {
     }
 
     /// Lists everything; gives the version that a watch begins with.
-    async fn list<T: Trim>(&self, path: &str, api: &str) -> Result<String, End> {
+    async fn list<T: Trim>(&self, origin: &Arc<Origin>) -> Result<String, End> {
         let mut params = ListParams::default().limit(PAGE);
         let mut seen = HashSet::new();
-        let mut at_once = PAGE;
+        let (mut at_once, mut patience) = (PAGE, LIST_PATIENCE);
         loop {
-            let request = Request::new(path).list(&params).map_err(|e| self.end_of(Error::BuildRequest(e)))?;
+            let request = Request::new(&origin.path).list(&params).map_err(|e| self.end_of(Error::BuildRequest(e)))?;
             let page = timeout(LIST_LIMIT, self.page::<T>(request)).await;
             let page = page.map_err(|_| away("no answer to a list".to_owned()))?.map_err(|e| self.end_of(e))?;
             let Some(page) = page else {
@@ -239,9 +248,9 @@ impl Watch {
                 continue;
             };
             for Lean(value, ..) in page.items.unwrap_or_default() {
-                let Some(object) = self.object(value, api) else { continue };
-                seen.insert(Key::new(object.namespace.as_str(), object.name.as_str()));
-                if !self.put(object).await {
+                let Some(object) = object(self.kind, value, &origin.api) else { continue };
+                seen.insert(key_of(&object));
+                if !self.put(object, origin, None, &mut patience).await {
                     return Err(End::Closed);
                 }
             }
@@ -277,9 +286,9 @@ impl Watch {
     }
 
     /// Follows changes from a version on, which it moves along.
-    async fn follow<T: Trim>(&self, path: &str, api: &str, version: &mut String) -> End {
+    async fn follow<T: Trim>(&self, origin: &Arc<Origin>, version: &mut String) -> End {
         let params = WatchParams::default().timeout(WATCH_SECONDS);
-        let request = match Request::new(path).watch(&params, version) {
+        let request = match Request::new(&origin.path).watch(&params, version) {
             Ok(request) => request,
             Err(error) => return self.end_of(Error::BuildRequest(error)),
         };
@@ -301,19 +310,22 @@ impl Watch {
                 Err(_) => return away(format!("the watch was silent for {SILENCE:?}")),
             };
             self.metrics.seen();
+            // Others' events are behind it.
+            let mut patience = Duration::ZERO;
             let told = match event {
                 WatchEvent::Added(Lean(value, ..)) | WatchEvent::Modified(Lean(value, ..)) => {
                     version_of(&value, version);
-                    match self.object(value, api) {
-                        Some(object) => self.put(object).await,
+                    let revision = Some(revisions::revision_of(&value));
+                    match object(self.kind, value, &origin.api) {
+                        Some(object) => self.put(object, origin, revision, &mut patience).await,
                         None => true,
                     }
                 }
                 WatchEvent::Deleted(Lean(value, ..)) => {
                     version_of(&value, version);
                     let revision = revisions::revision_of(&value);
-                    match self.object(value, api) {
-                        Some(gone) => self.tell(Event::Gone(Key::new(gone.namespace, gone.name), revision)).await,
+                    match object(self.kind, value, &origin.api) {
+                        Some(gone) => self.tell(Event::Gone(key_of(&gone), revision)).await,
                         None => true,
                     }
                 }
@@ -327,16 +339,6 @@ impl Watch {
                 return End::Closed;
             }
         }
-    }
-
-    /// The object of a value; items of a list do not say their kind.
-    fn object(&self, mut value: Value, api: &str) -> Option<Object> {
-        if let Some(fields) = value.as_object_mut() {
-            fields.insert("apiVersion".to_owned(), api.into());
-            fields.insert("kind".to_owned(), self.kind.kind.into());
-        }
-        // An API server has checked names and times, so this is for what pretends to be one.
-        Object::from_value(value, None).map_err(|why| tracing::warn!("a {}: {why}", self.kind.kind)).ok()
     }
 
     fn end_of(&self, error: Error) -> End {
@@ -359,32 +361,28 @@ impl Watch {
         }
     }
 
-    /// Passes an object on when there is room for it; whether someone took it.
-    async fn put(&self, object: Object) -> bool {
-        let bytes = bytes_of(&object.value);
-        let room = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX).min(ROOM_KIB);
-        // It is closed by nobody.
-        let Ok(room) = self.room.clone().acquire_many_owned(room).await else { return false };
-        self.tell(Event::Put(Box::new(object), room)).await
+    /// Passes an object on, or only its name where there is no room for it and no more patience; whether someone took it.
+    async fn put(&self, object: Object, origin: &Arc<Origin>, revision: Option<u64>, patience: &mut Duration) -> bool {
+        let (key, bytes) = (key_of(&object), bytes_of(&object.value));
+        let place = loop {
+            let place = self.room.take(&queue(self.kind.kind, &key), bytes);
+            if place.is_some() || patience.is_zero() {
+                break place;
+            }
+            sleep(ROOM_LOOK).await;
+            *patience = patience.saturating_sub(ROOM_LOOK);
+        };
+        self.tell(match place {
+            Some(place) => Event::Put(Box::new(object), place, revision),
+            None => Event::Stale(key, origin.clone(), revision),
+        })
+        .await
     }
 
     /// Passes an event on; whether someone took it.
     async fn tell(&self, event: Event) -> bool {
         self.events.send((self.kind, event)).await.is_ok()
     }
-}
-
-/// Bytes that a value takes in memory, about.
-fn bytes_of(value: &Value) -> usize {
-    /// What a value takes beside its text, and its part of the table that it is in.
-    const EACH: usize = 96;
-    let below: usize = match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(bytes_of).sum(),
-        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + bytes_of(value)).sum(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-    };
-    EACH + below
 }
 
 fn away(why: String) -> End {
@@ -395,12 +393,4 @@ fn version_of(value: &Value, version: &mut String) {
     if let Some(text) = value.pointer("/metadata/resourceVersion").and_then(Value::as_str) {
         text.clone_into(version);
     }
-}
-
-/// Half to one and a half of a time, so that replicas do not ask in step.
-fn jitter(time: Duration) -> Duration {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    // Each RandomState has keys of its own.
-    let chance = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
-    time.mul_f64(0.5 + chance)
 }

@@ -8,13 +8,16 @@ mod lean;
 pub mod lease;
 mod list_watch;
 pub mod named;
+mod object;
 mod review_limit;
+mod room;
 pub mod status_plan;
 pub mod status_writer;
 pub mod token_review;
 pub(crate) mod trust_pem;
 pub mod trust_plan;
 pub mod trust_writer;
+mod waiting;
 pub mod webhook;
 pub mod world;
 

@@ -12,7 +12,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::statuses::{RouteId, Statuses, entries, fingerprint, is_our_condition, is_ours};
+use crate::{
+    judge::Wanted,
+    statuses::{RouteId, Statuses, entries, fingerprint, is_our_condition, is_ours},
+};
 
 /// Writes a second in the long run: a change that concerns five thousand routes takes under two minutes, and an API
 /// server hardly notices.
@@ -50,7 +53,7 @@ struct Written {
 #[derive(Debug)]
 pub struct Plan {
     /// What each route of the mesh should say of us.
-    wanted: BTreeMap<RouteId, u64>,
+    wanted: Wanted,
     written: BTreeMap<RouteId, Written>,
     failed: BTreeMap<RouteId, Wait>,
     /// Set while the API server is away.
@@ -76,7 +79,7 @@ pub struct Todo {
 impl Default for Plan {
     fn default() -> Self {
         Self {
-            wanted: BTreeMap::new(),
+            wanted: Wanted::default(),
             written: BTreeMap::new(),
             failed: BTreeMap::new(),
             away: None,
@@ -90,7 +93,7 @@ impl Default for Plan {
 
 impl Plan {
     /// What should be said from now on, by route: fingerprints of what is wanted.
-    pub fn want(&mut self, wanted: BTreeMap<RouteId, u64>) {
+    pub fn want(&mut self, wanted: Wanted) {
         // A route that is to say something else is a new matter.
         self.failed.retain(|id, _| self.wanted.get(id) == wanted.get(id));
         self.wanted = wanted;
@@ -105,7 +108,7 @@ impl Plan {
         };
         let wrong = self.wanted.iter().filter(|(id, wanted)| !is_right(id, Some(**wanted))).map(|(id, _)| id);
         // Entries of ours where there should be none.
-        let left = there.iter().map(|(id, _)| id).filter(|id| !self.wanted.contains_key(*id) && !is_right(id, None));
+        let left = there.iter().map(|(id, _)| id).filter(|id| self.wanted.get(id).is_none() && !is_right(id, None));
         let outdated =
             wrong.chain(left).map(|id| (id.clone(), self.outdated.get(id).copied().unwrap_or(now))).collect();
         self.outdated = outdated;

@@ -1,9 +1,9 @@
 //! Writes into `status.parents` of each route of the mesh what became of it; only the leader's runs.
 //!
-//! What should be there is `mesh_resources`' to say (and `judge`'s to keep up), what is to be done `status_plan`'s. A write reads the route as it
-//! is, leaves the entries of other controllers alone, and goes through only if nobody wrote in between: with a list that
-//! controllers share, server-side apply would fight for the whole of it. Routes whose parents are no Services are never
-//! touched, and nothing is written that is there already.
+//! What should be there is `mesh_resources`' to say (and `judge`'s to keep up), what is to be done `status_plan`'s. A write
+//! reads the route as it is, leaves the entries of other controllers alone, and goes through only if nobody wrote in between:
+//! with a list that controllers share, server-side apply would fight for the whole of it. Routes whose parents are no Services
+//! are never touched, and nothing is written that is there already.
 
 use std::sync::Arc;
 
@@ -92,8 +92,7 @@ impl StatusWriter {
         loop {
             if !is_current {
                 is_current = true;
-                let wanted = self.wanted.borrow_and_update().clone();
-                plan.want(wanted.iter().map(|(id, print)| (id.clone(), *print)).collect());
+                plan.want(self.wanted.borrow_and_update().clone());
             }
             let there = self.statuses.borrow_and_update().clone();
             let todo = plan.todo(&there, begun.elapsed());

@@ -2,8 +2,9 @@
 //! repaired there when it is edited or deleted.
 //!
 //! A proxy trusts it until the stream of bundles stands. It has the anchors of our own trust domain alone: with those of others
-//! a proxy can do nothing before it has a certificate, and then it has the stream. Which namespaces those are is `trust_plan`'s to say. Our own
-//! ConfigMaps are watched by their one name across namespaces, which is all that the rules of access allow.
+//! a proxy can do nothing before it has a certificate, and then it has the stream. Which namespaces those are is
+//! `trust_plan`'s to say. Our own ConfigMaps are watched by their one name across namespaces, which is all that the rules of
+//! access allow.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -216,8 +217,10 @@ impl TrustWriter {
                 self.metrics.trust_bundles_failed.increment(1);
                 plan.failed(&namespace, now);
                 // A namespace that is going takes nothing more, and needs nothing.
-                if !error.contains("being terminated") {
-                    failures.why.entry(namespace).or_insert(error);
+                if error.contains("being terminated") {
+                    failures.why.remove(&namespace);
+                } else {
+                    failures.why.insert(namespace, error);
                 }
             }
         }

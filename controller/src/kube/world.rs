@@ -1,30 +1,33 @@
 //! The watches of an API server and the index behind them: what changed is published some milliseconds later.
 //!
-//! Changes wait here, one of each object, and are taken in by namespaces in turn, then routes are judged in the same way: a
-//! namespace that changes all the time is itself late, and no other. It is meant for a thread of its own, where nothing
+//! Changes wait (`waiting`), one of each object, and are taken in by namespaces in turn, then routes are judged in the same
+//! way: a namespace that changes all the time is itself late, and no other. It is meant for a thread of its own, where nothing
 //! that has to be in time waits for it.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ::kube::Client;
-use mesh_resources::{Key, Object, Severity};
+use mesh_credentials::jitter;
+use mesh_resources::{Object, Severity};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     kinds::{KINDS, Kind, OURS, Parts},
     lean::{Labels, NodeParts, PodParts, Whole},
-    list_watch::{Event, ROOM_KIB, Trouble, Watch},
+    list_watch::{Event, Trouble, Watch},
+    object::{Origin, key_of, read},
+    room::Room,
+    waiting::{Change, Name, Waiting},
 };
 use crate::{
     index::Index,
     metrics::{Metrics, WatchMetrics},
     problems::Entry,
-    turns::Turns,
 };
 
 /// From a change to its snapshot: a rollout's many changes become few snapshots.
@@ -35,38 +38,55 @@ const TURN: Duration = Duration::from_millis(10);
 const JUDGED_AT_ONCE: usize = 8;
 /// How often problems are looked for, if something changed that they may follow from.
 const PROBLEMS_EVERY: Duration = Duration::from_secs(1);
+/// Where that takes long, it is not done again before so many times as long: a tenth of the thread is enough for it.
+const PROBLEMS_PAUSE: u32 = 10;
 /// Events that wait to be taken in; watches read no further meanwhile.
 const QUEUE: usize = 256;
 /// An API server that is away for less is nothing to talk about.
 const AWAY_AFTER: Duration = Duration::from_secs(5);
+/// How long it waits at a start until all routes are in force, once everything is listed. By then those of whoever has few
+/// are; one namespace may have so many that it takes minutes.
+const ROUTES_AT_START: Duration = Duration::from_secs(30);
+/// Objects that are read by name at a time: each may have 1.5 MiB, and some times that when it is decoded.
+const READS_AT_ONCE: usize = 2;
+/// About how long after a failure an object is read again.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// Follows an API server into an index.
 pub struct World {
     index: Index,
-    /// Changes that are not taken in yet, by kind and name.
-    waiting: Turns<(&'static str, Key), Change>,
+    /// Changes that are not taken in yet.
+    waiting: Waiting,
+    /// Objects that are being read by name.
+    reads: JoinSet<Read>,
     states: Vec<State>,
+    /// Since when it is known of every kind what there is.
+    listed_at: Option<Instant>,
     synced: watch::Sender<bool>,
+    /// When each kind that endpoints are made of was heard of, that which was so longest ago.
+    heard: watch::Sender<Instant>,
 }
 
-/// What became of an object.
-#[derive(Debug)]
-enum Change {
-    /// It is there, or is another; and the room that it takes while it waits.
-    Put(Box<Object>, OwnedSemaphorePermit),
-    /// It went, at a revision.
-    Gone(u64),
+/// What was read of an object by its name.
+struct Read {
+    name: Name,
+    /// The change for which it was read.
+    number: u64,
+    /// `None` when it is gone; where to read it when it could not be.
+    found: Result<Option<Object>, Arc<Origin>>,
 }
 
 /// Where one kind stands.
 struct State {
     kind: &'static Kind,
+    /// What its problems are told of.
+    source: Arc<str>,
     metrics: WatchMetrics,
     /// Whether it is known what there is of it, or that it is done without.
     is_settled: bool,
-    /// The revision up to which nothing else has changed, once what waits is taken in.
-    reached: u64,
     away_since: Option<Instant>,
+    /// When its watch told anything but trouble.
+    heard: Instant,
 }
 
 impl World {
@@ -75,19 +95,26 @@ impl World {
         let (synced, is_synced) = watch::channel(false);
         let state = |kind: &'static Kind| State {
             kind,
+            source: format!("watch of {}", kind.kind).into(),
             metrics: metrics.watch(kind.kind),
             is_settled: false,
-            reached: 0,
             away_since: None,
+            heard: Instant::now(),
         };
         let states = KINDS.iter().map(state).collect();
-        (Self { index, waiting: Turns::default(), states, synced }, is_synced)
+        let (waiting, reads, heard) = (Waiting::default(), JoinSet::new(), watch::Sender::new(Instant::now()));
+        (Self { index, waiting, reads, states, listed_at: None, synced, heard }, is_synced)
+    }
+
+    /// Since when nothing was heard of one of the kinds that endpoints are made of.
+    pub fn heard(&self) -> watch::Receiver<Instant> {
+        self.heard.subscribe()
     }
 
     /// Follows until cancelled.
     pub async fn run(mut self, client: Client, cancel: CancellationToken) {
         let (events, mut told) = mpsc::channel(QUEUE);
-        let room = Arc::new(Semaphore::new(ROOM_KIB as usize));
+        let room = Arc::<Room>::default();
         let mut watches = JoinSet::new();
         for state in &self.states {
             let (client, kind, events) = (client.clone(), state.kind, events.clone());
@@ -113,19 +140,29 @@ impl World {
                     for (kind, event) in batch.drain(..) {
                         self.take(kind, event);
                     }
-                    if *self.synced.borrow() {
-                        publish_at = publish_at.or_else(|| Some(Instant::now() + DEBOUNCE));
-                    } else {
-                        self.take_in_all();
-                        self.look_whether_synced();
+                    let needed = self.states.iter().filter(|state| state.kind.is_needed);
+                    if let Some(heard) = needed.map(|state| state.heard).min() {
+                        self.heard.send_replace(heard);
                     }
+                    publish_at = publish_at.or_else(|| Some(Instant::now() + DEBOUNCE));
+                }
+                Some(Ok(read)) = self.reads.join_next() => {
+                    self.take_read(read);
+                    publish_at = publish_at.or_else(|| Some(Instant::now() + DEBOUNCE));
                 }
                 () = sleep_until(publish_at.unwrap_or_else(Instant::now)), if publish_at.is_some() => {
                     let is_behind = self.turn();
+                    self.read_some(&client);
                     publish_at = is_behind.then(Instant::now);
                 }
                 _ = problems.tick() => {
+                    let begun = Instant::now();
                     self.index.publish_problems();
+                    problems.reset_after(PROBLEMS_EVERY.max(begun.elapsed() * PROBLEMS_PAUSE));
+                    // It may have been waited for long enough.
+                    if !*self.synced.borrow() {
+                        publish_at = publish_at.or_else(|| Some(Instant::now()));
+                    }
                 }
             }
         }
@@ -135,10 +172,15 @@ impl World {
     fn turn(&mut self) -> bool {
         let begun = Instant::now();
         while begun.elapsed() < TURN && self.take_in_one() {}
-        if self.waiting.is_empty() {
-            for state in &self.states {
-                self.index.reach(state.kind.kind, state.reached);
-            }
+        if self.listed_at.is_none() && self.states.iter().all(|state| state.is_settled) {
+            self.listed_at = Some(Instant::now());
+        }
+        // Before that nobody is told anything, and what is judged would have to be judged again.
+        if self.listed_at.is_none() || !*self.synced.borrow() && self.waits_for_what_is_needed() {
+            return self.waiting.has_next();
+        }
+        for state in &self.states {
+            self.index.reach(state.kind.kind, self.waiting.reached(state.kind.kind));
         }
         self.index.publish_state();
         let begun = Instant::now();
@@ -146,76 +188,114 @@ impl World {
         while is_behind && begun.elapsed() < TURN {
             is_behind = self.index.judge_some(JUDGED_AT_ONCE);
         }
-        is_behind || !self.waiting.is_empty()
-    }
-
-    fn wait(&mut self, kind: &'static str, key: Key, change: Change) {
-        let namespace = key.namespace.clone();
-        drop(self.waiting.put(&namespace, (kind, key), change));
+        self.look_whether_synced(!is_behind && self.waiting.is_done());
+        is_behind || self.waiting.has_next()
     }
 
     /// Takes in the change whose turn it is, if one waits.
     fn take_in_one(&mut self) -> bool {
-        let Some(((kind, key), change)) = self.waiting.next() else { return false };
+        let Some((name, change)) = self.waiting.next() else { return false };
         match change {
-            Change::Put(object, _room) => self.index.put(&object),
-            Change::Gone(revision) => self.index.remove(kind, &key, revision),
+            Change::Put(object, _place) => self.index.put(&object),
+            Change::Gone(revision) => self.index.remove(name.0, &name.1, revision),
+            Change::Stale(origin) => {
+                self.waiting.put_to_read(name, origin);
+                return true;
+            }
         }
+        self.waiting.in_force(&name);
         true
     }
 
-    fn take_in_all(&mut self) {
-        while self.take_in_one() {}
+    /// Takes in what was read of an object; unless that changed again meanwhile, for then it may be older than what is known.
+    fn take_read(&mut self, Read { name, number, found }: Read) {
+        if !self.waiting.is_newest(&name, number) {
+            return;
+        }
+        match found {
+            Ok(Some(object)) => self.index.put(&object),
+            Ok(None) => self.index.remove(name.0, &name.1, self.waiting.since(&name).unwrap_or_default()),
+            Err(origin) => return self.waiting.put_to_read(name, origin),
+        }
+        self.waiting.in_force(&name);
+    }
+
+    /// Begins to read objects whose turn it was, and for which there was no room.
+    fn read_some(&mut self, client: &Client) {
+        while self.reads.len() < READS_AT_ONCE
+            && let Some((name, origin, number)) = self.waiting.next_to_read()
+        {
+            let Some(kind) = KINDS.iter().find(|known| known.kind == name.0) else { continue };
+            let client = client.clone();
+            self.reads.spawn(async move {
+                let found = read(&client, kind, &origin, &name.1).await;
+                if let Err(why) = &found {
+                    tracing::warn!("{} {}/{}: {why}; trying again", kind.kind, name.1.namespace, name.1.name);
+                    sleep(jitter(READ_AGAIN)).await;
+                }
+                Read { name, number, found: found.map_err(|_| origin) }
+            });
+        }
     }
 
     fn take(&mut self, kind: &'static Kind, event: Event) {
-        let Some(place) = self.states.iter().position(|state| state.kind.kind == kind.kind) else { return };
-        let source: Arc<str> = format!("watch of {}", kind.kind).into();
+        let Some(state) = self.states.iter_mut().find(|state| state.kind.kind == kind.kind) else { return };
+        if !matches!(event, Event::Trouble(_) | Event::Absent) {
+            state.heard = Instant::now();
+        }
         match event {
-            Event::Put(object, room) => {
-                let key = Key::new(object.namespace.as_str(), object.name.as_str());
-                self.wait(kind.kind, key, Change::Put(object, room));
+            Event::Put(object, place, revision) => {
+                self.waiting.put(kind.kind, key_of(&object), revision, Change::Put(object, place));
             }
-            Event::Gone(key, revision) => self.wait(kind.kind, key, Change::Gone(revision)),
-            // What waits is older.
-            Event::Reached(revision) => self.states[place].reached = revision,
+            Event::Stale(key, origin, revision) => {
+                self.waiting.put(kind.kind, key, revision, Change::Stale(origin));
+            }
+            Event::Gone(key, revision) => self.waiting.put(kind.kind, key, Some(revision), Change::Gone(revision)),
+            Event::Reached(revision) => self.waiting.told(kind.kind, revision),
             Event::Listed(keys, revision) => {
-                // Only what was told before the end of the list is older than it.
-                self.take_in_all();
-                self.index.retain(kind.kind, &keys, revision);
                 tracing::debug!("{}: {} objects", kind.kind, keys.len());
-                self.states[place].is_settled = true;
+                state.is_settled = true;
+                self.waiting.listed(kind.kind, &keys, self.index.keys_of(kind.kind), revision);
             }
             Event::Following => {
-                self.states[place].away_since = None;
-                self.states[place].metrics.up.set(1.0);
-                self.index.accept(&source);
+                state.away_since = None;
+                state.metrics.up.set(1.0);
+                self.index.accept(&state.source);
             }
             Event::Absent => {
-                self.states[place].metrics.up.set(0.0);
-                self.states[place].is_settled = true;
-                self.take_in_all();
-                self.index.retain(kind.kind, &HashSet::new(), 0);
-                self.index.refuse(&source, absent(kind));
+                state.metrics.up.set(0.0);
+                state.is_settled = true;
+                self.waiting.listed(kind.kind, &HashSet::new(), self.index.keys_of(kind.kind), 0);
+                self.index.refuse(&state.source, absent(kind));
             }
             Event::Trouble(trouble) => {
-                self.states[place].metrics.up.set(0.0);
-                let since = *self.states[place].away_since.get_or_insert_with(Instant::now);
+                state.metrics.up.set(0.0);
+                let since = *state.away_since.get_or_insert_with(Instant::now);
                 match trouble {
                     Trouble::Denied(why) => {
-                        self.states[place].is_settled |= !kind.is_needed;
-                        self.index.refuse(&source, denied(kind, &why));
+                        state.is_settled |= !kind.is_needed;
+                        self.index.refuse(&state.source, denied(kind, &why));
                     }
-                    Trouble::Away(why) if since.elapsed() > AWAY_AFTER => self.index.refuse(&source, away(kind, &why)),
+                    Trouble::Away(why) if since.elapsed() > AWAY_AFTER => {
+                        self.index.refuse(&state.source, away(kind, &why));
+                    }
                     Trouble::Away(why) => tracing::debug!("{}: {why}", kind.kind),
                 }
             }
         }
     }
 
-    fn look_whether_synced(&mut self) {
-        if self.states.iter().all(|state| state.is_settled) {
-            self.index.publish();
+    /// Whether something waits of which it depends who has an address. Without it proxies would be told that nobody has.
+    fn waits_for_what_is_needed(&self) -> bool {
+        let needed = KINDS.iter().filter(|kind| kind.is_needed || kind.kind == "Node");
+        needed.into_iter().any(|kind| !self.waiting.is_done_with(kind.kind))
+    }
+
+    /// Proxies may be served: everything is in force, or all but some routes, for which it was waited long enough.
+    fn look_whether_synced(&mut self, is_done: bool) {
+        let Some(listed_at) = self.listed_at.filter(|_| !*self.synced.borrow()) else { return };
+        let is_late = listed_at.elapsed() > ROUTES_AT_START && !self.waits_for_what_is_needed();
+        if is_done || is_late {
             self.synced.send_replace(true);
         }
     }

@@ -25,9 +25,10 @@ use crate::{
     metrics::{Held, Metrics},
     policy::PolicyService,
     server,
+    stalled::{Endings, Replica},
 };
 
-/// Name of our ServiceAccount and of the Lease.
+/// Name of our ServiceAccount, of our Service and of the Lease.
 const NAME: &str = "mesh-destination";
 
 /// Runs until SIGTERM or SIGINT.
@@ -86,6 +87,7 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     // 3. The world and the certificate, at the same time. No proxy is told NOT_FOUND only because we just started, and
     //    none is told that a server is not meshed before its pod was seen.
     let (world, mut synced) = World::new(index, &metrics);
+    let heard = world.heard();
     //    What objects say is found out on a thread of its own, where no stream, Lease or probe waits for it.
     servers.thread("the watch of the cluster", async move |cancel| match Client::try_default().await {
         Ok(client) => world.run(client, cancel).await,
@@ -111,8 +113,9 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
 
     // 4. The services.
     let limit = server::MAX_QUESTION_BYTES;
-    let policy = PolicyService::new(state.clone(), topics.clone(), cancel.clone(), metrics.clone());
-    let destination = DestinationService::new(state.clone(), topics.clone(), cancel, metrics.clone());
+    let endings = Endings::from(cancel);
+    let policy = PolicyService::new(state.clone(), topics.clone(), endings.clone(), metrics.clone());
+    let destination = DestinationService::new(state.clone(), topics, endings.clone(), metrics.clone());
     let routes = Routes::new(PolicyServer::new(policy).max_decoding_message_size(limit))
         .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));
     let held = credentials.held();
@@ -120,6 +123,10 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     let listener = listen(args.listen, "--listen")?;
     let address = listener.local_addr()?;
     servers.grpc("the policy and destination service", routes, Limits::DESTINATION, listener, tls, &metrics);
+
+    let (index, namespace, pod) = (state.clone(), args.common.namespace.clone(), replica_name());
+    let replica = Replica { heard, index, namespace, service: NAME, pod, endings };
+    servers.until_the_end("the look for stalled watches", replica.run());
 
     // 5. Only now is it said that we are here.
     servers.set_ready();

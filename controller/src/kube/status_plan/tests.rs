@@ -45,8 +45,14 @@ fn print(entries: &[Value]) -> Option<u64> {
 }
 
 /// A plan that wants these messages of these routes.
-fn wants(messages: &[(&str, &str)]) -> BTreeMap<RouteId, u64> {
-    messages.iter().map(|(name, message)| (id(name), print(&[says(message)]).unwrap())).collect()
+fn wants(messages: &[(&str, &str)]) -> Wanted {
+    shared(messages.iter().map(|(name, message)| (id(name), print(&[says(message)]).unwrap())))
+}
+
+fn shared(prints: impl Iterator<Item = (RouteId, u64)>) -> Wanted {
+    let mut wanted = Wanted::default();
+    prints.for_each(|(id, print)| wanted.insert(id, print));
+    wanted
 }
 
 fn write(plan: &mut Plan, there: &Statuses, now: Duration) -> Vec<String> {
@@ -119,10 +125,9 @@ fn a_namespace_whose_routes_change_all_the_time_delays_no_other() {
     let mut written: BTreeMap<RouteId, usize> = BTreeMap::new();
     for round in 0..40usize {
         let now = at(round as f64 / 4.0);
-        let mut wanted: BTreeMap<RouteId, u64> = (0..150).map(|n| (flooding(n), says(round))).collect();
         // The victims' routes change in the midst of it.
-        wanted.extend(victims.iter().filter(|_| round >= 20).map(|id| (id.clone(), says(0))));
-        plan.want(wanted);
+        let theirs = victims.iter().filter(|_| round >= 20).map(|id| (id.clone(), says(0)));
+        plan.want(shared((0..150).map(|n| (flooding(n), says(round))).chain(theirs)));
         for id in plan.todo(&there, now).write {
             if victims.contains(&id) {
                 plan.written(&id, Some(says(0)), None, now);

@@ -108,7 +108,9 @@ fn follow(fake: &Fake, index: &mut Index) {
         }
         index.put(&object);
     }
-    index.retain("HTTPRoute", &there, 0);
+    for gone in index.keys_of("HTTPRoute").iter().filter(|key| !there.contains(key)) {
+        index.remove("HTTPRoute", gone, 0);
+    }
     index.publish();
 }
 

@@ -136,6 +136,21 @@ async fn what_somebody_holds_with_other_anchors_in_it_is_replaced_all_the_same()
     task.abort();
 }
 
+#[tokio::test]
+async fn why_it_cannot_be_written_is_what_the_last_try_says() {
+    let (writer, _sender) = writer(&Fake::new());
+    let (mut plan, problems) = (Plan::new("mesh-system"), writer.problems.clone());
+    let mut failures = Failures { problems, metrics: writer.metrics.clone(), why: BTreeMap::new() };
+    let mut told = |why: &str| {
+        writer.note(&mut plan, &mut failures, "full".into(), Err(why.to_owned()), Duration::ZERO);
+        failures.say();
+        writer.problems.borrow().problems.iter().map(ToString::to_string).collect::<String>()
+    };
+    assert!(told("forbidden").contains("wait for it: forbidden"));
+    assert!(told("exceeded quota").contains("wait for it: exceeded quota"));
+    assert_eq!(told("the namespace is being terminated"), "");
+}
+
 /// Runs a writer while it leads, as the role does.
 fn candidate(fake: &Fake, name: &str) -> (CancellationToken, tokio::task::JoinHandle<()>) {
     let (election, mut leading) = Election::new(fake.client(), "mesh-system", "mesh-identity", name);

@@ -6,7 +6,7 @@ mod server;
 
 use std::collections::BTreeSet;
 
-use mesh_resources::Options;
+use mesh_resources::{Key, Options};
 use serde_json::{Value, json};
 
 use self::server::{Served, Server};
@@ -329,33 +329,9 @@ async fn of_objects_that_are_too_large_for_a_page_fewer_are_asked_for() {
 /// What a watch of Services alone tells.
 fn watch_services(server: &Server) -> mpsc::Receiver<(&'static Kind, Event)> {
     let ((events, told), kind) = (mpsc::channel(QUEUE), &KINDS[0]);
-    let (room, metrics) = (Arc::new(Semaphore::new(ROOM_KIB as usize)), Metrics::new().watch(kind.kind));
+    let (room, metrics) = (Arc::default(), Metrics::new().watch(kind.kind));
     tokio::spawn(Watch { client: server.client(), kind, events, room, metrics }.run::<Whole>());
     told
-}
-
-#[tokio::test(start_paused = true)]
-async fn while_objects_wait_to_be_taken_in_a_watch_reads_no_further() {
-    let server = with_gateway();
-    large_services(&server, 40);
-    let mut told = watch_services(&server);
-    let mut put = async || {
-        let mut rooms = Vec::new();
-        while let Ok(Some((_, event))) = tokio::time::timeout(LIMIT, told.recv()).await {
-            match event {
-                Event::Put(_, room) => rooms.push(room),
-                Event::Listed(..) => break,
-                _ => {}
-            }
-        }
-        rooms
-    };
-    let waiting = put().await;
-    let kib: usize = waiting.iter().map(OwnedSemaphorePermit::num_permits).sum();
-    assert!((30 << 10..=ROOM_KIB as usize).contains(&kib) && waiting.len() < 40, "{kib} KiB in {}", waiting.len());
-    let taken_in = waiting.len();
-    drop(waiting);
-    assert_eq!(taken_in + put().await.len(), 40, "it goes on when there is room");
 }
 
 #[tokio::test(start_paused = true)]
@@ -371,4 +347,109 @@ async fn a_watch_that_is_silent_is_begun_anew() {
     assert_eq!(next().await, None);
     assert!(next().await.unwrap().contains("silent for 20s"));
     assert_eq!(next().await, None);
+}
+
+/// A world that follows nobody, and how to tell it of something.
+fn alone() -> (World, watch::Receiver<Arc<Published>>, watch::Receiver<bool>) {
+    let metrics = Metrics::new();
+    let (index, published) = Index::new(Options::default(), metrics.clone());
+    let (world, synced) = World::new(index, &metrics);
+    (world, published, synced)
+}
+
+fn kind(name: &str) -> &'static Kind {
+    KINDS.iter().find(|kind| kind.kind == name).unwrap()
+}
+
+/// Tells that nothing is there of any kind.
+fn list_all(world: &mut World) {
+    KINDS.iter().for_each(|kind| world.take(kind, Event::Listed(HashSet::new(), 100)));
+}
+
+fn route(namespace: &str, name: &str) -> Event {
+    let mut value = tls_route();
+    value["apiVersion"] = json!(format!("{GROUP}/v1"));
+    value["kind"] = json!("TLSRoute");
+    value["metadata"] = json!({"namespace": namespace, "name": name, "resourceVersion": "110"});
+    let place = Arc::<Room>::default().take(&namespace.into(), 1).unwrap();
+    Event::Put(Box::new(Object::from_value(value, None).unwrap()), place, Some(110))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_not_served_and_a_list_take_in_nobody_elses_changes() {
+    let (mut world, published, synced) = alone();
+    list_all(&mut world);
+    world.turn();
+    assert!(*synced.borrow());
+    for n in 0..100 {
+        world.take(kind("TLSRoute"), route("tenant", &format!("r{n}")));
+    }
+    // As every three seconds, and as after each relist.
+    world.take(kind("RetryPolicy"), Event::Absent);
+    world.take(kind("Pod"), Event::Listed(HashSet::new(), 120));
+    assert!(world.index.keys_of("TLSRoute").is_empty(), "they have their turns");
+    // What waits of the kind itself is gone with it.
+    world.take(kind("TLSRoute"), Event::Absent);
+    while world.turn() {}
+    assert!(published.borrow().snapshot.tls_routes.is_empty() && world.waiting.is_done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn routes_are_waited_for_at_a_start_but_not_for_ever() {
+    let (mut world, _published, synced) = alone();
+    let origin = Arc::new(Origin { path: format!("/apis/{GROUP}/v1/tlsroutes"), api: format!("{GROUP}/v1") });
+    let unread = |name: &str| Event::Stale(Key::new("tenant", name), origin.clone(), Some(110));
+    list_all(&mut world);
+    world.take(kind("TLSRoute"), unread("r"));
+    world.take(kind("Pod"), unread("web"));
+    world.turn();
+    tokio::time::advance(2 * ROUTES_AT_START).await;
+    world.turn();
+    assert!(!*synced.borrow(), "nobody may be told of addresses before pods are known");
+    world.take(kind("Pod"), Event::Gone(Key::new("tenant", "web"), 130));
+    world.turn();
+    assert!(*synced.borrow());
+}
+
+#[tokio::test]
+async fn an_object_for_which_there_is_no_room_is_read_by_its_name() {
+    let server = with_gateway();
+    let mut fixture = Fixture::start(&server);
+    fixture.synced().await;
+    // More at once than one namespace may have waiting, and behind it what belongs to another.
+    let big = "x".repeat(crate::kube::room::SHARE_BYTES / 3);
+    server.with(|state| state.is_held = true);
+    for n in 0..12 {
+        let ports = json!([{"port": 1_000 + n}]);
+        let object =
+            json!({"metadata": {"annotations": {"big": big}}, "spec": {"clusterIP": "10.96.0.1", "ports": ports}});
+        server.put("services", "tenant", &format!("s{n}"), object);
+    }
+    server.put("services", "tenant", "gone", json!({"metadata": {"annotations": {"big": big}}, "spec": {}}));
+    server.remove("services", "tenant", "gone");
+    server.service("web", 80);
+    server.with(|state| state.is_held = false);
+    fixture.until(|world| world.snapshot.services.len() == 13).await;
+    let world = fixture.published.borrow().clone();
+    assert!((0..12).all(|n| knows(&world, &format!("s{n}.tenant:{}", 1_000 + n))) && knows(&world, "web:80"));
+    assert!(server.with(|state| state.reads) > 0, "some found no room");
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told_from_what_cannot_be_asked_for_there() {
+    let server = with_gateway();
+    server.put("tlsroutes", "shop", "r", tls_route());
+    let (client, kind) = (server.client(), kind("TLSRoute"));
+    let at = |version: &str| Origin {
+        path: format!("/apis/{GROUP}/{version}/tlsroutes"),
+        api: format!("{GROUP}/{version}"),
+    };
+    let found = read(&client, kind, &at("v1"), &Key::new("shop", "r")).await.unwrap().unwrap();
+    assert_eq!((found.kind.as_str(), found.api_version), ("TLSRoute", format!("{GROUP}/v1")));
+    assert!(read(&client, kind, &at("v1"), &Key::new("shop", "gone")).await.unwrap().is_none());
+    read(&client, kind, &at("v1alpha2"), &Key::new("shop", "r")).await.unwrap_err();
+    server.put("nodes", "", "n1", json!({"spec": {"podCIDRs": ["10.0.0.0/24"]}}));
+    let nodes = Origin { path: "/api/v1/nodes".to_owned(), api: "v1".to_owned() };
+    let node = self::kind("Node");
+    assert_eq!(read(&client, node, &nodes, &Key::new("default", "n1")).await.unwrap().unwrap().name, "n1");
 }

@@ -42,6 +42,10 @@ pub(super) struct State {
     /// Kinds of CRDs: group, version, kind, plural.
     pub(super) served: Vec<Served>,
     pub(super) lists: BTreeMap<String, usize>,
+    /// Watches tell nothing for now.
+    pub(super) is_held: bool,
+    /// How often one object was read.
+    pub(super) reads: usize,
     /// Everything that was listed.
     pub(super) paths: BTreeSet<String>,
 }
@@ -135,7 +139,13 @@ impl Server {
                 "resources": resources});
             return Ok(answer(200, &list));
         }
-        let plural = path.rsplit('/').next().unwrap().to_owned();
+        // One object has its name behind the plural, and its namespace before it.
+        let (plural, name) = match path.split('/').rev().collect::<Vec<_>>()[..] {
+            [name, plural, namespace, "namespaces", ..] => (plural.to_owned(), Some(format!("{namespace}/{name}"))),
+            [name, plural @ "nodes", ..] => (plural.to_owned(), Some(format!("/{name}"))),
+            [plural, ..] => (plural.to_owned(), None),
+            [] => unreachable!(),
+        };
         if state.denied.contains(&plural) {
             return Ok(failure(403, &format!("{plural} is forbidden")));
         }
@@ -143,6 +153,14 @@ impl Server {
         let is_crd = is_crd && path.starts_with("/apis/");
         if is_crd && !state.served.iter().any(|served| is_of(served) && served.3 == plural) {
             return Ok(failure(404, "the server could not find the requested resource"));
+        }
+        if let Some(name) = name {
+            state.reads += 1;
+            let found = state.objects.get(&plural).and_then(|all| all.get(&name));
+            let details = json!({"name": name.rsplit('/').next()});
+            let gone = json!({"kind": "Status", "code": 404, "status": "Failure", "reason": "NotFound",
+                "message": "not found", "details": details});
+            return Ok(found.map_or_else(|| answer(404, &gone), |object| answer(200, object)));
         }
         if parameter("watch").is_some() {
             let from = parameter("resourceVersion").unwrap().parse().unwrap();
@@ -182,7 +200,8 @@ impl Server {
                             let line = json!({"type": "ERROR", "object": gone}).to_string() + "\n";
                             return Some((Ok(Frame::data(Bytes::from(line))), (u64::MAX, changed)));
                         }
-                        let next = state.log.iter().find(|(version, of, _)| *version > from && *of == plural);
+                        let is_next = |(version, of, _): &&(u64, String, Value)| *version > from && *of == plural;
+                        let next = state.log.iter().find(is_next).filter(|_| !state.is_held);
                         if let Some((version, _, event)) = next {
                             from = *version;
                             return Some((Ok(Frame::data(Bytes::from(event.to_string() + "\n"))), (from, changed)));
