@@ -180,7 +180,10 @@ impl Call<'_> {
                 Err(error) => error,
             };
             if error.is_undelivered() && error.is_of_the_endpoint() {
-                if error.delivery == Delivery::Closing {
+                // A server that is no peer's proxy may refuse a stream of a connection that has yet to serve one: once more, and
+                // then it is the server that takes nothing.
+                let is_first = so_far.undelivered() == 0 && endpoint.info.identity.is_none();
+                if error.delivery == Delivery::Closing || (error.reason == Reason::Refused && is_first) {
                     so_far.closing.push(endpoint.info.address);
                 } else {
                     endpoint.refused(Instant::now());

@@ -222,6 +222,8 @@ async fn hand_over(
             Delivery::Closing if closing < MAX_RECONNECTS && source.as_ref().is_none_or(Source::can_begin_again) => {
                 closing += 1;
             }
+            // It took nothing of this connection yet: once more, and then it is the application that takes nothing.
+            Delivery::Never if closing == 0 && source.as_ref().is_none_or(Source::can_begin_again) => closing += 1,
             Delivery::Unknown if safe && unknown == 0 && caller.may_retry() => unknown += 1,
             _ => return Err(error),
         }
@@ -303,8 +305,8 @@ mod tests {
     async fn what_a_connection_that_served_others_refuses_is_asked_on_another_one() {
         // The second is refused on the first connection, and taken on the next.
         assert_eq!(LocalSet::new().run_until(second_of_two(1)).await, (None, 3));
-        // An application that takes nothing is asked once for each.
-        assert_eq!(LocalSet::new().run_until(second_of_two(0)).await, (Some(Delivery::Never), 2));
+        // An application that takes nothing is asked twice for each.
+        assert_eq!(LocalSet::new().run_until(second_of_two(0)).await, (Some(Delivery::Never), 4));
     }
 
     #[tokio::test]
