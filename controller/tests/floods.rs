@@ -331,7 +331,7 @@ async fn of_one_address_only_so_many_requests_to_identity_are_under_way() {
     let (tls, bounds) = (Tls::new(&fixture.state(), None), Limits::IDENTITY);
     let (requests, streams) = (bounds.requests.unwrap(), bounds.streams as usize);
     let most = requests.each + requests.shared;
-    let (answered, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    let (answered, mut answers) = tokio::sync::mpsc::channel(1);
     let connections = most / streams + 1;
     for _ in 0..connections {
         let from = IpAddr::from(Ipv4Addr::new(127, 0, 1, 1));
@@ -342,7 +342,7 @@ async fn of_one_address_only_so_many_requests_to_identity_are_under_way() {
         tokio::spawn(async move {
             while let Some(came) = frame_of(&mut connection).await {
                 if came.kind == HEADERS {
-                    let _ = answered.send(());
+                    let _ = answered.send(()).await;
                 }
             }
         });

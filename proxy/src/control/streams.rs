@@ -246,7 +246,7 @@ mod tests {
     use crate::worker::tests::parts;
 
     /// Tells of one endpoint, and then of more than one update may be about; and each time that it is asked.
-    struct Talkative(mpsc::UnboundedSender<()>);
+    struct Talkative(mpsc::Sender<()>);
 
     #[tonic::async_trait]
     impl Destination for Talkative {
@@ -256,7 +256,7 @@ mod tests {
             &self,
             _: tonic::Request<EndpointsRequest>,
         ) -> Result<Response<Self::EndpointsStream>, Status> {
-            self.0.send(()).map_err(|_| Status::cancelled("the test is over"))?;
+            self.0.send(()).await.map_err(|_| Status::cancelled("the test is over"))?;
             let endpoint = |n: u32| v1::Endpoint {
                 address: format!("10.{}.{}.{}:80", n >> 16, n >> 8 & 255, n & 255),
                 workload: "w".repeat(100),
@@ -283,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn an_update_beyond_its_bytes_is_refused_and_the_last_good_one_stays() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, (told, mut asked)) = (listener.local_addr().unwrap(), mpsc::unbounded_channel());
+        let (address, (told, mut asked)) = (listener.local_addr().unwrap(), mpsc::channel(1));
         let server = Server::builder().add_service(DestinationServer::new(Talkative(told)));
         tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
         let (_, _, control, metrics) = parts(&[]);
