@@ -265,7 +265,7 @@ fn take_in_force<'s>(members: &mut impl Iterator<Item = (&'s Age, Weight)>, mut 
 }
 
 /// Whether routes can be attached to a Service.
-fn is_parent(service: &Service) -> bool {
+pub(crate) fn is_parent(service: &Service) -> bool {
     service.external_name.is_none() && !service.is_headless
 }
 

@@ -101,6 +101,19 @@ impl Links {
         relink(&mut self.nodes_by_network, name, networks(old), networks(new));
     }
 
+    /// The pods of a namespace that an endpoint of a slice there may be: the one that it names, or those that have its
+    /// address.
+    pub(crate) fn pods_of(&self, namespace: &Arc<str>, endpoint: &SliceEndpoint) -> Vec<Key> {
+        match &endpoint.pod {
+            Some(name) => vec![Key { namespace: namespace.clone(), name: name.clone() }],
+            None if endpoint.is_unclear => Vec::new(),
+            None => {
+                let owners = self.pods_by_ip.linked(&endpoint.address).iter();
+                owners.filter(|pod| pod.namespace == *namespace).cloned().collect()
+            }
+        }
+    }
+
     /// Whether an address is in the network of some node's pods.
     pub(crate) fn is_of_pods(&self, ip: IpAddr) -> bool {
         let longest = if ip.is_ipv4() { 32 } else { 128 };
@@ -111,7 +124,13 @@ impl Links {
 }
 
 /// Notes what a change of a slice touches.
-pub(crate) fn touch_slice(touched: &mut Touched, key: &Key, old: Option<&EndpointSlice>, new: Option<&EndpointSlice>) {
+pub(crate) fn touch_slice(
+    touched: &mut Touched,
+    links: &Links,
+    key: &Key,
+    old: Option<&EndpointSlice>,
+    new: Option<&EndpointSlice>,
+) {
     touched.services.extend(service_of(key, old).into_iter().chain(service_of(key, new)));
     let is_renamed = old.map(|s| (&s.service, &s.ports)) != new.map(|s| (&s.service, &s.ports));
     // By address, since endpoints come and go anywhere in a slice.
@@ -129,11 +148,12 @@ pub(crate) fn touch_slice(touched: &mut Touched, key: &Key, old: Option<&Endpoin
     let come = after.iter().filter(|e| is_renamed || !is_in(&before, e));
     for endpoint in gone.chain(come) {
         touched.addresses.insert(endpoint.address);
-        touched.pods.extend(endpoint.pod.as_ref().map(|pod| beside(key, pod)));
+        touched.pods.extend(links.pods_of(&key.namespace, endpoint));
     }
 }
 
-fn service_of(key: &Key, slice: Option<&EndpointSlice>) -> Vec<Key> {
+/// The Service of a slice.
+pub(crate) fn service_of(key: &Key, slice: Option<&EndpointSlice>) -> Vec<Key> {
     slice.and_then(|slice| slice.service.as_ref()).map(|name| beside(key, name)).into_iter().collect()
 }
 

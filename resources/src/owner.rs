@@ -114,7 +114,7 @@ impl Snapshot {
     }
 
     /// Whether an address is of every process of the machine, not only of those that Pods in a folder of manifests stand for.
-    fn is_shared(&self, ip: IpAddr) -> bool {
+    pub(crate) fn is_shared(&self, ip: IpAddr) -> bool {
         self.options.meshed_by_label && ip.is_loopback()
     }
 

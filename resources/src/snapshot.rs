@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use mesh_policy::{Route, RouteKind};
 
 use crate::{
+    attach::is_parent,
     connection_route,
     endpoint_slice::{self, EndpointSlice},
     grpc_route, http_route,
@@ -222,6 +223,11 @@ impl Snapshot {
         kept
     }
 
+    /// What the objects of a namespace take, in bytes, about: what [`MAX_NAMESPACE_BYTES`] bounds.
+    pub fn held_by(&self, namespace: &str) -> usize {
+        self.held.get(&namespace.into()).copied().unwrap_or_default()
+    }
+
     /// What the objects of a namespace take beside one of them.
     fn held_beside(&self, id: &ObjectId, key: &Key) -> usize {
         let own = match id.kind.as_str() {
@@ -240,11 +246,10 @@ impl Snapshot {
     pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) -> Vec<Problem> {
         let key = Key::new(namespace, name);
         let id = ObjectId { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
-        let held = self.held_beside(&id, &key);
-        if held > 0 {
-            self.held.insert(key.namespace.clone(), held)
-        } else {
-            drop(self.held.remove(&key.namespace))
+        // The others are of no namespace, and are not counted.
+        if !matches!(kind, "Node" | "Namespace") {
+            let held = self.held_beside(&id, &key);
+            put(&mut self.held, key.namespace.clone(), Some(held).filter(|held| *held > 0));
         }
         match kind {
             "Service" => self.set_service(key, None),
@@ -365,10 +370,15 @@ impl Snapshot {
         self.links.service(&key, old, new.as_ref());
         let ips = |service: Option<&Service>| service.map_or(Vec::new(), |service| service.cluster_ips.clone());
         self.touched.addresses.extend(ips(old).into_iter().chain(ips(new.as_ref())));
-        let is_served_otherwise = old.map(|old| &old.ports) != new.as_ref().map(|new| &new.ports);
+        let served = |service: &Service| (is_parent(service), service.ports.clone());
+        let is_served_otherwise = old.map(served) != new.as_ref().map(served);
         self.touched.services.insert(key.clone());
+        // What lists its addresses as endpoints: nobody's, while they are a Service's.
         for ip in old.into_iter().chain(new.as_ref()).flat_map(|service| &service.cluster_ips) {
-            self.unjudged.extend(self.links.slices_by_ip.linked(ip).iter().cloned());
+            for slice in self.links.slices_by_ip.linked(ip) {
+                self.touched.services.extend(links::service_of(slice, self.endpoint_slices.get(slice)));
+                self.unjudged.insert(slice.clone());
+            }
         }
         self.touched.policies.insert((key.clone(), key.namespace.clone()));
         for (kind, route) in self.links.routes.attached_to(&key, None) {
@@ -388,8 +398,7 @@ impl Snapshot {
         let slices = self.links.slices_by_service.linked(service).iter();
         for endpoint in slices.filter_map(|slice| self.endpoint_slices.get(slice)).flat_map(|slice| &slice.endpoints) {
             self.touched.addresses.insert(endpoint.address);
-            let pod = endpoint.pod.as_ref().map(|pod| Key { namespace: service.namespace.clone(), name: pod.clone() });
-            self.touched.pods.extend(pod);
+            self.touched.pods.extend(self.links.pods_of(&service.namespace, endpoint));
         }
     }
 
@@ -438,7 +447,7 @@ impl Snapshot {
             return;
         }
         self.links.slice(&key, old, new.as_ref());
-        links::touch_slice(&mut self.touched, &key, old, new.as_ref());
+        links::touch_slice(&mut self.touched, &self.links, &key, old, new.as_ref());
         self.unjudged.insert(key.clone());
         put(&mut self.endpoint_slices, key, new);
     }

@@ -200,3 +200,19 @@ fn the_objects_of_a_namespace_are_bounded_and_those_of_others_are_not_concerned(
     (0..50).for_each(|n| drop(all.delete("HTTPRoute", "tenant", &format!("r{n:03}"))));
     assert!(all.apply(&object(large(99))).iter().all(|problem| problem.reason != Reason::TooLarge));
 }
+
+#[test]
+fn what_is_of_no_namespace_counts_for_none() {
+    let node =
+        |cidr: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "spec": {"podCIDR": cidr}});
+    let service = |name: &str| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {}});
+    let mut all = snapshot([service("a")]);
+    let held = all.held_by("default");
+    assert!(held > 0);
+    assert!(!all.apply(&object(node("nonsense"))).is_empty());
+    assert_eq!(all.held_by("default"), held);
+    all.delete("Node", "default", "n");
+    assert_eq!(all.held_by("default"), held);
+    all.delete("Service", "default", "a");
+    assert_eq!(all.held_by("default"), 0);
+}
