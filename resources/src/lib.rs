@@ -37,6 +37,7 @@ pub mod retry_policy;
 mod room;
 pub mod route;
 mod route_links;
+mod route_sums;
 mod rule;
 pub mod service;
 mod session;

@@ -71,7 +71,12 @@ pub struct Judged {
 impl Snapshot {
     /// What belongs in the status of a route; `None` when there is no such route.
     pub fn route_status(&self, kind: RouteKind, key: &Key) -> Option<RouteStatus> {
-        Some(self.status_of(self.routes(kind).get(key)?, &mut Found::default()))
+        self.route_status_with(kind, key, &mut Found::default())
+    }
+
+    /// The same for one of many routes. `found` is of this snapshot and of no other.
+    pub fn route_status_with(&self, kind: RouteKind, key: &Key, found: &mut Found) -> Option<RouteStatus> {
+        Some(self.status_of(self.routes(kind).get(key)?, found))
     }
 
     /// What belongs in the status of every route of the mesh. Cheaper than asking for one after the other where thousands
