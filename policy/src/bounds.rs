@@ -39,7 +39,7 @@ impl Route {
     /// Bytes that the route takes in memory, about and never far less, without the programs of its patterns. Every hostname
     /// counts with every match, for the order of precedence has each such pair.
     pub fn bytes(&self) -> usize {
-        let names: usize = self.hostnames.iter().map(|host| size_of_val(host) + host_text(host).len() + OVERHEAD).sum();
+        let names: usize = self.hostnames.iter().map(HostMatch::bytes).sum();
         let rules: usize = self.rules.iter().map(|rule| rule.bytes(self.hostnames.len())).sum();
         size_of::<Self>() + self.meta.namespace.len() + self.meta.name.len() + names + rules
     }
@@ -181,8 +181,10 @@ fn wildcard_bytes(names: &Wildcard) -> usize {
     }
 }
 
-fn host_text(host: &HostMatch) -> &str {
-    match host {
-        HostMatch::Exact(name) | HostMatch::Suffix(name) => name,
+impl HostMatch {
+    /// Its part of [`Route::bytes`], beside what it counts for with each match.
+    pub fn bytes(&self) -> usize {
+        let (Self::Exact(name) | Self::Suffix(name)) = self;
+        size_of_val(self) + name.len() + OVERHEAD
     }
 }

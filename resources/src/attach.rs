@@ -41,6 +41,8 @@ pub(crate) enum Displaced {
 /// The routes attached to a port, for one client.
 pub(crate) struct Attached<'s> {
     pub(crate) in_force: Vec<&'s RouteObject>,
+    /// Set where none is in force because such as are known by name only close the port: their namespace and kind.
+    pub(crate) closed: Option<(Arc<str>, RouteKind)>,
     pub(crate) displaced: Vec<(&'s RouteObject, Displaced)>,
 }
 
@@ -142,7 +144,7 @@ impl Snapshot {
     /// The routes of a Service's port for a client. Those that are not in force are told of only where that is asked for:
     /// they may be any number.
     pub(crate) fn attached(&self, service: &ServiceRef, client_namespace: &str, with_displaced: bool) -> Attached<'_> {
-        let mut attached = Attached { in_force: Vec::new(), displaced: Vec::new() };
+        let mut attached = Attached { in_force: Vec::new(), closed: None, displaced: Vec::new() };
         let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
         let Some(port) = self.services.get(&key).filter(|s| is_parent(s)).and_then(|s| s.port(service.port)) else {
             return attached;
@@ -151,6 +153,7 @@ impl Snapshot {
         // For a client in the Service's own namespace both groups are the same.
         for namespace in [&client, &service.namespace] {
             let mut by = None;
+            let closed = self.closed.kind(namespace, &key);
             for kind in RouteKind::ALL {
                 let object = |age: Age| self.routes(kind).get(&Key { namespace: namespace.clone(), name: age.name });
                 let mut members = self.members(&key, port, namespace, kind);
@@ -158,6 +161,12 @@ impl Snapshot {
                     None => {
                         let last = take_in_force(&mut members, |age| attached.in_force.extend(object(age.clone())));
                         by = (!attached.in_force.is_empty()).then_some(kind);
+                        if by.is_none() && closed == Some(kind) {
+                            by = closed;
+                            // Whatever is called there is answered, also where no kind is known.
+                            let kind = if self.closed.is_all(namespace) { RouteKind::Http } else { kind };
+                            attached.closed = Some((namespace.clone(), kind));
+                        }
                         if let Some((age, why)) = last.filter(|_| with_displaced) {
                             let young = std::iter::once(age).chain(members.map(|(age, _)| age.clone()));
                             attached.displaced.extend(young.filter_map(|age| Some((object(age)?, why))));
@@ -184,8 +193,10 @@ impl Snapshot {
         let Some(port) = self.services.get(&key).filter(|s| is_parent(s)).and_then(|s| s.port(service.port)) else {
             return false;
         };
-        let mut kinds = RouteKind::ALL.into_iter().filter(|kind| kind.is_of_requests());
-        kinds.any(|kind| self.members(&key, port, &service.namespace, kind).next().is_some())
+        let namespace = &service.namespace;
+        let is_closed = self.closed.kind(namespace, &key).is_some_and(RouteKind::is_of_requests);
+        let first = RouteKind::ALL.into_iter().find(|kind| self.members(&key, port, namespace, *kind).next().is_some());
+        is_closed || first.map_or(self.closed.is_all(namespace), RouteKind::is_of_requests)
     }
 
     /// Reports that a route is not in force on a port, at each parent that leads there.
@@ -216,10 +227,11 @@ impl Snapshot {
             let first = kinds.entry(&group.ports).or_insert(group.kind);
             *first = group.kind.min(*first);
         }
+        let closed = self.closed.kind(namespace, key);
         let ports = service.into_iter().flat_map(|service| &service.ports);
         let first = ports.map(|port| {
             let leading = Ports::leading_to(port.port, &port.name);
-            leading.iter().filter_map(|ports| kinds.get(ports).copied()).min()
+            leading.iter().filter_map(|ports| kinds.get(ports).copied()).chain(closed).min()
         });
         AtService { first: first.collect(), last: HashMap::new(), sums: HashMap::new() }
     }

@@ -16,6 +16,7 @@ use mesh_policy::{
 use crate::{
     attach::id_of,
     backend::BackendObject,
+    closed::stand_in,
     endpoint_slice::SliceEndpoint,
     filter::{FilterObject, NO_COPY, PolicyRef},
     problem::{Place, Problem, Reason, Report},
@@ -57,8 +58,9 @@ impl Snapshot {
             let protocol = self.endpoint_protocol(target, client_namespace);
             return OutboundPolicy { target: target.clone(), protocol, routes: RouteTable::default() };
         };
-        let in_force = self.attached(service, client_namespace, false).in_force;
-        let routes = in_force.into_iter().map(|route| self.compiled_route(route)).collect();
+        let attached = self.attached(service, client_namespace, false);
+        let closed = attached.closed.map(|(namespace, kind)| stand_in(&namespace, kind));
+        let routes = attached.in_force.into_iter().map(|route| self.compiled_route(route)).chain(closed).collect();
         let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
         let found = self.services.get(&key).and_then(|found| found.port(service.port));
         let protocol = found.map_or(Protocol::Detect, |port| port.protocol);

@@ -12,6 +12,7 @@
 
 mod attach;
 mod backend;
+mod closed;
 pub mod compile;
 mod connection_route;
 mod duration;
@@ -58,10 +59,10 @@ pub use pod::Pod;
 pub use problem::{Class, Place, Problem, Reason, Severity};
 pub use resolve::Depends;
 pub use retry_policy::RetryPolicy;
-pub use room::MAX_NAMESPACE_BYTES;
+pub use room::{MAX_ALL_BYTES, MAX_NAMESPACE_BYTES};
 pub use route::RouteObject;
 pub use rule::RuleObject;
 pub use service::Service;
 pub use shared_map::SharedMap;
-pub use snapshot::{Key, Options, Snapshot, is_used};
+pub use snapshot::{Key, Options, Snapshot, group_of, is_used};
 pub use status::{Condition, Judged, ParentStatus, RouteStatus};

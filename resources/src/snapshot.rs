@@ -14,6 +14,7 @@ use mesh_policy::{Route, RouteKind};
 
 use crate::{
     attach::is_parent,
+    closed::Closed,
     connection_route,
     endpoint_slice::{self, EndpointSlice},
     grpc_route, http_route,
@@ -25,7 +26,7 @@ use crate::{
     problem::{Problem, Report},
     reference_grant::{self, GATEWAY_GROUP, ReferenceGrant},
     retry_policy::{self, POLICY_GROUP, RetryPolicy},
-    room::{self, Bounded, MAX_NAMESPACE_BYTES},
+    room::{self, Bounded, Fit, Room},
     route::RouteObject,
     service::{self, Service},
     shared_map::SharedMap,
@@ -84,6 +85,12 @@ pub fn is_used(group: &str, kind: &str) -> bool {
     )
 }
 
+/// The API group of a kind that there is a use for.
+pub fn group_of(kind: &str) -> &'static str {
+    let groups = ["discovery.k8s.io", GATEWAY_GROUP, POLICY_GROUP];
+    groups.into_iter().find(|group| is_used(group, kind)).unwrap_or_default()
+}
+
 /// All objects that matter, by namespace and name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
@@ -119,8 +126,10 @@ pub struct Snapshot {
     unjudged: BTreeSet<Key>,
     /// Each route as it is in force, made when it is first asked for and shared by all policies.
     pub(crate) compiled: SharedMap<(RouteKind, Key), Compiled>,
-    /// What the objects of each namespace take, in bytes.
-    held: SharedMap<Arc<str>, usize>,
+    /// What the objects of each namespace take.
+    room: Room,
+    /// What is closed for those of which only the names are known.
+    pub(crate) closed: Closed,
     verdicts: Verdicts,
     touched: Touched,
     unsettled: Unsettled,
@@ -217,19 +226,58 @@ impl Snapshot {
 
     /// An object, or what is kept of it where its namespace has no room; what the namespace holds follows.
     fn fit<T: Bounded>(&mut self, object: &Object, key: &Key, new: T, report: &mut Report<'_>) -> Option<T> {
-        let others = self.held_beside(&object.id(), key);
-        let (kept, bytes) = room::fit(new, MAX_NAMESPACE_BYTES.saturating_sub(others), report);
-        self.held.insert(key.namespace.clone(), others + bytes);
-        kept
+        let id = object.id();
+        let fit = self.room.fit(&id, self.bytes_of(&id, key), new, report);
+        self.open_again(&key.namespace);
+        match fit {
+            Fit::Kept(kept) => kept,
+            Fit::Gone(closes) => {
+                for (service, kind) in closes {
+                    if self.closed.add(&key.namespace, service.clone(), kind) {
+                        self.touch_closed(&key.namespace, service);
+                    }
+                }
+                None
+            }
+        }
     }
 
-    /// What the objects of a namespace take, in bytes, about: what [`MAX_NAMESPACE_BYTES`] bounds.
+    /// Opens what was closed for routes of which only the names were known, when there are none of these any more.
+    fn open_again(&mut self, namespace: &Arc<str>) {
+        self.touched.doubts |= self.room.has_gone(namespace);
+        if !self.room.has_gone(namespace) {
+            self.touched.everything |= self.closed.is_all(namespace);
+            for service in self.closed.clear(namespace) {
+                self.touched.doubts = true;
+                self.touch_closed(namespace, service);
+            }
+        }
+    }
+
+    fn touch_closed(&mut self, namespace: &Arc<str>, service: Key) {
+        self.touched.everything |= self.closed.is_all(namespace);
+        self.touched.policies.insert((service.clone(), namespace.clone()));
+        self.unsettled.regrouped.insert((service, namespace.clone()));
+    }
+
+    /// Objects that were left out for want of room and find it by now: whoever has them, or can read them again, is to
+    /// [`Self::apply`] them, or to [`Self::delete`] those that are gone. Each is named once for each time that room came.
+    pub fn take_readable(&mut self) -> Vec<ObjectId> {
+        self.room.take_readable()
+    }
+
+    /// What is wrong with namespaces that hold more than there is room for.
+    pub fn problems_of_room(&self) -> impl Iterator<Item = Problem> {
+        self.room.problems()
+    }
+
+    /// What the objects of a namespace take, in bytes, about: what [`crate::MAX_NAMESPACE_BYTES`] bounds.
     pub fn held_by(&self, namespace: &str) -> usize {
-        self.held.get(&namespace.into()).copied().unwrap_or_default()
+        self.room.held(&namespace.into())
     }
 
-    /// What the objects of a namespace take beside one of them.
-    fn held_beside(&self, id: &ObjectId, key: &Key) -> usize {
+    /// What an object takes that is there, with what is wrong with it.
+    fn bytes_of(&self, id: &ObjectId, key: &Key) -> usize {
         let own = match id.kind.as_str() {
             "Service" => self.services.get(key).map_or(0, Bounded::bytes),
             "Pod" => self.pods.get(key).map_or(0, Bounded::bytes),
@@ -238,8 +286,7 @@ impl Snapshot {
             "RetryPolicy" => self.retry_policies.get(key).map_or(0, Bounded::bytes),
             kind => route_kind(kind).and_then(|kind| self.routes(kind).get(key)).map_or(0, Bounded::bytes),
         };
-        let own = own + room::of_problems(self.problems_of(id).len());
-        self.held.get(&key.namespace).copied().unwrap_or_default().saturating_sub(own)
+        own + room::of_problems(self.problems_of(id).len())
     }
 
     /// Forgets an object. Gives the problems that end with it.
@@ -248,8 +295,8 @@ impl Snapshot {
         let id = ObjectId { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
         // The others are of no namespace, and are not counted.
         if !matches!(kind, "Node" | "Namespace") {
-            let held = self.held_beside(&id, &key);
-            put(&mut self.held, key.namespace.clone(), Some(held).filter(|held| *held > 0));
+            self.room.free(&id, self.bytes_of(&id, &key));
+            self.open_again(&key.namespace);
         }
         match kind {
             "Service" => self.set_service(key, None),
@@ -291,6 +338,7 @@ impl Snapshot {
     pub fn problems(&self) -> Vec<Problem> {
         let mut all: Vec<Problem> = self.problems.values().flatten().cloned().collect();
         all.extend(self.reference_problems());
+        all.extend(self.room.problems());
         all.extend(self.doubts.iter().filter(|(key, _)| !self.unjudged.contains(key)).flat_map(|(_, it)| it).cloned());
         all.extend(self.unjudged.iter().flat_map(|key| self.doubts_of(key)));
         all.sort_by(|a, b| (&a.object, &a.field, a).cmp(&(&b.object, &b.field, b)));
