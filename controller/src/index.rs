@@ -311,8 +311,12 @@ impl Index {
         for problem in self.snapshot.problems_of_room() {
             all.add(Some(&problem.object.namespace), || Entry::from(&problem));
         }
-        for problem in self.judge.problems().chain(self.snapshot.doubts()) {
+        let (references, doubts) = (self.judge.problems(), self.snapshot.doubts());
+        for problem in references.iter().chain(doubts.iter()) {
             all.add(Some(&problem.object.namespace), || Entry::from(problem));
+        }
+        for (namespace, count) in references.more().chain(doubts.more()) {
+            all.more(namespace, count);
         }
         all.finish()
     }

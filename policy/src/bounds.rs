@@ -30,6 +30,9 @@ pub const MAX_ROUTE_BYTES: usize = 1024 * 1024;
 /// take 4 MiB.
 pub const MAX_POLICY_BYTES: usize = 4 * 1024 * 1024;
 
+/// Most endpoints of one port of a Service that a proxy is given: half of what it takes in one value, and about 5 MiB of it.
+pub const MAX_ENDPOINTS: usize = 20_000;
+
 /// What the allocator and a vector add to a text or an element, about.
 const OVERHEAD: usize = 16;
 /// One place in the order of precedence, a hostname with a match: 16 bytes, and some more while they are sorted.

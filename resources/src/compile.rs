@@ -19,8 +19,10 @@ use crate::{
     closed::stand_in,
     endpoint_slice::SliceEndpoint,
     filter::{FilterObject, NO_COPY, PolicyRef},
+    object::ObjectId,
     problem::{Place, Problem, Reason, Report},
     protocol::agreed,
+    reference_grant::ReferenceGrant,
     retry_policy::RetryPolicy,
     route::{RouteObject, unserved},
     rule::{RuleObject, in_force},
@@ -28,7 +30,7 @@ use crate::{
 };
 
 /// Most ReferenceGrants of one namespace that count, by name: each reference to it from elsewhere looks through them.
-const MAX_GRANTS: usize = 1_000;
+pub(crate) const MAX_GRANTS: usize = 1_000;
 
 impl Snapshot {
     /// The policy of a target for clients in a namespace, and what is wrong with the routes attached to it.
@@ -209,15 +211,30 @@ impl Snapshot {
         Err(why)
     }
 
+    /// The ReferenceGrants of a namespace, by name.
+    pub(crate) fn grants_of<'s>(&'s self, namespace: &Arc<str>) -> impl Iterator<Item = (&'s Key, &'s ReferenceGrant)> {
+        let (first, namespace) = (Key::new(namespace.clone(), ""), namespace.clone());
+        self.reference_grants.range_from(&first).take_while(move |(key, _)| key.namespace == namespace)
+    }
+
+    /// What is wrong with a grant: that so many are before it.
+    pub(crate) fn doubts_of_grant(&self, key: &Key) -> Vec<Problem> {
+        let counts = self.grants_of(&key.namespace).take(MAX_GRANTS).any(|(counted, _)| counted == key);
+        if counts || self.reference_grants.get(key).is_none() {
+            return Vec::new();
+        }
+        let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
+        let mut report = Report::about(ObjectId { kind: "ReferenceGrant".to_owned(), namespace, name });
+        let what = format!("{MAX_GRANTS} ReferenceGrants of this namespace are before it by name, which is the most");
+        report.error("metadata.name", Reason::TooLarge, what, "write one grant with several `from` and `to`");
+        report.effect(0, "it grants nothing");
+        report.finish()
+    }
+
     /// Why a backend that is well written cannot be served.
     fn refuse(&self, route: &RouteObject, service: &ServiceRef) -> Option<(Reason, String, &'static str)> {
         let is_parent = route.parents.iter().any(|p| p.namespace == service.namespace && p.name == service.name);
-        let first = Key::new(service.namespace.clone(), "");
-        let mut grants = self
-            .reference_grants
-            .range_from(&first)
-            .take_while(|(key, _)| key.namespace == service.namespace)
-            .take(MAX_GRANTS);
+        let mut grants = self.grants_of(&service.namespace).take(MAX_GRANTS);
         let (kind, namespace) = (route.meta.kind, &route.meta.namespace);
         if *namespace != service.namespace
             && !is_parent

@@ -45,6 +45,7 @@ mod session;
 pub mod shared_map;
 pub mod snapshot;
 pub mod status;
+mod told;
 mod walker;
 
 pub use attach::{Found, MAX_ROUTES};
@@ -64,5 +65,6 @@ pub use route::RouteObject;
 pub use rule::RuleObject;
 pub use service::Service;
 pub use shared_map::SharedMap;
-pub use snapshot::{Key, Options, Snapshot, group_of, is_used};
+pub use snapshot::{Doubted, Key, Options, Snapshot, group_of, is_used};
 pub use status::{Condition, Judged, ParentStatus, RouteStatus};
+pub use told::Told;

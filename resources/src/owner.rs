@@ -179,7 +179,7 @@ impl Snapshot {
     }
 
     /// What is wrong with the endpoints of a slice: those that are not given out because of who has their address.
-    pub(crate) fn doubts_of(&self, key: &Key) -> Vec<Problem> {
+    pub(crate) fn doubts_of_slice(&self, key: &Key) -> Vec<Problem> {
         let Some(slice) = self.endpoint_slices.get(key) else { return Vec::new() };
         let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
         let mut report = Report::about(ObjectId { kind: "EndpointSlice".to_owned(), namespace, name });

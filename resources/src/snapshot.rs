@@ -15,6 +15,7 @@ use mesh_policy::{Route, RouteKind};
 use crate::{
     attach::is_parent,
     closed::Closed,
+    compile::MAX_GRANTS,
     connection_route,
     endpoint_slice::{self, EndpointSlice},
     grpc_route, http_route,
@@ -30,6 +31,7 @@ use crate::{
     route::RouteObject,
     service::{self, Service},
     shared_map::SharedMap,
+    told::Told,
 };
 
 /// Namespace and name.
@@ -120,10 +122,10 @@ pub struct Snapshot {
     pub(crate) links: Links,
     /// What was wrong with each object when it was decoded.
     problems: SharedMap<ObjectId, Vec<Problem>>,
-    /// What is wrong with the endpoints of slices: who has their addresses is not known.
-    doubts: SharedMap<Key, Vec<Problem>>,
-    /// Slices whose doubts are looked for again before anyone asks what was touched.
-    unjudged: BTreeSet<Key>,
+    /// What is wrong with objects because of others.
+    doubts: Told<(Doubted, Key)>,
+    /// Of which that is looked for again before anyone asks what was touched, beside Services with other endpoints.
+    unjudged: BTreeSet<(Doubted, Key)>,
     /// Each route as it is in force, made when it is first asked for and shared by all policies.
     pub(crate) compiled: SharedMap<(RouteKind, Key), Compiled>,
     /// What the objects of each namespace take.
@@ -133,6 +135,17 @@ pub struct Snapshot {
     verdicts: Verdicts,
     touched: Touched,
     unsettled: Unsettled,
+}
+
+/// What something may be wrong with because of other objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubted {
+    /// An EndpointSlice: who has the addresses of its endpoints.
+    Slice,
+    /// A Service: how many endpoints it has.
+    Service,
+    /// A ReferenceGrant: how many there are before it.
+    Grant,
 }
 
 /// A route as it is in force; it follows from the rest.
@@ -316,11 +329,16 @@ impl Snapshot {
 
     /// What changed since this was last asked.
     pub fn take_touched(&mut self) -> Touched {
-        for key in std::mem::take(&mut self.unjudged) {
-            let now = Some(self.doubts_of(&key)).filter(|doubts| !doubts.is_empty());
-            if self.doubts.get(&key) != now.as_ref() {
+        let mut unjudged = self.all_unjudged();
+        self.unjudged.clear();
+        while let Some(which) = unjudged.pop_first() {
+            let (now, namespace) = (self.doubts_of(&which), which.1.namespace.clone());
+            let is_better = now.is_empty();
+            if self.doubts.set(&namespace, &which, now) {
                 self.touched.doubts = true;
-                put(&mut self.doubts, key, now);
+                if is_better {
+                    unjudged.extend(self.doubts.again(&namespace));
+                }
             }
         }
         for (service, namespace) in std::mem::take(&mut self.unsettled.regrouped) {
@@ -339,8 +357,11 @@ impl Snapshot {
         let mut all: Vec<Problem> = self.problems.values().flatten().cloned().collect();
         all.extend(self.reference_problems());
         all.extend(self.room.problems());
-        all.extend(self.doubts.iter().filter(|(key, _)| !self.unjudged.contains(key)).flat_map(|(_, it)| it).cloned());
-        all.extend(self.unjudged.iter().flat_map(|key| self.doubts_of(key)));
+        let unjudged = self.all_unjudged();
+        all.extend(
+            self.doubts.entries().filter(|(which, _)| !unjudged.contains(which)).flat_map(|(_, it)| it).cloned(),
+        );
+        all.extend(unjudged.iter().flat_map(|which| self.doubts_of(which)));
         all.sort_by(|a, b| (&a.object, &a.field, a).cmp(&(&b.object, &b.field, b)));
         all.dedup();
         all
@@ -351,9 +372,23 @@ impl Snapshot {
         self.problems.iter().map(|(id, problems)| (id, problems.as_slice()))
     }
 
-    /// What is wrong with the endpoints of slices, as of [`Self::take_touched`].
-    pub fn doubts(&self) -> impl Iterator<Item = &Problem> {
-        self.doubts.values().flatten()
+    /// What is wrong with objects because of others, as of [`Self::take_touched`]: with endpoints of slices whose owner is
+    /// not known, with Services that have too many, with grants that are too many.
+    pub fn doubts(&self) -> &Told<(Doubted, Key)> {
+        &self.doubts
+    }
+
+    fn all_unjudged(&self) -> BTreeSet<(Doubted, Key)> {
+        let services = self.touched.services.iter().map(|key| (Doubted::Service, key.clone()));
+        self.unjudged.iter().cloned().chain(services).collect()
+    }
+
+    fn doubts_of(&self, (what, key): &(Doubted, Key)) -> Vec<Problem> {
+        match what {
+            Doubted::Slice => self.doubts_of_slice(key),
+            Doubted::Service => self.doubts_of_service(key),
+            Doubted::Grant => self.doubts_of_grant(key),
+        }
     }
 
     /// Whether something was wrong with an object by itself.
@@ -425,7 +460,7 @@ impl Snapshot {
         for ip in old.into_iter().chain(new.as_ref()).flat_map(|service| &service.cluster_ips) {
             for slice in self.links.slices_by_ip.linked(ip) {
                 self.touched.services.extend(links::service_of(slice, self.endpoint_slices.get(slice)));
-                self.unjudged.insert(slice.clone());
+                self.unjudged.insert((Doubted::Slice, slice.clone()));
             }
         }
         self.touched.policies.insert((key.clone(), key.namespace.clone()));
@@ -482,7 +517,7 @@ impl Snapshot {
             let endpoints = found.into_iter().flat_map(|found| &found.endpoints);
             let of_pod = endpoints.filter(|e| slice.namespace == key.namespace && e.pod.as_ref() == Some(&key.name));
             self.touched.addresses.extend(of_pod.map(|e| e.address));
-            self.unjudged.insert(slice.clone());
+            self.unjudged.insert((Doubted::Slice, slice.clone()));
         }
         self.touched.addresses.extend(ips);
         self.touched.pods.insert(key.clone());
@@ -496,7 +531,7 @@ impl Snapshot {
         }
         self.links.slice(&key, old, new.as_ref());
         links::touch_slice(&mut self.touched, &self.links, &key, old, new.as_ref());
-        self.unjudged.insert(key.clone());
+        self.unjudged.insert((Doubted::Slice, key.clone()));
         put(&mut self.endpoint_slices, key, new);
     }
 
@@ -506,7 +541,7 @@ impl Snapshot {
         if networks(old) != networks(new.as_ref()) {
             self.links.node(name, old, new.as_ref());
             self.touched.everything = true;
-            self.unjudged.extend(self.endpoint_slices.keys().cloned());
+            self.unjudged.extend(self.endpoint_slices.keys().map(|key| (Doubted::Slice, key.clone())));
         }
         let zone = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
         self.touched.everything |= zone(old) != zone(new.as_ref());
@@ -539,7 +574,12 @@ impl Snapshot {
             return;
         }
         self.unsettled.recompiled.extend(self.links.routes.abroad(&key.namespace));
-        put(&mut self.reference_grants, key, new);
+        put(&mut self.reference_grants, key.clone(), new);
+        // Those at the bound may count by now, or not any more.
+        let at_bound = self.grants_of(&key.namespace).skip(MAX_GRANTS - 1).take(2).map(|(key, _)| key);
+        let doubted = at_bound.chain([&key]).map(|key| (Doubted::Grant, key.clone()));
+        let doubted: Vec<_> = doubted.collect();
+        self.unjudged.extend(doubted);
         self.recompile();
     }
 

@@ -121,3 +121,53 @@ fn consumers_that_send_to_each_other_are_no_loop() {
         assert_eq!(snapshot.compile_outbound(&target, "shop").0.routes.routes().len(), 1);
     }
 }
+
+#[test]
+fn of_too_many_endpoints_of_a_service_the_first_by_address_are_given_out() {
+    let slice = |n: usize| {
+        let endpoint = |e: usize| json!({"addresses": [format!("10.{n}.{}.{}", e / 250, e % 250)]});
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": format!("web-{n}"), "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+            "ports": [{"name": "http", "port": 80}], "endpoints": (0..1_000).map(endpoint).collect::<Vec<_>>()})
+    };
+    let most = mesh_policy::bounds::MAX_ENDPOINTS;
+    let mut all = snapshot([service()].into_iter().chain((0..most / 1_000).map(slice)));
+    let Target::Service(web) = web() else { unreachable!() };
+    assert_eq!((all.endpoints(&web).len(), all.problems()), (most, Vec::new()));
+    all.take_touched();
+    all.apply(&Object::from_value(slice(200), None).unwrap());
+    let given = all.endpoints(&web);
+    assert_eq!((given.len(), given.last().unwrap().address.ip().to_string()), (most, "10.19.3.249".to_owned()));
+    let told = all.problems();
+    assert_eq!(
+        told.iter().map(|p| (p.object.kind.as_str(), p.reason)).collect::<Vec<_>>(),
+        [("Service", Reason::TooLarge)]
+    );
+    assert!(all.take_touched().doubts && all.doubts().iter().count() == 1);
+    all.delete("EndpointSlice", "shop", "web-200");
+    assert!(all.take_touched().doubts && all.doubts().iter().count() == 0);
+}
+
+#[test]
+fn grants_that_are_too_many_are_told() {
+    let grant = |n: usize| {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant",
+            "metadata": {"name": format!("g{n:04}"), "namespace": "shop"},
+            "spec": {"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "bank"}],
+                "to": [{"group": "", "kind": "Service"}]}})
+    };
+    let mut all = snapshot((1..=1_001).map(grant));
+    let told = |all: &mut Snapshot| {
+        let problems: Vec<_> = all.problems().into_iter().map(|problem| problem.object.name).collect();
+        all.take_touched();
+        assert_eq!(all.doubts().iter().map(|problem| problem.object.name.clone()).collect::<Vec<_>>(), problems);
+        problems
+    };
+    assert_eq!(told(&mut all), ["g1001"]);
+    all.apply(&Object::from_value(grant(0), None).unwrap());
+    assert_eq!(told(&mut all), ["g1000", "g1001"]);
+    all.delete("ReferenceGrant", "shop", "g0500");
+    assert_eq!(told(&mut all), ["g1001"]);
+    all.delete("ReferenceGrant", "shop", "g1001");
+    assert_eq!(told(&mut all), [""; 0]);
+}
