@@ -228,7 +228,11 @@ impl Index {
         for id in self.snapshot.take_readable() {
             let group = group_of(&id.kind).to_owned();
             let name = (id, group);
-            if self.defined.contains_key(&name) { self.settle(name) } else { drop(self.again.insert(name.0)) }
+            if self.defined.contains_key(&name) {
+                self.settle(name)
+            } else {
+                self.again.insert(name.0);
+            }
         }
         if std::mem::take(&mut self.new_statuses) {
             self.publish_statuses.send_replace(self.statuses.clone());

@@ -3,7 +3,11 @@
 //! Kept up with each object that comes, changes or goes. What a change touches is noted on the way, so that only those
 //! are asked again whom it concerns. What routes lead to is in [`RouteLinks`].
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use mesh_policy::RouteKind;
@@ -12,7 +16,7 @@ use crate::{
     endpoint_slice::{EndpointSlice, SliceEndpoint},
     node::Node,
     pod::Pod,
-    route_links::RouteLinks,
+    route_links::{Age, RouteLinks},
     service::Service,
     shared_map::SharedMap,
     snapshot::Key,
@@ -32,6 +36,8 @@ pub struct Touched {
     pub services: BTreeSet<Key>,
     /// Addresses that may stand for something else.
     pub addresses: BTreeSet<IpAddr>,
+    /// Networks whose addresses may stand for something else, also those that nobody lists.
+    pub networks: BTreeSet<IpNet>,
     /// Pods whose own policy may be another.
     pub pods: BTreeSet<Key>,
     /// Whether endpoints of slices are in doubt that were not, or the other way round: a matter for problems.
@@ -48,10 +54,24 @@ impl Touched {
 /// What follows from changes and is not worked out yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Unsettled {
-    /// Services and namespaces of which all routes may stand otherwise than before; they are looked up when it is asked.
-    pub(crate) regrouped: BTreeSet<(Key, Arc<str>)>,
+    /// Services and namespaces of which routes may stand otherwise than before: those of a kind from an age on, or all. They
+    /// are looked up when it is asked.
+    pub(crate) regrouped: BTreeMap<(Key, Arc<str>), Option<(RouteKind, Age)>>,
     /// Routes that are themselves in force otherwise than before.
     pub(crate) recompiled: BTreeSet<(RouteKind, Key)>,
+}
+
+impl Unsettled {
+    /// Notes that routes of a namespace at a Service may stand otherwise: those of a kind from an age on, or all.
+    pub(crate) fn regroup(&mut self, service: Key, namespace: Arc<str>, from: Option<(RouteKind, Age)>) {
+        match self.regrouped.entry((service, namespace)) {
+            Entry::Vacant(free) => drop(free.insert(from)),
+            Entry::Occupied(mut there) => {
+                let both = there.get().clone().zip(from).filter(|(a, b)| a.0 == b.0);
+                there.insert(both.map(|(a, b)| a.min(b)));
+            }
+        }
+    }
 }
 
 /// From what is known to what it leads to. Values are in order, so an answer never depends on who came first.

@@ -270,7 +270,7 @@ impl Snapshot {
     fn touch_closed(&mut self, namespace: &Arc<str>, service: Key) {
         self.touched.everything |= self.closed.is_all(namespace);
         self.touched.policies.insert((service.clone(), namespace.clone()));
-        self.unsettled.regrouped.insert((service, namespace.clone()));
+        self.unsettled.regroup(service, namespace.clone(), None);
     }
 
     /// Objects that were left out for want of room and find it by now: whoever has them, or can read them again, is to
@@ -341,8 +341,8 @@ impl Snapshot {
                 }
             }
         }
-        for (service, namespace) in std::mem::take(&mut self.unsettled.regrouped) {
-            self.touched.routes.extend(self.links.routes.attached_to(&service, Some(&namespace)));
+        for ((service, namespace), from) in std::mem::take(&mut self.unsettled.regrouped) {
+            self.touched.routes.extend(self.links.routes.attached_from(&service, Some(&namespace), from));
             if namespace == service.namespace {
                 // What a port's server is told depends on what kinds of routes there are.
                 self.touch_pods(&service);
@@ -538,10 +538,24 @@ impl Snapshot {
     fn set_node(&mut self, name: &Arc<str>, new: Option<Node>) {
         let old = self.nodes.get(name);
         let networks = |node: Option<&Node>| node.map_or(Vec::new(), |node| node.networks.clone());
-        if networks(old) != networks(new.as_ref()) {
+        let (before, after) = (networks(old), networks(new.as_ref()));
+        if before != after {
             self.links.node(name, old, new.as_ref());
-            self.touched.everything = true;
-            self.unjudged.extend(self.endpoint_slices.keys().map(|key| (Doubted::Slice, key.clone())));
+            let here = |list: &[IpNet], network| list.contains(network);
+            let gone = before.iter().filter(|network| !here(&after, network));
+            let come = after.iter().filter(|network| !here(&before, network));
+            for network in gone.chain(come) {
+                // Whoever has an address in it and no pod is outside of the cluster, or not any more.
+                let listed = self.links.slices_by_ip.range_from(&network.network());
+                for (ip, slices) in listed.take_while(|(ip, _)| network.contains(*ip)) {
+                    self.touched.addresses.insert(*ip);
+                    for slice in slices {
+                        self.touched.services.extend(links::service_of(slice, self.endpoint_slices.get(slice)));
+                        self.unjudged.insert((Doubted::Slice, slice.clone()));
+                    }
+                }
+                self.touched.networks.insert(*network);
+            }
         }
         let zone = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
         self.touched.everything |= zone(old) != zone(new.as_ref());

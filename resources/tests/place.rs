@@ -397,6 +397,25 @@ fn a_slice_that_names_no_pod_leads_to_the_one_with_its_address() {
 }
 
 #[test]
+fn the_network_of_a_node_touches_what_is_in_it() {
+    let two = slice("web-a", "IPv4", &["addresses: [10.0.1.5]"]) + &slice("web-b", "IPv4", &["addresses: [10.0.2.5]"]);
+    let two = two.replacen("service-name: web", "service-name: other", 1);
+    let (mut world, _) = doubtful(&(service("web", WEB) + &two));
+    world.take_touched();
+    let node = |cidr: &str| format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n}}\nspec: {{podCIDR: {cidr}}}");
+    let mut change = |text: &str| {
+        world.apply(&parse_manifests(text, "x.yaml").unwrap()[0]);
+        let touched = world.take_touched();
+        let services: Vec<_> = touched.services.iter().map(|key| key.name.to_string()).collect();
+        assert!(!touched.everything);
+        (services.join(" "), touched.addresses.len(), touched.networks.len(), touched.doubts)
+    };
+    assert_eq!(change(&node("10.0.1.0/24")), ("other".to_owned(), 1, 1, true));
+    assert_eq!(change(&node("10.0.2.0/24")), ("other web".to_owned(), 2, 2, true));
+    assert_eq!(change(&node("10.0.2.0/24")), (String::new(), 0, 0, false));
+}
+
+#[test]
 fn what_an_answer_depends_on() {
     let world = snapshot(
         &(service("web", WEB)
