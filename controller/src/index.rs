@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use mesh_resources::{Class, Key, Object, ObjectId, Options, Snapshot, is_used};
+use mesh_resources::{Class, Key, Object, ObjectId, Options, Snapshot, group_of, is_used};
 use tokio::sync::watch;
 
 use crate::{
@@ -58,6 +58,8 @@ pub struct Index {
     sources: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
     /// The same by name: one place each, unless several files define it.
     defined: HashMap<Name, BTreeMap<Place, Arc<Object>>>,
+    /// Objects of an API server that were left out for want of room, and find it by now.
+    again: BTreeSet<ObjectId>,
     /// Names whose definition changed since the last snapshot.
     changed: BTreeSet<Name>,
     /// The versions in force of those objects that have no problem of [`Class::Schema`].
@@ -91,6 +93,7 @@ impl Index {
             snapshot: Snapshot::new(options),
             sources: BTreeMap::new(),
             defined: HashMap::new(),
+            again: BTreeSet::new(),
             changed: BTreeSet::new(),
             good: HashMap::new(),
             refused_objects: BTreeMap::new(),
@@ -153,6 +156,12 @@ impl Index {
         self.snapshot.keys_of(kind)
     }
 
+    /// Objects of an API server that were not in force for want of room, and find it since [`Self::publish_state`] or
+    /// [`Self::publish`]: each is to be read by its name, and [`Self::put`], or [`Self::remove`]d where it is gone.
+    pub fn take_to_read_again(&mut self) -> BTreeSet<ObjectId> {
+        std::mem::take(&mut self.again)
+    }
+
     /// Puts a file's objects in force in place of those it had.
     pub fn apply(&mut self, source: &Arc<str>, objects: Vec<Object>) {
         self.accept(source);
@@ -206,6 +215,16 @@ impl Index {
     fn flush(&mut self, is_judged: bool) -> bool {
         for name in std::mem::take(&mut self.changed) {
             self.settle(name);
+        }
+        // Those of a folder are at hand.
+        for id in self.snapshot.take_readable() {
+            let group = group_of(&id.kind).to_owned();
+            let name = (id, group);
+            if self.defined.contains_key(&name) {
+                self.settle(name)
+            } else {
+                self.again.insert(name.0);
+            }
         }
         if std::mem::take(&mut self.new_statuses) {
             self.publish_statuses.send_replace(self.statuses.clone());
@@ -285,8 +304,15 @@ impl Index {
                 all.add(Some(&id.namespace), || Entry::from(problem));
             }
         }
-        for problem in self.judge.problems().chain(self.snapshot.doubts()) {
+        for problem in self.snapshot.problems_of_room() {
+            all.add(Some(&problem.object.namespace), || Entry::from(&problem));
+        }
+        let (references, doubts) = (self.judge.problems(), self.snapshot.doubts());
+        for problem in references.iter().chain(doubts.iter()) {
             all.add(Some(&problem.object.namespace), || Entry::from(problem));
+        }
+        for (namespace, count) in references.more().chain(doubts.more()) {
+            all.more(namespace, count);
         }
         all.finish()
     }

@@ -3,10 +3,10 @@
 //! A change makes something else to be said of few routes; only those are judged again, each namespace in its turn, and not
 //! more at a time than whoever drives it asks for.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use mesh_policy::RouteKind;
-use mesh_resources::{Found, Key, Problem, SharedMap, Snapshot};
+use mesh_resources::{Found, Key, Problem, SharedMap, Snapshot, Told};
 use tokio::sync::watch;
 
 use crate::{
@@ -24,7 +24,7 @@ pub(crate) struct Judge {
     /// What was found out of the state that is judged now.
     found: Found,
     /// What is wrong with what routes refer to. A route with nothing wrong is not in it.
-    problems: BTreeMap<RouteId, Vec<Problem>>,
+    problems: Told<RouteId>,
     wanted: Wanted,
     publish: watch::Sender<Wanted>,
 }
@@ -35,7 +35,7 @@ impl Default for Judge {
         Self {
             waiting: Turns::default(),
             found: Found::default(),
-            problems: BTreeMap::new(),
+            problems: Told::default(),
             publish: watch::Sender::new(wanted.clone()),
             wanted,
         }
@@ -90,27 +90,32 @@ impl Judge {
     }
 
     /// What is wrong with what routes refer to.
-    pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.values().flatten()
+    pub(crate) fn problems(&self) -> &Told<RouteId> {
+        &self.problems
     }
 
     fn judge(&mut self, snapshot: &Snapshot, route: &(RouteKind, Key), found: &mut Found) -> bool {
         let Some(judged) = snapshot.judge(route.0, &route.1, found) else {
             self.wanted.remove(route);
-            return self.problems.remove(route).is_some();
+            return self.tell(route, Vec::new());
         };
         let generation = snapshot.routes(route.0).get(&route.1).map_or(0, |route| route.generation);
         match fingerprint(&wanted(&judged.status, generation)) {
             Some(print) => self.wanted.insert(route.clone(), print),
             None => drop(self.wanted.remove(route)),
         }
-        if judged.problems.is_empty() {
-            return self.problems.remove(route).is_some();
+        self.tell(route, judged.problems)
+    }
+
+    /// Notes what is wrong with a route. Where that makes room for what was not kept of others, they are judged again.
+    fn tell(&mut self, route: &RouteId, problems: Vec<Problem>) -> bool {
+        let (namespace, is_better) = (&route.1.namespace, problems.is_empty());
+        let is_news = self.problems.set(namespace, route, problems);
+        if is_news && is_better {
+            for other in self.problems.again(namespace) {
+                self.waiting.put(namespace, other, ());
+            }
         }
-        let is_same = self.problems.get(route) == Some(&judged.problems);
-        if !is_same {
-            self.problems.insert(route.clone(), judged.problems);
-        }
-        !is_same
+        is_news
     }
 }

@@ -167,6 +167,8 @@ pub fn tell(problems: &watch::Sender<Arc<Published>>, is_ours: impl Fn(&Entry) -
 pub(crate) struct Listing {
     entries: Vec<Entry>,
     of_namespace: BTreeMap<String, usize>,
+    /// How many more there are, by namespace.
+    unlisted: BTreeMap<String, usize>,
 }
 
 impl Listing {
@@ -185,10 +187,18 @@ impl Listing {
         self.entries.push(entry());
     }
 
+    /// Adds a number of entries about a namespace that are not at hand.
+    pub(crate) fn more(&mut self, namespace: &str, count: usize) {
+        *self.unlisted.entry(namespace.to_owned()).or_default() += count;
+    }
+
     /// All of them, sorted, each once.
     pub(crate) fn finish(mut self) -> Vec<Entry> {
         for (namespace, count) in self.of_namespace {
-            if let Some(more) = count.checked_sub(MAX_LISTED).filter(|more| *more > 0) {
+            *self.unlisted.entry(namespace).or_default() += count.saturating_sub(MAX_LISTED);
+        }
+        for (namespace, more) in self.unlisted {
+            if more > 0 {
                 let what = format!("{more} more problems of namespace {namespace} are not listed");
                 let fix = "mend those that are; meshctl lint tells all of one object".to_owned();
                 self.entries.push(Entry::source(Severity::Warning, "More", what, fix));

@@ -83,6 +83,14 @@ impl Topics {
             // Nobody may follow it any more.
             sender.send(()).unwrap_or_default();
         }
+        if touched.networks.is_empty() {
+            return;
+        }
+        for (topic, sender) in &table.senders {
+            if matches!(topic, Topic::Address(ip) if touched.networks.iter().any(|network| network.contains(ip))) {
+                sender.send(()).unwrap_or_default();
+            }
+        }
     }
 }
 
@@ -116,6 +124,9 @@ mod tests {
         let producer = Touched { policies: policies("shop"), ..Touched::default() };
         assert_eq!(told(producer), [true, true, false, false]);
         assert_eq!(told(Touched { everything: true, ..Touched::default() }), [true; 4]);
+        let mut addresses = ["10.0.1.5", "10.0.2.5"].map(|ip| topics.follow(Topic::Address(ip.parse().unwrap())));
+        topics.tell(&Touched { networks: ["10.0.1.0/24".parse().unwrap()].into(), ..Touched::default() });
+        assert_eq!(addresses.each_mut().map(|follower| follower.has_changed().unwrap()), [true, false]);
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub const MAX_ROUTE_BYTES: usize = 1024 * 1024;
 /// take 4 MiB.
 pub const MAX_POLICY_BYTES: usize = 4 * 1024 * 1024;
 
+/// Most endpoints of one port of a Service that a proxy is given: half of what it takes in one value, and about 5 MiB of it.
+pub const MAX_ENDPOINTS: usize = 20_000;
+
 /// What the allocator and a vector add to a text or an element, about.
 const OVERHEAD: usize = 16;
 /// One place in the order of precedence, a hostname with a match: 16 bytes, and some more while they are sorted.
@@ -39,7 +42,7 @@ impl Route {
     /// Bytes that the route takes in memory, about and never far less, without the programs of its patterns. Every hostname
     /// counts with every match, for the order of precedence has each such pair.
     pub fn bytes(&self) -> usize {
-        let names: usize = self.hostnames.iter().map(|host| size_of_val(host) + host_text(host).len() + OVERHEAD).sum();
+        let names: usize = self.hostnames.iter().map(HostMatch::bytes).sum();
         let rules: usize = self.rules.iter().map(|rule| rule.bytes(self.hostnames.len())).sum();
         size_of::<Self>() + self.meta.namespace.len() + self.meta.name.len() + names + rules
     }
@@ -181,8 +184,10 @@ fn wildcard_bytes(names: &Wildcard) -> usize {
     }
 }
 
-fn host_text(host: &HostMatch) -> &str {
-    match host {
-        HostMatch::Exact(name) | HostMatch::Suffix(name) => name,
+impl HostMatch {
+    /// Its part of [`Route::bytes`], beside what it counts for with each match.
+    pub fn bytes(&self) -> usize {
+        let (Self::Exact(name) | Self::Suffix(name)) = self;
+        size_of_val(self) + name.len() + OVERHEAD
     }
 }

@@ -5,11 +5,7 @@
 //! applies, one kind alone is in force: GRPCRoutes before HTTPRoutes before TLSRoutes before TCPRoutes. `hostnames` narrow
 //! a route by the request's host; which traffic reaches a Service is never inferred from them.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    iter::Peekable,
-    sync::Arc,
-};
+use std::{collections::HashMap, iter::Peekable, sync::Arc};
 
 use mesh_policy::{
     RouteKind, ServiceRef,
@@ -21,6 +17,7 @@ use crate::{
     problem::{Problem, Reason, Report},
     route::{Parent, RouteObject},
     route_links::{Age, Group, Ports, Weight},
+    route_sums::{Sums, first_out},
     service::{Service, ServicePort},
     snapshot::{Key, Snapshot},
 };
@@ -44,6 +41,8 @@ pub(crate) enum Displaced {
 /// The routes attached to a port, for one client.
 pub(crate) struct Attached<'s> {
     pub(crate) in_force: Vec<&'s RouteObject>,
+    /// Set where none is in force because such as are known by name only close the port: their namespace and kind.
+    pub(crate) closed: Option<(Arc<str>, RouteKind)>,
     pub(crate) displaced: Vec<(&'s RouteObject, Displaced)>,
 }
 
@@ -51,13 +50,21 @@ pub(crate) struct Attached<'s> {
 /// find it again.
 #[derive(Debug, Default)]
 pub struct Found {
-    kinds: HashMap<(Key, Arc<str>), Kinds>,
-    last: HashMap<(ServiceRef, Arc<str>, RouteKind), Last>,
+    services: HashMap<(Key, Arc<str>), AtService>,
 }
 
-/// The kinds of routes of a namespace at a Service, by what their references say.
-type Kinds = HashMap<Ports, BTreeSet<RouteKind>>;
-/// The youngest route in force of one kind at a port, and why those after it are not; `None` where all are.
+/// What routes of one namespace come to at one Service.
+#[derive(Debug)]
+struct AtService {
+    /// The kind that goes first at each port, in the order of the ports.
+    first: Vec<Option<RouteKind>>,
+    /// By kind of routes and place of the port, where they are more than one policy may have.
+    last: HashMap<(RouteKind, usize), Last>,
+    /// The sums of groups that were looked at for it.
+    sums: HashMap<(RouteKind, Ports), Sums>,
+}
+
+/// The first route of one kind that is not in force at a port, and why those from it on are not; `None` where all are.
 type Last = Option<(Age, Displaced)>;
 
 impl Snapshot {
@@ -99,8 +106,8 @@ impl Snapshot {
             report.error_at(&parent.place, Reason::NoMatchingParent, what, "name a Service with a cluster IP");
             return Some(Reason::NoMatchingParent);
         }
-        let ports: Vec<&ServicePort> = service.map_or(Vec::new(), |service| ports_of(service, parent).collect());
-        let is_opaque = |port: &&ServicePort| port.protocol == mesh_policy::Protocol::Opaque;
+        let ports: Vec<_> = service.map_or(Vec::new(), |service| ports_of(service, parent).collect());
+        let is_opaque = |(_, port): &(usize, &ServicePort)| port.protocol == mesh_policy::Protocol::Opaque;
         if route.meta.kind.is_of_requests() && !ports.is_empty() && ports.iter().all(is_opaque) {
             let what = "the port speaks tcp: its bytes pass unread, and no requests are seen";
             let fix = "attach a TCPRoute, or correct the port's appProtocol or the Service's annotations";
@@ -114,7 +121,13 @@ impl Snapshot {
             report.error_at(&parent.place, Reason::NoMatchingParent, what, "name a Service and a port that exist");
             return Some(Reason::NoMatchingParent);
         }
-        let mut displaced = ports.iter().filter_map(|port| Some((port, self.displaced(route, &key, port, found)?)));
+        let namespace = &route.meta.namespace;
+        let at = found.services.entry((key.clone(), namespace.clone()));
+        let at = at.or_insert_with(|| self.at_service(&key, service, namespace));
+        let is_over = self.links.routes.sum(&key, namespace, route.meta.kind).is_over();
+        let mut displaced = ports
+            .iter()
+            .filter_map(|(place, port)| Some((port, self.displaced(route, &key, (*place, port), is_over, at)?)));
         let first: Vec<_> = displaced.by_ref().take(MAX_TOLD).collect();
         let count = first.len() + displaced.count();
         for (port, why) in &first {
@@ -131,7 +144,7 @@ impl Snapshot {
     /// The routes of a Service's port for a client. Those that are not in force are told of only where that is asked for:
     /// they may be any number.
     pub(crate) fn attached(&self, service: &ServiceRef, client_namespace: &str, with_displaced: bool) -> Attached<'_> {
-        let mut attached = Attached { in_force: Vec::new(), displaced: Vec::new() };
+        let mut attached = Attached { in_force: Vec::new(), closed: None, displaced: Vec::new() };
         let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
         let Some(port) = self.services.get(&key).filter(|s| is_parent(s)).and_then(|s| s.port(service.port)) else {
             return attached;
@@ -140,6 +153,7 @@ impl Snapshot {
         // For a client in the Service's own namespace both groups are the same.
         for namespace in [&client, &service.namespace] {
             let mut by = None;
+            let closed = self.closed.kind(namespace, &key);
             for kind in RouteKind::ALL {
                 let object = |age: Age| self.routes(kind).get(&Key { namespace: namespace.clone(), name: age.name });
                 let mut members = self.members(&key, port, namespace, kind);
@@ -147,6 +161,12 @@ impl Snapshot {
                     None => {
                         let last = take_in_force(&mut members, |age| attached.in_force.extend(object(age.clone())));
                         by = (!attached.in_force.is_empty()).then_some(kind);
+                        if by.is_none() && closed == Some(kind) {
+                            by = closed;
+                            // Whatever is called there is answered, also where no kind is known.
+                            let kind = if self.closed.is_all(namespace) { RouteKind::Http } else { kind };
+                            attached.closed = Some((namespace.clone(), kind));
+                        }
                         if let Some((age, why)) = last.filter(|_| with_displaced) {
                             let young = std::iter::once(age).chain(members.map(|(age, _)| age.clone()));
                             attached.displaced.extend(young.filter_map(|age| Some((object(age)?, why))));
@@ -173,8 +193,10 @@ impl Snapshot {
         let Some(port) = self.services.get(&key).filter(|s| is_parent(s)).and_then(|s| s.port(service.port)) else {
             return false;
         };
-        let mut kinds = RouteKind::ALL.into_iter().filter(|kind| kind.is_of_requests());
-        kinds.any(|kind| self.members(&key, port, &service.namespace, kind).next().is_some())
+        let namespace = &service.namespace;
+        let is_closed = self.closed.kind(namespace, &key).is_some_and(RouteKind::is_of_requests);
+        let first = RouteKind::ALL.into_iter().find(|kind| self.members(&key, port, namespace, *kind).next().is_some());
+        is_closed || first.map_or(self.closed.is_all(namespace), RouteKind::is_of_requests)
     }
 
     /// Reports that a route is not in force on a port, at each parent that leads there.
@@ -191,36 +213,57 @@ impl Snapshot {
             parent.namespace == key.namespace
                 && parent.name == key.name
                 && parent.rejected.is_none()
-                && ports_of(found, parent).any(|port| port.port == service.port)
+                && ports_of(found, parent).any(|(_, port)| port.port == service.port)
         };
         for parent in route.parents.iter().filter(covers) {
             report_at(parent, service, why, report);
         }
     }
 
-    /// Why a route is not in force on a port that it is attached to.
-    fn displaced(&self, route: &RouteObject, key: &Key, port: &ServicePort, found: &mut Found) -> Option<Displaced> {
-        let (kind, namespace) = (route.meta.kind, &route.meta.namespace);
-        let kinds = found.kinds.entry((key.clone(), namespace.clone())).or_insert_with(|| {
-            let mut kinds = Kinds::new();
-            for group in self.links.routes.groups_of(key, namespace) {
-                kinds.entry(group.ports.clone()).or_default().insert(group.kind);
-            }
-            kinds
-        });
-        let leading = Ports::leading_to(port.port, &port.name);
-        let first = leading.iter().filter_map(|ports| kinds.get(ports)?.first()).min();
-        if let Some(first) = first.filter(|first| **first < kind) {
-            return Some(Displaced::By(*first));
+    /// The kinds that go first at the ports of a Service, of the routes of a namespace.
+    fn at_service(&self, key: &Key, service: Option<&Service>, namespace: &Arc<str>) -> AtService {
+        let mut kinds: HashMap<&Ports, RouteKind> = HashMap::new();
+        for group in self.links.routes.groups_of(key, namespace) {
+            let first = kinds.entry(&group.ports).or_insert(group.kind);
+            *first = group.kind.min(*first);
         }
-        if !self.links.routes.sum(key, namespace, kind).is_over() {
+        let closed = self.closed.kind(namespace, key);
+        let ports = service.into_iter().flat_map(|service| &service.ports);
+        let first = ports.map(|port| {
+            let leading = Ports::leading_to(port.port, &port.name);
+            leading.iter().filter_map(|ports| kinds.get(ports).copied()).chain(closed).min()
+        });
+        AtService { first: first.collect(), last: HashMap::new(), sums: HashMap::new() }
+    }
+
+    /// Why a route is not in force on a port that it is attached to. `is_over`: whether the routes of its kind at the
+    /// Service, at all ports together, are more than one policy may have.
+    fn displaced(
+        &self,
+        route: &RouteObject,
+        key: &Key,
+        (place, port): (usize, &ServicePort),
+        is_over: bool,
+        at: &mut AtService,
+    ) -> Option<Displaced> {
+        let (kind, namespace) = (route.meta.kind, &route.meta.namespace);
+        if let Some(first) = at.first.get(place).copied().flatten().filter(|first| *first < kind) {
+            return Some(Displaced::By(first));
+        }
+        if !is_over {
             return None;
         }
-        let at = (reference(key, port), namespace.clone(), kind);
-        let last = found
-            .last
-            .entry(at)
-            .or_insert_with(|| take_in_force(&mut self.members(key, port, namespace, kind), |_| {}));
+        let AtService { last, sums, .. } = at;
+        let last = last.entry((kind, place)).or_insert_with(|| {
+            let leading = Ports::leading_to(port.port, &port.name);
+            for ports in &leading {
+                sums.entry((kind, ports.clone())).or_insert_with(|| {
+                    let (service, namespace) = (key.clone(), namespace.clone());
+                    Sums::of(self.links.routes.group(Group { service, namespace, kind, ports: ports.clone() }))
+                });
+            }
+            first_out(leading.map(|ports| sums.get(&(kind, ports))).into_iter().flatten())
+        });
         let age = Age { created: route.meta.created, name: route.meta.name.clone() };
         last.as_ref().filter(|(first_out, _)| age >= *first_out).map(|(_, why)| *why)
     }
@@ -250,13 +293,15 @@ impl Snapshot {
 
 /// Takes the routes that are in force from the front: the oldest, until there are too many or they are too large. Gives the
 /// first that is not, and why. The first of all always is, for one route by itself is bounded.
-fn take_in_force<'s>(members: &mut impl Iterator<Item = (&'s Age, Weight)>, mut take: impl FnMut(&Age)) -> Last {
+pub(crate) fn take_in_force<'s>(
+    members: &mut impl Iterator<Item = (&'s Age, Weight)>,
+    mut take: impl FnMut(&Age),
+) -> Last {
     let mut sum = Weight::default();
     for (age, weight) in members {
         let with = sum.plus(weight);
         if with.is_over() && sum.routes > 0 {
-            let why = if sum.routes >= MAX_ROUTES { Displaced::Young } else { Displaced::Large };
-            return Some((age.clone(), why));
+            return Some((age.clone(), Displaced::behind(sum)));
         }
         sum = with;
         take(age);
@@ -265,14 +310,14 @@ fn take_in_force<'s>(members: &mut impl Iterator<Item = (&'s Age, Weight)>, mut 
 }
 
 /// Whether routes can be attached to a Service.
-fn is_parent(service: &Service) -> bool {
+pub(crate) fn is_parent(service: &Service) -> bool {
     service.external_name.is_none() && !service.is_headless
 }
 
-/// The ports of its Service that a parent reference is about.
-fn ports_of<'s>(service: &'s Service, parent: &'s Parent) -> impl Iterator<Item = &'s ServicePort> {
-    let ports = service.ports.iter().filter(|_| is_parent(service));
-    ports.filter(|port| {
+/// The ports of its Service that a parent reference is about, with their places.
+fn ports_of<'s>(service: &'s Service, parent: &'s Parent) -> impl Iterator<Item = (usize, &'s ServicePort)> {
+    let ports = service.ports.iter().enumerate().filter(|_| is_parent(service));
+    ports.filter(|(_, port)| {
         parent.port.is_none_or(|number| number == port.port)
             && parent.section.as_ref().is_none_or(|section| *section == port.name)
     })
@@ -283,6 +328,11 @@ fn reference(key: &Key, port: &ServicePort) -> ServiceRef {
 }
 
 impl Displaced {
+    /// Why a route is out that would be behind so many.
+    pub(crate) fn behind(sum: Weight) -> Self {
+        if sum.routes >= MAX_ROUTES { Self::Young } else { Self::Large }
+    }
+
     fn reason(self) -> Reason {
         match self {
             Self::By(_) => Reason::Conflicted,

@@ -16,10 +16,13 @@ use mesh_policy::{
 use crate::{
     attach::id_of,
     backend::BackendObject,
+    closed::stand_in,
     endpoint_slice::SliceEndpoint,
     filter::{FilterObject, NO_COPY, PolicyRef},
+    object::ObjectId,
     problem::{Place, Problem, Reason, Report},
     protocol::agreed,
+    reference_grant::ReferenceGrant,
     retry_policy::RetryPolicy,
     route::{RouteObject, unserved},
     rule::{RuleObject, in_force},
@@ -27,7 +30,7 @@ use crate::{
 };
 
 /// Most ReferenceGrants of one namespace that count, by name: each reference to it from elsewhere looks through them.
-const MAX_GRANTS: usize = 1_000;
+pub(crate) const MAX_GRANTS: usize = 1_000;
 
 impl Snapshot {
     /// The policy of a target for clients in a namespace, and what is wrong with the routes attached to it.
@@ -57,8 +60,9 @@ impl Snapshot {
             let protocol = self.endpoint_protocol(target, client_namespace);
             return OutboundPolicy { target: target.clone(), protocol, routes: RouteTable::default() };
         };
-        let in_force = self.attached(service, client_namespace, false).in_force;
-        let routes = in_force.into_iter().map(|route| self.compiled_route(route)).collect();
+        let attached = self.attached(service, client_namespace, false);
+        let closed = attached.closed.map(|(namespace, kind)| stand_in(&namespace, kind));
+        let routes = attached.in_force.into_iter().map(|route| self.compiled_route(route)).chain(closed).collect();
         let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
         let found = self.services.get(&key).and_then(|found| found.port(service.port));
         let protocol = found.map_or(Protocol::Detect, |port| port.protocol);
@@ -207,15 +211,30 @@ impl Snapshot {
         Err(why)
     }
 
+    /// The ReferenceGrants of a namespace, by name.
+    pub(crate) fn grants_of<'s>(&'s self, namespace: &Arc<str>) -> impl Iterator<Item = (&'s Key, &'s ReferenceGrant)> {
+        let (first, namespace) = (Key::new(namespace.clone(), ""), namespace.clone());
+        self.reference_grants.range_from(&first).take_while(move |(key, _)| key.namespace == namespace)
+    }
+
+    /// What is wrong with a grant: that so many are before it.
+    pub(crate) fn doubts_of_grant(&self, key: &Key) -> Vec<Problem> {
+        let counts = self.grants_of(&key.namespace).take(MAX_GRANTS).any(|(counted, _)| counted == key);
+        if counts || self.reference_grants.get(key).is_none() {
+            return Vec::new();
+        }
+        let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
+        let mut report = Report::about(ObjectId { kind: "ReferenceGrant".to_owned(), namespace, name });
+        let what = format!("{MAX_GRANTS} ReferenceGrants of this namespace are before it by name, which is the most");
+        report.error("metadata.name", Reason::TooLarge, what, "write one grant with several `from` and `to`");
+        report.effect(0, "it grants nothing");
+        report.finish()
+    }
+
     /// Why a backend that is well written cannot be served.
     fn refuse(&self, route: &RouteObject, service: &ServiceRef) -> Option<(Reason, String, &'static str)> {
         let is_parent = route.parents.iter().any(|p| p.namespace == service.namespace && p.name == service.name);
-        let first = Key::new(service.namespace.clone(), "");
-        let mut grants = self
-            .reference_grants
-            .range_from(&first)
-            .take_while(|(key, _)| key.namespace == service.namespace)
-            .take(MAX_GRANTS);
+        let mut grants = self.grants_of(&service.namespace).take(MAX_GRANTS);
         let (kind, namespace) = (route.meta.kind, &route.meta.namespace);
         if *namespace != service.namespace
             && !is_parent

@@ -24,7 +24,7 @@ pub struct EndpointSlice {
     pub service: Option<Arc<str>>,
     /// Its TCP ports by the name of the Service's port.
     pub ports: Vec<(String, u16)>,
-    /// Its endpoints.
+    /// Its endpoints, sorted by address; those of one address in the order of the slice.
     pub endpoints: Vec<SliceEndpoint>,
 }
 
@@ -60,7 +60,14 @@ impl EndpointSlice {
     /// The endpoints at an address and port: one, unless several pods share the address.
     pub(crate) fn at(&self, address: SocketAddr) -> impl Iterator<Item = &SliceEndpoint> {
         let has_port = self.ports.iter().any(|(_, port)| *port == address.port());
-        self.endpoints.iter().filter(move |endpoint| has_port && endpoint.address == address.ip())
+        self.at_ip(address.ip()).iter().filter(move |_| has_port)
+    }
+
+    /// The endpoints at an address, in the order of the slice.
+    pub(crate) fn at_ip(&self, ip: IpAddr) -> &[SliceEndpoint] {
+        let first = self.endpoints.partition_point(|endpoint| endpoint.address < ip);
+        let count = self.endpoints[first..].partition_point(|endpoint| endpoint.address == ip);
+        &self.endpoints[first..first + count]
     }
 }
 
@@ -97,6 +104,8 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> EndpointSlice 
         }
         slice.endpoints.extend(endpoint);
     }
+    // It is asked by address. A stable sort, for of one address the first counts.
+    slice.endpoints.sort_by_key(|endpoint| endpoint.address);
     slice
 }
 

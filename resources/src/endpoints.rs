@@ -9,10 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use mesh_policy::{Endpoint, ServiceRef};
+use mesh_policy::{Endpoint, ServiceRef, bounds::MAX_ENDPOINTS};
 
 use crate::{
     endpoint_slice::SliceEndpoint,
+    object::ObjectId,
+    owner::Owner,
+    problem::{Problem, Reason, Report},
     service::{Distribution, Service, ServicePort},
     snapshot::{Key, Snapshot},
 };
@@ -59,11 +62,11 @@ impl Snapshot {
         let Some((key, found, port)) = self.service_port(service) else { return Vec::new() };
         let all = self.candidates(&key, port);
         let of = |is_wanted: fn(&SliceEndpoint) -> bool| -> Chosen<'_> {
-            let wanted = all.iter().filter(|(_, endpoint)| is_wanted(endpoint));
-            one_family(found, wanted.map(|(address, endpoint)| (*address, *endpoint)).collect())
+            let wanted = all.iter().filter(|(_, (endpoint, _))| is_wanted(endpoint));
+            one_family(found, wanted.map(|(address, (endpoint, _))| (*address, *endpoint)).collect())
         };
         let (ready, draining) = (of(|e| e.ready), of(|e| !e.ready && e.serving && e.terminating));
-        let chosen = match caller.node.as_ref().filter(|_| found.local_only) {
+        let mut chosen = match caller.node.as_ref().filter(|_| found.local_only) {
             Some(node) => {
                 let is_here = |endpoint: &SliceEndpoint| endpoint.node.as_ref() == Some(node);
                 let ready = only(&ready, is_here);
@@ -73,11 +76,28 @@ impl Snapshot {
             None if ready.is_empty() => draining,
             None => near(found.distribution, ready, caller),
         };
+        // They are in order: whoever asks leaves out the same ones.
+        chosen.truncate(MAX_ENDPOINTS);
         let known = chosen.into_iter().filter_map(|(address, endpoint)| {
-            let owner = self.owner(&service.namespace, endpoint, address.port()).ok()?;
-            Some(self.endpoint_of(owner, endpoint, address))
+            let (_, owner) = all.get(&address)?;
+            Some(self.endpoint_of(*owner, endpoint, address))
         });
         known.collect()
+    }
+
+    /// What is wrong with a Service: that it has more endpoints than are given out.
+    pub(crate) fn doubts_of_service(&self, key: &Key) -> Vec<Problem> {
+        let slices = self.links.slices_by_service.linked(key).iter().filter_map(|key| self.endpoint_slices.get(key));
+        let count: usize = slices.map(|slice| slice.endpoints.len()).sum();
+        if count <= MAX_ENDPOINTS || self.services.get(key).is_none() {
+            return Vec::new();
+        }
+        let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
+        let mut report = Report::about(ObjectId { kind: "Service".to_owned(), namespace, name });
+        let what = format!("its slices list {count} endpoints; of one port a caller gets {MAX_ENDPOINTS}, by address");
+        report.error("spec.selector", Reason::TooLarge, what, "divide its pods among several Services");
+        report.effect(0, "the others get no requests");
+        report.finish()
     }
 
     fn service_port(&self, service: &ServiceRef) -> Option<(Key, &Service, &ServicePort)> {
@@ -87,19 +107,19 @@ impl Snapshot {
         Some((key, found, port))
     }
 
-    /// Every endpoint of a Service's port whose owner is known. One that two slices list, as they do while it moves from one to the other, is
-    /// ready if either says so.
-    fn candidates(&self, service: &Key, port: &ServicePort) -> BTreeMap<SocketAddr, &SliceEndpoint> {
+    /// Every endpoint of a Service's port whose owner is known, with that. One that two slices list, as they do while it moves
+    /// from one to the other, is ready if either says so.
+    fn candidates(&self, service: &Key, port: &ServicePort) -> BTreeMap<SocketAddr, (&SliceEndpoint, Owner<'_>)> {
         let mut all = BTreeMap::new();
         let slices = self.links.slices_by_service.linked(service);
         for slice in slices.iter().filter_map(|key| self.endpoint_slices.get(key)) {
             for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
-                let known = |e: &&SliceEndpoint| self.owner(&service.namespace, e, *number).is_ok();
-                for endpoint in slice.endpoints.iter().filter(known) {
+                for endpoint in &slice.endpoints {
+                    let Ok(owner) = self.owner(&service.namespace, endpoint, *number) else { continue };
                     match all.entry(SocketAddr::new(endpoint.address, *number)) {
-                        Entry::Vacant(free) => drop(free.insert(endpoint)),
-                        Entry::Occupied(mut taken) if !taken.get().ready && endpoint.ready => {
-                            taken.insert(endpoint);
+                        Entry::Vacant(free) => drop(free.insert((endpoint, owner))),
+                        Entry::Occupied(mut taken) if !taken.get().0.ready && endpoint.ready => {
+                            taken.insert((endpoint, owner));
                         }
                         Entry::Occupied(_) => {}
                     }

@@ -33,11 +33,25 @@ impl Snapshot {
         })
     }
 
+    /// The slices of a pod's own namespace that lead to it: those that name it, and those that list its address without
+    /// saying whose it is. Each once.
+    fn slices_of(&self, pod: &Pod, key: &Key) -> Vec<&EndpointSlice> {
+        let naming = self.links.slices_by_pod.linked(key).iter();
+        let listing = pod.ips.iter().filter(|ip| !self.is_shared(**ip)).flat_map(|ip| {
+            let slices = self.links.slices_by_ip.linked(ip).iter().filter(|slice| slice.namespace == key.namespace);
+            slices.filter(|slice| {
+                let mut here = self.endpoint_slices.get(slice).into_iter().flat_map(|slice| slice.at_ip(*ip));
+                here.any(|endpoint| endpoint.pod.is_none() && !endpoint.is_unclear)
+            })
+        });
+        let all: BTreeSet<&Key> = naming.chain(listing).collect();
+        all.into_iter().filter_map(|slice| self.endpoint_slices.get(slice)).collect()
+    }
+
     /// The ports of Services that lead to a port of a pod, and what each says that it speaks.
     fn leading_to(&self, pod: &Pod, port: u16, listed_port: u16) -> Vec<(ServiceRef, Protocol)> {
         let key = Key { namespace: pod.namespace.clone(), name: pod.name.clone() };
-        let slices = self.links.slices_by_pod.linked(&key).iter().filter_map(|key| self.endpoint_slices.get(key));
-        let slices: Vec<&EndpointSlice> = slices.collect();
+        let slices = self.slices_of(pod, &key);
         let names: BTreeSet<_> = slices.iter().filter_map(|slice| slice.service.clone()).collect();
         let service = |name| self.services.get(&Key { namespace: pod.namespace.clone(), name });
         let is_here = |number: &u16| *number == port || *number == listed_port;

@@ -12,6 +12,7 @@
 
 mod attach;
 mod backend;
+mod closed;
 pub mod compile;
 mod connection_route;
 mod duration;
@@ -37,12 +38,14 @@ pub mod retry_policy;
 mod room;
 pub mod route;
 mod route_links;
+mod route_sums;
 mod rule;
 pub mod service;
 mod session;
 pub mod shared_map;
 pub mod snapshot;
 pub mod status;
+mod told;
 mod walker;
 
 pub use attach::{Found, MAX_ROUTES};
@@ -57,10 +60,11 @@ pub use pod::Pod;
 pub use problem::{Class, Place, Problem, Reason, Severity};
 pub use resolve::Depends;
 pub use retry_policy::RetryPolicy;
-pub use room::MAX_NAMESPACE_BYTES;
+pub use room::{MAX_ALL_BYTES, MAX_NAMESPACE_BYTES};
 pub use route::RouteObject;
 pub use rule::RuleObject;
 pub use service::Service;
 pub use shared_map::SharedMap;
-pub use snapshot::{Key, Options, Snapshot, is_used};
+pub use snapshot::{Doubted, Key, Options, Snapshot, group_of, is_used};
 pub use status::{Condition, Judged, ParentStatus, RouteStatus};
+pub use told::Told;

@@ -3,7 +3,11 @@
 //! Kept up with each object that comes, changes or goes. What a change touches is noted on the way, so that only those
 //! are asked again whom it concerns. What routes lead to is in [`RouteLinks`].
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use mesh_policy::RouteKind;
@@ -12,7 +16,7 @@ use crate::{
     endpoint_slice::{EndpointSlice, SliceEndpoint},
     node::Node,
     pod::Pod,
-    route_links::RouteLinks,
+    route_links::{Age, RouteLinks},
     service::Service,
     shared_map::SharedMap,
     snapshot::Key,
@@ -32,6 +36,8 @@ pub struct Touched {
     pub services: BTreeSet<Key>,
     /// Addresses that may stand for something else.
     pub addresses: BTreeSet<IpAddr>,
+    /// Networks whose addresses may stand for something else, also those that nobody lists.
+    pub networks: BTreeSet<IpNet>,
     /// Pods whose own policy may be another.
     pub pods: BTreeSet<Key>,
     /// Whether endpoints of slices are in doubt that were not, or the other way round: a matter for problems.
@@ -48,10 +54,24 @@ impl Touched {
 /// What follows from changes and is not worked out yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Unsettled {
-    /// Services and namespaces of which all routes may stand otherwise than before; they are looked up when it is asked.
-    pub(crate) regrouped: BTreeSet<(Key, Arc<str>)>,
+    /// Services and namespaces of which routes may stand otherwise than before: those of a kind from an age on, or all. They
+    /// are looked up when it is asked.
+    pub(crate) regrouped: BTreeMap<(Key, Arc<str>), Option<(RouteKind, Age)>>,
     /// Routes that are themselves in force otherwise than before.
     pub(crate) recompiled: BTreeSet<(RouteKind, Key)>,
+}
+
+impl Unsettled {
+    /// Notes that routes of a namespace at a Service may stand otherwise: those of a kind from an age on, or all.
+    pub(crate) fn regroup(&mut self, service: Key, namespace: Arc<str>, from: Option<(RouteKind, Age)>) {
+        match self.regrouped.entry((service, namespace)) {
+            Entry::Vacant(free) => drop(free.insert(from)),
+            Entry::Occupied(mut there) => {
+                let both = there.get().clone().zip(from).filter(|(a, b)| a.0 == b.0);
+                there.insert(both.map(|(a, b)| a.min(b)));
+            }
+        }
+    }
 }
 
 /// From what is known to what it leads to. Values are in order, so an answer never depends on who came first.
@@ -101,6 +121,19 @@ impl Links {
         relink(&mut self.nodes_by_network, name, networks(old), networks(new));
     }
 
+    /// The pods of a namespace that an endpoint of a slice there may be: the one that it names, or those that have its
+    /// address.
+    pub(crate) fn pods_of(&self, namespace: &Arc<str>, endpoint: &SliceEndpoint) -> Vec<Key> {
+        match &endpoint.pod {
+            Some(name) => vec![Key { namespace: namespace.clone(), name: name.clone() }],
+            None if endpoint.is_unclear => Vec::new(),
+            None => {
+                let owners = self.pods_by_ip.linked(&endpoint.address).iter();
+                owners.filter(|pod| pod.namespace == *namespace).cloned().collect()
+            }
+        }
+    }
+
     /// Whether an address is in the network of some node's pods.
     pub(crate) fn is_of_pods(&self, ip: IpAddr) -> bool {
         let longest = if ip.is_ipv4() { 32 } else { 128 };
@@ -111,7 +144,13 @@ impl Links {
 }
 
 /// Notes what a change of a slice touches.
-pub(crate) fn touch_slice(touched: &mut Touched, key: &Key, old: Option<&EndpointSlice>, new: Option<&EndpointSlice>) {
+pub(crate) fn touch_slice(
+    touched: &mut Touched,
+    links: &Links,
+    key: &Key,
+    old: Option<&EndpointSlice>,
+    new: Option<&EndpointSlice>,
+) {
     touched.services.extend(service_of(key, old).into_iter().chain(service_of(key, new)));
     let is_renamed = old.map(|s| (&s.service, &s.ports)) != new.map(|s| (&s.service, &s.ports));
     // By address, since endpoints come and go anywhere in a slice.
@@ -129,11 +168,12 @@ pub(crate) fn touch_slice(touched: &mut Touched, key: &Key, old: Option<&Endpoin
     let come = after.iter().filter(|e| is_renamed || !is_in(&before, e));
     for endpoint in gone.chain(come) {
         touched.addresses.insert(endpoint.address);
-        touched.pods.extend(endpoint.pod.as_ref().map(|pod| beside(key, pod)));
+        touched.pods.extend(links.pods_of(&key.namespace, endpoint));
     }
 }
 
-fn service_of(key: &Key, slice: Option<&EndpointSlice>) -> Vec<Key> {
+/// The Service of a slice.
+pub(crate) fn service_of(key: &Key, slice: Option<&EndpointSlice>) -> Vec<Key> {
     slice.and_then(|slice| slice.service.as_ref()).map(|name| beside(key, name)).into_iter().collect()
 }
 

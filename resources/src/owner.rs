@@ -114,7 +114,7 @@ impl Snapshot {
     }
 
     /// Whether an address is of every process of the machine, not only of those that Pods in a folder of manifests stand for.
-    fn is_shared(&self, ip: IpAddr) -> bool {
+    pub(crate) fn is_shared(&self, ip: IpAddr) -> bool {
         self.options.meshed_by_label && ip.is_loopback()
     }
 
@@ -179,7 +179,7 @@ impl Snapshot {
     }
 
     /// What is wrong with the endpoints of a slice: those that are not given out because of who has their address.
-    pub(crate) fn doubts_of(&self, key: &Key) -> Vec<Problem> {
+    pub(crate) fn doubts_of_slice(&self, key: &Key) -> Vec<Problem> {
         let Some(slice) = self.endpoint_slices.get(key) else { return Vec::new() };
         let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
         let mut report = Report::about(ObjectId { kind: "EndpointSlice".to_owned(), namespace, name });

@@ -37,8 +37,11 @@ pub(crate) struct Verdicts {
 #[derive(Default)]
 pub(crate) struct Judge {
     verdicts: Verdicts,
-    /// Compiled so far, in bytes; what was known already costs nothing.
+    /// What the texts looked at so far take to compile, in bytes, whether or not they were known: what becomes of an object
+    /// must not follow from what was judged before it.
     work: usize,
+    /// Those texts.
+    seen: HashSet<Arc<str>>,
     /// Of the rules in force so far, without the one that is decoded.
     route: Sum,
     /// Of the rule that is decoded.
@@ -77,15 +80,16 @@ impl Judge {
 
     /// A pattern, if there is room for it.
     pub(crate) fn judge(&mut self, text: &str) -> Result<RegexMatch, Refused> {
-        let (pattern, cost) = match self.verdicts.known.get(text) {
-            Some(known) => known.clone().map_err(Refused::Pattern)?,
+        if !self.seen.contains(text) {
             // The rule is dropped already.
-            None if self.is_over => return Err(Refused::Again),
-            None if self.work >= MAX_WORK => {
+            if self.is_over {
+                return Err(Refused::Again);
+            }
+            if self.work >= MAX_WORK {
                 return Err(self.over("so many are refused, or large, that no more are looked at"));
             }
-            None => self.look_at(text).map_err(Refused::Pattern)?,
-        };
+        }
+        let (pattern, cost) = self.look_at(text).map_err(Refused::Pattern)?;
         if self.route.texts.contains(text) || self.rule.texts.contains(text) {
             return Ok(pattern);
         }
@@ -119,9 +123,16 @@ impl Judge {
     }
 
     fn look_at(&mut self, text: &str) -> Verdict {
-        let verdict = RegexMatch::parse(text).and_then(|pattern| pattern.measure().map(|cost| (pattern, cost)));
-        // What is refused took as long as what is as large as may be.
-        self.work += verdict.as_ref().map_or(REGEX_SIZE_LIMIT, |(_, cost)| *cost);
+        let known = self.verdicts.known.get(text).cloned();
+        let compile = || RegexMatch::parse(text).and_then(|pattern| pattern.measure().map(|cost| (pattern, cost)));
+        let (is_known, verdict) = (known.is_some(), known.unwrap_or_else(compile));
+        if self.seen.insert(text.into()) {
+            // What is refused took as long as what is as large as may be.
+            self.work += verdict.as_ref().map_or(REGEX_SIZE_LIMIT, |(_, cost)| *cost);
+        }
+        if is_known {
+            return verdict;
+        }
         let bytes = 2 * text.len() + VERDICT_BYTES;
         if self.verdicts.bytes + bytes > MAX_REMEMBERED {
             self.verdicts = Verdicts::default();
@@ -175,8 +186,31 @@ mod tests {
             verdicts = judge.finish();
             assert!(verdicts.bytes <= MAX_REMEMBERED);
         }
-        let mut judge = Judge::with(verdicts);
-        judge.judge("/39999").unwrap();
-        assert_eq!(judge.work, 0, "known already");
+        assert!(verdicts.known.contains_key("/39999"), "it is not compiled again");
+    }
+
+    #[test]
+    fn what_becomes_of_an_object_does_not_follow_from_what_was_judged_before_it() {
+        let texts: Vec<_> = (0..40).map(|n| format!("{n}(a{{99}}){{99}}")).chain(["/good".to_owned()]).collect();
+        let outcomes = |verdicts: Verdicts| -> (Vec<_>, Verdicts) {
+            let mut judge = Judge::with(verdicts);
+            let all = texts.iter().map(|text| {
+                let outcome = format!("{:?}", judge.judge(text).map(drop));
+                judge.end_rule(false);
+                outcome
+            });
+            (all.collect(), judge.finish())
+        };
+        let mut verdicts = Verdicts::default();
+        // Other objects, with the same patterns one by one.
+        for text in &texts {
+            let mut judge = Judge::with(verdicts);
+            let _ = judge.judge(text);
+            verdicts = judge.finish();
+        }
+        let (cold, _) = outcomes(Verdicts::default());
+        let (warm, _) = outcomes(verdicts);
+        assert_eq!(cold, warm);
+        assert!(cold.last().unwrap().contains("no more are looked at"), "{cold:?}");
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     object::Object,
     problem::{Reason, Report},
     protocol::Declared,
-    service::{SKIP_INBOUND_PORTS_ANNOTATION, includes, port_range, port_ranges},
+    service::{MAX_RANGES, SKIP_INBOUND_PORTS_ANNOTATION, includes, port_range, port_ranges},
     snapshot::Options,
     walker::Node,
 };
@@ -142,7 +142,16 @@ fn injected_skips(containers: &[Node<'_>], report: &mut Report<'_>) -> Vec<(u16,
         variables.iter().find(|variable| variable.text("name", report) == Ok(Some(SKIP_INBOUND_PORTS_VARIABLE)));
     let text = skips.and_then(|variable| variable.text("value", report).ok()?);
     // One that is malformed ends init, and the pod never starts.
-    text.into_iter().flat_map(|text| text.split(',')).filter_map(|part| port_range(part.trim())).collect()
+    let ranges = text.into_iter().flat_map(|text| text.split(',')).filter_map(|part| port_range(part.trim()));
+    let mut ranges: Vec<_> = ranges.take(MAX_RANGES + 1).collect();
+    if ranges.len() > MAX_RANGES {
+        let mark = report.mark();
+        let what = format!("{SKIP_INBOUND_PORTS_VARIABLE} has more than {MAX_RANGES} ranges, which no injector writes");
+        report.error("spec.initContainers", Reason::TooLarge, what, "let the webhook inject the pod");
+        report.effect(mark, "the other ports count as redirected");
+        ranges.truncate(MAX_RANGES);
+    }
+    ranges
 }
 
 fn addresses(status: &Node<'_>, report: &mut Report<'_>) -> Vec<IpAddr> {

@@ -5,7 +5,7 @@ use mesh_policy::Protocol;
 
 use crate::{
     problem::Report,
-    service::{port_range, port_ranges},
+    service::{MAX_RANGES, port_range, port_ranges},
     walker::Node,
 };
 
@@ -49,7 +49,17 @@ impl Declared {
         }
         let opaque = port_ranges(root, OPAQUE_PORTS_ANNOTATION, report);
         ranges.extend(opaque.into_iter().map(|(low, high)| (low, high, Protocol::Opaque)));
+        if let (true, Some(annotations)) = (ranges.len() > MAX_RANGES, annotations) {
+            let what = format!("{} ranges are written; the first {MAX_RANGES} count", ranges.len());
+            let _ = annotations.too_large(PROTOCOL_ANNOTATION, what, "write fewer and wider ranges", report);
+            ranges.truncate(MAX_RANGES);
+        }
         Self { ranges }
+    }
+
+    /// Bytes that it takes beside itself.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.ranges)
     }
 
     /// What they say of a port.

@@ -141,6 +141,9 @@ pub(crate) fn decode(object: &Object, form: &Form, report: &mut Report<'_>) -> R
         route.parents.extend(parent);
     }
     let any_host = form.max_hostnames == 0 || decode_hostnames(&spec, form, &mut route.hostnames, report);
+    let hosts: usize = route.hostnames.iter().map(HostMatch::bytes).sum();
+    route.bytes += hosts;
+    route.policy_bytes += hosts;
     decode_rules(&spec, form, &mut route, report);
     if !any_host {
         route.rejected = Some(Reason::UnsupportedValue);

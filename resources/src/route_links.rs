@@ -95,7 +95,6 @@ impl RouteLinks {
         unsettled: &mut Unsettled,
     ) {
         touched.routes.insert((kind, key.clone()));
-        let mut regrouped = BTreeSet::new();
         let (old_groups, new_groups) = (old.map(|old| groups(kind, key, old)), new.map(|new| groups(kind, key, new)));
         for (route, is_new) in old.map(|old| (old, false)).into_iter().chain(new.map(|new| (new, true))) {
             let age = age_of(route);
@@ -123,13 +122,14 @@ impl RouteLinks {
                     true => self.attached.insert((group.clone(), age.clone()), weight_of(route)),
                     false => drop(self.attached.remove(&(group.clone(), age.clone()))),
                 }
-                let counts = if stays {
-                    before.is_heavy() || sum.is_heavy()
-                } else {
-                    before.is_over() || sum.is_over() || was_there != self.has(group)
-                };
-                if counts {
-                    regrouped.insert((group.service.clone(), group.namespace.clone()));
+                // A kind that comes or goes displaces others. Where they are too many, those before it stay where they are.
+                let from = (kind, age.clone());
+                let is_over =
+                    if stays { before.is_heavy() || sum.is_heavy() } else { before.is_over() || sum.is_over() };
+                if !stays && was_there != self.has(group) {
+                    unsettled.regroup(group.service.clone(), group.namespace.clone(), None);
+                } else if is_over {
+                    unsettled.regroup(group.service.clone(), group.namespace.clone(), Some(from));
                 }
             }
             for reference in references(key, route) {
@@ -142,7 +142,6 @@ impl RouteLinks {
                 false => drop(self.patterns.remove(&entry)),
             }
         }
-        unsettled.regrouped.extend(regrouped);
         if old.into_iter().chain(new).any(|route| route.pattern_bytes > 0) {
             self.find_over(&key.namespace, unsettled);
         }
@@ -190,6 +189,16 @@ impl RouteLinks {
         service: &Key,
         namespace: Option<&Arc<str>>,
     ) -> impl Iterator<Item = (RouteKind, Key)> + use<'l> {
+        self.attached_from(service, namespace, None)
+    }
+
+    /// The same, of one kind from an age on where that is asked for.
+    pub(crate) fn attached_from<'l>(
+        &'l self,
+        service: &Key,
+        namespace: Option<&Arc<str>>,
+        from: Option<(RouteKind, Age)>,
+    ) -> impl Iterator<Item = (RouteKind, Key)> + use<'l> {
         let (service, namespace) = (service.clone(), namespace.cloned());
         let first = first_group(service.clone(), namespace.clone().unwrap_or_else(|| "".into()));
         let found =
@@ -197,6 +206,8 @@ impl RouteLinks {
         let wanted = found.take_while(move |(group, _)| {
             group.service == service && namespace.as_ref().is_none_or(|wanted| *wanted == group.namespace)
         });
+        let wanted = wanted
+            .filter(move |(group, age)| from.as_ref().is_none_or(|(kind, first)| group.kind == *kind && age >= first));
         wanted.map(|(group, age)| (group.kind, Key { namespace: group.namespace.clone(), name: age.name.clone() }))
     }
 

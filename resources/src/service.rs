@@ -16,6 +16,8 @@ pub const SKIP_INBOUND_PORTS_ANNOTATION: &str = "config.meshctl.dev/skip-inbound
 
 /// Most ports of a Service that are followed: far above what people write, and an API server takes tens of thousands.
 pub(crate) const MAX_PORTS: usize = 1_024;
+/// Most ranges that annotations of one object list: as many as the injector takes.
+pub(crate) const MAX_RANGES: usize = 64;
 /// Values of `protocol` of a port.
 pub(crate) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
@@ -215,6 +217,11 @@ pub(crate) fn port_ranges(root: &Node<'_>, annotation: &str, report: &mut Report
                 annotations.unsupported(annotation, what, fix, report);
             }
         }
+    }
+    if ranges.len() > MAX_RANGES {
+        let what = format!("{} ranges are written; the first {MAX_RANGES} count", ranges.len());
+        let _ = annotations.too_large(annotation, what, "write fewer and wider ranges", report);
+        ranges.truncate(MAX_RANGES);
     }
     ranges
 }

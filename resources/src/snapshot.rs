@@ -13,6 +13,9 @@ use ipnet::IpNet;
 use mesh_policy::{Route, RouteKind};
 
 use crate::{
+    attach::is_parent,
+    closed::Closed,
+    compile::MAX_GRANTS,
     connection_route,
     endpoint_slice::{self, EndpointSlice},
     grpc_route, http_route,
@@ -24,10 +27,11 @@ use crate::{
     problem::{Problem, Report},
     reference_grant::{self, GATEWAY_GROUP, ReferenceGrant},
     retry_policy::{self, POLICY_GROUP, RetryPolicy},
-    room::{self, Bounded, MAX_NAMESPACE_BYTES},
+    room::{self, Bounded, Fit, Room},
     route::RouteObject,
     service::{self, Service},
     shared_map::SharedMap,
+    told::Told,
 };
 
 /// Namespace and name.
@@ -83,6 +87,12 @@ pub fn is_used(group: &str, kind: &str) -> bool {
     )
 }
 
+/// The API group of a kind that there is a use for.
+pub fn group_of(kind: &str) -> &'static str {
+    let groups = ["discovery.k8s.io", GATEWAY_GROUP, POLICY_GROUP];
+    groups.into_iter().find(|group| is_used(group, kind)).unwrap_or_default()
+}
+
 /// All objects that matter, by namespace and name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
@@ -112,17 +122,30 @@ pub struct Snapshot {
     pub(crate) links: Links,
     /// What was wrong with each object when it was decoded.
     problems: SharedMap<ObjectId, Vec<Problem>>,
-    /// What is wrong with the endpoints of slices: who has their addresses is not known.
-    doubts: SharedMap<Key, Vec<Problem>>,
-    /// Slices whose doubts are looked for again before anyone asks what was touched.
-    unjudged: BTreeSet<Key>,
+    /// What is wrong with objects because of others.
+    doubts: Told<(Doubted, Key)>,
+    /// Of which that is looked for again before anyone asks what was touched, beside Services with other endpoints.
+    unjudged: BTreeSet<(Doubted, Key)>,
     /// Each route as it is in force, made when it is first asked for and shared by all policies.
     pub(crate) compiled: SharedMap<(RouteKind, Key), Compiled>,
-    /// What the objects of each namespace take, in bytes.
-    held: SharedMap<Arc<str>, usize>,
+    /// What the objects of each namespace take.
+    room: Room,
+    /// What is closed for those of which only the names are known.
+    pub(crate) closed: Closed,
     verdicts: Verdicts,
     touched: Touched,
     unsettled: Unsettled,
+}
+
+/// What something may be wrong with because of other objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubted {
+    /// An EndpointSlice: who has the addresses of its endpoints.
+    Slice,
+    /// A Service: how many endpoints it has.
+    Service,
+    /// A ReferenceGrant: how many there are before it.
+    Grant,
 }
 
 /// A route as it is in force; it follows from the rest.
@@ -216,14 +239,58 @@ impl Snapshot {
 
     /// An object, or what is kept of it where its namespace has no room; what the namespace holds follows.
     fn fit<T: Bounded>(&mut self, object: &Object, key: &Key, new: T, report: &mut Report<'_>) -> Option<T> {
-        let others = self.held_beside(&object.id(), key);
-        let (kept, bytes) = room::fit(new, MAX_NAMESPACE_BYTES.saturating_sub(others), report);
-        self.held.insert(key.namespace.clone(), others + bytes);
-        kept
+        let id = object.id();
+        let fit = self.room.fit(&id, self.bytes_of(&id, key), new, report);
+        self.open_again(&key.namespace);
+        match fit {
+            Fit::Kept(kept) => kept,
+            Fit::Gone(closes) => {
+                for (service, kind) in closes {
+                    if self.closed.add(&key.namespace, service.clone(), kind) {
+                        self.touch_closed(&key.namespace, service);
+                    }
+                }
+                None
+            }
+        }
     }
 
-    /// What the objects of a namespace take beside one of them.
-    fn held_beside(&self, id: &ObjectId, key: &Key) -> usize {
+    /// Opens what was closed for routes of which only the names were known, when there are none of these any more.
+    fn open_again(&mut self, namespace: &Arc<str>) {
+        self.touched.doubts |= self.room.has_gone(namespace);
+        if !self.room.has_gone(namespace) {
+            self.touched.everything |= self.closed.is_all(namespace);
+            for service in self.closed.clear(namespace) {
+                self.touched.doubts = true;
+                self.touch_closed(namespace, service);
+            }
+        }
+    }
+
+    fn touch_closed(&mut self, namespace: &Arc<str>, service: Key) {
+        self.touched.everything |= self.closed.is_all(namespace);
+        self.touched.policies.insert((service.clone(), namespace.clone()));
+        self.unsettled.regroup(service, namespace.clone(), None);
+    }
+
+    /// Objects that were left out for want of room and find it by now: whoever has them, or can read them again, is to
+    /// [`Self::apply`] them, or to [`Self::delete`] those that are gone. Each is named once for each time that room came.
+    pub fn take_readable(&mut self) -> Vec<ObjectId> {
+        self.room.take_readable()
+    }
+
+    /// What is wrong with namespaces that hold more than there is room for.
+    pub fn problems_of_room(&self) -> impl Iterator<Item = Problem> {
+        self.room.problems()
+    }
+
+    /// What the objects of a namespace take, in bytes, about: what [`crate::MAX_NAMESPACE_BYTES`] bounds.
+    pub fn held_by(&self, namespace: &str) -> usize {
+        self.room.held(&namespace.into())
+    }
+
+    /// What an object takes that is there, with what is wrong with it.
+    fn bytes_of(&self, id: &ObjectId, key: &Key) -> usize {
         let own = match id.kind.as_str() {
             "Service" => self.services.get(key).map_or(0, Bounded::bytes),
             "Pod" => self.pods.get(key).map_or(0, Bounded::bytes),
@@ -232,19 +299,17 @@ impl Snapshot {
             "RetryPolicy" => self.retry_policies.get(key).map_or(0, Bounded::bytes),
             kind => route_kind(kind).and_then(|kind| self.routes(kind).get(key)).map_or(0, Bounded::bytes),
         };
-        let own = own + room::of_problems(self.problems_of(id).len());
-        self.held.get(&key.namespace).copied().unwrap_or_default().saturating_sub(own)
+        own + room::of_problems(self.problems_of(id).len())
     }
 
     /// Forgets an object. Gives the problems that end with it.
     pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) -> Vec<Problem> {
         let key = Key::new(namespace, name);
         let id = ObjectId { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
-        let held = self.held_beside(&id, &key);
-        if held > 0 {
-            self.held.insert(key.namespace.clone(), held)
-        } else {
-            drop(self.held.remove(&key.namespace))
+        // The others are of no namespace, and are not counted.
+        if !matches!(kind, "Node" | "Namespace") {
+            self.room.free(&id, self.bytes_of(&id, &key));
+            self.open_again(&key.namespace);
         }
         match kind {
             "Service" => self.set_service(key, None),
@@ -264,15 +329,20 @@ impl Snapshot {
 
     /// What changed since this was last asked.
     pub fn take_touched(&mut self) -> Touched {
-        for key in std::mem::take(&mut self.unjudged) {
-            let now = Some(self.doubts_of(&key)).filter(|doubts| !doubts.is_empty());
-            if self.doubts.get(&key) != now.as_ref() {
+        let mut unjudged = self.all_unjudged();
+        self.unjudged.clear();
+        while let Some(which) = unjudged.pop_first() {
+            let (now, namespace) = (self.doubts_of(&which), which.1.namespace.clone());
+            let is_better = now.is_empty();
+            if self.doubts.set(&namespace, &which, now) {
                 self.touched.doubts = true;
-                put(&mut self.doubts, key, now);
+                if is_better {
+                    unjudged.extend(self.doubts.again(&namespace));
+                }
             }
         }
-        for (service, namespace) in std::mem::take(&mut self.unsettled.regrouped) {
-            self.touched.routes.extend(self.links.routes.attached_to(&service, Some(&namespace)));
+        for ((service, namespace), from) in std::mem::take(&mut self.unsettled.regrouped) {
+            self.touched.routes.extend(self.links.routes.attached_from(&service, Some(&namespace), from));
             if namespace == service.namespace {
                 // What a port's server is told depends on what kinds of routes there are.
                 self.touch_pods(&service);
@@ -286,8 +356,12 @@ impl Snapshot {
     pub fn problems(&self) -> Vec<Problem> {
         let mut all: Vec<Problem> = self.problems.values().flatten().cloned().collect();
         all.extend(self.reference_problems());
-        all.extend(self.doubts.iter().filter(|(key, _)| !self.unjudged.contains(key)).flat_map(|(_, it)| it).cloned());
-        all.extend(self.unjudged.iter().flat_map(|key| self.doubts_of(key)));
+        all.extend(self.room.problems());
+        let unjudged = self.all_unjudged();
+        all.extend(
+            self.doubts.entries().filter(|(which, _)| !unjudged.contains(which)).flat_map(|(_, it)| it).cloned(),
+        );
+        all.extend(unjudged.iter().flat_map(|which| self.doubts_of(which)));
         all.sort_by(|a, b| (&a.object, &a.field, a).cmp(&(&b.object, &b.field, b)));
         all.dedup();
         all
@@ -298,9 +372,23 @@ impl Snapshot {
         self.problems.iter().map(|(id, problems)| (id, problems.as_slice()))
     }
 
-    /// What is wrong with the endpoints of slices, as of [`Self::take_touched`].
-    pub fn doubts(&self) -> impl Iterator<Item = &Problem> {
-        self.doubts.values().flatten()
+    /// What is wrong with objects because of others, as of [`Self::take_touched`]: with endpoints of slices whose owner is
+    /// not known, with Services that have too many, with grants that are too many.
+    pub fn doubts(&self) -> &Told<(Doubted, Key)> {
+        &self.doubts
+    }
+
+    fn all_unjudged(&self) -> BTreeSet<(Doubted, Key)> {
+        let services = self.touched.services.iter().map(|key| (Doubted::Service, key.clone()));
+        self.unjudged.iter().cloned().chain(services).collect()
+    }
+
+    fn doubts_of(&self, (what, key): &(Doubted, Key)) -> Vec<Problem> {
+        match what {
+            Doubted::Slice => self.doubts_of_slice(key),
+            Doubted::Service => self.doubts_of_service(key),
+            Doubted::Grant => self.doubts_of_grant(key),
+        }
     }
 
     /// Whether something was wrong with an object by itself.
@@ -365,10 +453,15 @@ impl Snapshot {
         self.links.service(&key, old, new.as_ref());
         let ips = |service: Option<&Service>| service.map_or(Vec::new(), |service| service.cluster_ips.clone());
         self.touched.addresses.extend(ips(old).into_iter().chain(ips(new.as_ref())));
-        let is_served_otherwise = old.map(|old| &old.ports) != new.as_ref().map(|new| &new.ports);
+        let served = |service: &Service| (is_parent(service), service.ports.clone());
+        let is_served_otherwise = old.map(served) != new.as_ref().map(served);
         self.touched.services.insert(key.clone());
+        // What lists its addresses as endpoints: nobody's, while they are a Service's.
         for ip in old.into_iter().chain(new.as_ref()).flat_map(|service| &service.cluster_ips) {
-            self.unjudged.extend(self.links.slices_by_ip.linked(ip).iter().cloned());
+            for slice in self.links.slices_by_ip.linked(ip) {
+                self.touched.services.extend(links::service_of(slice, self.endpoint_slices.get(slice)));
+                self.unjudged.insert((Doubted::Slice, slice.clone()));
+            }
         }
         self.touched.policies.insert((key.clone(), key.namespace.clone()));
         for (kind, route) in self.links.routes.attached_to(&key, None) {
@@ -388,8 +481,7 @@ impl Snapshot {
         let slices = self.links.slices_by_service.linked(service).iter();
         for endpoint in slices.filter_map(|slice| self.endpoint_slices.get(slice)).flat_map(|slice| &slice.endpoints) {
             self.touched.addresses.insert(endpoint.address);
-            let pod = endpoint.pod.as_ref().map(|pod| Key { namespace: service.namespace.clone(), name: pod.clone() });
-            self.touched.pods.extend(pod);
+            self.touched.pods.extend(self.links.pods_of(&service.namespace, endpoint));
         }
     }
 
@@ -425,7 +517,7 @@ impl Snapshot {
             let endpoints = found.into_iter().flat_map(|found| &found.endpoints);
             let of_pod = endpoints.filter(|e| slice.namespace == key.namespace && e.pod.as_ref() == Some(&key.name));
             self.touched.addresses.extend(of_pod.map(|e| e.address));
-            self.unjudged.insert(slice.clone());
+            self.unjudged.insert((Doubted::Slice, slice.clone()));
         }
         self.touched.addresses.extend(ips);
         self.touched.pods.insert(key.clone());
@@ -438,18 +530,32 @@ impl Snapshot {
             return;
         }
         self.links.slice(&key, old, new.as_ref());
-        links::touch_slice(&mut self.touched, &key, old, new.as_ref());
-        self.unjudged.insert(key.clone());
+        links::touch_slice(&mut self.touched, &self.links, &key, old, new.as_ref());
+        self.unjudged.insert((Doubted::Slice, key.clone()));
         put(&mut self.endpoint_slices, key, new);
     }
 
     fn set_node(&mut self, name: &Arc<str>, new: Option<Node>) {
         let old = self.nodes.get(name);
         let networks = |node: Option<&Node>| node.map_or(Vec::new(), |node| node.networks.clone());
-        if networks(old) != networks(new.as_ref()) {
+        let (before, after) = (networks(old), networks(new.as_ref()));
+        if before != after {
             self.links.node(name, old, new.as_ref());
-            self.touched.everything = true;
-            self.unjudged.extend(self.endpoint_slices.keys().cloned());
+            let here = |list: &[IpNet], network| list.contains(network);
+            let gone = before.iter().filter(|network| !here(&after, network));
+            let come = after.iter().filter(|network| !here(&before, network));
+            for network in gone.chain(come) {
+                // Whoever has an address in it and no pod is outside of the cluster, or not any more.
+                let listed = self.links.slices_by_ip.range_from(&network.network());
+                for (ip, slices) in listed.take_while(|(ip, _)| network.contains(*ip)) {
+                    self.touched.addresses.insert(*ip);
+                    for slice in slices {
+                        self.touched.services.extend(links::service_of(slice, self.endpoint_slices.get(slice)));
+                        self.unjudged.insert((Doubted::Slice, slice.clone()));
+                    }
+                }
+                self.touched.networks.insert(*network);
+            }
         }
         let zone = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
         self.touched.everything |= zone(old) != zone(new.as_ref());
@@ -482,7 +588,12 @@ impl Snapshot {
             return;
         }
         self.unsettled.recompiled.extend(self.links.routes.abroad(&key.namespace));
-        put(&mut self.reference_grants, key, new);
+        put(&mut self.reference_grants, key.clone(), new);
+        // Those at the bound may count by now, or not any more.
+        let at_bound = self.grants_of(&key.namespace).skip(MAX_GRANTS - 1).take(2).map(|(key, _)| key);
+        let doubted = at_bound.chain([&key]).map(|key| (Doubted::Grant, key.clone()));
+        let doubted: Vec<_> = doubted.collect();
+        self.unjudged.extend(doubted);
         self.recompile();
     }
 

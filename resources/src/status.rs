@@ -71,14 +71,12 @@ pub struct Judged {
 impl Snapshot {
     /// What belongs in the status of a route; `None` when there is no such route.
     pub fn route_status(&self, kind: RouteKind, key: &Key) -> Option<RouteStatus> {
-        Some(self.status_of(self.routes(kind).get(key)?, &mut Found::default()))
+        self.route_status_with(kind, key, &mut Found::default())
     }
 
-    /// What belongs in the status of every route of the mesh. Cheaper than asking for one after the other where thousands
-    /// are attached to one Service.
-    pub fn route_statuses(&self) -> impl Iterator<Item = RouteStatus> {
-        let mut found = Found::default();
-        self.of_mesh().map(move |route| self.status_of(route, &mut found))
+    /// The same for one of many routes. `found` is of this snapshot and of no other.
+    pub fn route_status_with(&self, kind: RouteKind, key: &Key, found: &mut Found) -> Option<RouteStatus> {
+        Some(self.status_of(self.routes(kind).get(key)?, found))
     }
 
     /// What is to be said of a route of the mesh; `None` when there is no such route. `found` is of this snapshot and of no
@@ -86,16 +84,6 @@ impl Snapshot {
     pub fn judge(&self, kind: RouteKind, key: &Key, found: &mut Found) -> Option<Judged> {
         let route = self.routes(kind).get(key).filter(|route| !route.parents.is_empty())?;
         Some(Judged { status: self.status_of(route, found), problems: self.problems_of_references(route, found) })
-    }
-
-    /// The routes with a Service as parent.
-    pub fn routes_of_mesh(&self) -> impl Iterator<Item = (RouteKind, Key)> {
-        self.of_mesh().map(|route| (route.meta.kind, key_of(route)))
-    }
-
-    fn of_mesh(&self) -> impl Iterator<Item = &RouteObject> {
-        let all = RouteKind::ALL.into_iter().flat_map(|kind| self.routes(kind).values());
-        all.filter(|route| !route.parents.is_empty())
     }
 
     fn status_of(&self, route: &RouteObject, found: &mut Found) -> RouteStatus {

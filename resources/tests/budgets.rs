@@ -200,3 +200,126 @@ fn the_objects_of_a_namespace_are_bounded_and_those_of_others_are_not_concerned(
     (0..50).for_each(|n| drop(all.delete("HTTPRoute", "tenant", &format!("r{n:03}"))));
     assert!(all.apply(&object(large(99))).iter().all(|problem| problem.reason != Reason::TooLarge));
 }
+
+#[test]
+fn what_is_of_no_namespace_counts_for_none() {
+    let node =
+        |cidr: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "spec": {"podCIDR": cidr}});
+    let service = |name: &str| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {}});
+    let mut all = snapshot([service("a")]);
+    let held = all.held_by("default");
+    assert!(held > 0);
+    assert!(!all.apply(&object(node("nonsense"))).is_empty());
+    assert_eq!(all.held_by("default"), held);
+    all.delete("Node", "default", "n");
+    assert_eq!(all.held_by("default"), held);
+    all.delete("Service", "default", "a");
+    assert_eq!(all.held_by("default"), 0);
+}
+
+/// A route with 32 parents of names of its own, beside `guarded`.
+fn wide(n: usize) -> Value {
+    let mut route = route(&format!("w{n:05}"), 0, "guarded", json!([plain("/")]));
+    let parent = |name: String| json!({"group": "", "kind": "Service", "name": name, "port": 80});
+    let parents: Vec<_> = (0..31).map(|p| parent(format!("s{n}-{p}"))).collect();
+    route["spec"]["parentRefs"].as_array_mut().unwrap().extend(parents);
+    route
+}
+
+#[test]
+fn what_is_left_out_has_a_bound_and_closes_what_it_guards() {
+    let last = 3_999;
+    let mut all = snapshot([service("free"), service("guarded"), service(&format!("s{last}-0"))]);
+    let mut named_only = None;
+    for n in 0..4_000 {
+        let problems = all.apply(&object(wide(n)));
+        if problems.is_empty() && n > 100 && all.http_routes.get(&Key::new("tenant", format!("w{n:05}"))).is_none() {
+            named_only.get_or_insert(n);
+        }
+    }
+    let first = named_only.expect("some are known by name only");
+    assert!(all.held_by("tenant") <= 2 * MAX_NAMESPACE_BYTES + 64 * 1024, "{}", all.held_by("tenant"));
+    assert!(all.http_routes.len() < 4_000 && first < 4_000);
+    let told: Vec<_> = all.problems_of_room().collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    // A Service of which only such a route is a guard.
+    all.take_touched();
+    let closed = policy(&all, &format!("s{last}-0"));
+    assert_eq!((closed.routes.routes().len(), rule_of(&closed, "/")), (1, None));
+    assert!(rule_of(&policy(&all, "guarded"), "/").is_some(), "the old ones go on");
+    // They go, and it is open again.
+    (0..4_000).for_each(|n| drop(all.delete("HTTPRoute", "tenant", &format!("w{n:05}"))));
+    assert!(all.take_touched().everything);
+    assert_eq!(policy(&all, &format!("s{last}-0")).routes.routes().len(), 0);
+    assert_eq!(all.problems_of_room().count(), 0);
+    ["free", "guarded", &format!("s{last}-0")].iter().for_each(|name| drop(all.delete("Service", "tenant", name)));
+    assert_eq!(all.held_by("tenant"), 0);
+}
+
+#[test]
+fn a_route_that_is_left_out_stays_where_it_is_written() {
+    let filler = |n: usize| {
+        let value = |m: usize| json!({"name": format!("x-{m}"), "value": "v".repeat(4_000)});
+        let set = |from: usize| json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": (from..from + 16).map(value).collect::<Vec<_>>()}});
+        let rule = |r: usize| json!({"filters": [set(r * 16)], "backendRefs": [{"name": "free", "port": 80}]});
+        route(&format!("r{n:03}"), n, "free", json!((0..8).map(rule).collect::<Vec<_>>()))
+    };
+    let two = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "tenant"},
+        "spec": {"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 5432}]}})
+    };
+    let mut all = snapshot([service("free"), two("web")]);
+    (0..100).for_each(|n| drop(all.apply(&object(filler(n)))));
+    let mut narrow = filler(200);
+    // The first reference is one that attaches to nothing.
+    narrow["spec"]["parentRefs"] = json!([
+        {"group": "", "kind": "Service", "name": "web", "port": 5432, "unknown": true},
+        {"group": "", "kind": "Service", "name": "web", "port": 80}]);
+    let told = all.apply(&object(narrow));
+    assert!(told.iter().any(|problem| problem.reason == Reason::TooLarge), "{told:?}");
+    let at = |port: u16| {
+        let service = ServiceRef { namespace: "tenant".into(), name: "web".into(), port };
+        all.outbound_policy(&Target::Service(service), "shop").routes.routes().len()
+    };
+    assert_eq!((at(80), at(5432)), (1, 0));
+    // What was left out is named when there is room for it.
+    let mut all = all;
+    assert_eq!(all.take_readable(), []);
+    (0..30).for_each(|n| drop(all.delete("HTTPRoute", "tenant", &format!("r{n:03}"))));
+    let again = all.take_readable();
+    assert!((20..=30).contains(&again.len()), "as many as there is room for: {again:?}");
+    for id in &again {
+        let n: usize = id.name[1..].parse().unwrap();
+        assert!(all.apply(&object(filler(n))).is_empty(), "{id}");
+    }
+    assert_eq!(all.take_readable(), []);
+    (30..100).for_each(|n| drop(all.delete("HTTPRoute", "tenant", &format!("r{n:03}"))));
+    assert_eq!(all.take_readable().iter().map(|id| id.name.as_str()).collect::<Vec<_>>(), ["r200"]);
+}
+
+#[test]
+fn ranges_and_hostnames_count() {
+    let pod = |skips: usize| {
+        let ranges: Vec<_> = (0..skips).map(|n| format!("{}", 2 * n + 1)).collect();
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "tenant",
+                "annotations": {"config.meshctl.dev/opaque-ports": ranges.join(",")}},
+            "spec": {"containers": [{"name": "mesh-proxy"}], "initContainers": [{"name": "mesh-init",
+                "env": [{"name": "MESH_SKIP_INBOUND_PORTS", "value": ranges.join(",")}]}]}})
+    };
+    let mut all = snapshot([pod(0)]);
+    let none = all.held_by("tenant");
+    assert!(all.apply(&object(pod(64))).is_empty());
+    let most = all.held_by("tenant");
+    assert!(most > none + 64 * 8, "{none} {most}");
+    let told = all.apply(&object(pod(700)));
+    assert!(!told.is_empty() && told.iter().all(|problem| problem.reason == Reason::TooLarge), "{told:?}");
+    assert_eq!(all.pod("tenant/p").unwrap().skip_inbound_ports.len(), 64);
+    assert!(all.held_by("tenant") < most + 4_096);
+    let hosts: Vec<_> = (0..16).map(|n| format!("{n}.{}.example", ["a"; 100].join("."))).collect();
+    let mut with = route("r", 0, "free", json!([plain("/")]));
+    let mut all = snapshot([with.clone()]);
+    let before = all.held_by("tenant");
+    with["spec"]["hostnames"] = json!(hosts);
+    all.apply(&object(with));
+    assert!(all.held_by("tenant") > before + 2 * 16 * 200);
+}

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use mesh_policy::{OutboundPolicy, RouteKind, ServiceRef, Target};
-use mesh_resources::{Key, MAX_ROUTES, Object, Options, Reason, Snapshot, parse_manifests};
+use mesh_resources::{Found, Key, MAX_ROUTES, Object, Options, Reason, Snapshot, parse_manifests};
 use serde_json::{Value, json};
 
 fn web() -> Target {
@@ -59,12 +59,19 @@ fn of_too_many_routes_the_youngest_are_left_out() {
     assert_eq!(accepted(&snapshot, "shop", &name(MAX_ROUTES)), (false, "TooManyRoutes"));
     assert_eq!(accepted(&snapshot, "bank", "consumer"), (true, "Accepted"), "another group");
     assert_eq!(accepted(&snapshot, "shop", "elsewhere"), (true, "Accepted"), "another port");
-    let no = snapshot.route_statuses().filter(|s| !s.parents[0].conditions[0].status).count();
-    assert_eq!((no, snapshot.route_statuses().count()), (more, MAX_ROUTES + more + 2));
+    let mut found = Found::default();
+    let mut status = |key: &Key| snapshot.route_status_with(RouteKind::Http, key, &mut found).unwrap();
+    let no = snapshot.http_routes.keys().filter(|key| !status(key).parents[0].conditions[0].status).count();
+    assert_eq!((no, snapshot.http_routes.len()), (more, MAX_ROUTES + more + 2));
     // One less, and the next one is in force.
     let mut snapshot = snapshot;
+    snapshot.take_touched();
     snapshot.delete("HTTPRoute", "shop", &name(0));
     assert_eq!(accepted(&snapshot, "shop", &name(MAX_ROUTES)), (true, "Accepted"));
+    assert!(snapshot.take_touched().routes.contains(&(RouteKind::Http, Key::new("shop", name(MAX_ROUTES)))));
+    // Those before one that comes or goes stay where they are, and are not looked at again.
+    snapshot.delete("HTTPRoute", "shop", &name(MAX_ROUTES + more - 3));
+    assert_eq!(snapshot.take_touched().routes.len(), 4, "itself, two behind it, and one at another port");
 }
 
 #[test]
@@ -143,4 +150,54 @@ fn of_too_many_grants_the_last_by_name_grant_nothing() {
     let snapshot = snapshot([service()].into_iter().chain(grants).chain([backend(MOST - 1), backend(MOST)]));
     let refused: Vec<_> = snapshot.problems().into_iter().filter(|p| p.reason == Reason::RefNotPermitted).collect();
     assert_eq!(refused.iter().map(|p| p.object.namespace.clone()).collect::<Vec<_>>(), [format!("team-{MOST}")]);
+}
+
+#[test]
+fn of_too_many_endpoints_of_a_service_the_first_by_address_are_given_out() {
+    let slice = |n: usize| {
+        let endpoint = |e: usize| json!({"addresses": [format!("10.{n}.{}.{}", e / 250, e % 250)]});
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": format!("web-{n}"), "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+            "ports": [{"name": "http", "port": 80}], "endpoints": (0..1_000).map(endpoint).collect::<Vec<_>>()})
+    };
+    let most = mesh_policy::bounds::MAX_ENDPOINTS;
+    let mut all = snapshot([service()].into_iter().chain((0..most / 1_000).map(slice)));
+    let Target::Service(web) = web() else { unreachable!() };
+    assert_eq!((all.endpoints(&web).len(), all.problems()), (most, Vec::new()));
+    all.take_touched();
+    all.apply(&Object::from_value(slice(200), None).unwrap());
+    let given = all.endpoints(&web);
+    assert_eq!((given.len(), given.last().unwrap().address.ip().to_string()), (most, "10.19.3.249".to_owned()));
+    let told = all.problems();
+    assert_eq!(
+        told.iter().map(|p| (p.object.kind.as_str(), p.reason)).collect::<Vec<_>>(),
+        [("Service", Reason::TooLarge)]
+    );
+    assert!(all.take_touched().doubts && all.doubts().iter().count() == 1);
+    all.delete("EndpointSlice", "shop", "web-200");
+    assert!(all.take_touched().doubts && all.doubts().iter().count() == 0);
+}
+
+#[test]
+fn grants_that_are_too_many_are_told() {
+    let grant = |n: usize| {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant",
+            "metadata": {"name": format!("g{n:04}"), "namespace": "shop"},
+            "spec": {"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "bank"}],
+                "to": [{"group": "", "kind": "Service"}]}})
+    };
+    let mut all = snapshot((1..=1_001).map(grant));
+    let told = |all: &mut Snapshot| {
+        let problems: Vec<_> = all.problems().into_iter().map(|problem| problem.object.name).collect();
+        all.take_touched();
+        assert_eq!(all.doubts().iter().map(|problem| problem.object.name.clone()).collect::<Vec<_>>(), problems);
+        problems
+    };
+    assert_eq!(told(&mut all), ["g1001"]);
+    all.apply(&Object::from_value(grant(0), None).unwrap());
+    assert_eq!(told(&mut all), ["g1000", "g1001"]);
+    all.delete("ReferenceGrant", "shop", "g0500");
+    assert_eq!(told(&mut all), ["g1001"]);
+    all.delete("ReferenceGrant", "shop", "g1001");
+    assert_eq!(told(&mut all), [""; 0]);
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use mesh_policy::RouteKind;
-use mesh_resources::{Condition, Key, Object, Options, ParentStatus, RouteStatus, Snapshot, parse_manifests};
+use mesh_resources::{Condition, Found, Key, Object, Options, ParentStatus, RouteStatus, Snapshot, parse_manifests};
 use serde_json::{Value, json};
 
 fn cases() -> Vec<Value> {
@@ -51,8 +51,8 @@ fn conditions_are_those_of_the_table() {
         // In whatever order objects come.
         objects.reverse();
         assert_eq!(status(&Snapshot::from_objects(&objects, Options::default()).0, &case["route"]), found, "{name}");
-        assert!(snapshot.routes_of_mesh().any(|(kind, key)| (kind, &key) == (found.kind, &found.key)));
-        assert!(snapshot.route_statuses().any(|other| other == found));
+        let judged = snapshot.judge(found.kind, &found.key, &mut Found::default()).unwrap();
+        assert_eq!(judged.status, found);
     }
 }
 
@@ -79,7 +79,7 @@ fn a_parent_is_told_as_it_is_written_and_once() {
     assert_eq!(references, [json!({"group": "", "kind": "Service", "name": "web", "port": 80, "sectionName": ""})]);
     let snapshot = route("parentRefs: [{name: gw}], rules: [{}]");
     assert_eq!(only(&snapshot).parents, []);
-    assert_eq!(snapshot.routes_of_mesh().count(), 0);
+    assert_eq!(snapshot.judge(RouteKind::Http, &Key::new("n", "r"), &mut Found::default()), None);
     assert_eq!(snapshot.route_status(RouteKind::Grpc, &Key::new("n", "r")), None);
     assert_eq!(snapshot.http_routes.values().next().unwrap().generation, 7);
 }

@@ -15,6 +15,7 @@ use kube::{
     core::Request,
 };
 use mesh_policy::RouteKind;
+use mesh_resources::Found;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 use tokio::{
@@ -124,10 +125,14 @@ impl StatusWriter {
     ) {
         let world = self.state.borrow().clone();
         let world = &world;
-        let writes = stream::iter(todo.write.clone()).map(|id| async move {
-            let entries = entries_of(world, &id);
-            let outcome = self.write(world, &id, &entries, there).await;
-            (id, fingerprint(&entries), outcome)
+        // Many routes may be attached to the same Services: what is found of these is found once.
+        let mut found = Found::default();
+        let writes = stream::iter(todo.write.clone()).map(|id| {
+            let entries = entries_of(world, &id, &mut found);
+            async move {
+                let outcome = self.write(world, &id, &entries, there).await;
+                (id, fingerprint(&entries), outcome)
+            }
         });
         let mut writes = std::pin::pin!(writes.buffer_unordered(CONCURRENT));
         while let Some((id, print, outcome)) = writes.next().await {
@@ -208,8 +213,8 @@ impl StatusWriter {
 }
 
 /// What a route should say of us; nothing when it is none of the mesh's any more.
-fn entries_of(world: &Published, id: &RouteId) -> Vec<Value> {
-    let status = world.snapshot.route_status(id.0, &id.1);
+fn entries_of(world: &Published, id: &RouteId, found: &mut Found) -> Vec<Value> {
+    let status = world.snapshot.route_status_with(id.0, &id.1, found);
     status.map_or(Vec::new(), |status| wanted(&status, generation(world, id).unwrap_or_default()))
 }
 
