@@ -51,19 +51,22 @@ impl Touched {
     }
 }
 
+/// Of a kind, from an age on; or all.
+type From = Option<(RouteKind, Age)>;
+
 /// What follows from changes and is not worked out yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Unsettled {
     /// Services and namespaces of which routes may stand otherwise than before: those of a kind from an age on, or all. They
     /// are looked up when it is asked.
-    pub(crate) regrouped: BTreeMap<(Key, Arc<str>), Option<(RouteKind, Age)>>,
+    pub(crate) regrouped: BTreeMap<(Key, Arc<str>), From>,
     /// Routes that are themselves in force otherwise than before.
     pub(crate) recompiled: BTreeSet<(RouteKind, Key)>,
 }
 
 impl Unsettled {
     /// Notes that routes of a namespace at a Service may stand otherwise: those of a kind from an age on, or all.
-    pub(crate) fn regroup(&mut self, service: Key, namespace: Arc<str>, from: Option<(RouteKind, Age)>) {
+    pub(crate) fn regroup(&mut self, service: Key, namespace: Arc<str>, from: From) {
         match self.regrouped.entry((service, namespace)) {
             Entry::Vacant(free) => drop(free.insert(from)),
             Entry::Occupied(mut there) => {

@@ -54,13 +54,16 @@ pub(crate) trait Bounded: Sized {
     }
 }
 
+/// Namespace, kind and name: the objects of a namespace stand together.
+type Name = (Arc<str>, Arc<str>, Arc<str>);
+
 /// What all objects take.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Room {
     by_namespace: SharedMap<Arc<str>, Held>,
     all: usize,
-    /// Objects that are not in force for want of room, by namespace, kind and name.
-    left_out: SharedMap<(Arc<str>, Arc<str>, Arc<str>), LeftOut>,
+    /// Objects that are not in force for want of room.
+    left_out: SharedMap<Name, LeftOut>,
     /// Namespaces that hold less than before and may have room for what was left out.
     shrunk: BTreeSet<Arc<str>>,
     /// Whether something was left out because of all namespaces together.
@@ -226,7 +229,7 @@ impl Room {
     }
 }
 
-fn name_of(id: &ObjectId) -> (Arc<str>, Arc<str>, Arc<str>) {
+fn name_of(id: &ObjectId) -> Name {
     (id.namespace.as_str().into(), id.kind.as_str().into(), id.name.as_str().into())
 }
 
@@ -371,8 +374,8 @@ mod tests {
         assert!(!put(&mut room, "t0", "60", 0, MIB));
         assert!(room.take_readable().is_empty());
         // Room comes back for everybody.
-        for of in 1..20 {
-            (0..60).for_each(|n| room.free(&id(&format!("t{of}"), &n.to_string()), if n < all[of] { MIB } else { 0 }));
+        for (of, count) in all.iter().enumerate().skip(1) {
+            (0..60).for_each(|n| room.free(&id(&format!("t{of}"), &n.to_string()), if n < *count { MIB } else { 0 }));
         }
         let readable = room.take_readable();
         assert!(readable.iter().all(|id| id.namespace == "t0") && room.all < MAX_ALL_BYTES);

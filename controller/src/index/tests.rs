@@ -165,3 +165,29 @@ fn what_was_taken_in_is_a_change_and_claims_nothing_of_what_may_wait() {
     assert!(!index.publish());
     assert_eq!(now(), (14, 14));
 }
+
+#[test]
+fn what_a_folder_has_is_read_again_once_there_is_room() {
+    let large = |n: usize| {
+        let value = "v".repeat(4_000);
+        let set: String = (0..16).map(|m| format!("{{name: x-{n}-{m}, value: {value}}}, ")).collect();
+        let filter = format!("{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{set}]}}}}");
+        let rules = vec![format!("{{filters: [{filter}]}}"); 8].join(", ");
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r{n}, namespace: shop}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: web}}], rules: [{rules}]}}"
+        );
+        parse_manifests(&text, "r.yaml").unwrap()
+    };
+    let (mut index, rx) = index();
+    (0..60).for_each(|n| index.apply(&format!("{n:02}.yaml").into(), large(n)));
+    index.publish();
+    let left_out = |rx: &watch::Receiver<Arc<Published>>| {
+        rx.borrow().snapshot.http_routes.values().filter(|route| route.rejected.is_some()).count()
+    };
+    let before = left_out(&rx);
+    assert!((5..20).contains(&before), "{before}");
+    (0..20).for_each(|n| index.delete(&format!("{n:02}.yaml")));
+    index.publish();
+    assert_eq!((left_out(&rx), index.take_to_read_again().len()), (0, 0));
+}
