@@ -82,8 +82,8 @@ pub(crate) enum Event {
     Absent,
     /// The kind cannot be read now, and why.
     Trouble(Trouble),
-    /// It can (again): changes are followed from now on.
-    Following,
+    /// It can (again), here: changes are followed from now on.
+    Following(Arc<Origin>),
 }
 
 /// Why a kind cannot be read.
@@ -299,7 +299,7 @@ impl Watch {
         };
         let mut stream = std::pin::pin!(stream);
         self.metrics.seen();
-        if !self.tell(Event::Following).await {
+        if !self.tell(Event::Following(origin.clone())).await {
             return End::Closed;
         }
         loop {

@@ -8,7 +8,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ::kube::Client;
 use mesh_credentials::jitter;
-use mesh_resources::{Object, Severity};
+use mesh_resources::{Key, Object, Severity};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -35,7 +35,7 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 /// Longest that changes are taken in, or routes judged, before what is known by then is published and news are read.
 const TURN: Duration = Duration::from_millis(10);
 /// Routes that are judged between two looks at the clock.
-const JUDGED_AT_ONCE: usize = 8;
+const JUDGED_AT_ONCE: usize = 1;
 /// How often problems are looked for, if something changed that they may follow from.
 const PROBLEMS_EVERY: Duration = Duration::from_secs(1);
 /// Where that takes long, it is not done again before so many times as long: a tenth of the thread is enough for it.
@@ -85,6 +85,8 @@ struct State {
     /// Whether it is known what there is of it, or that it is done without.
     is_settled: bool,
     away_since: Option<Instant>,
+    /// Where its objects are read.
+    origin: Option<Arc<Origin>>,
     /// When its watch told anything but trouble.
     heard: Instant,
 }
@@ -99,6 +101,7 @@ impl World {
             metrics: metrics.watch(kind.kind),
             is_settled: false,
             away_since: None,
+            origin: None,
             heard: Instant::now(),
         };
         let states = KINDS.iter().map(state).collect();
@@ -183,6 +186,7 @@ impl World {
             self.index.reach(state.kind.kind, self.waiting.reached(state.kind.kind));
         }
         self.index.publish_state();
+        self.read_what_finds_room();
         let begun = Instant::now();
         let mut is_behind = true;
         while is_behind && begun.elapsed() < TURN {
@@ -190,6 +194,16 @@ impl World {
         }
         self.look_whether_synced(!is_behind && self.waiting.is_done());
         is_behind || self.waiting.has_next()
+    }
+
+    /// Objects that were left out for want of room are read again, each in its turn, once there is some.
+    fn read_what_finds_room(&mut self) {
+        for id in self.index.take_to_read_again() {
+            let state = self.states.iter().find(|state| state.kind.kind == id.kind);
+            if let Some((kind, origin)) = state.and_then(|state| Some((state.kind.kind, state.origin.clone()?))) {
+                self.waiting.put(kind, Key::new(id.namespace, id.name), None, Change::Stale(origin));
+            }
+        }
     }
 
     /// Takes in the change whose turn it is, if one waits.
@@ -257,7 +271,8 @@ impl World {
                 state.is_settled = true;
                 self.waiting.listed(kind.kind, &keys, self.index.keys_of(kind.kind), revision);
             }
-            Event::Following => {
+            Event::Following(origin) => {
+                state.origin = Some(origin);
                 state.away_since = None;
                 state.metrics.up.set(1.0);
                 self.index.accept(&state.source);

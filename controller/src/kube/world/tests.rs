@@ -6,7 +6,7 @@ mod server;
 
 use std::collections::BTreeSet;
 
-use mesh_resources::{Key, Options};
+use mesh_resources::Options;
 use serde_json::{Value, json};
 
 use self::server::{Served, Server};
@@ -339,7 +339,7 @@ async fn a_watch_that_is_silent_is_begun_anew() {
     let mut told = watch_services(&with_gateway());
     let mut next = async || loop {
         match tokio::time::timeout(2 * LIMIT, told.recv()).await.unwrap().unwrap().1 {
-            Event::Following => return None,
+            Event::Following(_) => return None,
             Event::Trouble(Trouble::Away(why)) => return Some(why),
             _ => {}
         }
@@ -433,6 +433,26 @@ async fn an_object_for_which_there_is_no_room_is_read_by_its_name() {
     let world = fixture.published.borrow().clone();
     assert!((0..12).all(|n| knows(&world, &format!("s{n}.tenant:{}", 1_000 + n))) && knows(&world, "web:80"));
     assert!(server.with(|state| state.reads) > 0, "some found no room");
+}
+
+#[tokio::test]
+async fn what_was_left_out_for_want_of_room_is_in_force_once_there_is_some() {
+    let server = with_gateway();
+    let mut fixture = Fixture::start(&server);
+    fixture.synced().await;
+    let name = |n: usize| format!("r{n:02}");
+    for n in 0..60 {
+        let set: Vec<_> = (0..16).map(|m| json!({"name": format!("x-{n}-{m}"), "value": "v".repeat(4_000)})).collect();
+        let filter = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": set}});
+        let rules: Vec<_> = (0..8).map(|_| json!({"filters": [filter]})).collect();
+        let parent = json!({"group": "", "kind": "Service", "name": "web"});
+        server.put("httproutes", "shop", &name(n), json!({"spec": {"parentRefs": [parent], "rules": rules}}));
+    }
+    let left_out = |world: &Published| world.snapshot.http_routes.values().filter(|r| r.rejected.is_some()).count();
+    fixture.until(|world| world.snapshot.http_routes.len() == 60).await;
+    assert!((5..20).contains(&left_out(&fixture.published.borrow().clone())));
+    (0..20).for_each(|n| server.remove("httproutes", "shop", &name(n)));
+    fixture.until(|world| world.snapshot.http_routes.len() == 40 && left_out(world) == 0).await;
 }
 
 #[tokio::test]
