@@ -32,7 +32,8 @@ const GROUPS: usize = 16;
 /// About how long after a group the next one follows: ten seconds for all.
 const NEXT_GROUP: Duration = Duration::from_millis(600);
 
-/// What ends streams: all of them at the end of the process, and those that are open when a replica that is stalled sends its proxies away.
+/// What ends streams: all of them at the end of the process, and those that are open when a replica that is stalled sends its
+/// proxies away.
 #[derive(Clone, Debug)]
 pub struct Endings {
     cancel: CancellationToken,
