@@ -24,12 +24,26 @@ struct Held {
     total: usize,
     /// Counts the times that a connection began to hold something.
     turn: u64,
-    /// Of each connection that holds something, when it began.
-    began: HashMap<u64, u64>,
-    /// Of each source, what it holds, and its connections by when they began.
-    sources: BTreeMap<Source, (usize, BTreeMap<u64, u64>)>,
+    connections: HashMap<u64, Connection>,
+    sources: BTreeMap<Source, OfSource>,
     /// Sources by what they hold.
     loads: BTreeSet<(usize, Source)>,
+}
+
+/// What one connection holds.
+#[derive(Clone, Copy, Debug)]
+struct Connection {
+    /// When it began.
+    turn: u64,
+    bytes: usize,
+}
+
+/// What the connections of one source hold; those that were told to go, and have not gone yet, are not among them.
+#[derive(Debug, Default)]
+struct OfSource {
+    bytes: usize,
+    /// By when they began.
+    by_turn: BTreeMap<u64, u64>,
 }
 
 impl Unfinished {
@@ -44,37 +58,55 @@ impl Unfinished {
         self.held.borrow().total
     }
 
-    /// The connection `id` of a source holds `now` bytes instead of `before`. Says which connection has to go, if one has.
-    pub(crate) fn change(&self, source: Source, id: u64, before: usize, now: usize) -> Option<u64> {
-        if before == now {
+    /// The connection `id` of a source holds `now` bytes. Says which connection has to go, if one has: it counts no more.
+    pub(crate) fn change(&self, source: Source, id: u64, now: usize) -> Option<u64> {
+        let mut held = self.held.borrow_mut();
+        let before = match held.connections.get(&id) {
+            Some(known) => known.bytes,
+            None if now == 0 => return None,
+            None => {
+                held.turn += 1;
+                let turn = held.turn;
+                held.connections.insert(id, Connection { turn, bytes: 0 });
+                held.sources.entry(source).or_default().by_turn.insert(turn, id);
+                0
+            }
+        };
+        held.set(source, id, now);
+        if now <= before {
             return None;
         }
-        let mut held = self.held.borrow_mut();
-        let Held { total, turn, began, sources, loads } = &mut *held;
-        let (sum, connections) = sources.entry(source).or_default();
-        loads.remove(&(*sum, source));
-        *sum = *sum - before + now;
-        *total = *total - before + now;
-        if now == 0 {
-            began.remove(&id).and_then(|began| connections.remove(&began));
-        } else if before == 0 {
-            *turn += 1;
-            began.insert(id, *turn);
-            connections.insert(*turn, id);
-        }
-        let theirs = *sum;
-        if connections.is_empty() {
-            sources.remove(&source);
-        } else {
-            loads.insert((theirs, source));
-        }
-        let goes = if now > before && *total > self.most {
-            loads.last().map(|(_, source)| *source)
-        } else {
-            (now > before && theirs > self.most / SHARE).then_some(source)
+        let theirs = held.sources.get(&source).map_or(0, |source| source.bytes);
+        let goes = match held.total > self.most {
+            true => held.loads.last().map(|(_, source)| *source),
+            false => (theirs > self.most / SHARE).then_some(source),
+        }?;
+        let oldest = *held.sources.get(&goes)?.by_turn.first_key_value()?.1;
+        held.set(goes, oldest, 0);
+        Some(oldest)
+    }
+}
+
+impl Held {
+    /// What a connection that is known holds; with nothing it is forgotten.
+    fn set(&mut self, source: Source, id: u64, now: usize) {
+        let (Some(known), Some(of_source)) = (self.connections.get_mut(&id), self.sources.get_mut(&source)) else {
+            return;
         };
-        let (_, connections) = sources.get(&goes?)?;
-        connections.first_key_value().map(|(_, id)| *id)
+        let Connection { turn, bytes: before } = *known;
+        known.bytes = now;
+        self.loads.remove(&(of_source.bytes, source));
+        of_source.bytes = of_source.bytes - before + now;
+        self.total = self.total - before + now;
+        if now == 0 {
+            self.connections.remove(&id);
+            of_source.by_turn.remove(&turn);
+        }
+        if of_source.by_turn.is_empty() {
+            self.sources.remove(&source);
+        } else {
+            self.loads.insert((of_source.bytes, source));
+        }
     }
 }
 
@@ -93,22 +125,22 @@ mod tests {
     fn the_source_that_holds_most_loses_what_has_been_unfinished_for_longest() {
         let unfinished = Unfinished::new(100);
         for (n, last) in [(1, 1), (2, 2), (3, 3), (4, 4)] {
-            assert_eq!(unfinished.change(source(last), n, 0, 20), None);
+            assert_eq!(unfinished.change(source(last), n, 20), None);
         }
-        assert_eq!(unfinished.change(source(1), 5, 0, 5), None);
-        assert_eq!(unfinished.change(source(5), 6, 0, 16), Some(1), "one too many in all: the first source holds most");
-        assert_eq!(unfinished.change(source(1), 1, 20, 0), None);
-        assert_eq!((unfinished.total(), unfinished.change(source(5), 6, 16, 26)), (81, Some(6)), "more than its share");
+        assert_eq!(unfinished.change(source(1), 5, 5), None);
+        assert_eq!(unfinished.change(source(5), 6, 16), Some(1), "one too many in all: the first source holds most");
+        assert_eq!(unfinished.change(source(1), 1, 0), None);
+        assert_eq!((unfinished.total(), unfinished.change(source(5), 6, 26)), (81, Some(6)), "more than its share");
         // Not the large one that has just begun, and not one that was whole in between.
-        assert_eq!(unfinished.change(source(5), 6, 26, 1), None);
-        assert_eq!(unfinished.change(source(5), 7, 0, 1), None);
-        assert_eq!(unfinished.change(source(5), 6, 1, 0), None);
-        assert_eq!(unfinished.change(source(5), 6, 0, 1), None);
-        assert_eq!(unfinished.change(source(5), 8, 0, 24), Some(7));
-        for (n, last, held) in [(2, 2, 20), (3, 3, 20), (4, 4, 20), (5, 1, 5), (6, 5, 1), (7, 5, 1), (8, 5, 24)] {
-            assert_eq!(unfinished.change(source(last), n, held, 0), None);
+        assert_eq!(unfinished.change(source(5), 6, 1), None);
+        assert_eq!(unfinished.change(source(5), 7, 1), None);
+        assert_eq!(unfinished.change(source(5), 6, 0), None);
+        assert_eq!(unfinished.change(source(5), 6, 1), None);
+        assert_eq!(unfinished.change(source(5), 8, 24), Some(7));
+        for (n, last) in [(2, 2), (3, 3), (4, 4), (5, 1), (6, 5), (7, 5), (8, 5)] {
+            assert_eq!(unfinished.change(source(last), n, 0), None);
         }
         let held = unfinished.held.borrow();
-        assert!(held.total == 0 && held.sources.is_empty() && held.loads.is_empty() && held.began.is_empty());
+        assert!(held.total == 0 && held.sources.is_empty() && held.loads.is_empty() && held.connections.is_empty());
     }
 }

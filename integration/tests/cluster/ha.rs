@@ -164,6 +164,10 @@ fn proxies_that_move_to_a_replica_whose_watch_is_stalled_lose_nothing_on_our_nod
         let seen = metric(&second, "mesh_controller_watch_seen_timestamp_seconds");
         seen.iter().all(|seen| *seen > again).then_some(())
     });
+    wait("the client's proxy to follow again", || {
+        let away = crate::seed::metrics(name, &client);
+        away.lines().any(|line| line == "mesh_control_disconnected_since_seconds 0").then_some(())
+    });
     roll();
     let report = running.report();
     println!("moved to a replica whose watch is stalled: {} requests, {} failed", report.requests, report.errors);

@@ -140,11 +140,13 @@ impl Entry {
 
     /// It holds so many bytes that are not whole yet (of a head, a hello), which is in the place of what was said before.
     pub fn hold(&self, bytes: usize) {
+        // What is told to go counts no more.
+        let bytes = if self.end.get() == End::Now { 0 } else { bytes };
         let before = self.held.replace(bytes);
         if before == bytes || self.side != Side::Inbound {
             return;
         }
-        let goes = self.table.unfinished.change(Source::from(self.source.ip()), self.id, before, bytes);
+        let goes = self.table.unfinished.change(Source::from(self.source.ip()), self.id, bytes);
         if let Some(entry) = goes.and_then(|id| self.table.entries.borrow().get(&id).and_then(Weak::upgrade)) {
             tracing::debug!("{}: ended, as its source holds too much of what is not whole", entry.source);
             entry.end(End::Now);

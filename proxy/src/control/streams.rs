@@ -43,7 +43,7 @@ const UNKNOWN_FOR: Duration = Duration::from_millis(500);
 /// `NOT_FOUND` as the first answer of a stream is believed after so long of the same: longer than the watches of a replica
 /// that has just started or is busy are behind.
 const DOUBTED_FOR: Duration = Duration::from_secs(10);
-/// How often it is asked again meanwhile.
+/// How often it is asked again meanwhile, and a replica that lags.
 const DOUBTED_EVERY: Duration = Duration::from_secs(1);
 /// Most bytes of one update; the controller keeps well below.
 const MAX_UPDATE_BYTES: usize = 4 * 1024 * 1024;
@@ -110,7 +110,7 @@ async fn follow<T: Take, F>(
         let asked = Instant::now();
         let ended = match ask(control).await {
             Ok(stream) => read(control, snapshot, what, stream.into_inner(), &mut away, &mut take, &mut told).await,
-            Err(status) => Ended { status, gave: false },
+            Err(status) => Ended { status, gave: false, lags: false },
         };
         // More bytes than one update may have.
         if ended.status.code() == Code::OutOfRange {
@@ -120,7 +120,7 @@ async fn follow<T: Take, F>(
             backoff = BACKOFF_FIRST;
         }
         let Some(alive) = snapshot.upgrade() else { return };
-        let Ended { status, gave } = ended;
+        let Ended { status, gave, lags } = ended;
         was_known |= gave;
         if status.code() == Code::NotFound {
             // That there is no such thing is an answer, too.
@@ -146,7 +146,7 @@ async fn follow<T: Take, F>(
         }
         drop(alive);
         control.metrics.stream_broken.increment(1);
-        let wait = if doubted.is_some() { backoff.min(DOUBTED_EVERY) } else { backoff };
+        let wait = if lags || doubted.is_some() { backoff.min(DOUBTED_EVERY) } else { backoff };
         tracing::debug!("{what}: {} ({:?}); asking again in about {wait:?}", status.message(), status.code());
         tokio::time::sleep(random.jitter(wait)).await;
         backoff = (backoff * 2).min(BACKOFF_LAST);
@@ -181,6 +181,8 @@ struct Ended {
     status: Status,
     /// Whether it gave a value before.
     gave: bool,
+    /// Its replica lags behind.
+    lags: bool,
 }
 
 /// Reads one stream to its end.
@@ -193,7 +195,7 @@ async fn read<'c, T: Take>(
     take: &mut T,
     told: &mut Option<String>,
 ) -> Ended {
-    let mut gave = false;
+    let (mut gave, mut lags) = (false, false);
     let status = loop {
         let update = match tokio::time::timeout(LIVENESS, stream.message()).await {
             Err(_) if snapshot.strong_count() == 0 => break Status::cancelled("no longer needed"),
@@ -216,6 +218,7 @@ async fn read<'c, T: Take>(
             Err(Refused { why, lags: true, .. }) => {
                 tracing::info!("{what}: {why}; the last good one stays");
                 control.leave_replica();
+                lags = true;
                 break Status::unavailable(why);
             }
             Err(Refused { why, leaves_a_gap, .. }) => {
@@ -226,7 +229,7 @@ async fn read<'c, T: Take>(
             }
         }
     };
-    Ended { status, gave }
+    Ended { status, gave, lags }
 }
 
 #[cfg(test)]
