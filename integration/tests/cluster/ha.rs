@@ -141,7 +141,7 @@ fn proxies_that_move_to_a_replica_whose_watch_is_stalled_lose_nothing_on_our_nod
         let names = kubectl(&["get", "pods", "-n", SYSTEM, "-l", DESTINATION, "-o", "name"]);
         names.lines().map(|name| name.trim_start_matches("pod/").to_owned()).find(|name| *name != first)
     });
-    let running = start_load(name, &client, &["http1", "--target", &target, "--rate", "200", "--seconds", "60"]);
+    let running = start_load(name, &client, &["http1", "--target", &target, "--rate", "200", "--seconds", "40"]);
     // All proxies are with the first; the second learns nothing of the new pods.
     let stalled = Stalled::pod(&text(&get(SYSTEM, &["pod", &second]), "/status/podIP"));
     let roll = || {
@@ -168,10 +168,15 @@ fn proxies_that_move_to_a_replica_whose_watch_is_stalled_lose_nothing_on_our_nod
         let away = crate::seed::metrics(name, &client);
         away.lines().any(|line| line == "mesh_control_disconnected_since_seconds 0").then_some(())
     });
-    roll();
     let report = running.report();
     println!("moved to a replica whose watch is stalled: {} requests, {} failed", report.requests, report.errors);
     assert_eq!(report.errors, 0, "{:?}", report.errors_by);
+    // What changes from now on is followed.
+    roll();
+    wait("answers of the new pod", || {
+        let args = ["http1", "--target", &target, "--count", "20", "--connections", "1"];
+        (load(name, &client, &args).errors == 0).then_some(())
+    });
     drop(replicas);
 }
 
