@@ -73,6 +73,8 @@ struct World {
     version: u32,
     memory: Memory,
     before: Standing,
+    /// Stages in which the victim waited too long.
+    late: Vec<String>,
 }
 
 /// What must stay as it is of destination: its pods with their restarts, and its Lease.
@@ -110,7 +112,8 @@ impl World {
         let destination = pod(SYSTEM, "app.kubernetes.io/component=destination");
         let watched = [(SYSTEM, destination.clone()), (&shop.0, client.clone()), (&shop.0, pod(&shop.0, "app=web"))];
         let memory = Memory::watch(watched.map(|(namespace, pod)| (uid(namespace, &pod), pod)));
-        let mut world = Self { shop, tenant, api, client, web, version: 0, memory, before: Standing::now() };
+        let mut world =
+            Self { shop, tenant, api, client, web, version: 0, memory, before: Standing::now(), late: Vec::new() };
         world.in_traffic();
         world.memory.is_usual();
         world
@@ -216,14 +219,15 @@ impl World {
              served after {served:.1?}; {}",
             self.memory
         );
-        if is_long() {
-            assert!(traffic < IN_TRAFFIC && status < IN_STATUS && served < SERVED, "{stage}");
+        if traffic > IN_TRAFFIC || status > IN_STATUS || served > SERVED {
+            self.late.push(stage.to_owned());
         }
     }
 
     fn assert_unharmed(&self) {
         assert_eq!(Standing::now(), self.before, "destination was restarted, or lost its Lease");
         self.memory.assert_bounded();
+        assert!(!is_long() || self.late.is_empty(), "the victim waited too long in: {:?}", self.late);
     }
 }
 
