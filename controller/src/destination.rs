@@ -17,9 +17,8 @@ use crate::{
     caller,
     compiler::Compiler,
     follow::{Changes, Step, Turn, follow},
-    index::Published,
+    index::{Published, look},
     metrics::Metrics,
-    revisions::Revisions,
     stalled::Endings,
     streams::About,
     topics::{Topic, Topics},
@@ -119,14 +118,6 @@ impl destination_server::Destination for DestinationService {
     }
 }
 
-/// The state now, and what is in it for certain. That is read first: it moves on while endpoints are found out, also for what
-/// is in a later state alone.
-fn look(index: &watch::Receiver<Arc<Published>>) -> (Arc<Published>, Revisions) {
-    let world = index.borrow();
-    let seen = world.seen.get();
-    (world.clone(), seen)
-}
-
 /// What leads from what was sent to what is now; `None` when nothing does. The first is a reset, also when empty.
 fn delta(sent: Option<&[Endpoint]>, now: &[Endpoint], version: u64) -> Option<EndpointsDelta> {
     let Some(sent) = sent else {
@@ -186,21 +177,6 @@ mod tests {
         let none = delta(None, &[], 1).unwrap();
         assert!(none.reset && none.add.is_empty());
         assert_eq!(delta(Some(&old), &[], 4).unwrap().remove.len(), 3);
-    }
-
-    #[test]
-    fn what_is_said_to_be_seen_is_in_the_state_that_is_sent() {
-        let mut reached = Revisions::default();
-        reached.reach("Pod", 7);
-        let published = Published::default();
-        published.seen.set(&reached);
-        let (_publish, index) = watch::channel(Arc::new(published));
-        let (world, seen) = look(&index);
-        // A later state is in force before the endpoints of this one are found out.
-        let mut later = Revisions::default();
-        later.reach("Pod", 9);
-        world.seen.set(&later);
-        assert_eq!(seen, reached);
     }
 
     #[test]

@@ -44,6 +44,14 @@ impl Default for Published {
     }
 }
 
+/// The state now, and what is in it for certain. That is read first: it moves on while answers are found out, also for what is
+/// in a later state alone.
+pub(crate) fn look(index: &watch::Receiver<Arc<Published>>) -> (Arc<Published>, Revisions) {
+    let world = index.borrow();
+    let seen = world.seen.get();
+    (world.clone(), seen)
+}
+
 /// What tells objects apart: kind, namespace and name, and the API group.
 type Name = (ObjectId, String);
 

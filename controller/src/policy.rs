@@ -17,7 +17,7 @@ use crate::{
     caller,
     compiler::Compiler,
     follow::{Changes, Step, Turn, follow},
-    index::Published,
+    index::{Published, look},
     metrics::Metrics,
     revisions::Revisions,
     stalled::Endings,
@@ -188,9 +188,7 @@ where
 {
     let mut last: Option<Arc<M>> = None;
     move || {
-        // First, so that it is of no later state than the answer.
-        let seen = index.borrow().seen.get();
-        let world = index.borrow().clone();
+        let (world, seen) = look(&index);
         if !is_followed(&world) {
             return Step::End(Status::unavailable("what the target stands for has changed; ask again"));
         }

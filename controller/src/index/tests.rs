@@ -191,3 +191,18 @@ fn what_a_folder_has_is_read_again_once_there_is_room() {
     index.publish();
     assert_eq!((left_out(&rx), index.take_to_read_again().len()), (0, 0));
 }
+
+#[test]
+fn what_is_said_to_be_seen_is_in_the_state_that_is_sent() {
+    let mut reached = Revisions::default();
+    reached.reach("Pod", 7);
+    let published = Published::default();
+    published.seen.set(&reached);
+    let (_publish, index) = watch::channel(Arc::new(published));
+    let (world, seen) = look(&index);
+    // A later state is in force before the endpoints of this one are found out.
+    let mut later = Revisions::default();
+    later.reach("Pod", 9);
+    world.seen.set(&later);
+    assert_eq!(seen, reached);
+}
