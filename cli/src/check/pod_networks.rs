@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::{Check, Context, Outcome, When, count, names, page};
 use crate::{
-    chart::installed::Installed,
     kube::{ClusterError, value},
+    manifests::cluster::cluster_networks,
 };
 
 pub(super) static CHECKS: &[Check] = &[Check {
@@ -32,13 +32,13 @@ async fn pod_networks(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     if without.is_empty() {
         return Ok(Outcome::pass(format!("{} with the podCIDR of its pods", count(nodes.len(), "node"))));
     }
-    let values = Installed::look(&context.cluster).await?.stored_values().ok().flatten().unwrap_or_default();
-    let networks = value::items(&values, "/clusterNetworks").iter().filter_map(Value::as_str).collect::<Vec<_>>();
+    let networks = cluster_networks(&context.cluster).await?;
     if networks.is_empty() {
         return Ok(Outcome::warn(format!(
             "{} has no podCIDR, and the value clusterNetworks is empty: name the networks of pods and Services there",
             names(&without)
         )));
     }
+    let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
     Ok(Outcome::pass(format!("clusterNetworks: {}", names(&networks))))
 }

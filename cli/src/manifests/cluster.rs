@@ -4,7 +4,7 @@
 //! API, are read where they are.
 
 use mesh_injector::config::Config;
-use mesh_resources::{Object, Options, is_used};
+use mesh_resources::{IpNet, Object, Options, is_used};
 use serde_json::Value;
 
 use crate::{
@@ -137,26 +137,36 @@ async fn list(
 
 /// The domains and networks of the installation; the defaults where there is none, or where it may not be read.
 pub(crate) async fn options(cluster: &Cluster) -> Result<Options, ClusterError> {
-    let text = installed(cluster, "mesh-injector", "/data/config.yaml").await?;
+    let text = if_allowed(installed(cluster, "mesh-injector", "/data/config.yaml").await)?.flatten();
     let config = text.and_then(|text| Config::from_yaml(&text).ok()).unwrap_or_default();
-    let values = installed(cluster, "mesh-values", "/data/values.yaml").await?;
-    let values = values.and_then(|text| values::read_yaml("ConfigMap mesh-values", &text).ok()).unwrap_or_default();
-    let networks = value::items(&values, "/clusterNetworks").iter().filter_map(Value::as_str);
     Ok(Options {
         meshed_by_label: false,
         trust_domain: config.trust_domain,
         cluster_domain: config.cluster_domain,
-        cluster_networks: networks.filter_map(|network| network.parse().ok()).collect(),
+        cluster_networks: if_allowed(cluster_networks(cluster).await)?.unwrap_or_default(),
     })
+}
+
+/// The installation's value `clusterNetworks`; none where there is no installation.
+pub(crate) async fn cluster_networks(cluster: &Cluster) -> Result<Vec<IpNet>, ClusterError> {
+    let text = installed(cluster, "mesh-values", "/data/values.yaml").await?;
+    let values = text.and_then(|text| values::read_yaml("ConfigMap mesh-values", &text).ok()).unwrap_or_default();
+    let networks = value::items(&values, "/clusterNetworks").iter().filter_map(Value::as_str);
+    Ok(networks.filter_map(|network| network.parse().ok()).collect())
 }
 
 /// A text of a ConfigMap of the installation.
 async fn installed(cluster: &Cluster, name: &str, key: &str) -> Result<Option<String>, ClusterError> {
-    let found = match cluster.find(&core_object(CONTROL_NAMESPACE, "configmaps", name)).await {
-        Err(error) if error.is_forbidden() => None,
-        found => found?,
-    };
+    let found = cluster.find(&core_object(CONTROL_NAMESPACE, "configmaps", name)).await?;
     Ok(found.as_ref().and_then(|found| found.pointer(key)).and_then(Value::as_str).map(str::to_owned))
+}
+
+/// What was read; nothing where it may not be.
+fn if_allowed<T>(read: Result<T, ClusterError>) -> Result<Option<T>, ClusterError> {
+    match read {
+        Err(error) if error.is_forbidden() => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 #[cfg(test)]
