@@ -35,7 +35,7 @@ pub(super) struct Allowed {
 #[derive(Debug)]
 pub(super) struct Ledger {
     allowed: Allowed,
-    own: Box<str>,
+    own: Arc<str>,
     accounts: Mutex<Accounts>,
 }
 
@@ -88,6 +88,11 @@ impl Ledger {
     /// For a pod of a namespace.
     pub(super) fn new(allowed: Allowed, own: &str) -> Self {
         Self { allowed, own: own.into(), accounts: Mutex::default() }
+    }
+
+    /// The namespace of the pod.
+    pub(super) fn own(&self) -> &Arc<str> {
+        &self.own
     }
 
     /// Nothing yet.

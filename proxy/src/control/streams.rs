@@ -67,8 +67,7 @@ pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Sna
         let request = InboundRequest { port: port.into(), workload: control.workload.clone(), listed_port };
         async move { client.inbound(request).await }
     };
-    let own = control.workload.split_once('/').map_or("", |(namespace, _)| namespace).into();
-    let take = Ports { own, held: control.ledger.hold() };
+    let take = Ports { own: control.ledger.own().clone(), held: control.ledger.hold() };
     follow(&control, &snapshot, &format!("inbound policy of port {port}"), Kind::Port, ask, take).await;
 }
 

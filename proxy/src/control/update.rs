@@ -5,7 +5,7 @@
 use std::sync::{Arc, Weak};
 
 use mesh_policy::{InboundPolicy, OutboundPolicy};
-use mesh_proto::{ConvertError, RouteDelta, v1};
+use mesh_proto::{RouteDelta, v1};
 
 use super::{
     EndpointSet, Snapshot,
@@ -26,13 +26,8 @@ pub(super) struct Refused {
 
 impl Refused {
     /// One that says everything, as the next will.
-    fn whole(error: ConvertError) -> Self {
-        Self { why: error.to_string(), leaves_a_gap: false, lags: false }
-    }
-
-    /// One for which there is no room: the next may be smaller.
-    fn too_much(why: String) -> Self {
-        Self { why, leaves_a_gap: false, lags: false }
+    fn whole(why: impl ToString) -> Self {
+        Self { why: why.to_string(), leaves_a_gap: false, lags: false }
     }
 
     /// One that says what changed.
@@ -81,7 +76,7 @@ impl Take for Targets<'_> {
         let changed = update.changed;
         let before = self.snapshot.upgrade().and_then(|held| held.get()).filter(|_| self.follows);
         let applied = apply_outbound(before.as_deref(), update).and_then(|policy| {
-            self.held.replace(&namespace_of(&policy), &policy).map(|()| policy).map_err(Refused::too_much)
+            self.held.replace(&namespace_of(&policy), &policy).map(|()| policy).map_err(Refused::whole)
         });
         self.follows = applied.is_ok();
         if self.follows {
@@ -108,7 +103,7 @@ impl Take for Ports<'_> {
 
     fn take(&mut self, update: v1::InboundPolicy) -> Result<InboundPolicy, Refused> {
         let policy = InboundPolicy::try_from(update).map_err(Refused::whole)?;
-        self.held.replace(&self.own, &policy).map(|()| policy).map_err(Refused::too_much)
+        self.held.replace(&self.own, &policy).map(|()| policy).map_err(Refused::whole)
     }
 
     fn gone(&mut self) {
