@@ -19,7 +19,6 @@ use crate::{
     closed::stand_in,
     endpoint_slice::SliceEndpoint,
     filter::{FilterObject, NO_COPY, PolicyRef},
-    object::ObjectId,
     problem::{Place, Problem, Reason, Report},
     protocol::agreed,
     reference_grant::ReferenceGrant,
@@ -223,8 +222,7 @@ impl Snapshot {
         if counts || self.reference_grants.get(key).is_none() {
             return Vec::new();
         }
-        let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
-        let mut report = Report::about(ObjectId { kind: "ReferenceGrant".to_owned(), namespace, name });
+        let mut report = Report::about(key.id("ReferenceGrant"));
         let what = format!("{MAX_GRANTS} ReferenceGrants of this namespace are before it by name, which is the most");
         report.error("metadata.name", Reason::TooLarge, what, "write one grant with several `from` and `to`");
         report.effect(0, "it grants nothing");

@@ -13,7 +13,6 @@ use mesh_policy::{Endpoint, ServiceRef, bounds::MAX_ENDPOINTS};
 
 use crate::{
     endpoint_slice::SliceEndpoint,
-    object::ObjectId,
     owner::Owner,
     problem::{Problem, Reason, Report},
     service::{Distribution, Service, ServicePort},
@@ -92,8 +91,7 @@ impl Snapshot {
         if count <= MAX_ENDPOINTS || self.services.get(key).is_none() {
             return Vec::new();
         }
-        let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
-        let mut report = Report::about(ObjectId { kind: "Service".to_owned(), namespace, name });
+        let mut report = Report::about(key.id("Service"));
         let what = format!("its slices list {count} endpoints; of one port a caller gets {MAX_ENDPOINTS}, by address");
         report.error("spec.selector", Reason::TooLarge, what, "divide its pods among several Services");
         report.effect(0, "the others get no requests");

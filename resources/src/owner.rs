@@ -16,7 +16,6 @@ use mesh_policy::{Endpoint, Target};
 
 use crate::{
     endpoint_slice::SliceEndpoint,
-    object::ObjectId,
     pod::Pod,
     problem::{Problem, Reason, Report},
     snapshot::{Key, Snapshot},
@@ -181,8 +180,7 @@ impl Snapshot {
     /// What is wrong with the endpoints of a slice: those that are not given out because of who has their address.
     pub(crate) fn doubts_of_slice(&self, key: &Key) -> Vec<Problem> {
         let Some(slice) = self.endpoint_slices.get(key) else { return Vec::new() };
-        let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
-        let mut report = Report::about(ObjectId { kind: "EndpointSlice".to_owned(), namespace, name });
+        let mut report = Report::about(key.id("EndpointSlice"));
         let port = slice.ports.first().map_or(0, |(_, port)| *port);
         for endpoint in &slice.endpoints {
             let Err(doubt) = self.owner(&key.namespace, endpoint, port) else { continue };

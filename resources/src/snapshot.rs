@@ -48,6 +48,11 @@ impl Key {
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
+
+    /// What names the object of a kind that has this key.
+    pub(crate) fn id(&self, kind: &str) -> ObjectId {
+        ObjectId { kind: kind.to_owned(), namespace: self.namespace.to_string(), name: self.name.to_string() }
+    }
 }
 
 /// How objects are read.

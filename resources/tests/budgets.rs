@@ -171,14 +171,16 @@ fn a_policy_is_bounded_in_bytes_also_by_hostnames_times_matches() {
     assert_eq!(condition(&snapshot, "r039", "Accepted").unwrap().reason, "TooLarge");
 }
 
+/// A route of half a MiB.
+fn large(n: usize) -> Value {
+    let value = |m: usize| json!({"name": format!("x-{m}"), "value": "v".repeat(4_000)});
+    let set = |from: usize| json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": (from..from + 16).map(value).collect::<Vec<_>>()}});
+    let rule = |r: usize| json!({"filters": [set(r * 16)], "backendRefs": [{"name": "free", "port": 80}]});
+    route(&format!("r{n:03}"), n, "free", json!((0..8).map(rule).collect::<Vec<_>>()))
+}
+
 #[test]
 fn the_objects_of_a_namespace_are_bounded_and_those_of_others_are_not_concerned() {
-    let large = |n: usize| {
-        let value = |m: usize| json!({"name": format!("x-{m}"), "value": "v".repeat(4_000)});
-        let set = |from: usize| json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": (from..from + 16).map(value).collect::<Vec<_>>()}});
-        let rule = |r: usize| json!({"filters": [set(r * 16)], "backendRefs": [{"name": "free", "port": 80}]});
-        route(&format!("r{n:03}"), n, "free", json!((0..8).map(rule).collect::<Vec<_>>()))
-    };
     let mut all = snapshot([service("free")]);
     (0..100).for_each(|n| drop(all.apply(&object(large(n)))));
     let held = all.http_routes.values().filter(|route| route.rejected.is_none()).count();
@@ -258,19 +260,13 @@ fn what_is_left_out_has_a_bound_and_closes_what_it_guards() {
 
 #[test]
 fn a_route_that_is_left_out_stays_where_it_is_written() {
-    let filler = |n: usize| {
-        let value = |m: usize| json!({"name": format!("x-{m}"), "value": "v".repeat(4_000)});
-        let set = |from: usize| json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": (from..from + 16).map(value).collect::<Vec<_>>()}});
-        let rule = |r: usize| json!({"filters": [set(r * 16)], "backendRefs": [{"name": "free", "port": 80}]});
-        route(&format!("r{n:03}"), n, "free", json!((0..8).map(rule).collect::<Vec<_>>()))
-    };
     let two = |name: &str| {
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "tenant"},
         "spec": {"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 5432}]}})
     };
     let mut all = snapshot([service("free"), two("web")]);
-    (0..100).for_each(|n| drop(all.apply(&object(filler(n)))));
-    let mut narrow = filler(200);
+    (0..100).for_each(|n| drop(all.apply(&object(large(n)))));
+    let mut narrow = large(200);
     // The first reference is one that attaches to nothing.
     narrow["spec"]["parentRefs"] = json!([
         {"group": "", "kind": "Service", "name": "web", "port": 5432, "unknown": true},
@@ -290,7 +286,7 @@ fn a_route_that_is_left_out_stays_where_it_is_written() {
     assert!((20..=30).contains(&again.len()), "as many as there is room for: {again:?}");
     for id in &again {
         let n: usize = id.name[1..].parse().unwrap();
-        assert!(all.apply(&object(filler(n))).is_empty(), "{id}");
+        assert!(all.apply(&object(large(n))).is_empty(), "{id}");
     }
     assert_eq!(all.take_readable(), []);
     (30..100).for_each(|n| drop(all.delete("HTTPRoute", "tenant", &format!("r{n:03}"))));

@@ -30,18 +30,23 @@ async fn a_message_arrives_whole_and_is_charged_until_it_was_taken() {
     assert_eq!(account.unread.get(), 0);
 }
 
-#[tokio::test]
-async fn who_leaves_too_much_unread_gets_nothing_more_until_it_reads() {
-    let account = Arc::new(Account::default());
-    let mut unread: Vec<_> = (0..9).map(|_| Pieces::new(message(1024 * 1024), account.clone())).collect();
-    let begun = unread.iter_mut().filter_map(|body| body.frame().now_or_never()).count();
-    assert_eq!(begun, MAX_UNREAD / 1024 / 1024);
+/// The last of what is unread gets nothing until another goes.
+async fn the_last_waits_for_another(unread: &mut Vec<Pieces>) {
     let mut last = unread.pop().unwrap();
     let waits = tokio::spawn(async move { last.frame().await.is_some() });
     tokio::task::yield_now().await;
     assert!(!waits.is_finished());
     unread.pop();
     assert!(waits.await.unwrap());
+}
+
+#[tokio::test]
+async fn who_leaves_too_much_unread_gets_nothing_more_until_it_reads() {
+    let account = Arc::new(Account::default());
+    let mut unread: Vec<_> = (0..9).map(|_| Pieces::new(message(1024 * 1024), account.clone())).collect();
+    let begun = unread.iter_mut().filter_map(|body| body.frame().now_or_never()).count();
+    assert_eq!(begun, MAX_UNREAD / 1024 / 1024);
+    the_last_waits_for_another(&mut unread).await;
     unread.clear();
     assert_eq!(account.unread.get(), 0);
 }
@@ -111,10 +116,5 @@ async fn what_the_callers_of_a_namespace_leave_unread_holds_up_no_other_namespac
     assert_eq!(begun, MAX_UNREAD_OF_NAMESPACE / MAX_UNREAD);
     let mut other = Pieces::new(message(1), accounts.of(&meshed("shop", 100)));
     assert!(other.frame().now_or_never().is_some());
-    let mut last = unread.pop().unwrap();
-    let waits = tokio::spawn(async move { last.frame().await.is_some() });
-    tokio::task::yield_now().await;
-    assert!(!waits.is_finished());
-    unread.pop();
-    assert!(waits.await.unwrap());
+    the_last_waits_for_another(&mut unread).await;
 }

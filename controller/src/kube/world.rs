@@ -302,8 +302,8 @@ impl World {
 
     /// Whether something waits of which it depends who has an address. Without it proxies would be told that nobody has.
     fn waits_for_what_is_needed(&self) -> bool {
-        let needed = KINDS.iter().filter(|kind| kind.is_needed || kind.kind == "Node");
-        needed.into_iter().any(|kind| !self.waiting.is_done_with(kind.kind))
+        let mut needed = KINDS.iter().filter(|kind| kind.is_needed || kind.kind == "Node");
+        needed.any(|kind| !self.waiting.is_done_with(kind.kind))
     }
 
     /// Proxies may be served: everything is in force, or all but some routes, for which it was waited long enough.
