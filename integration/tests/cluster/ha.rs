@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::{
     apps::{App, service, web_and_client},
     kube::{
-        Namespace, SYSTEM, apply, cluster_ip, get, in_node, kubectl, load, meshctl, pod, rolled_out, start_load, text,
-        try_apply, wait,
+        Namespace, SYSTEM, apply, cluster_ip, get, in_node, kubectl, load, meshctl, page, pod, rolled_out, start_load,
+        text, try_apply, wait,
     },
 };
 
@@ -182,7 +182,7 @@ fn proxies_that_move_to_a_replica_whose_watch_is_stalled_lose_nothing_on_our_nod
 
 /// The values of a metric of a replica of destination.
 fn metric(pod: &str, name: &str) -> Vec<f64> {
-    let metrics = kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{SYSTEM}/pods/{pod}:4652/proxy/metrics")]);
+    let metrics = page(SYSTEM, pod, 4652, "/metrics");
     let lines = metrics.lines().filter(|line| line.starts_with(name));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
 }

@@ -95,6 +95,11 @@ pub fn get(namespace: &str, what: &[&str]) -> Value {
     serde_json::from_str(&text).expect("kubectl prints JSON")
 }
 
+/// A page of a pod, through the API server.
+pub fn page(namespace: &str, pod: &str, port: u16, path: &str) -> String {
+    kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}")])
+}
+
 /// The cluster address of a Service.
 pub fn cluster_ip(namespace: &str, service: &str) -> String {
     text(&get(namespace, &["service", service]), "/spec/clusterIP")

@@ -15,7 +15,8 @@ use crate::{
     api::Api,
     apps::{App, image},
     kube::{
-        Namespace, SYSTEM, apply, cluster_ip, get, in_node, is_long, kubectl, load, pause, pod, rolled_out, text, wait,
+        Namespace, SYSTEM, apply, cluster_ip, get, in_node, is_long, kubectl, load, page, pause, pod, rolled_out, text,
+        wait,
     },
 };
 
@@ -198,8 +199,7 @@ fn answers(injector: &str) -> Vec<(String, f64)> {
         let (le, count) = rest.split_once("\"} ")?;
         Some((le.to_owned(), count.trim().parse().ok()?))
     };
-    let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{injector}:4652/proxy/metrics");
-    kubectl(&["get", "--raw", &path]).lines().filter_map(bucket).collect()
+    page(SYSTEM, injector, 4652, "/metrics").lines().filter_map(bucket).collect()
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::{process::Output, time::Instant};
 
 use serde_json::{Value, json};
 
-use crate::kube::{Namespace, SYSTEM, apply, get, kubectl, meshctl, text, try_apply, try_kubectl, try_meshctl, wait};
+use crate::kube::{
+    Namespace, SYSTEM, apply, get, kubectl, meshctl, page, pod, text, try_apply, try_kubectl, try_meshctl, wait,
+};
 
 const AS_IDENTITY: &str = "--as=system:serviceaccount:mesh-system:mesh-identity";
 const AS_DESTINATION: &str = "--as=system:serviceaccount:mesh-system:mesh-destination";
@@ -212,12 +214,9 @@ fn a_session_affinity_that_is_not_kept_is_told() {
         namespace.0
     );
     apply(&service);
-    let page = format!(
-        "/api/v1/namespaces/{SYSTEM}/pods/{}:4652/proxy/problems",
-        crate::kube::pod(SYSTEM, "app.kubernetes.io/component=destination")
-    );
+    let destination = pod(SYSTEM, "app.kubernetes.io/component=destination");
     let said = wait("the problem", || {
-        let problems: Vec<Value> = serde_json::from_str(&kubectl(&["get", "--raw", &page])).expect("JSON");
+        let problems: Vec<Value> = serde_json::from_str(&page(SYSTEM, &destination, 4652, "/problems")).expect("JSON");
         problems.into_iter().find(|problem| problem["object"] == format!("Service {}/sticky", namespace.0))
     });
     assert_eq!(said["field"], "spec.sessionAffinity", "{said}");

@@ -10,7 +10,7 @@ use mesh_integration::load::Report;
 
 use crate::{
     apps::{App, service},
-    kube::{Namespace, apply, cluster_ip, exec, get, in_node, kubectl, load, pod, rolled_out, text, wait},
+    kube::{Namespace, apply, cluster_ip, exec, get, in_node, load, page, pod, rolled_out, text, wait},
 };
 
 /// What is asked for.
@@ -102,8 +102,7 @@ spec:
 
 /// What a proxy says of itself.
 pub fn metrics(namespace: &str, pod: &str) -> String {
-    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:4692/proxy/metrics");
-    kubectl(&["get", "--raw", &path])
+    page(namespace, pod, 4692, "/metrics")
 }
 
 fn value(line: &str) -> f64 {

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::kube::{Namespace, SYSTEM, apply, get, kubectl, rolled_out, text, try_apply, wait};
+use crate::kube::{Namespace, SYSTEM, apply, get, kubectl, page, rolled_out, text, try_apply, wait};
 
 /// The table that `mesh-resources` is tested with as well.
 const TABLE: &str = include_str!("../../../resources/tests/data/status.yaml");
@@ -185,7 +185,7 @@ fn pods() -> Vec<String> {
 
 /// How many statuses a pod wrote.
 fn writes(pod: &str) -> f64 {
-    let metrics = kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{SYSTEM}/pods/{pod}:4652/proxy/metrics")]);
+    let metrics = page(SYSTEM, pod, 4652, "/metrics");
     let line = metrics.lines().find(|line| line.starts_with("mesh_controller_status_writes_total{result=\"written\"}"));
     line.and_then(|line| line.rsplit(' ').next()).and_then(|count| count.parse().ok()).expect("it is counted")
 }
