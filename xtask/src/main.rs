@@ -6,6 +6,7 @@ mod cache;
 mod chart;
 mod cluster;
 mod conformance;
+mod hung;
 mod images;
 mod limits;
 mod step;

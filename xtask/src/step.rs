@@ -10,11 +10,15 @@ use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
+    thread,
     time::Instant,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::hung::Silence;
 
 /// The folder of the workspace.
 pub fn root() -> PathBuf {
@@ -103,18 +107,25 @@ pub fn run(mut command: Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command whose standard output is shown and also given to `line`, line by line. Whether it succeeded.
-pub fn run_lines(mut command: Command, mut line: impl FnMut(&str)) -> Result<bool> {
+/// Runs a command whose standard output is shown and also given to `line`, line by line. Whether it succeeded. One that
+/// says nothing for too long is ended, which is an error.
+pub fn run_lines(mut command: Command, silence: Silence, mut line: impl FnMut(&str)) -> Result<bool> {
     let name = shown(&command);
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{name}`"))?;
     let output = child.stdout.take().context("no output")?;
-    for text in BufReader::new(output).split(b'\n') {
-        let text = text?;
+    let (said, heard) = mpsc::sync_channel(1);
+    // Ends with the output, or, if that is never closed, with this process.
+    thread::spawn(move || BufReader::new(output).split(b'\n').try_for_each(|text| said.send(text).map_err(drop)));
+    loop {
+        let text = match heard.recv_timeout(silence.limit) {
+            Ok(text) => text?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(child.wait()?.success()),
+            Err(RecvTimeoutError::Timeout) => bail!("`{name}` hangs: {}", silence.end(&mut child)),
+        };
         let text = String::from_utf8_lossy(&text);
         writeln!(std::io::stdout(), "{text}")?;
         line(&text);
     }
-    Ok(child.wait()?.success())
 }
 
 /// The command as one would type it.

@@ -12,6 +12,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{
     chart,
+    hung::Silence,
     step::{cargo, root, run, run_lines, shown, step, times},
     tidy, tools,
 };
@@ -55,6 +57,11 @@ const CLUSTER: &str = "mesh-integration/cluster";
 
 /// Tests that run side by side where nothing else is said.
 const THREADS: &str = "4";
+
+/// Tests that end no test for so long hang. The longest takes two minutes where it is alone.
+const HANGS: Duration = Duration::from_secs(15 * 60);
+/// The same with `--long`: outages of minutes, five times.
+const HANGS_LONG: Duration = Duration::from_secs(60 * 60);
 
 /// Tests counted from the `test result:` lines of cargo.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,9 +164,10 @@ fn tests(which: &[&str], environment: &[(&str, PathBuf)], long: bool, count: &mu
     if long {
         command.env("MESH_TEST_LONG", "1");
     }
+    let limit = if long { HANGS_LONG } else { HANGS };
     let name = shown(&command);
     let before = *count;
-    let success = run_lines(command, |line| count.add(line))?;
+    let success = run_lines(command, Silence::new(limit), |line| count.add(line))?;
     let failed = count.failed - before.failed;
     ensure!(success || failed == 0, "{failed} tests failed in `{name}`");
     ensure!(success, "`{name}` failed before its tests ran; its messages are above");

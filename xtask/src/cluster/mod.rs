@@ -12,7 +12,7 @@ mod files;
 mod layout;
 mod leftovers;
 mod node;
-mod processes;
+pub mod processes;
 mod status;
 mod tools;
 mod up;

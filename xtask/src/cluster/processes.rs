@@ -111,7 +111,7 @@ fn process(pid: u32) -> Option<Process> {
     Some(Process { pid, name, rss_kib: rss.and_then(|kib| kib.trim().parse().ok()).unwrap_or(0) })
 }
 
-fn pids() -> Vec<u32> {
+pub fn pids() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
