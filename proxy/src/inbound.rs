@@ -18,6 +18,7 @@ use crate::{
     http::{Incoming, inbound::Caller, server},
     io::{self, Io, Rewind, reset},
     metrics::Direction,
+    record::Record,
     tcp, tls, tls_stream,
     undecided::Undecided,
     worker::{InboundPort, Worker},
@@ -171,7 +172,8 @@ async fn undecided<T: Io>(
             _ => opaque(&caller, io).await.map(|()| None),
         };
     }
-    let mut app = connect_app(&caller).await?;
+    let record = caller.record_of_bytes();
+    let mut app = connect_app(&caller, &record).await?;
     let mut undecided = Undecided::new(read, expect, words, complete);
     let spoken = match undecided.decided(&caller.entry, &mut io, &mut app).await {
         Ok(spoken) => spoken,
@@ -184,42 +186,48 @@ async fn undecided<T: Io>(
     };
     let is_late = spoken == Spoken::Mesh && caller.identity().is_none();
     if is_late || matches!(spoken, Spoken::Http1 | Spoken::Http2) {
+        record.forget();
         undecided.let_go(&worker, &caller.port.pool, app);
         let io = undecided.client_anew(io);
         return if is_late { Ok(Some(io)) } else { http(caller, io, spoken).await.map(|()| None) };
     }
     if spoken == Spoken::Closed {
+        record.ended();
         return Ok(None);
     }
     worker.inbound.bytes_sent.increment(undecided.passed());
     let (io, app) = undecided.both(io, app);
-    copy(&caller, io, app).await.map(|()| None)
+    copy(&caller, io, app, &record).await.map(|()| None)
 }
 
 /// Bytes for the application, if the policy lets bytes through.
 async fn opaque<T: Io>(caller: &Caller, io: T) -> Result<(), Error> {
-    admit_bytes(caller).await?;
-    let app = connect_app(caller).await?;
-    copy(caller, io, app).await
+    let record = caller.record_of_bytes();
+    admit_bytes(caller, &record).await?;
+    let app = connect_app(caller, &record).await?;
+    copy(caller, io, app, &record).await
 }
 
-async fn connect_app(caller: &Caller) -> Result<TcpStream, Error> {
+async fn connect_app(caller: &Caller, record: &Record) -> Result<TcpStream, Error> {
     let connected = connect::tcp(&caller.worker, caller.port.address).await;
-    connected.inspect_err(|error| caller.worker.inbound.error(error.reason))
+    connected.inspect_err(|error| record.failed(error.reason))
 }
 
-async fn admit_bytes(caller: &Caller) -> Result<(), Error> {
+async fn admit_bytes(caller: &Caller, record: &Record) -> Result<(), Error> {
     caller.admit(true).await.inspect_err(|error| {
-        caller.worker.inbound.error(error.reason);
+        record.failed(error.reason);
         tracing::debug!("refused a connection to port {}: {error}", caller.port.address.port());
     })
 }
 
-async fn copy<T: Io, U: Io>(caller: &Caller, mut io: T, mut app: U) -> Result<(), Error> {
+async fn copy<T: Io, U: Io>(caller: &Caller, mut io: T, mut app: U, record: &Record) -> Result<(), Error> {
     let metrics = &caller.worker.inbound;
     metrics.opaque.increment(1);
     caller.entry.reached(Stage::Bytes);
     let entries = (&*caller.entry, None);
     let copied = tcp::copy(&mut io, &mut app, entries, &metrics.bytes_sent, &metrics.bytes_received).await;
+    if copied.is_ok() {
+        record.ended();
+    }
     io::end(copied, io, app).map_err(Error::connection)
 }

@@ -38,6 +38,7 @@ pub mod metrics;
 mod opaque;
 pub mod outbound;
 pub mod random;
+mod record;
 mod remembered;
 pub mod sni;
 pub mod tcp;

@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Reason},
     http::in_flight::InFlight,
     io::{self, Io, reset},
+    record::Record,
     tcp,
     undecided::Undecided,
     worker::{OutboundTarget, Worker},
@@ -53,8 +54,9 @@ pub(crate) async fn serve<T: Io>(
     sni: Option<&str>,
     io: T,
 ) -> Result<(), Error> {
-    match open(worker, target, policy, sni).await {
-        Ok(opened) => copy(worker, entry, io, opened.upstream, opened.in_flight).await,
+    let record = Record::bytes(&worker.outbound);
+    match open(worker, target, policy, sni, &record).await {
+        Ok(opened) => copy(worker, entry, io, opened.upstream, opened.in_flight, record).await,
         Err(error) => {
             reset(io);
             Err(error)
@@ -69,6 +71,7 @@ pub(crate) async fn copy<T: Io, U: Io>(
     mut io: T,
     mut upstream: Upstream<U>,
     in_flight: InFlight,
+    record: Record,
 ) -> Result<(), Error> {
     let metrics = &worker.outbound;
     metrics.opaque.increment(1);
@@ -79,6 +82,9 @@ pub(crate) async fn copy<T: Io, U: Io>(
     let entries = (entry, upstream.entry.as_deref());
     let copied = tcp::copy(&mut io, &mut upstream.io, entries, &metrics.bytes_sent, &metrics.bytes_received).await;
     drop(in_flight);
+    if copied.is_ok() {
+        record.ended();
+    }
     io::end(copied, io, upstream.io).map_err(Error::connection)
 }
 
@@ -88,14 +94,15 @@ pub(crate) async fn open(
     target: &OutboundTarget,
     policy: &OutboundPolicy,
     sni: Option<&str>,
+    record: &Record,
 ) -> Result<Opened, Error> {
     let opened = async {
-        match way(worker, target, policy, sni)? {
-            Way::Balanced(service) => open_any(worker, service).await,
-            Way::One(endpoint) => open_one(worker, endpoint).await,
+        match way(worker, target, policy, sni, Some(record))? {
+            Way::Balanced(service) => open_any(worker, service, record).await,
+            Way::One(endpoint) => open_one(worker, endpoint, record).await,
         }
     };
-    opened.await.inspect_err(|error| worker.outbound.error(error.reason))
+    opened.await.inspect_err(|error| record.failed(error.reason))
 }
 
 /// The same, to `first` unless it cannot be reached.
@@ -104,13 +111,17 @@ pub(crate) async fn open_first(
     target: &OutboundTarget,
     policy: &OutboundPolicy,
     first: Rc<Endpoint>,
+    record: &Record,
 ) -> Result<Opened, Error> {
-    match open_one(worker, first.clone()).await {
+    if let Target::Service(service) = &policy.target {
+        record.backend(service);
+    }
+    match open_one(worker, first.clone(), record).await {
         Ok(opened) => Ok(opened),
         Err(error) => {
             first.refused(Instant::now());
             tracing::debug!("{}: {error}; trying another endpoint", target.name);
-            open(worker, target, policy, None).await
+            open(worker, target, policy, None, record).await
         }
     }
 }
@@ -118,7 +129,7 @@ pub(crate) async fn open_first(
 /// The endpoint that the next connection would go to, if it spoke first lately. Waits for nothing.
 pub(crate) fn greeter(worker: &Worker, target: &OutboundTarget, policy: &OutboundPolicy) -> Option<Rc<Endpoint>> {
     let now = Instant::now();
-    let endpoint = match way(worker, target, policy, None).ok()? {
+    let endpoint = match way(worker, target, policy, None, None).ok()? {
         Way::Balanced(service) => {
             let balancer = worker.known_balancer(service);
             if balancer.is_ready() { balancer.pick(&worker.random, now, &[])? } else { return None }
@@ -140,8 +151,12 @@ fn way<'p>(
     target: &OutboundTarget,
     policy: &'p OutboundPolicy,
     sni: Option<&str>,
+    record: Option<&Record>,
 ) -> Result<Way<'p>, Error> {
     let decision = decide_connection(policy, sni, &mut ());
+    if let Some(record) = record {
+        record.route(decision.route);
+    }
     let rule = match decision.verdict {
         OutboundVerdict::Default(Target::Service(service)) => return Ok(Way::Balanced(service)),
         OutboundVerdict::Default(Target::Endpoint(endpoint)) => return Ok(Way::One(target.direct(worker, endpoint))),
@@ -166,14 +181,15 @@ fn way<'p>(
     }
 }
 
-async fn open_any(worker: &Rc<Worker>, service: &ServiceRef) -> Result<Opened, Error> {
+async fn open_any(worker: &Rc<Worker>, service: &ServiceRef, record: &Record) -> Result<Opened, Error> {
+    record.backend(service);
     let balancer = worker.balancer(service).await?;
     let mut tried: SmallVec<[SocketAddr; MAX_ATTEMPTS]> = SmallVec::new();
     let mut last = None;
     while tried.len() < MAX_ATTEMPTS {
         let Some(endpoint) = balancer.pick(&worker.random, Instant::now(), &tried) else { break };
         tried.push(endpoint.info.address);
-        match open_one(worker, endpoint.clone()).await {
+        match open_one(worker, endpoint.clone(), record).await {
             Ok(opened) => return Ok(opened),
             Err(error) => {
                 endpoint.refused(Instant::now());
@@ -185,7 +201,8 @@ async fn open_any(worker: &Rc<Worker>, service: &ServiceRef) -> Result<Opened, E
     Err(last.unwrap_or_else(|| Error::undelivered(Reason::NoEndpoints, service.to_string())))
 }
 
-async fn open_one(worker: &Rc<Worker>, endpoint: Rc<Endpoint>) -> Result<Opened, Error> {
+async fn open_one(worker: &Rc<Worker>, endpoint: Rc<Endpoint>, record: &Record) -> Result<Opened, Error> {
+    record.endpoint(&endpoint);
     let began = Instant::now();
     let in_flight = InFlight::on(endpoint.clone());
     let address = endpoint.info.address;

@@ -27,6 +27,7 @@ use crate::{
     http::{Body, Incoming, Reply, exchange, headers, in_flight::InFlight, server},
     io::{Io, Rewind, reset},
     opaque,
+    record::Record,
     sni::Hello,
     undecided::Undecided,
     worker::{OutboundTarget, Worker},
@@ -69,9 +70,10 @@ pub async fn redirected<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, orig
 }
 
 async fn external<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, original: SocketAddr) -> Result<(), Error> {
+    let record = Record::bytes(&worker.outbound);
     let connected = connect::external(&worker, original).await;
-    let upstream = connected.inspect_err(|error| worker.outbound.error(error.reason))?;
-    opaque::copy(&worker, &entry, io, Upstream::plain(upstream), InFlight::default()).await
+    let upstream = connected.inspect_err(|error| record.failed(error.reason))?;
+    opaque::copy(&worker, &entry, io, Upstream::plain(upstream), InFlight::default(), record).await
 }
 
 async fn to_target<T: Io>(
@@ -158,9 +160,8 @@ async fn by_name<T: Io>(
     };
     reset(io);
     let detail = format!("the TLSRoutes of {} ask for a ClientHello, and a connection {why}", target.name);
-    let error = Error::undelivered(Reason::NoRoute, detail);
-    worker.outbound.error(error.reason);
-    Err(error)
+    Record::bytes(&worker.outbound).failed(Reason::NoRoute);
+    Err(Error::undelivered(Reason::NoRoute, detail))
 }
 
 /// What the client speaks. `None`: it has said nothing, and the proxy drains.
@@ -253,7 +254,7 @@ async fn unknown<T: Io>(
             http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, Some(error)).await
         }
         _ => {
-            worker.outbound.error(error.reason);
+            Record::bytes(&worker.outbound).failed(error.reason);
             Err(error)
         }
     }
@@ -269,9 +270,10 @@ async fn undecided<T: Io>(
     (mut io, read): (T, BytesMut),
     greeter: Option<Rc<Endpoint>>,
 ) -> Result<(), Error> {
+    let record = Record::bytes(&worker.outbound);
     let opened = match greeter {
-        Some(endpoint) => opaque::open_first(worker, &target, policy, endpoint).await,
-        None => opaque::open(worker, &target, policy, None).await,
+        Some(endpoint) => opaque::open_first(worker, &target, policy, endpoint, &record).await,
+        None => opaque::open(worker, &target, policy, None, &record).await,
     };
     let mut opened = match opened {
         Ok(opened) => opened,
@@ -293,11 +295,13 @@ async fn undecided<T: Io>(
         }
     };
     if matches!(spoken, Spoken::Http1 | Spoken::Http2) {
+        record.forget();
         opened.let_go(worker, &undecided);
         let io = undecided.client_anew(io);
         return http(worker.clone(), entry, io, Destination::Target(target), spoken, None).await;
     }
     if spoken == Spoken::Closed {
+        record.ended();
         return Ok(());
     }
     if undecided.is_greeted() {
@@ -306,5 +310,5 @@ async fn undecided<T: Io>(
     worker.outbound.bytes_sent.increment(undecided.passed());
     let (io, upstream) = undecided.both(io, opened.upstream.io);
     let upstream = Upstream { io: upstream, entry: opened.upstream.entry };
-    opaque::copy(worker, &entry, io, upstream, opened.in_flight).await
+    opaque::copy(worker, &entry, io, upstream, opened.in_flight, record).await
 }

@@ -20,7 +20,7 @@ use crate::{
     control::{Control, Phase, Snapshot},
     error::{Error, Reason},
     handover::Handover,
-    http::{app_places::AppPlaces, mirror::Mirrors, own::Answered, pool::Pool},
+    http::{app_places::AppPlaces, mirror::Mirrors, pool::Pool},
     metrics::{Direction, DirectionMetrics, Metrics},
     random::Random,
     remembered::{Remembered, Used},
@@ -45,17 +45,15 @@ pub struct Worker {
     /// Chance.
     pub random: Random,
     /// Handles for traffic from the application.
-    pub outbound: DirectionMetrics,
+    pub outbound: Rc<DirectionMetrics>,
     /// Handles for traffic to the application.
-    pub inbound: DirectionMetrics,
+    pub inbound: Rc<DirectionMetrics>,
     /// Cancelled when the proxy shuts down.
     pub drain: CancellationToken,
     /// The connections that are open.
     pub connections: Connections,
     /// Calls of the application to its own pod, on their way to the inbound side.
     pub handover: Arc<Handover>,
-    /// Handles for what routes answer without a backend.
-    pub answered: Answered,
     /// Copies of requests that are under way.
     pub mirrors: Mirrors,
     /// The registry, to bind new series.
@@ -140,15 +138,14 @@ impl Worker {
         handover: Arc<Handover>,
         drain: CancellationToken,
     ) -> Self {
-        let outbound = DirectionMetrics::new(&metrics, Direction::Outbound);
-        let inbound = DirectionMetrics::new(&metrics, Direction::Inbound);
+        let bound = |direction| Rc::new(DirectionMetrics::new(&metrics, &tls.held, direction));
+        let (outbound, inbound) = (bound(Direction::Outbound), bound(Direction::Inbound));
         let open = [inbound.open.clone(), outbound.open.clone()];
         Self {
             random: Random::default(),
             connections: Connections::new(&config.limits, open),
             outbound,
             inbound,
-            answered: Answered::default(),
             mirrors: Mirrors::new(&metrics),
             drain,
             targets: Remembered::new(config.limits.targets).into(),
@@ -164,7 +161,7 @@ impl Worker {
     }
 
     /// The handles of one direction.
-    pub fn direction(&self, direction: Direction) -> &DirectionMetrics {
+    pub fn direction(&self, direction: Direction) -> &Rc<DirectionMetrics> {
         match direction {
             Direction::Outbound => &self.outbound,
             Direction::Inbound => &self.inbound,

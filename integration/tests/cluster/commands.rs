@@ -6,9 +6,10 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose}
 use serde_json::{Value, json};
 
 use crate::{
-    apps::{App, web_and_client},
+    apps::{App, service, web_and_client},
     kube::{
-        Namespace, SYSTEM, apply, cluster_ip, get, kubectl, load, meshctl, pod, rolled_out, text, try_meshctl, wait,
+        Namespace, SYSTEM, apply, cluster_ip, get, kubectl, load, meshctl, pod, rolled_out, start_load, text,
+        try_meshctl, wait,
     },
 };
 
@@ -41,6 +42,30 @@ fn a_pod_serves_the_certificate_of_its_service_account() {
     rolled_out(&namespace.0, &["deployment/web"]);
     let said = meshctl(&["identity", "-n", &namespace.0, &pod(&namespace.0, "app=web")]);
     assert!(said.contains("spiffe://cluster.local/ns/certified/sa/web"), "{said}");
+}
+
+#[test]
+fn a_route_whose_backends_are_down_has_0_percent() {
+    let namespace = Namespace::new("down", true);
+    let name = namespace.0.as_str();
+    let client = web_and_client(name);
+    let route = format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: web, namespace: {name}}}\nspec:\n  \
+         parentRefs: [{{group: '', kind: Service, name: web, port: 80}}]\n  rules:\n  \
+         - backendRefs: [{{name: none, port: 80}}]\n"
+    );
+    apply(&format!("{}{route}", service(name, "none", "app: none")));
+    let target = format!("{}:80", cluster_ip(name, "web"));
+    let running = start_load(name, &client, &["http1", "--target", &target, "--rate", "50", "--seconds", "15"]);
+    let row = wait("its requests to be shown", || {
+        let rows = meshctl(&["routes", "web", "-n", name, "--window", "1s", "-o", "json"]);
+        let rows: Value = serde_json::from_str(&rows).expect("JSON");
+        let row =
+            rows.pointer("/routes/0").filter(|row| row["route"] == json!(format!("HTTPRoute {name}/web")))?.clone();
+        (row.pointer("/traffic/rps").and_then(Value::as_f64)? > 10.0 && row["traffic"]["success"] == 0.0).then_some(row)
+    });
+    println!("{row}");
+    drop(running);
 }
 
 #[test]

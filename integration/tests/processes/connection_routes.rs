@@ -191,7 +191,8 @@ async fn a_backend_that_is_not_there_refuses_its_share() {
     stage.mesh.manifests.write("route", &tcp_route("{name: empty, port: 5432}")).unwrap();
     let counted = async || {
         assert_eq!(ask(stage.client.entry()).await, End::Reset);
-        Ok((stage.errors("no-endpoints").await > 0.0).then_some(()))
+        let labels = ["route=\"shop/db\"", "backend=\"shop/empty:5432\"", "error=\"no-endpoints\""];
+        Ok((metric(&stage.client.proxy, "mesh_tcp_connections_total", &labels).await > 0.0).then_some(()))
     };
     eventually("a backend without pods to be counted", TEST_WAIT, counted).await.unwrap();
 }

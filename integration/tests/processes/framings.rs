@@ -14,10 +14,10 @@ use std::{
 
 use super::floods::peer;
 use crate::h2_frames::{DATA, GOAWAY, HEADERS, RST_STREAM, SETTINGS, block, frame, preface};
-use crate::support::{App, Client, Grpc, H1, Mesh, Server, finish, get, grpc_message};
+use crate::support::{App, Client, Grpc, H1, Mesh, Server, TEST_WAIT, finish, get, grpc_message, metric};
 use bytes::{Buf, Bytes, BytesMut};
 use http::Request;
-use mesh_integration::harness::{Meshed, free_port};
+use mesh_integration::harness::{Meshed, eventually, free_port};
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -269,6 +269,9 @@ async fn a_response_that_is_cut_is_reset_for_every_client() {
             }
         }
     }
+    let broken = ["direction=\"outbound\"", "response_code=\"200\"", "error=\"upstream-reset\""];
+    let counted = async || Ok((metric(&client.proxy, "mesh_requests_total", &broken).await > 15.5).then_some(()));
+    eventually("sixteen broken responses to be counted", TEST_WAIT, counted).await.unwrap();
     // The peer's proxy dies in the middle.
     let kill = || server.proxy.process.signal(rustix::process::Signal::KILL).unwrap();
     let (_, end) = to_the_end(client.ports[0], "GET /close HTTP/1.0", kill).await;

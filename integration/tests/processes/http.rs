@@ -495,6 +495,9 @@ async fn a_client_that_leaves_ends_the_work_upstream() {
     drop(connection);
     let gone = async || Ok(left.load(std::sync::atomic::Ordering::Relaxed).then_some(()));
     mesh_integration::harness::eventually("the application to see its caller go", TEST_WAIT, gone).await.unwrap();
+    let labels = ["direction=\"outbound\"", "error=\"client-closed\""];
+    let counted = async || Ok((metric(&client.proxy, "mesh_requests_total", &labels).await > 0.5).then_some(()));
+    mesh_integration::harness::eventually("it to be counted", TEST_WAIT, counted).await.unwrap();
 }
 
 #[tokio::test]

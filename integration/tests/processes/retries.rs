@@ -98,7 +98,7 @@ async fn a_listed_status_is_tried_again() {
     assert_eq!((answer.head.status, answer.text(), stage.app.seen().len()), (200, "yes 2".into(), 3));
     assert_eq!(stage.retries("status").await, 2.0);
     // The request is counted once, by what the caller got.
-    assert_eq!(metric(&stage.client.proxy, "mesh_requests_total", &["response_code=\"503\""]).await, 0.0);
+    assert_eq!(metric(&stage.client.proxy, "mesh_requests_total", &["response_code=\"503\"", "error=\"\""]).await, 0.0);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{fs, net::SocketAddr, time::Duration};
 
-use crate::support::{Answer, Client, H1, Load, Mesh, Outcome, Server, Shot, TEST_WAIT, get, share};
+use crate::support::{Answer, Client, H1, Load, Mesh, Outcome, Server, Shot, TEST_WAIT, get, metric, share};
 use mesh_integration::harness::{eventually, http_get};
 use tokio::time::Instant;
 
@@ -136,6 +136,29 @@ async fn a_missing_backend_answers_500_for_its_share() {
     let missing = outcomes.iter().filter(|o| o.status == 500 && o.error == "invalid-backend").count();
     assert_eq!(outcomes.iter().filter(|o| o.ok()).count() + missing, 1_000, "{:?}", share(&outcomes));
     assert!((400..600).contains(&missing), "{missing}");
+}
+
+#[tokio::test]
+async fn a_route_without_endpoints_is_counted_with_what_it_costs() {
+    let mesh = Mesh::start().await;
+    for service in ["web", "web-v1", "web-v2"] {
+        mesh.service(service, None);
+    }
+    mesh.manifests.write("route", &route(&split(50, 50))).unwrap();
+    let client = mesh.client(&["web.shop:80"]).await;
+    until(client.entry(), "/", |a| a.head.proxy_error() == Some("no-endpoints")).await;
+    let count = async |backend: &str| {
+        let backend = format!("backend=\"shop/{backend}:80\"");
+        let labels = ["route=\"shop/split\"", &backend, "response_code=\"503\"", "error=\"no-endpoints\""];
+        metric(&client.proxy, "mesh_requests_total", &labels).await
+    };
+    let before = count("web-v1").await + count("web-v2").await;
+    let outcomes = Load::burst(client.entry(), 100, 4, |_| Shot::get("web.shop", "/1k")).await;
+    assert!(outcomes.iter().all(|outcome| outcome.status == 503), "{:?}", share(&outcomes));
+    let (v1, v2) = (count("web-v1").await, count("web-v2").await);
+    assert_eq!(v1 + v2 - before, 100.0);
+    assert!(v1 > 20.0 && v2 > 20.0, "each backend has its share: {v1} and {v2}");
+    assert_eq!(metric(&client.proxy, "mesh_requests_in_flight", &["direction=\"outbound\""]).await, 0.0);
 }
 
 #[tokio::test]

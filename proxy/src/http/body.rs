@@ -6,6 +6,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -18,10 +19,11 @@ use super::{
     Interim, answer, h1,
     h2::RecvBody,
     headers,
-    in_flight::InFlight,
+    in_flight::{InFlight, grpc_status},
     replay::Replay,
     tee::{Copy, Tee},
 };
+use crate::{error::Reason, record::Record};
 
 /// Why a body ended early. The message is for logs; the peer sees a reset or a closed connection.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub struct Body {
     kind: Kind,
     /// Counts the request as in flight until the body is dropped.
     in_flight: Option<InFlight>,
+    /// What becomes of the request whose response this is.
+    record: Option<Rc<Record>>,
     /// The time limit, if there is one.
     deadline: Option<Pin<Box<Sleep>>>,
     /// When that passes, gRPC's trailers say so.
@@ -85,6 +89,15 @@ impl Body {
         self
     }
 
+    /// Notes in `record` how the body ends, and keeps it until then. `nothing`: of this response no body is sent.
+    pub(crate) fn recorded(mut self, record: Rc<Record>, nothing: bool) -> Self {
+        if nothing || self.is_end() {
+            record.ended();
+        }
+        self.record = Some(record);
+        self
+    }
+
     /// Tells the sender to go on (100) when the body is first asked for.
     pub fn announced(mut self, interim: Interim) -> Self {
         self.announce = Some(interim);
@@ -126,6 +139,9 @@ impl Body {
 
     /// A body that is known to be over may be dropped: its exchange was not given up.
     fn note_end(&mut self) {
+        if let Some(record) = self.record.as_ref().filter(|_| self.is_end()) {
+            record.ended();
+        }
         if self.in_flight.as_ref().is_some_and(InFlight::is_uploading) && self.is_end() {
             self.in_flight.iter_mut().for_each(InFlight::ended);
         }
@@ -160,13 +176,22 @@ impl Body {
     fn late(&mut self) -> Result<Frame<Bytes>, BodyError> {
         self.kind = Kind::Empty;
         self.deadline = None;
-        let mut in_flight = self.in_flight.take();
+        self.record.iter().for_each(|record| record.failed(Reason::Timeout));
         if !self.grpc {
+            self.in_flight = None;
             return Err(BodyError("the time limit passed".into()));
         }
         let trailers = answer::late_trailers();
-        in_flight.iter_mut().for_each(|in_flight| in_flight.trailers(&trailers));
+        self.note_trailers(&trailers);
+        self.in_flight = None;
         Ok(Frame::trailers(trailers))
+    }
+
+    /// The gRPC status that came by, if this is the response to a gRPC request.
+    fn note_trailers(&self, trailers: &HeaderMap) {
+        let Some(code) = grpc_status(trailers).filter(|_| self.grpc) else { return };
+        self.record.iter().for_each(|record| record.grpc(code));
+        self.in_flight.iter().for_each(|in_flight| in_flight.ended_with(code));
     }
 }
 
@@ -232,12 +257,17 @@ impl http_body::Body for Body {
             Poll::Ready(None) => {
                 self.in_flight.iter_mut().for_each(InFlight::ended);
                 self.in_flight = None;
+                self.record.iter().for_each(|record| record.ended());
             }
-            Poll::Ready(Some(Err(_))) => self.in_flight = None,
+            Poll::Ready(Some(Err(_))) => {
+                self.in_flight = None;
+                self.record.iter().for_each(|record| record.failed(Reason::UpstreamReset));
+            }
             Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(in_flight), Some(trailers)) = (&mut self.in_flight, frame.trailers_ref()) {
-                    in_flight.trailers(trailers);
-                    in_flight.ended();
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.note_trailers(trailers);
+                    self.in_flight.iter_mut().for_each(InFlight::ended);
+                    self.record.iter().for_each(|record| record.ended());
                 }
                 self.note_end();
             }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use http::{Method, Request, Response, uri::Authority};
-use mesh_policy::{Outcome, Retry, RetryBudget, RouteMeta, ServiceRef};
+use mesh_policy::{Outcome, Retry, RetryBudget, ServiceRef};
 use metrics::Counter;
 use smallvec::SmallVec;
 use tokio::time::Sleep;
@@ -29,7 +29,7 @@ use crate::{
     balance::{Balancer, Budget, Endpoint},
     connect,
     error::{Delivery, ERROR_HEADER, Error, Fault, Reason},
-    metrics::{Direction, RequestLabels, Series},
+    record::Record,
     worker::{OutboundTarget, Worker},
 };
 
@@ -75,8 +75,8 @@ pub struct Call<'c> {
     pub places: Places<'c>,
     /// The endpoint that its session is with: the first attempt goes there.
     pub stays: Option<Rc<Endpoint>>,
-    /// The route that decided.
-    pub route: Option<&'c RouteMeta>,
+    /// What becomes of it.
+    pub(crate) record: &'c Record,
     /// The rule's policy of retries.
     pub retry: Option<&'c Retry>,
     /// Limit of each attempt.
@@ -89,8 +89,6 @@ pub struct Call<'c> {
     pub interim: Interim,
     /// The authority that goes on.
     pub authority: Authority,
-    /// When its head was there.
-    pub began: Instant,
 }
 
 /// What an attempt brought. Counted as the request's only if it is the last.
@@ -99,9 +97,15 @@ struct Answered {
     in_flight: InFlight,
     /// `grpc-status`, if it stands in the head.
     code: Option<u8>,
-    at: Instant,
     /// Until when the whole of it must have come.
     limit: Option<Pin<Box<Sleep>>>,
+}
+
+impl Answered {
+    /// The response, which is in flight until its body has ended.
+    fn whole(self, grpc: bool) -> Response<Body> {
+        self.response.map(|body| body.counted(self.in_flight).limited(self.limit, grpc))
+    }
 }
 
 /// The attempts so far.
@@ -132,7 +136,7 @@ impl Call<'_> {
         let can_begin_again = || source.as_ref().is_none_or(Source::can_begin_again);
         let mut so_far = SoFar::default();
         let mut last: Option<Error> = None;
-        self.budget().request(self.began);
+        self.budget().request(self.record.began());
         loop {
             let Some(endpoint) = self.pick(&so_far) else {
                 let Some(error) = last else {
@@ -164,10 +168,10 @@ impl Call<'_> {
             let error = match self.attempt(&endpoint, Request::from_parts(parts.clone(), body)).await {
                 Ok(answered) => {
                     let Some(why) = self.repeats(&answered, &parts.method) else {
-                        return Ok((self.finish(answered, &endpoint), endpoint));
+                        return Ok((answered.whole(self.grpc), endpoint));
                     };
                     let Some(wait) = self.again(can_begin_again(), &mut so_far, why) else {
-                        return Ok((self.finish(answered, &endpoint), endpoint));
+                        return Ok((answered.whole(self.grpc), endpoint));
                     };
                     tracing::debug!("{}: {}; trying again", self.places.name(), answered.response.status());
                     // Its stream or connection ends here: what is left of the response is worth nothing.
@@ -295,6 +299,7 @@ impl Call<'_> {
     /// One attempt at one endpoint, within the backend's time limit.
     async fn attempt(&self, endpoint: &Rc<Endpoint>, request: Request<Body>) -> Result<Answered, Error> {
         let sent = Instant::now();
+        self.record.endpoint(endpoint);
         let mut in_flight = InFlight::on(endpoint.clone());
         in_flight.waits(sent);
         let authority = self.authority.clone();
@@ -312,35 +317,7 @@ impl Call<'_> {
         })?;
         let code = grpc_status(response.headers());
         endpoint.observe(at - sent, response.status().is_server_error() || code.is_some_and(is_grpc_failure), at);
-        Ok(Answered { response, in_flight, code, at, limit })
-    }
-
-    /// Counts the request's response.
-    fn finish(&self, answered: Answered, endpoint: &Endpoint) -> Response<Body> {
-        let Answered { response, mut in_flight, code, at, limit } = answered;
-        let series = endpoint.series(self.route, || self.series(endpoint));
-        let (status, latency) = (response.status(), at - self.began);
-        if self.grpc && code.is_none() {
-            in_flight.record_at_trailers(series, status, latency);
-        } else {
-            series.record(status, code, latency);
-        }
-        response.map(|body| body.counted(in_flight).limited(limit, self.grpc))
-    }
-
-    /// Binds the metrics of requests to an endpoint.
-    pub fn series(&self, endpoint: &Endpoint) -> Series {
-        let route = self.route.map_or(String::new(), |r| format!("{}/{}", r.namespace, r.name));
-        let own = self.worker.tls.held.identity();
-        self.worker.metrics.requests(RequestLabels {
-            direction: Direction::Outbound,
-            src_identity: own.as_ref().map_or("", |id| id.as_str()),
-            dst_identity: endpoint.info.identity.as_ref().map_or("", |id| id.as_str()),
-            dst_workload: &endpoint.info.workload,
-            mutual_tls: endpoint.info.identity.is_some(),
-            route: &route,
-            backend: &self.places.name(),
-        })
+        Ok(Answered { response, in_flight, code, limit })
     }
 }
 

@@ -231,7 +231,7 @@ pub async fn send_upgrade(
                 if let Some(held) = &held {
                     held.reached(Stage::Upgraded);
                 }
-                let DirectionMetrics { bytes_sent, bytes_received, .. } = worker.direction(direction);
+                let DirectionMetrics { bytes_sent, bytes_received, .. } = &**worker.direction(direction);
                 let entries = (&*entry, held.as_deref());
                 let copied = tcp::copy(&mut client, &mut upstream, entries, bytes_sent, bytes_received).await;
                 if let Err(error) = io::end(copied, client, upstream) {

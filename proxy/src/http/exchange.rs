@@ -4,10 +4,7 @@
 //! The snapshot of the policy is loaded once and handed down. Deciding is `mesh-policy`'s; which endpoint, `balance`'s;
 //! the attempts, `call`'s; the bytes, `client`'s. `inbound.rs` beside this is the same for the server's side.
 
-use std::{
-    rc::Rc,
-    time::{Instant, SystemTime},
-};
+use std::{rc::Rc, time::SystemTime};
 
 use http::{HeaderValue, Request, Uri, header, uri::Authority};
 use mesh_policy::{
@@ -26,13 +23,13 @@ use super::{
 use crate::{
     error::{Delivery, Error, Reason},
     outbound::Destination,
+    record::Record,
     worker::{OutboundTarget, Worker},
 };
 
 /// Serves one request of the application.
 pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incoming) -> Result<Reply, Error> {
-    let began = Instant::now();
-    let Incoming { request, interim } = incoming;
+    let Incoming { request, interim, record } = incoming;
 
     // Destination and policy.
     let authority = headers::authority(&request)?;
@@ -42,10 +39,11 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
     // Facts and decision.
     let facts = facts(&request, authority.as_ref());
     let decision = decide_outbound(&policy, &facts, &mut ());
+    record.route(decision.route);
     let rule = match decision.verdict {
         OutboundVerdict::Default(_) => None,
         OutboundVerdict::Forward(rule) => Some(rule),
-        _ => return own::answer(&worker, &policy, &decision, None, &facts, began).map(Reply::from),
+        _ => return own::answer(&policy, &decision, None, &facts).map(Reply::from),
     };
 
     // A backend by weight, and in it the endpoint of the session; or the session's own backend.
@@ -59,7 +57,7 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
     let backend = stayed.or(chosen);
     if let Some(verdict) = backend.and_then(|backend| backend.answer(&facts)) {
         let decision = OutboundDecision { verdict, ..decision };
-        return own::answer(&worker, &policy, &decision, backend, &facts, began).map(Reply::from);
+        return own::answer(&policy, &decision, backend, &facts).map(Reply::from);
     }
 
     // Request filters.
@@ -70,24 +68,23 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
     let timeouts = rule.map(|r| r.timeouts).unwrap_or_default();
     let grpc = headers::is_grpc(request.headers());
     let asked = if grpc { deadline::of_grpc(request.headers()) } else { None };
-    let until = deadline::shorter(timeouts.request, asked).and_then(|limit| began.checked_add(limit));
-    if until.is_some_and(|until| until <= began) {
+    let until = deadline::shorter(timeouts.request, asked).and_then(|limit| record.began().checked_add(limit));
+    if until.is_some_and(|until| until <= record.began()) {
         return Err(Error { reason: Reason::Timeout, delivery: Delivery::Begun, detail: "no time was given".into() });
     }
     let mut late = until.map(deadline::timer);
     let call = Call {
         worker: &worker,
         target: &target,
-        places: places(&worker, &target, &policy, rule, backend).await?,
+        places: places(&worker, &record, &target, &policy, (rule, backend)).await?,
         stays,
-        route: decision.route,
+        record: &record,
         retry: rule.and_then(|rule| rule.retry.as_ref()),
         backend_request: timeouts.backend_request,
         deadline: until,
         grpc,
         interim,
         authority,
-        began,
     };
     let answered = async {
         if let Some(to) = upgrade {
@@ -207,10 +204,10 @@ fn bad_request(error: impl std::fmt::Display) -> Error {
 
 async fn places<'p>(
     worker: &Worker,
+    record: &Record,
     target: &OutboundTarget,
     policy: &'p OutboundPolicy,
-    rule: Option<&Rule>,
-    backend: Option<&'p Backend>,
+    (rule, backend): (Option<&Rule>, Option<&'p Backend>),
 ) -> Result<Places<'p>, Error> {
     let service = match (rule, backend.map(|b| &b.target), &policy.target) {
         (Some(_), Some(BackendTarget::Service(service)), _) | (None, _, Target::Service(service)) => service,
@@ -221,6 +218,7 @@ async fn places<'p>(
         (None, _, Target::Endpoint(endpoint)) => return Ok(Places::One(target.direct(worker, endpoint))),
         (None, _, Target::Outside(address) | Target::Unknown(address)) => return Err(target.unowned(*address)),
     };
+    record.backend(service);
     Ok(Places::Balanced(worker.balancer(service).await?, service))
 }
 

@@ -1,24 +1,22 @@
-//! What a request holds while it is in flight: its place on an endpoint and on a connection, and the record of its gRPC
-//! status, which comes with the trailers.
+//! What a request holds while it is in flight: its place on an endpoint, on a connection and at the application.
 
 use std::{
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use tokio::task::AbortHandle;
 
 use super::{app_places::AppPlace, pool::H2Connection};
-use crate::{balance::Endpoint, connections::Entry, metrics::Series};
+use crate::{balance::Endpoint, connections::Entry};
 
-/// Counts a request on its endpoint and its connection until it is dropped, and its gRPC status when that comes. Dropped
-/// before the response ended, it also ends what is still sent for the request.
+/// Counts a request on its endpoint and its connection until it is dropped. Dropped before the response ended, it also ends
+/// what is still sent for the request.
 #[derive(Default)]
 pub struct InFlight {
     endpoint: Option<Rc<Endpoint>>,
     connection: Option<Rc<H2Connection>>,
-    grpc: Option<Box<GrpcRecord>>,
     /// When the request went out, as long as nothing came back.
     waiting: Option<Instant>,
     /// The task that sends the rest of the request's body.
@@ -27,12 +25,6 @@ pub struct InFlight {
     at_app: Option<AppPlace>,
     /// The connection that it has to itself, in the table of live ones.
     entry: Option<Rc<Entry>>,
-}
-
-struct GrpcRecord {
-    series: Rc<Series>,
-    status: StatusCode,
-    latency: Duration,
 }
 
 impl InFlight {
@@ -87,19 +79,10 @@ impl InFlight {
         }
     }
 
-    /// Leaves counting the response to the trailers, which bring the gRPC status.
-    pub fn record_at_trailers(&mut self, series: Rc<Series>, status: StatusCode, latency: Duration) {
-        self.grpc = Some(Box::new(GrpcRecord { series, status, latency }));
-    }
-
-    /// The trailers came by.
-    pub fn trailers(&mut self, trailers: &HeaderMap) {
-        if let Some(record) = self.grpc.take() {
-            let code = grpc_status(trailers);
-            record.series.record(record.status, code, record.latency);
-            if let (Some(endpoint), true) = (&self.endpoint, code.is_some_and(is_grpc_failure)) {
-                endpoint.observe(Duration::ZERO, true, Instant::now());
-            }
+    /// The response ended with this gRPC status: a failure weighs on the endpoint.
+    pub fn ended_with(&self, code: u8) {
+        if let Some(endpoint) = self.endpoint.as_ref().filter(|_| is_grpc_failure(code)) {
+            endpoint.observe(Duration::ZERO, true, Instant::now());
         }
     }
 }
@@ -120,9 +103,6 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(upload) = self.upload.take() {
             upload.abort();
-        }
-        if let Some(record) = self.grpc.take() {
-            record.series.record(record.status, None, record.latency);
         }
         if let Some(connection) = self.connection.take() {
             connection.leave();

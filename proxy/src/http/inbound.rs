@@ -1,4 +1,4 @@
-//! One request for this pod's application, every phase in order: policy, decision, headers, the application, record.
+//! One request for this pod's application, every phase in order: policy, decision, headers, the application.
 //!
 //! It is `exchange` seen from the server's side: there is one place to go, and what could not be handed to it is said to
 //! be undelivered, so that the caller's proxy tries another endpoint.
@@ -14,14 +14,15 @@ use super::{
     client,
     deadline::{self, within},
     headers,
-    in_flight::{InFlight, grpc_status},
+    in_flight::InFlight,
     replay::Source,
 };
 use crate::{
     connect::{self, Upstream},
     connections::Entry,
     error::{Delivery, Error, Reason},
-    metrics::{Direction, RequestLabels, Series},
+    metrics::{Direction, Series},
+    record::Record,
     worker::{InboundPort, Worker},
 };
 
@@ -62,6 +63,13 @@ impl Caller {
         self.entry.peer()
     }
 
+    /// Begins the record of a connection of bytes.
+    pub(crate) fn record_of_bytes(&self) -> Record {
+        let record = Record::bytes(&self.worker.inbound);
+        record.counted_in(&self.series);
+        record
+    }
+
     /// Takes one retry of the application's budget.
     fn may_retry(&self) -> bool {
         let granted = self.port.budget.spend(Instant::now(), &RetryBudget::default());
@@ -93,28 +101,15 @@ fn series(worker: &Worker, port: &InboundPort, identity: Option<&Identity>) -> R
     if known.len() >= MAX_BOUND_CALLERS {
         known.remove(0);
     }
-    let series = Rc::new(bind(worker, port, identity));
+    let series = Rc::new(worker.inbound.bind_inbound(identity, &worker.config.workload, port.address.port()));
     known.push((identity.cloned(), series.clone()));
     series
 }
 
-fn bind(worker: &Worker, port: &InboundPort, identity: Option<&Identity>) -> Series {
-    let own = worker.tls.held.identity();
-    worker.metrics.requests(RequestLabels {
-        direction: Direction::Inbound,
-        src_identity: identity.map_or("", |id| id.as_str()),
-        dst_identity: own.as_ref().map_or("", |id| id.as_str()),
-        dst_workload: &worker.config.workload,
-        mutual_tls: identity.is_some(),
-        route: "",
-        backend: &port.address.port().to_string(),
-    })
-}
-
 /// Serves one request of a peer.
 pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Error> {
-    let began = Instant::now();
-    let Incoming { mut request, interim } = incoming;
+    let Incoming { mut request, interim, record } = incoming;
+    record.counted_in(&caller.series);
 
     // Policy and decision.
     let authority = headers::authority(&request)?;
@@ -136,7 +131,7 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
     let grpc = version == Version::HTTP_2 && headers::is_grpc(request.headers());
     let asked = if grpc { deadline::of_grpc(request.headers()) } else { None };
     let until = deadline::shorter(handed.as_ref().and_then(deadline::of_mesh), asked);
-    let mut late = until.and_then(|limit| began.checked_add(limit)).map(deadline::timer);
+    let mut late = until.and_then(|limit| record.began().checked_add(limit)).map(deadline::timer);
 
     // The application.
     let worker = &caller.worker;
@@ -153,26 +148,18 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
         if reply.upgrade.is_none() {
             headers::strip_hop_by_hop(reply.response.headers_mut());
         }
-        caller.series.record(reply.response.status(), None, began.elapsed());
         return Ok(reply);
     }
     let mut in_flight = InFlight::default();
     if version != Version::HTTP_2 {
         in_flight.at_app(caller.share.take().ok_or_else(overloaded)?);
     }
-    caller.port.budget.request(began);
+    caller.port.budget.request(record.began());
     let handed = hand_over(&caller, request, authority, &interim, &mut in_flight);
     let answered = within(late.as_mut().map(|late| late.as_mut()), handed);
     let mut response = answered.await.map_err(refused)?;
 
-    // Record.
     headers::strip_hop_by_hop(response.headers_mut());
-    let code = grpc_status(response.headers());
-    if code.is_none() && headers::is_grpc(response.headers()) {
-        in_flight.record_at_trailers(caller.series.clone(), response.status(), began.elapsed());
-    } else {
-        caller.series.record(response.status(), code, began.elapsed());
-    }
     let response: Response<Body> = response.map(|body| body.counted(in_flight).limited(late, grpc));
     Ok(response.into())
 }

@@ -36,12 +36,16 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 
 pub use body::{Body, BodyError};
 
+use crate::record::Record;
+
 /// One request on its way in.
 pub struct Incoming {
     /// Head and body as received.
     pub request: Request<Body>,
     /// Where interim responses go.
     pub interim: Interim,
+    /// What becomes of it.
+    pub(crate) record: Rc<Record>,
 }
 
 /// What goes back.

@@ -2,40 +2,25 @@
 //!
 //! These are no errors: they carry no `mesh-proxy-error`, and are counted as requests of their route.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Instant};
-
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use mesh_policy::{
     Backend, Cors, Filter, OutboundDecision, OutboundPolicy, OutboundVerdict, Redirect, RequestFacts, RequestMatch,
-    RouteMeta, Target,
+    Target,
 };
 
 use super::Body;
-use crate::{
-    error::{Error, Reason},
-    metrics::{Direction, RequestLabels, Series},
-    worker::Worker,
-};
+use crate::error::{Error, Reason};
 
 /// The scheme that applications use towards their proxy: what they encrypt themselves is never seen as requests.
 const SCHEME: &str = "http";
 
-/// Routes whose answers stay bound; the one bound first makes room.
-const MAX_BOUND: usize = 64;
-
-/// Bound metrics of what routes answer themselves.
-#[derive(Default)]
-pub struct Answered(RefCell<Vec<(RouteMeta, Rc<Series>)>>);
-
 /// Carries out a verdict that needs no backend: the answer of a rule, or of a filter of the chosen backend, or why there
 /// is none.
 pub fn answer(
-    worker: &Worker,
     policy: &OutboundPolicy,
     decision: &OutboundDecision<'_>,
     backend: Option<&Backend>,
     facts: &RequestFacts<'_>,
-    began: Instant,
 ) -> Result<Response<Body>, Error> {
     let mut response = match decision.verdict {
         OutboundVerdict::Redirect(to) => redirect(to, facts, port(&policy.target), decision.matched)?,
@@ -59,9 +44,6 @@ pub fn answer(
             Filter::Cors(_) if preflight => {}
             filter => filter.apply_response(response.headers_mut(), origin),
         }
-    }
-    if let Some(route) = decision.route {
-        worker.answered.series(worker, route).record(response.status(), None, began.elapsed());
     }
     Ok(response)
 }
@@ -107,36 +89,9 @@ fn name(target: &Target) -> String {
     }
 }
 
-impl Answered {
-    /// The handles for `route`, made at first use.
-    fn series(&self, worker: &Worker, route: &RouteMeta) -> Rc<Series> {
-        let mut known = self.0.borrow_mut();
-        if let Some((_, series)) = known.iter().find(|(key, _)| Arc::ptr_eq(&key.name, &route.name) || key == route) {
-            return series.clone();
-        }
-        if known.len() >= MAX_BOUND {
-            known.remove(0);
-        }
-        let own = worker.tls.held.identity();
-        let series = Rc::new(worker.metrics.requests(RequestLabels {
-            direction: Direction::Outbound,
-            src_identity: own.as_ref().map_or("", |id| id.as_str()),
-            dst_identity: "",
-            dst_workload: "",
-            mutual_tls: false,
-            route: &format!("{}/{}", route.namespace, route.name),
-            backend: "",
-        }));
-        known.push((route.clone(), series.clone()));
-        series
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use mesh_policy::RouteKind;
-
     use super::*;
 
     #[test]
@@ -150,18 +105,5 @@ mod tests {
             assert_eq!(response.headers()["location"], "http://web:8080/a?b");
             assert_eq!(response.headers()["content-length"], "0");
         }
-    }
-
-    #[tokio::test]
-    async fn what_a_few_routes_answer_stays_bound() {
-        let (worker, bound) = (crate::worker::tests::worker(&[]), Answered::default());
-        let series = |n: usize| {
-            let (namespace, name) = ("shop".into(), format!("route-{n}").into());
-            bound.series(&worker, &RouteMeta { kind: RouteKind::Http, namespace, name, created: 0 })
-        };
-        let (first, second) = (series(0), series(1));
-        (2..=MAX_BOUND).for_each(|n| drop(series(n)));
-        assert_eq!(bound.0.borrow().len(), MAX_BOUND);
-        assert!(Rc::ptr_eq(&second, &series(1)) && !Rc::ptr_eq(&first, &series(0)), "the one bound first made room");
     }
 }

@@ -23,7 +23,9 @@ use super::{
     frame_guard::{FREE, FREE_FOR_PROXIES, FrameGuard, Side},
     h1,
     h2::{RecvBody, send_body},
-    headers, judge,
+    headers,
+    in_flight::grpc_status,
+    judge,
 };
 use crate::{
     coalesce::Coalesced,
@@ -32,6 +34,7 @@ use crate::{
     error::{Delivery, Error, Reason},
     io::Io,
     metrics::{Direction, DirectionMetrics},
+    record::Record,
     worker::Worker,
 };
 
@@ -67,13 +70,24 @@ pub fn h1_config(config: &Config) -> h1::Config {
     }
 }
 
-/// Counts, and turns an error into an answer that says as much as `audience` may know; the log has the rest.
-fn answered(metrics: &DirectionMetrics, result: Result<Reply, Error>, grpc: bool, audience: Audience) -> Reply {
-    result.unwrap_or_else(|error| {
-        metrics.error(error.reason);
+/// Notes the answer, which is an error turned into one if need be: that says as much as `audience` may know, and the log
+/// the rest. `head_only`: no body is sent of it.
+fn answered(
+    record: Rc<Record>,
+    result: Result<Reply, Error>,
+    (grpc, head_only): (bool, bool),
+    audience: Audience,
+) -> Reply {
+    let reply = result.unwrap_or_else(|error| {
+        record.failed(error.reason);
         tracing::debug!("answered: {error}");
         answer::error(&error, grpc, audience).into()
-    })
+    });
+    let status = reply.response.status();
+    record.answered(status, grpc_status(reply.response.headers()));
+    // Whatever the body is, there is none behind these (RFC 9110 section 6.4.1).
+    let nothing = head_only || matches!(status.as_u16(), 204 | 304);
+    Reply { response: reply.response.map(|body| body.recorded(record, nothing)), ..reply }
 }
 
 /// Who reads our answers on a connection.
@@ -85,10 +99,10 @@ fn audience(direction: Direction, peer: bool) -> Audience {
     }
 }
 
-/// Counts a request that was refused by its head alone, and answers it, the same in every framing.
-fn refused(metrics: &DirectionMetrics, reason: h1::ParseReason) -> Response<Bytes> {
+/// Answers a request that was refused by its head alone, the same in every framing.
+fn refused(record: &Record, reason: h1::ParseReason) -> Response<Bytes> {
     let too_large = reason.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-    metrics.error(if too_large { Reason::HeadersTooLarge } else { Reason::BadRequest });
+    record.failed(if too_large { Reason::HeadersTooLarge } else { Reason::BadRequest });
     tracing::debug!("refused a request: {}", reason.as_str());
     h1::server::refusal(reason)
 }
@@ -126,10 +140,12 @@ where
         entry.reached(Stage::Http);
         async move {
             let interim = request.body().interim().map_or(Interim::None, Interim::H1);
-            let grpc = headers::is_grpc(request.headers());
-            let result = service.call(Incoming { request: request.map(Body::from), interim }).await;
+            let (grpc, head_only) = (headers::is_grpc(request.headers()), *request.method() == Method::HEAD);
+            let record = Record::request(metrics);
+            let incoming = Incoming { request: request.map(Body::from), interim, record: record.clone() };
+            let result = service.call(incoming).await;
             let undelivered = peer && result.as_ref().is_err_and(is_refusal);
-            let mut reply = answered(metrics, result, grpc, audience);
+            let mut reply = answered(record, result, (grpc, head_only), audience);
             if undelivered {
                 reply.response.headers_mut().insert(headers::NEVER_DELIVERED, http::HeaderValue::from_static("1"));
             }
@@ -140,7 +156,12 @@ where
             h1::server::Answer { response: reply.response, upgrade }
         }
     };
-    let refused = |reason: h1::ParseReason| refused(metrics, reason);
+    let refused = |reason: h1::ParseReason| {
+        let record = Record::request(metrics);
+        let response = refused(&record, reason);
+        record.answered(response.status(), None);
+        response
+    };
     let config = h1_config(&worker.config);
     h1::server::serve(io, &config, entry.ending(), serve, refused, |bytes| entry.hold(bytes))
         .await
@@ -293,7 +314,7 @@ impl Drop for Counted {
 /// One stream: the request and whether its target had a fragment, its service, its response. A caller that resets the stream
 /// cancels the work for it.
 async fn stream<S>(
-    metrics: &DirectionMetrics,
+    metrics: &Rc<DirectionMetrics>,
     config: &Config,
     (request, fragment): (Request<RecvStream>, bool),
     respond: SendResponse<Bytes>,
@@ -302,6 +323,7 @@ async fn stream<S>(
 ) where
     S: Service<Incoming, Response = Reply, Error = Error>,
 {
+    let record = Record::request(metrics);
     let has_answer = (!request.body().is_end_stream()).then(|| Rc::new(Cell::new(false)));
     let stall = config.times.idle;
     let mut request = request.map(|body| Body::from(RecvBody::from(body).until_answered(stall, has_answer.clone())));
@@ -317,12 +339,12 @@ async fn stream<S>(
     };
     let result = if let Err(reason) = judged {
         let answer = match grpc {
-            true => answer::grpc_refusal(refused(metrics, reason)),
-            false => refused(metrics, reason),
+            true => answer::grpc_refusal(refused(&record, reason)),
+            false => refused(&record, reason),
         };
         Ok(answer.map(Body::full).into())
     } else {
-        let incoming = Incoming { request, interim: Interim::H2(respond.clone()) };
+        let incoming = Incoming { request, interim: Interim::H2(respond.clone()), record: record.clone() };
         tokio::select! {
             biased;
             // First, so that what was reset before we came to it costs nobody behind us anything.
@@ -334,15 +356,15 @@ async fn stream<S>(
         && peer
         && let Some(reason) = reset_of(error, safe)
     {
-        metrics.error(error.reason);
+        record.failed(error.reason);
         tracing::debug!("reset with {reason}: {error}");
         return respond.borrow_mut().send_reset(reason);
     }
     if let Some(has_answer) = has_answer {
         has_answer.set(true);
     }
-    let (head, body) = answered(metrics, result, grpc, audience(metrics.direction, peer)).response.into_parts();
-    // Whatever the body is, there is none behind these (RFC 9110 section 6.4.1); our own errors have one.
+    let reply = answered(record, result, (grpc, head_only), audience(metrics.direction, peer));
+    let (head, body) = reply.response.into_parts();
     let end = head_only || matches!(head.status.as_u16(), 204 | 304) || body.is_end();
     let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), end);
     match sent {
@@ -362,7 +384,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::{config::tests::minimal, metrics::Metrics};
+    use crate::{config::tests::minimal, worker::tests::worker};
 
     /// Answers one request with an error of ours and gives the response.
     async fn refused(request: Request<()>) -> Response<RecvStream> {
@@ -373,7 +395,7 @@ mod tests {
         let (response, _) = send.send_request(request, true).unwrap();
         let (request, respond) = connection.accept().await.unwrap().unwrap();
         tokio::task::spawn_local(async move { connection.accept().await.is_none() });
-        let metrics = DirectionMetrics::new(&Metrics::default(), Direction::Outbound);
+        let metrics = worker(&[]).outbound.clone();
         let config = Config::from_env(&minimal()).unwrap();
         let denied = tower::service_fn(|_: Incoming| async { Err(Error::undelivered(Reason::Denied, "no")) });
         stream(&metrics, &config, (request, false), respond, false, denied).await;

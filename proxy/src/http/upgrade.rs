@@ -67,6 +67,7 @@ impl Call<'_> {
     /// One attempt at one endpoint. A peer marks what it could not hand to its application.
     async fn upgrade_at(&self, endpoint: &Rc<Endpoint>, request: Request<Body>) -> Result<Reply, Error> {
         let address = endpoint.info.address;
+        self.record.endpoint(endpoint);
         let in_flight = InFlight::on(endpoint.clone());
         let upstream = match &endpoint.info.identity {
             None => Upstream::plain(connect::tcp(self.worker, address).await?).boxed(),
@@ -82,8 +83,6 @@ impl Call<'_> {
                 format!("{address}: its application accepts no connection"),
             ));
         }
-        let series = endpoint.series(self.route, || self.series(endpoint));
-        series.record(reply.response.status(), None, self.began.elapsed());
         Ok(reply)
     }
 }

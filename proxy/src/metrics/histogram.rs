@@ -27,9 +27,13 @@ impl Histogram {
         self.sum_us.fetch_add(us, Relaxed);
     }
 
-    /// Writes it with these labels, in the text format of Prometheus.
+    /// Writes it with these labels, in the text format of Prometheus; an empty one, which connections of bytes have, is not
+    /// there.
     pub(super) fn render(&self, labels: &str, text: &mut String) {
         const NAME: &str = "mesh_response_latency_seconds";
+        if self.buckets.iter().all(|bucket| bucket.load(Relaxed) == 0) {
+            return;
+        }
         let mut count = 0;
         for (i, bucket) in self.buckets.iter().enumerate() {
             count += bucket.load(Relaxed);

@@ -66,10 +66,15 @@ impl Backend {
 }
 
 impl Row {
-    /// The labels `route` and `backend` that its requests have in metrics.
+    /// The labels `route` and `backend` that its requests have in metrics. Those that the proxy answers for a route, because
+    /// a backend cannot be served or the rule has none, have no backend; rules of one route share them.
     pub fn labels(&self) -> (String, Vec<String>) {
         let route = self.route.as_deref().and_then(|route| route.split_once(' ')).map_or("", |(_, name)| name);
-        (route.to_owned(), self.backends.iter().filter_map(|backend| backend.service.clone()).collect())
+        let mut backends: Vec<String> = self.backends.iter().filter_map(|backend| backend.service.clone()).collect();
+        if !route.is_empty() && (backends.is_empty() || backends.len() < self.backends.len()) {
+            backends.push(String::new());
+        }
+        (route.to_owned(), backends)
     }
 }
 

@@ -19,6 +19,9 @@ const FAILURES: u16 = 500;
 /// `grpc-status` of failures of a server: Unknown, DeadlineExceeded, Internal, Unavailable, DataLoss.
 const GRPC_FAILURES: [&str; 5] = ["2", "4", "13", "14", "15"];
 
+/// The `error` of requests whose client went away.
+const CLIENT_CLOSED: &str = "client-closed";
+
 /// How requests fared.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Traffic {
@@ -132,6 +135,13 @@ async fn scrape(cluster: &Cluster, pods: &[Value]) -> (BTreeMap<String, Counted>
     (answers.into_iter().flatten().collect(), failed)
 }
 
+/// Whether the route failed its clients: by a status, or because a response broke off. Who goes away early does not fail.
+fn is_failure(sample: &Sample) -> bool {
+    let code = sample.label("response_code").parse::<u16>().ok();
+    let is_broken = code.is_none_or(|code| code < 400) && !["", CLIENT_CLOSED].contains(&sample.label("error"));
+    code.is_some_and(|code| code >= FAILURES) || GRPC_FAILURES.contains(&sample.label("grpc_status")) || is_broken
+}
+
 /// What clients' sidecars count.
 fn counted(samples: &[Sample]) -> Counted {
     let mut counted = Counted::default();
@@ -141,8 +151,7 @@ fn counted(samples: &[Sample]) -> Counted {
             "mesh_requests_total" => {
                 let counts = counted.by_labels.entry(key).or_default();
                 counts.requests += sample.value;
-                let is_status = sample.label("response_code").parse::<u16>().is_ok_and(|code| code >= FAILURES);
-                if is_status || GRPC_FAILURES.contains(&sample.label("grpc_status")) {
+                if is_failure(sample) {
                     counts.failures += sample.value;
                 }
             }
@@ -205,6 +214,25 @@ mod tests {
         // Began anew between.
         let counted = difference(&of(100, 10, 50), &of(20, 0, 20), Duration::from_secs(1));
         assert_eq!(counted.get(&key("shop/web:80")).unwrap().rps, 20.0);
+    }
+
+    #[test]
+    fn a_failure_is_the_routes() {
+        for (code, grpc, error, expected) in [
+            ("200", "", "", false),
+            ("200", "5", "", false),
+            ("200", "14", "", true),
+            ("503", "", "", true),
+            ("503", "", "no-endpoints", true),
+            ("200", "", "upstream-reset", true),
+            ("200", "", "client-closed", false),
+            ("", "", "client-closed", false),
+            ("400", "", "bad-request", false),
+        ] {
+            let line =
+                format!("mesh_requests_total{{response_code=\"{code}\",grpc_status=\"{grpc}\",error=\"{error}\"}} 1\n");
+            assert_eq!(is_failure(&metrics::parse(&line)[0]), expected, "{line}");
+        }
     }
 
     #[tokio::test]

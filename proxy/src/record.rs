@@ -1,0 +1,235 @@
+//! One request, or one connection of bytes, from its first byte to its last: where it went and how it ended.
+//!
+//! It is begun where a request's head was read, or where it is known that a connection is one of bytes; everybody on the way
+//! notes what they know; it is finished once, when everything came that was to come, or when the last one lets it go. That is
+//! when it is counted: nothing else counts an outcome. A response's latency is that of its head, and is observed then, for
+//! streams live for hours.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    rc::Rc,
+    time::Instant,
+};
+
+use http::StatusCode;
+use mesh_policy::{RouteMeta, ServiceRef};
+
+use crate::{
+    balance::Endpoint,
+    error::Reason,
+    metrics::{DirectionMetrics, Series},
+};
+
+/// Whoever asked went away before the response ended.
+const CLIENT_CLOSED: &str = "client-closed";
+/// One of the ends of a connection reset it, or it was cut here.
+const RESET: &str = "reset";
+
+/// What is recorded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Request,
+    Bytes,
+}
+
+/// What is known so far.
+pub(crate) struct Record {
+    metrics: Rc<DirectionMetrics>,
+    kind: Kind,
+    began: Instant,
+    way: RefCell<Way>,
+    /// Where it is counted, once that is known for good.
+    series: OnceCell<Rc<Series>>,
+    status: Cell<Option<StatusCode>>,
+    grpc: Cell<Option<u8>>,
+    error: Cell<Option<Reason>>,
+    finished: Cell<bool>,
+}
+
+/// How far it came.
+#[derive(Default)]
+struct Way {
+    route: Option<RouteMeta>,
+    backend: Option<ServiceRef>,
+    endpoint: Option<Rc<Endpoint>>,
+}
+
+impl Record {
+    /// Begins that of a request whose head is there.
+    pub(crate) fn request(metrics: &Rc<DirectionMetrics>) -> Rc<Self> {
+        metrics.in_flight.increment(1.0);
+        Rc::new(Self::new(metrics, Kind::Request))
+    }
+
+    /// Begins that of a connection of bytes.
+    pub(crate) fn bytes(metrics: &Rc<DirectionMetrics>) -> Self {
+        Self::new(metrics, Kind::Bytes)
+    }
+
+    fn new(metrics: &Rc<DirectionMetrics>, kind: Kind) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            kind,
+            began: Instant::now(),
+            way: RefCell::default(),
+            series: OnceCell::new(),
+            status: Cell::new(None),
+            grpc: Cell::new(None),
+            error: Cell::new(None),
+            finished: Cell::new(false),
+        }
+    }
+
+    /// When it began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// The route that decided.
+    pub(crate) fn route(&self, route: Option<&RouteMeta>) {
+        self.way.borrow_mut().route = route.cloned();
+    }
+
+    /// The backend that was chosen.
+    pub(crate) fn backend(&self, backend: &ServiceRef) {
+        self.way.borrow_mut().backend = Some(backend.clone());
+    }
+
+    /// The endpoint of the attempt that begins.
+    pub(crate) fn endpoint(&self, endpoint: &Rc<Endpoint>) {
+        self.way.borrow_mut().endpoint = Some(endpoint.clone());
+    }
+
+    /// Where it is counted, if that is known from the start.
+    pub(crate) fn counted_in(&self, series: &Rc<Series>) {
+        let _known = self.series.set(series.clone());
+    }
+
+    /// The head of the response is there.
+    pub(crate) fn answered(&self, status: StatusCode, grpc: Option<u8>) {
+        self.status.set(Some(status));
+        self.grpc.set(grpc);
+        self.series().answered(self.began.elapsed());
+    }
+
+    /// The gRPC status came with the trailers.
+    pub(crate) fn grpc(&self, code: u8) {
+        self.grpc.set(Some(code));
+    }
+
+    /// It failed, or broke off.
+    pub(crate) fn failed(&self, why: Reason) {
+        self.error.set(Some(why));
+    }
+
+    /// Everything came that was to come, which is all unless it failed.
+    pub(crate) fn ended(&self) {
+        self.finish("");
+    }
+
+    /// It was none: what was opened for bytes is let go, and the client speaks HTTP.
+    pub(crate) fn forget(&self) {
+        self.finished.set(true);
+    }
+
+    /// The handles of where it went: with the endpoint if it came so far.
+    fn series(&self) -> &Rc<Series> {
+        self.series.get_or_init(|| {
+            let Way { route, backend, endpoint } = &*self.way.borrow();
+            let Some(endpoint) = endpoint else { return self.metrics.unplaced(route.as_ref(), backend.as_ref()) };
+            endpoint.series(route.as_ref(), || {
+                let address = || endpoint.info.address.to_string();
+                let backend = backend.as_ref().map_or_else(address, ToString::to_string);
+                self.metrics.bind_outbound(&endpoint.info, route.as_ref(), &backend)
+            })
+        })
+    }
+
+    /// Counts it, unless that is done. `otherwise`: what it is called where nothing failed here.
+    fn finish(&self, otherwise: &'static str) {
+        if self.finished.replace(true) {
+            return;
+        }
+        let error = match self.error.get() {
+            Some(reason) => {
+                self.metrics.error(reason);
+                reason.as_str()
+            }
+            None => otherwise,
+        };
+        match self.kind {
+            Kind::Request => {
+                self.metrics.in_flight.decrement(1.0);
+                self.series().request(self.status.get(), self.grpc.get(), error);
+            }
+            Kind::Bytes => self.series().connection(error),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.finish(if self.kind == Kind::Bytes { RESET } else { CLIENT_CLOSED });
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mesh_policy::RouteKind;
+
+    use super::*;
+    use crate::worker::tests::worker;
+
+    fn route() -> RouteMeta {
+        RouteMeta { kind: RouteKind::Http, namespace: "shop".into(), name: "split".into(), created: 0 }
+    }
+
+    /// The lines of a family.
+    fn lines(page: &str, family: &str) -> Vec<String> {
+        page.lines().filter(|line| line.starts_with(&format!("{family}{{"))).map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn a_request_is_counted_once_however_it_ends() {
+        let worker = worker(&[]);
+        let page = || worker.metrics.render();
+        let ended = Record::request(&worker.outbound);
+        ended.route(Some(&route()));
+        ended.backend(&ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 });
+        ended.failed(Reason::NoEndpoints);
+        ended.answered(Reason::NoEndpoints.status(), None);
+        assert!(page().contains(r#"mesh_requests_in_flight{direction="outbound"} 1"#), "{}", page());
+        assert_eq!(lines(&page(), "mesh_requests_total"), Vec::<String>::new(), "not before its end");
+        ended.ended();
+        ended.failed(Reason::Timeout);
+        drop(ended);
+        let counted = lines(&page(), "mesh_requests_total");
+        assert_eq!(counted.len(), 1, "{counted:?}");
+        let labels =
+            r#"route="shop/split",backend="shop/web:80",response_code="503",grpc_status="",error="no-endpoints"} 1"#;
+        assert!(counted[0].ends_with(labels), "{counted:?}");
+        assert!(page().contains(r#"mesh_errors_total{direction="outbound",error="no-endpoints"} 1"#));
+        assert!(page().contains(r#"mesh_requests_in_flight{direction="outbound"} 0"#));
+
+        // Nobody waited for the response.
+        drop(Record::request(&worker.inbound));
+        let counted = lines(&page(), "mesh_requests_total");
+        assert!(
+            counted.iter().any(|line| line.contains(r#"response_code="",grpc_status="",error="client-closed"} 1"#))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_bytes_is_counted_unless_it_was_none() {
+        let worker = worker(&[]);
+        let count = || lines(&worker.metrics.render(), "mesh_tcp_connections_total");
+        Record::bytes(&worker.outbound).forget();
+        assert_eq!(count(), Vec::<String>::new());
+        Record::bytes(&worker.outbound).ended();
+        drop(Record::bytes(&worker.outbound));
+        Record::bytes(&worker.outbound).failed(Reason::NoRoute);
+        let errors = |error: &str| count().iter().filter(|l| l.ends_with(&format!("error=\"{error}\"}} 1"))).count();
+        assert_eq!((errors(""), errors("reset"), errors("no-route"), count().len()), (1, 1, 1, 3), "{:?}", count());
+    }
+}
