@@ -23,8 +23,8 @@ use crate::{
     control::{Believed, Control},
     dump,
     metrics::Metrics,
+    target::canonical,
     tls::Tls,
-    worker::canonical,
 };
 
 /// A log filter; longer ones are no filter.

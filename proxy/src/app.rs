@@ -31,6 +31,7 @@ use crate::{
     listen::{self, Role},
     metrics::{ControlMetrics, Metrics},
     tls::Tls,
+    transport::Parts,
     worker::Worker,
 };
 
@@ -138,13 +139,13 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     let addresses = listen::addresses(&config);
     let own: Vec<SocketAddr> = addresses.iter().map(|(address, _)| *address).collect();
     let handover = Arc::new(Handover::default());
+    let parts = Parts { config: config.clone(), tls, metrics, handover, own };
     let mut workers: Vec<JoinHandle<()>> = Vec::new();
     for n in 0..config.workers {
         let listeners = open(&addresses, config.workers > 1)?;
-        let (config, tls, control, metrics) = (config.clone(), tls.clone(), control.clone(), metrics.clone());
-        let (own, handover, drain) = (own.clone(), handover.clone(), drain.clone());
+        let (parts, control, drain) = (parts.clone(), control.clone(), drain.clone());
         let work = move || {
-            let worker = move || Worker::new(config, tls, control, metrics, own, handover, drain);
+            let worker = move || Worker::new(parts, control, drain);
             if let Err(error) = work(worker, listeners) {
                 tracing::error!("worker {n}: {error}");
             }
@@ -208,7 +209,7 @@ fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, 
             let listener = TcpListener::from_std(listener)?;
             tokio::task::spawn_local(listen::run(worker.clone(), listener, role));
         }
-        tokio::task::spawn_local(expiry::run(worker.clone()));
+        tokio::task::spawn_local(expiry::run(worker.transport.clone()));
         let tidying = async {
             loop {
                 tokio::time::sleep(FORGET_GONE_EVERY).await;

@@ -12,7 +12,7 @@ use std::{
 
 use mesh_credentials::tls::expect_identity;
 use mesh_policy::Identity;
-use rustls::{ClientConfig, ProtocolVersion, pki_types::ServerName};
+use rustls::{ClientConfig, pki_types::ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -23,7 +23,7 @@ use crate::{
     io::Io,
     metrics::Direction,
     tls_stream::{self, Stream},
-    worker::Worker,
+    transport::Transport,
 };
 
 /// A peer that vanished without a word is given up after this: probes begin, and unacknowledged data is abandoned.
@@ -33,22 +33,22 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const EXTERNAL: Duration = Duration::from_secs(15);
 
 /// Opens a TCP connection within the connect timeout.
-pub async fn tcp(worker: &Worker, address: SocketAddr) -> Result<TcpStream, Error> {
-    within(worker, address, worker.config.times.connect, TcpStream::connect(address)).await
+pub async fn tcp(transport: &Transport, address: SocketAddr) -> Result<TcpStream, Error> {
+    within(transport, address, transport.config.times.connect, TcpStream::connect(address)).await
 }
 
 /// Opens a TCP connection to somebody outside the mesh, who may be far away.
-pub async fn external(worker: &Worker, address: SocketAddr) -> Result<TcpStream, Error> {
-    within(worker, address, EXTERNAL, TcpStream::connect(address)).await
+pub async fn external(transport: &Transport, address: SocketAddr) -> Result<TcpStream, Error> {
+    within(transport, address, EXTERNAL, TcpStream::connect(address)).await
 }
 
 async fn within(
-    worker: &Worker,
+    transport: &Transport,
     address: SocketAddr,
     limit: Duration,
     connecting: impl Future<Output = io::Result<TcpStream>>,
 ) -> Result<TcpStream, Error> {
-    if worker.is_own(address) {
+    if transport.is_own(address) {
         return Err(Error::undelivered(Reason::Loop, format!("{address} is this proxy itself")));
     }
     let failed = |error: io::Error| Error::undelivered(Reason::ConnectFailed, format!("{address}: {error}"));
@@ -87,31 +87,31 @@ impl<T> Upstream<T> {
 
 /// Opens a mutual TLS connection to a peer that must prove `identity`.
 pub async fn mesh(
-    worker: &Worker,
+    transport: &Transport,
     address: SocketAddr,
     identity: &Identity,
     config: &Arc<ClientConfig>,
 ) -> Result<Upstream<Stream<TcpStream>>, Error> {
-    if !worker.tls.held.is_ready() {
+    if !transport.tls.held.is_ready() {
         return Err(Error::undelivered(Reason::NoIdentity, "there is no certificate to prove yet"));
     }
     // One limit for both: a slow accept leaves less for the handshake.
-    let limit = worker.config.times.connect;
+    let limit = transport.config.times.connect;
     let late = tokio::time::Instant::now() + limit;
-    let tcp = if worker.is_this_pod(address.ip()) {
-        Box::pin(within(worker, address, limit, own_inbound(worker, address))).await?
+    let tcp = if transport.is_this_pod(address.ip()) {
+        Box::pin(within(transport, address, limit, own_inbound(transport, address))).await?
     } else {
-        tcp(worker, address).await?
+        tcp(transport, address).await?
     };
     let handshake = tls_stream::connect(config.clone(), ServerName::IpAddress(address.ip().into()), tcp);
     let (stream, session) = match tokio::time::timeout_at(late, handshake).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
-            worker.tls_failed(Direction::Outbound, &error);
+            transport.tls_failed(Direction::Outbound, &error);
             return Err(Error::undelivered(Reason::ConnectFailed, format!("{address}: TLS: {error}")));
         }
         Err(_) => {
-            worker.tls_failed(Direction::Outbound, &io::ErrorKind::TimedOut.into());
+            transport.tls_failed(Direction::Outbound, &io::ErrorKind::TimedOut.into());
             let detail = format!("{address}: no TLS handshake within {limit:?}");
             return Err(Error::undelivered(Reason::ConnectFailed, detail));
         }
@@ -127,23 +127,23 @@ pub async fn mesh(
             format!("{address}: the peer does not speak our protocol"),
         ));
     }
-    let entry = worker.connections.add(Side::Upstream, address);
-    if !expiry::proved(worker, &entry, &session) {
+    let entry = transport.connections.add(Side::Upstream, address);
+    if !expiry::proved(transport, &entry, &session) {
         let detail = format!("{address}: the anchor of its certificate has just been withdrawn");
         return Err(Error::undelivered(Reason::IdentityMismatch, detail));
     }
-    worker.tls_finished(Direction::Outbound, identity, &session);
+    transport.tls_finished(Direction::Outbound, identity, &session);
     Ok(Upstream { io: stream, entry: Some(entry) })
 }
 
 /// A connection to our own inbound side, which is told that it goes to `address`.
-async fn own_inbound(worker: &Worker, address: SocketAddr) -> io::Result<TcpStream> {
+async fn own_inbound(transport: &Transport, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
-    let announced = worker.handover.announce(socket.local_addr()?, address);
+    let announced = transport.handover.announce(socket.local_addr()?, address);
     let announced =
         announced.ok_or_else(|| io::Error::other("too many calls of this pod to itself are on their way"))?;
-    let inbound = match worker.config.inbound_listen {
+    let inbound = match transport.config.inbound_listen {
         any if any.ip().is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, any.port())),
         one => one,
     };
@@ -160,15 +160,6 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(KEEP_ALIVE))?;
     Ok(())
-}
-
-/// The name of a TLS version as RFC 8446 and OpenSSL write it.
-pub fn version_name(version: Option<ProtocolVersion>) -> &'static str {
-    match version {
-        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-        _ => "unknown",
-    }
 }
 
 #[cfg(test)]
@@ -189,9 +180,9 @@ mod tests {
         while let Ok(connected) = tokio::time::timeout(limit, TcpStream::connect(address)).await {
             queued.push(connected.unwrap());
         }
-        let late = tokio::time::timeout(2 * limit, tcp(&worker, address)).await.unwrap().unwrap_err();
+        let late = tokio::time::timeout(2 * limit, tcp(&worker.transport, address)).await.unwrap().unwrap_err();
         assert_eq!((late.reason, late.delivery), (Reason::ConnectFailed, Delivery::Never));
-        let late = tokio::time::timeout(2 * EXTERNAL, external(&worker, address)).await.unwrap();
+        let late = tokio::time::timeout(2 * EXTERNAL, external(&worker.transport, address)).await.unwrap();
         assert!(late.unwrap_err().detail.contains("no answer within 15s"), "outside of the mesh");
     }
 }

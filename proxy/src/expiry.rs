@@ -23,7 +23,7 @@ use mesh_credentials::Proof;
 use crate::{
     connections::{End, Entry, Side, Stage},
     tls_stream::Session,
-    worker::Worker,
+    transport::Transport,
 };
 
 /// From an anchor's end to the end of what it vouched for. Proxies ask for another certificate one to three seconds after they
@@ -37,8 +37,8 @@ const MOST_AHEAD: Duration = Duration::from_secs(30);
 const AHEAD: f64 = 0.1;
 
 /// Ends connections, for as long as the worker lives.
-pub async fn run(worker: Rc<Worker>) {
-    let (connections, held) = (&worker.connections, &worker.tls.held);
+pub async fn run(transport: Rc<Transport>) {
+    let (connections, held) = (&transport.connections, &transport.tls.held);
     let mut new_roots = held.new_roots();
     let mut gone = Gone::default();
     loop {
@@ -54,7 +54,7 @@ pub async fn run(worker: Rc<Worker>) {
             () = connections.earlier_end() => continue,
             // Its sender lives in `held`.
             _ = new_roots.changed() => {
-                gone.look(&worker, Instant::now());
+                gone.look(&transport, Instant::now());
                 continue;
             }
         }
@@ -62,55 +62,55 @@ pub async fn run(worker: Rc<Worker>) {
         for opened_here in [true, false] {
             let due = gone.take(now, opened_here);
             if !due.is_empty() {
-                anchors_gone(&worker, now, opened_here, &due);
+                anchors_gone(&transport, now, opened_here, &due);
             }
         }
         for (entry, end) in connections.take_ended(now) {
-            ended(&worker, &entry, end, now);
+            ended(&transport, &entry, end, now);
         }
     }
 }
 
 /// Enters what both sides proved in a handshake, and when that ends. False: it does not count any more.
-pub fn proved(worker: &Worker, entry: &Rc<Entry>, session: &Session) -> bool {
-    let held = &worker.tls.held;
+pub fn proved(transport: &Transport, entry: &Rc<Entry>, session: &Session) -> bool {
+    let held = &transport.tls.held;
     let Some(peer) = session.peer_certificates().and_then(|chain| held.proof(chain)) else { return false };
     entry.proved(peer, held.own_proof());
-    if let Some(at) = end_of(worker, entry) {
+    if let Some(at) = end_of(transport, entry) {
         entry.ends_at(at, End::InOrder);
     }
     true
 }
 
 /// When a connection ends that was made with these certificates.
-fn end_of(worker: &Worker, entry: &Entry) -> Option<Instant> {
+fn end_of(transport: &Transport, entry: &Entry) -> Option<Instant> {
     let not_after = entry.proofs().iter().map(|proof| proof.not_after()).min()?;
     let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
     let ahead = left.mul_f64(AHEAD).min(MOST_AHEAD);
     // The opener's in the first half of that time, the other side's in the last quarter: those of one certificate do not all
     // come back in one moment.
     let ahead = match entry.side() {
-        Side::Upstream => ahead / 4 + worker.random.jitter(ahead / 2),
-        Side::Inbound | Side::Outbound => worker.random.jitter(ahead / 6),
+        Side::Upstream => ahead / 4 + transport.random.jitter(ahead / 2),
+        Side::Inbound | Side::Outbound => transport.random.jitter(ahead / 6),
     };
     Instant::now().checked_add(left.saturating_sub(ahead))
 }
 
 /// The time of a connection has come: that of a certificate, or the last one of what should have ended in order.
-fn ended(worker: &Worker, entry: &Rc<Entry>, end: End, now: Instant) {
-    let cuts = worker.config.cut_at_certificate_end;
+fn ended(transport: &Transport, entry: &Rc<Entry>, end: End, now: Instant) {
+    let cuts = transport.config.cut_at_certificate_end;
     match (end, entry.stage()) {
         (End::Now, _) => entry.end(End::Now),
         (_, Stage::Begun | Stage::Http) => {
             entry.end(End::InOrder);
-            count(worker, entry, "certificate");
+            count(transport, entry, "certificate");
             if cuts {
-                entry.ends_at(now + worker.config.times.shutdown_grace, End::Now);
+                entry.ends_at(now + transport.config.times.shutdown_grace, End::Now);
             }
         }
         (_, Stage::Bytes | Stage::Upgraded) if cuts => {
             entry.end(End::Now);
-            count(worker, entry, "certificate");
+            count(transport, entry, "certificate");
         }
         (_, Stage::Bytes | Stage::Upgraded) => {}
     }
@@ -141,10 +141,10 @@ impl Since {
 
 impl Gone {
     /// Other roots are in force.
-    fn look(&mut self, worker: &Worker, now: Instant) {
-        let held = &worker.tls.held;
+    fn look(&mut self, transport: &Transport, now: Instant) {
+        let held = &transport.tls.held;
         let mut known = HashMap::new();
-        for entry in worker.connections.all() {
+        for entry in transport.connections.all() {
             for proof in entry.proofs() {
                 known.entry(Arc::as_ptr(proof)).or_insert_with(|| held.still_vouches(proof));
             }
@@ -174,28 +174,28 @@ impl Gone {
 
 /// Ends the connections with such a proof for which still no anchor vouches: those that were `opened_here`, or those that were
 /// accepted.
-fn anchors_gone(worker: &Worker, now: Instant, opened_here: bool, due: &HashSet<*const Proof>) {
-    let held = &worker.tls.held;
-    for entry in worker.connections.all() {
+fn anchors_gone(transport: &Transport, now: Instant, opened_here: bool, due: &HashSet<*const Proof>) {
+    let held = &transport.tls.held;
+    for entry in transport.connections.all() {
         let is_meant = |proof: &Arc<Proof>| due.contains(&Arc::as_ptr(proof)) && !held.still_vouches(proof);
         let is_other = (entry.side() == Side::Upstream) != opened_here;
         if is_other || !entry.proofs().iter().any(is_meant) {
             continue;
         }
-        count(worker, &entry, "anchor");
+        count(transport, &entry, "anchor");
         match entry.stage() {
             Stage::Begun | Stage::Http => {
                 entry.end(End::InOrder);
-                entry.ends_at(now + worker.config.times.shutdown_grace, End::Now);
+                entry.ends_at(now + transport.config.times.shutdown_grace, End::Now);
             }
             Stage::Bytes | Stage::Upgraded => entry.end(End::Now),
         }
     }
 }
 
-fn count(worker: &Worker, entry: &Entry, why: &str) {
+fn count(transport: &Transport, entry: &Entry, why: &str) {
     let labels = [("direction", entry.direction().as_str()), ("why", why)];
-    worker.metrics.counter("mesh_connections_ended_total", &labels).increment(1);
+    transport.metrics.counter("mesh_connections_ended_total", &labels).increment(1);
     if let Some(peer) = entry.peer() {
         tracing::debug!("the connection with {peer} ends with its {why}");
     }

@@ -19,9 +19,10 @@ use crate::{
     io::{self, Io, Rewind, reset},
     metrics::Direction,
     record::Record,
+    target::InboundPort,
     tcp, tls, tls_stream,
     undecided::Undecided,
-    worker::{InboundPort, Worker},
+    worker::Worker,
 };
 
 /// Serves one connection for the application at `app` to its end.
@@ -51,26 +52,26 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, mut io: T, app: 
 
 /// A peer's proxy: mutual TLS, then what its ALPN frames.
 async fn peer<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, port: Rc<InboundPort>) -> Result<(), Error> {
-    let accepting = tls_stream::accept(worker.tls.server.clone(), io);
+    let accepting = tls_stream::accept(worker.transport.tls.server.clone(), io);
     let (stream, session) = match tokio::time::timeout(worker.config.times.handshake, accepting).await {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
-            worker.tls_failed(Direction::Inbound, &error);
+            worker.transport.tls_failed(Direction::Inbound, &error);
             return Err(Error::unknown(Reason::ConnectFailed, format!("TLS: {error}")));
         }
         Err(_) => {
-            worker.tls_failed(Direction::Inbound, &std::io::ErrorKind::TimedOut.into());
+            worker.transport.tls_failed(Direction::Inbound, &std::io::ErrorKind::TimedOut.into());
             return Err(Error::unknown(Reason::ConnectFailed, "no TLS handshake in time"));
         }
     };
-    if !expiry::proved(&worker, &entry, &session) {
+    if !expiry::proved(&worker.transport, &entry, &session) {
         return Err(Error::unknown(
             Reason::IdentityMismatch,
             "the peer's certificate names no workload that is trusted now",
         ));
     }
     if let Some(identity) = entry.peer() {
-        worker.tls_finished(Direction::Inbound, identity, &session);
+        worker.transport.tls_finished(Direction::Inbound, identity, &session);
     }
     let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
     let is_proxy = matches!(protocol.as_deref(), Some(tls::ALPN_H2 | tls::ALPN_H1));
@@ -98,7 +99,7 @@ async fn inside<T: Io>(
     begun: Option<Spoken>,
 ) -> Result<Option<Rewind<T>>, Error> {
     let times = &caller.worker.config.times;
-    let expect = caller.port.policy(&caller.worker).await.map_or(Expect::Any, |policy| Expect::of_port(&policy));
+    let expect = caller.port.policy().await.map_or(Expect::Any, |policy| Expect::of_port(&policy));
     // A peer's proxy kept back what it heard for long enough.
     let words = if caller.identity().is_none() { times.detect } else { Duration::ZERO };
     let spoken = match begun {
@@ -180,14 +181,14 @@ async fn undecided<T: Io>(
         Err(error) => {
             reset(io);
             // A peer's proxy that hears HTTP after all ends this connection, and asks on another.
-            undecided.broken(&worker, &caller.port.pool, app, caller.identity().is_some());
+            undecided.broken(&worker.transport, &caller.port.pool, app, caller.identity().is_some());
             return Err(Error::connection(error));
         }
     };
     let is_late = spoken == Spoken::Mesh && caller.identity().is_none();
     if is_late || matches!(spoken, Spoken::Http1 | Spoken::Http2) {
         record.forget();
-        undecided.let_go(&worker, &caller.port.pool, app);
+        undecided.let_go(&worker.transport, &caller.port.pool, app);
         let io = undecided.client_anew(io);
         return if is_late { Ok(Some(io)) } else { http(caller, io, spoken).await.map(|()| None) };
     }
@@ -209,7 +210,7 @@ async fn opaque<T: Io>(caller: &Caller, io: T) -> Result<(), Error> {
 }
 
 async fn connect_app(caller: &Caller, record: &Record) -> Result<TcpStream, Error> {
-    let connected = connect::tcp(&caller.worker, caller.port.address).await;
+    let connected = connect::tcp(&caller.worker.transport, caller.port.address).await;
     connected.inspect_err(|error| record.failed(error.reason))
 }
 

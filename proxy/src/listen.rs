@@ -91,7 +91,7 @@ pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
 
 /// Accepts until the proxy drains.
 pub async fn run(worker: Rc<Worker>, listener: TcpListener, role: Role) {
-    while let Some(accepted) = worker.connections.accept(role.side(), &listener).await {
+    while let Some(accepted) = worker.transport.connections.accept(role.side(), &listener).await {
         match accepted {
             Ok((stream, entry)) => {
                 let (worker, role) = (worker.clone(), role.clone());
@@ -122,7 +122,8 @@ async fn serve(worker: Rc<Worker>, entry: Rc<Entry>, stream: TcpStream, role: Ro
             Box::pin(outbound::serve(worker, entry, stream, destination)).await
         }
         // Not redirected: from our own outbound side, or from somebody who has no business here.
-        Role::Inbound => match original_destination(&stream).or_else(|| worker.handover.take(entry.source())) {
+        Role::Inbound => match original_destination(&stream).or_else(|| worker.transport.handover.take(entry.source()))
+        {
             Some(address) => {
                 let stream = Metered::new(stream, entry.clone());
                 Box::pin(inbound::serve(worker, entry, stream, address)).await

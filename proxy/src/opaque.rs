@@ -16,9 +16,11 @@ use crate::{
     http::in_flight::InFlight,
     io::{self, Io, reset},
     record::Record,
+    target::OutboundTarget,
     tcp,
+    transport::Transport,
     undecided::Undecided,
-    worker::{OutboundTarget, Worker},
+    worker::Worker,
 };
 
 /// Endpoints tried for an opaque connection: the first and three others, as for requests.
@@ -37,9 +39,9 @@ pub(crate) struct Opened {
 impl Opened {
     /// It was opened for bytes, and its client speaks HTTP. A peer's proxy hears that it broke before anything was said,
     /// and keeps its own connection to the application.
-    pub(crate) fn let_go(self, worker: &Worker, undecided: &Undecided) {
+    pub(crate) fn let_go(self, transport: &Transport, undecided: &Undecided) {
         match self.upstream.io.into_any().downcast::<TcpStream>() {
-            Ok(server) => undecided.let_go(worker, &self.endpoint.pool, *server),
+            Ok(server) => undecided.let_go(transport, &self.endpoint.pool, *server),
             Err(peer) => drop(peer),
         }
     }
@@ -99,7 +101,7 @@ pub(crate) async fn open(
     let opened = async {
         match way(worker, target, policy, sni, Some(record))? {
             Way::Balanced(service) => open_any(worker, service, record).await,
-            Way::One(endpoint) => open_one(worker, endpoint, record).await,
+            Way::One(endpoint) => open_one(&worker.transport, endpoint, record).await,
         }
     };
     opened.await.inspect_err(|error| record.failed(error.reason))
@@ -116,7 +118,7 @@ pub(crate) async fn open_first(
     if let Target::Service(service) = &policy.target {
         record.backend(service);
     }
-    match open_one(worker, first.clone(), record).await {
+    match open_one(&worker.transport, first.clone(), record).await {
         Ok(opened) => Ok(opened),
         Err(error) => {
             first.refused(Instant::now());
@@ -159,7 +161,7 @@ fn way<'p>(
     }
     let rule = match decision.verdict {
         OutboundVerdict::Default(Target::Service(service)) => return Ok(Way::Balanced(service)),
-        OutboundVerdict::Default(Target::Endpoint(endpoint)) => return Ok(Way::One(target.direct(worker, endpoint))),
+        OutboundVerdict::Default(Target::Endpoint(endpoint)) => return Ok(Way::One(target.direct(endpoint))),
         OutboundVerdict::Default(Target::Outside(address) | Target::Unknown(address)) => {
             return Err(target.unowned(*address));
         }
@@ -189,7 +191,7 @@ async fn open_any(worker: &Rc<Worker>, service: &ServiceRef, record: &Record) ->
     while tried.len() < MAX_ATTEMPTS {
         let Some(endpoint) = balancer.pick(&worker.random, Instant::now(), &tried) else { break };
         tried.push(endpoint.info.address);
-        match open_one(worker, endpoint.clone(), record).await {
+        match open_one(&worker.transport, endpoint.clone(), record).await {
             Ok(opened) => return Ok(opened),
             Err(error) => {
                 endpoint.refused(Instant::now());
@@ -201,14 +203,14 @@ async fn open_any(worker: &Rc<Worker>, service: &ServiceRef, record: &Record) ->
     Err(last.unwrap_or_else(|| Error::undelivered(Reason::NoEndpoints, service.to_string())))
 }
 
-async fn open_one(worker: &Rc<Worker>, endpoint: Rc<Endpoint>, record: &Record) -> Result<Opened, Error> {
+async fn open_one(transport: &Transport, endpoint: Rc<Endpoint>, record: &Record) -> Result<Opened, Error> {
     record.endpoint(&endpoint);
     let began = Instant::now();
     let in_flight = InFlight::on(endpoint.clone());
     let address = endpoint.info.address;
     let upstream = match &endpoint.info.identity {
-        None => Upstream::plain(connect::tcp(worker, address).await?).boxed(),
-        Some(identity) => connect::mesh(worker, address, identity, &worker.tls.client_tcp).await?.boxed(),
+        None => Upstream::plain(connect::tcp(transport, address).await?).boxed(),
+        Some(identity) => connect::mesh(transport, address, identity, &transport.tls.client_tcp).await?.boxed(),
     };
     let now = Instant::now();
     endpoint.observe(now - began, false, now);

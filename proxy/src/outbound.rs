@@ -29,8 +29,9 @@ use crate::{
     opaque,
     record::Record,
     sni::Hello,
+    target::OutboundTarget,
     undecided::Undecided,
-    worker::{OutboundTarget, Worker},
+    worker::Worker,
 };
 
 /// Where a connection's traffic goes.
@@ -50,7 +51,7 @@ pub async fn serve<T: Io>(
     destination: Destination,
 ) -> Result<(), Error> {
     if let Destination::Target(target) = destination {
-        let policy = target.policy(&worker).await;
+        let policy = target.policy().await;
         return to_target(worker, entry, io, target, policy).await;
     }
     let mut read = BytesMut::new();
@@ -63,7 +64,7 @@ pub async fn serve<T: Io>(
 /// known who has an address of the cluster, nothing does.
 pub async fn redirected<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, original: SocketAddr) -> Result<(), Error> {
     let target = worker.target(&original.to_string());
-    match target.policy(&worker).await {
+    match target.policy().await {
         Err(error) if error.reason == Reason::UnknownTarget => Box::pin(external(worker, entry, io, original)).await,
         policy => to_target(worker, entry, io, target, policy).await,
     }
@@ -71,7 +72,7 @@ pub async fn redirected<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, orig
 
 async fn external<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, original: SocketAddr) -> Result<(), Error> {
     let record = Record::bytes(&worker.outbound);
-    let connected = connect::external(&worker, original).await;
+    let connected = connect::external(&worker.transport, original).await;
     let upstream = connected.inspect_err(|error| record.failed(error.reason))?;
     opaque::copy(&worker, &entry, io, Upstream::plain(upstream), InFlight::default(), record).await
 }
@@ -224,7 +225,7 @@ async fn request(worker: Rc<Worker>, destination: Destination, incoming: Incomin
         .filter(|a| a.port_u16().is_some())
         .ok_or_else(|| Error::undelivered(Reason::BadRequest, "CONNECT needs host:port"))?;
     let target = worker.target(authority.as_str());
-    target.policy(&worker).await?; // an unknown target is refused here, not after a 200
+    target.policy().await?; // an unknown target is refused here, not after a 200
     let tunnel = move |io: Box<dyn Io>, entry: Rc<Entry>| {
         tokio::task::spawn_local(async move {
             entry.reached(Stage::Upgraded);
@@ -296,7 +297,7 @@ async fn undecided<T: Io>(
     };
     if matches!(spoken, Spoken::Http1 | Spoken::Http2) {
         record.forget();
-        opened.let_go(worker, &undecided);
+        opened.let_go(&worker.transport, &undecided);
         let io = undecided.client_anew(io);
         return http(worker.clone(), entry, io, Destination::Target(target), spoken, None).await;
     }

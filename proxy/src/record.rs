@@ -193,7 +193,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_is_counted_once_however_it_ends() {
         let worker = worker(&[]);
-        let page = || worker.metrics.render();
+        let page = || worker.transport.metrics.render();
         let ended = Record::request(&worker.outbound);
         ended.route(Some(&route()));
         ended.backend(&ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 });
@@ -223,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_of_bytes_is_counted_unless_it_was_none() {
         let worker = worker(&[]);
-        let count = || lines(&worker.metrics.render(), "mesh_tcp_connections_total");
+        let count = || lines(&worker.transport.metrics.render(), "mesh_tcp_connections_total");
         Record::bytes(&worker.outbound).forget();
         assert_eq!(count(), Vec::<String>::new());
         Record::bytes(&worker.outbound).ended();

@@ -23,9 +23,9 @@ use tokio::{
 use crate::{
     connections::Entry,
     detect::{Expect, Look, Spoken},
-    http::{h1, pool::Pool, server::h1_config},
+    http::{h1, pool::Pool, settings::h1_config},
     io::{Rewind, reset},
-    worker::Worker,
+    transport::Transport,
 };
 
 /// What a server says that decides nothing is kept back up to this. SETTINGS and a 408 are far smaller.
@@ -138,9 +138,9 @@ impl Undecided {
 
     /// Lets a server's connection go: kept for the next request when nothing was said on it, as a client of its own would
     /// have used it; ended as broken when it holds the beginning of a request, which nobody may take for a whole one.
-    pub(crate) fn let_go(&self, worker: &Worker, pool: &Pool, server: TcpStream) {
+    pub(crate) fn let_go(&self, transport: &Transport, pool: &Pool, server: TcpStream) {
         if self.is_untouched() {
-            pool.put_h1(worker, h1::client::Connection::new(server, &h1_config(&worker.config)));
+            pool.put_h1(transport, h1::client::Connection::new(server, &h1_config(&transport.config)));
         } else if self.passed > 0 {
             reset(server);
         }
@@ -148,9 +148,9 @@ impl Undecided {
 
     /// What becomes of the application's connection when the client's broke. One on which nothing was said is not reset: the
     /// application would take it for a fault. `is_kept`: the next request may use it.
-    pub(crate) fn broken(&self, worker: &Worker, pool: &Pool, server: TcpStream, is_kept: bool) {
+    pub(crate) fn broken(&self, transport: &Transport, pool: &Pool, server: TcpStream, is_kept: bool) {
         match self.is_untouched() {
-            true if is_kept => self.let_go(worker, pool, server),
+            true if is_kept => self.let_go(transport, pool, server),
             true => drop(server),
             false => reset(server),
         }

@@ -30,7 +30,9 @@ use crate::{
     connect,
     error::{Delivery, ERROR_HEADER, Error, Fault, Reason},
     record::Record,
-    worker::{OutboundTarget, Worker},
+    target::OutboundTarget,
+    transport::Transport,
+    worker::Worker,
 };
 
 /// Tries at other endpoints for a request that was never delivered. Each goes to another endpoint, so it makes no storm.
@@ -303,7 +305,8 @@ impl Call<'_> {
         let mut in_flight = InFlight::on(endpoint.clone());
         in_flight.waits(sent);
         let authority = self.authority.clone();
-        let hop = Hop { worker: self.worker, endpoint, authority, deadline: self.deadline, grpc: self.grpc };
+        let transport = &self.worker.transport;
+        let hop = Hop { transport, endpoint, authority, deadline: self.deadline, grpc: self.grpc };
         let sending = hop.send(request, &self.interim, &mut in_flight);
         let mut limit = self.backend_request.map(|limit| Box::pin(tokio::time::sleep(limit)));
         let answered = within(limit.as_mut().map(|limit| limit.as_mut()), sending).await;
@@ -323,8 +326,8 @@ impl Call<'_> {
 
 /// The way of one attempt.
 pub struct Hop<'h> {
-    /// The worker.
-    pub worker: &'h Rc<Worker>,
+    /// What its connections are made with.
+    pub transport: &'h Rc<Transport>,
     /// Where to.
     pub endpoint: &'h Rc<Endpoint>,
     /// The authority that goes on.
@@ -343,27 +346,27 @@ impl Hop<'_> {
         interim: &Interim,
         in_flight: &mut InFlight,
     ) -> Result<Response<Body>, Error> {
-        let Self { worker, endpoint, authority, deadline, grpc } = self;
+        let Self { transport, endpoint, authority, deadline, grpc } = self;
         let peer = endpoint.info.identity.is_some();
         if let Some(at) = deadline {
             deadline::hand_on(request.headers_mut(), at, Instant::now(), grpc, peer);
         }
         if !peer {
             let to = client::Plain { address: endpoint.info.address, authority: Some(authority) };
-            return client::send_plain(worker, endpoint, to, request, interim, in_flight).await;
+            return client::send_plain(transport, endpoint, to, request, interim, in_flight).await;
         }
         if let Some(version) = headers::orig_proto(request.version()) {
             request.headers_mut().insert(headers::ORIG_PROTO, version);
         }
         headers::to_h2_form(&mut request, Some(authority))?;
         let connect = || {
-            let (worker, endpoint) = (worker.clone(), endpoint.clone());
+            let (transport, endpoint) = (transport.clone(), endpoint.clone());
             async move {
                 let identity = endpoint.info.identity.as_ref().ok_or_else(no_identity)?;
-                connect::mesh(&worker, endpoint.info.address, identity, &worker.tls.client_h2).await
+                connect::mesh(&transport, endpoint.info.address, identity, &transport.tls.client_h2).await
             }
         };
-        client::send_h2(worker, endpoint, connect, request, interim, in_flight).await
+        client::send_h2(transport, endpoint, connect, request, interim, in_flight).await
     }
 }
 

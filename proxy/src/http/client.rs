@@ -26,16 +26,16 @@ use super::{
     in_flight::InFlight,
     judge,
     pool::{H2Connection, Pool},
-    server::h1_config,
+    settings::h1_config,
 };
 use crate::{
     connect::{self, Upstream},
     connections::{Entry, Stage},
     error::{Delivery, Error, Reason},
     io::{self, Io},
-    metrics::{Direction, DirectionMetrics},
+    metrics::DirectionMetrics,
     tcp,
-    worker::Worker,
+    transport::Transport,
 };
 
 /// How long a body waits for 100 before it is sent all the same (RFC 9110 section 10.1.1 forbids to wait for ever).
@@ -43,7 +43,7 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// Sends a request on one of the peer's HTTP/2 connections; `connect` opens another when those there are full.
 pub async fn send_h2<C, F, T>(
-    worker: &Rc<Worker>,
+    transport: &Rc<Transport>,
     owner: &Rc<impl AsRef<Pool> + 'static>,
     connect: C,
     request: Request<Body>,
@@ -55,9 +55,9 @@ where
     F: Future<Output = Result<Upstream<T>, Error>> + 'static,
     T: Io,
 {
-    let connection = Pool::acquire(worker, owner, connect).await?;
+    let connection = Pool::acquire(transport, owner, connect).await?;
     in_flight.on_connection(connection.clone());
-    send_stream(&connection, request, interim, in_flight, worker.config.times.idle)
+    send_stream(&connection, request, interim, in_flight, transport.config.times.idle)
         .await
         .map(|response| response.map(Body::from))
 }
@@ -139,7 +139,7 @@ pub struct Plain {
 
 /// Sends a request in plain text, in the version that it carries, on a pooled connection.
 pub async fn send_plain(
-    worker: &Rc<Worker>,
+    transport: &Rc<Transport>,
     owner: &Rc<impl AsRef<Pool> + 'static>,
     to: Plain,
     mut request: Request<Body>,
@@ -149,12 +149,12 @@ pub async fn send_plain(
     if request.version() == Version::HTTP_2 {
         headers::to_h2_form(&mut request, to.authority)?;
         let connect = || {
-            let worker = worker.clone();
-            async move { connect::tcp(&worker, to.address).await.map(Upstream::plain) }
+            let transport = transport.clone();
+            async move { connect::tcp(&transport, to.address).await.map(Upstream::plain) }
         };
-        let connection = Pool::acquire(worker, owner, connect).await?;
+        let connection = Pool::acquire(transport, owner, connect).await?;
         in_flight.on_connection(connection.clone());
-        let sent = send_stream(&connection, request, interim, in_flight, worker.config.times.idle).await;
+        let sent = send_stream(&connection, request, interim, in_flight, transport.config.times.idle).await;
         // A peer's proxy refuses a stream because its application takes nothing. An application whose connection has served
         // others does because that has too many or is to end, so that another connection may be taken.
         return sent.map(|response| from_stranger(response.map(Body::from))).map_err(|error| match error.delivery {
@@ -171,13 +171,13 @@ pub async fn send_plain(
     }
     headers::to_h1_form(&mut request, version)?;
     let pool = (**owner).as_ref();
-    let connection = match pool.take_h1(worker) {
+    let connection = match pool.take_h1(transport) {
         Some(connection) => connection,
-        None => h1::client::Connection::new(connect::tcp(worker, to.address).await?, &h1_config(&worker.config)),
+        None => h1::client::Connection::new(connect::tcp(transport, to.address).await?, &h1_config(&transport.config)),
     };
     let keep = {
-        let (worker, owner) = (worker.clone(), owner.clone());
-        move |connection: h1::client::Connection<TcpStream>| (*owner).as_ref().put_h1(&worker, connection)
+        let (transport, owner) = (transport.clone(), owner.clone());
+        move |connection: h1::client::Connection<TcpStream>| (*owner).as_ref().put_h1(&transport, connection)
     };
     let expects = headers::expects_continue(request.headers());
     let request = if expects { request.map(|body| body.announced(interim.clone())) } else { request };
@@ -197,14 +197,14 @@ pub async fn send_plain(
 /// Sends a request that leaves HTTP, on a connection of its own. After the switch, bytes are copied until both ends are
 /// done; `in_flight` counts for as long, or until the end of a response that switches nothing.
 pub async fn send_upgrade(
-    worker: &Rc<Worker>,
-    direction: Direction,
+    transport: &Rc<Transport>,
+    metrics: &Rc<DirectionMetrics>,
     upstream: Upstream<Box<dyn Io>>,
     request: Request<Body>,
     interim: &Interim,
     mut in_flight: InFlight,
 ) -> Result<Reply, Error> {
-    let connection = h1::client::Connection::new(upstream.io, &h1_config(&worker.config));
+    let connection = h1::client::Connection::new(upstream.io, &h1_config(&transport.config));
     let held = upstream.entry;
     let early = |status, headers: &HeaderMap| interim.send(status, headers);
     let sending = h1::client::send(connection, request, early, drop);
@@ -224,14 +224,14 @@ pub async fn send_upgrade(
         return Ok(response.map(|body| body.counted(in_flight)).into());
     };
     let upgrade = {
-        let worker = worker.clone();
+        let metrics = metrics.clone();
         Box::new(move |mut client: Box<dyn Io>, entry: Rc<Entry>| {
             tokio::task::spawn_local(async move {
                 entry.reached(Stage::Upgraded);
                 if let Some(held) = &held {
                     held.reached(Stage::Upgraded);
                 }
-                let DirectionMetrics { bytes_sent, bytes_received, .. } = &**worker.direction(direction);
+                let DirectionMetrics { bytes_sent, bytes_received, .. } = &*metrics;
                 let entries = (&*entry, held.as_deref());
                 let copied = tcp::copy(&mut client, &mut upstream, entries, bytes_sent, bytes_received).await;
                 if let Err(error) = io::end(copied, client, upstream) {

@@ -24,7 +24,8 @@ use crate::{
     error::{Delivery, Error, Reason},
     outbound::Destination,
     record::Record,
-    worker::{OutboundTarget, Worker},
+    target::OutboundTarget,
+    worker::Worker,
 };
 
 /// Serves one request of the application.
@@ -34,7 +35,7 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
     // Destination and policy.
     let authority = headers::authority(&request)?;
     let target = destination_of(&worker, &destination, authority.as_ref())?;
-    let policy = target.policy(&worker).await?;
+    let policy = target.policy().await?;
 
     // Facts and decision.
     let facts = facts(&request, authority.as_ref());
@@ -215,7 +216,7 @@ async fn places<'p>(
             return Err(Error::undelivered(Reason::InvalidBackend, reason.to_string()));
         }
         (Some(_), None, _) => return Err(Error::undelivered(Reason::InvalidBackend, "the rule has no backend")),
-        (None, _, Target::Endpoint(endpoint)) => return Ok(Places::One(target.direct(worker, endpoint))),
+        (None, _, Target::Endpoint(endpoint)) => return Ok(Places::One(target.direct(endpoint))),
         (None, _, Target::Outside(address) | Target::Unknown(address)) => return Err(target.unowned(*address)),
     };
     record.backend(service);

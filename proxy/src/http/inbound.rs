@@ -21,9 +21,10 @@ use crate::{
     connect::{self, Upstream},
     connections::Entry,
     error::{Delivery, Error, Reason},
-    metrics::{Direction, Series},
+    metrics::Series,
     record::Record,
-    worker::{InboundPort, Worker},
+    target::InboundPort,
+    worker::Worker,
 };
 
 /// What all requests of one inbound connection share.
@@ -80,7 +81,7 @@ impl Caller {
 
     /// Decides whether the caller may use the port, for requests or for bytes.
     pub async fn admit(&self, opaque: bool) -> Result<(), Error> {
-        let policy = self.port.policy(&self.worker).await?;
+        let policy = self.port.policy().await?;
         let facts = ConnectionFacts { client: self.identity(), opaque };
         match decide_inbound(&policy, &facts, &mut ()) {
             InboundVerdict::Allow => Ok(()),
@@ -141,9 +142,10 @@ pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Erro
         if let Some(to) = to {
             request.headers_mut().insert(header::UPGRADE, to);
         }
-        let io = connect::tcp(worker, address).await.map_err(refused)?;
+        let io = connect::tcp(&worker.transport, address).await.map_err(refused)?;
         let (app, in_flight) = (Upstream::plain(io).boxed(), InFlight::default());
-        let mut reply = client::send_upgrade(worker, Direction::Inbound, app, request, &interim, in_flight).await?;
+        let mut reply =
+            client::send_upgrade(&worker.transport, &worker.inbound, app, request, &interim, in_flight).await?;
         reply.response = client::from_stranger(reply.response);
         if reply.upgrade.is_none() {
             headers::strip_hop_by_hop(reply.response.headers_mut());
@@ -178,7 +180,7 @@ async fn hand_over(
     let (worker, address) = (&caller.worker, caller.port.address);
     let send = async |request, in_flight: &mut InFlight| {
         let to = client::Plain { address, authority: authority.clone() };
-        let sent = client::send_plain(worker, &caller.port, to, request, interim, in_flight).await;
+        let sent = client::send_plain(&worker.transport, &caller.port, to, request, interim, in_flight).await;
         if sent.as_ref().is_err_and(|error| error.delivery == Delivery::Unknown) {
             // Others that are idle are as stale: only a connection of its own tells whether the application is there.
             caller.port.pool.forget_idle_h1();
@@ -276,7 +278,7 @@ mod tests {
                 });
             }
         });
-        let entry = worker.connections.add(Side::Inbound, ([127, 0, 0, 1], 1).into());
+        let entry = worker.transport.connections.add(Side::Inbound, ([127, 0, 0, 1], 1).into());
         let caller = Caller::new(worker.clone(), port, entry, true);
         let mut last = None;
         for _ in 0..2 {
@@ -317,15 +319,15 @@ mod tests {
             let (port, mut others) = (worker.port(address), Vec::new());
             let connect = || {
                 let worker = worker.clone();
-                async move { connect::tcp(&worker, address).await.map(Upstream::plain) }
+                async move { connect::tcp(&worker.transport, address).await.map(Upstream::plain) }
             };
             for _ in 0..MAX_RECONNECTS + 3 {
-                let connection = Pool::acquire(&worker, &port, connect).await.ok().unwrap();
+                let connection = Pool::acquire(&worker.transport, &port, connect).await.ok().unwrap();
                 (0..2).for_each(|_| connection.enter());
                 others.push(connection);
             }
             others.iter().for_each(|connection| connection.leave());
-            let entry = worker.connections.add(Side::Inbound, ([127, 0, 0, 1], 1).into());
+            let entry = worker.transport.connections.add(Side::Inbound, ([127, 0, 0, 1], 1).into());
             let caller = Caller::new(worker.clone(), port, entry, true);
             let request = Request::get("http://web/").version(Version::HTTP_2).body(Body::default()).unwrap();
             let authority = Some(Authority::from_static("web"));

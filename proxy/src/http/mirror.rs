@@ -4,7 +4,6 @@
 //! A copy goes to one endpoint, once. What that answers is read to its end, within limits, and thrown away.
 
 use std::{
-    cell::Cell,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -12,72 +11,24 @@ use std::{
 use http::{Request, header, uri::Authority};
 use http_body_util::BodyExt;
 use mesh_policy::{BackendTarget, Mirror, ServiceRef};
-use metrics::Counter;
 use smallvec::SmallVec;
 
 use super::{
     Body, Interim, call, deadline, headers,
     in_flight::InFlight,
+    mirrored::{Mirrors, Outcome},
     tee::{Copy, Tee},
 };
-use crate::{error::Delivery, metrics::Metrics, worker::Worker};
+use crate::{error::Delivery, worker::Worker};
 
 /// Of an answer this much is read, so that the connection stays; what is longer is reset.
 const MOST_ANSWER: usize = 1024 * 1024;
-
-/// How copies ended. A bounded set: it labels metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// A response came, whatever it says.
-    Answered,
-    /// The mirror took the body too slowly, or the request itself was given up.
-    Cut,
-    /// The connection failed or broke.
-    Failed,
-    /// Too many copies were under way.
-    Dropped,
-    /// There is no endpoint to send it to, or the filter names nothing that can be served.
-    NoEndpoints,
-    /// The time limit passed.
-    Late,
-}
-
-impl Outcome {
-    const ALL: [(Self, &'static str); 6] = [
-        (Self::Answered, "answered"),
-        (Self::Cut, "cut"),
-        (Self::Failed, "failed"),
-        (Self::Dropped, "dropped"),
-        (Self::NoEndpoints, "no-endpoints"),
-        (Self::Late, "late"),
-    ];
-}
-
-/// The copies that a worker has under way, and how those before them ended.
-pub struct Mirrors {
-    under_way: Cell<usize>,
-    counters: [(Outcome, Counter); Outcome::ALL.len()],
-}
-
-impl Mirrors {
-    /// None yet.
-    pub fn new(metrics: &Metrics) -> Self {
-        let counter = |result| metrics.counter("mesh_mirrored_total", &[("result", result)]);
-        Self { under_way: Cell::new(0), counters: Outcome::ALL.map(|(outcome, name)| (outcome, counter(name))) }
-    }
-
-    fn count(&self, outcome: Outcome) {
-        if let Some((_, counter)) = self.counters.iter().find(|(of, _)| *of == outcome) {
-            counter.increment(1);
-        }
-    }
-}
 
 /// Sends copies of a request that is ready to go out; gives it back with a body that feeds them.
 pub fn send(worker: &Rc<Worker>, mirrors: &[&Mirror], request: Request<Body>, authority: &Authority) -> Request<Body> {
     let mut services: SmallVec<[&ServiceRef; 1]> = SmallVec::new();
     for mirror in mirrors {
-        let room = worker.config.limits.mirrors.saturating_sub(worker.mirrors.under_way.get());
+        let room = worker.config.limits.mirrors.saturating_sub(worker.mirrors.under_way());
         match &mirror.target {
             BackendTarget::Invalid { .. } => worker.mirrors.count(Outcome::NoEndpoints),
             BackendTarget::Service(_) if services.len() >= room => worker.mirrors.count(Outcome::Dropped),
@@ -106,9 +57,9 @@ pub fn send(worker: &Rc<Worker>, mirrors: &[&Mirror], request: Request<Body>, au
         // Nobody waits for its 100.
         twin.headers_mut().remove(header::EXPECT);
         let (worker, service, authority) = (worker.clone(), service.clone(), authority.clone());
-        worker.mirrors.under_way.set(worker.mirrors.under_way.get() + 1);
+        let place = Mirrors::enter(&worker.mirrors);
         tokio::task::spawn_local(async move {
-            let _place = Place(worker.clone());
+            let _place = place;
             let limit = worker.config.times.mirror;
             let sent = tokio::time::timeout(limit, send_one(&worker, &service, authority, twin, limit));
             let outcome = match sent.await {
@@ -120,16 +71,6 @@ pub fn send(worker: &Rc<Worker>, mirrors: &[&Mirror], request: Request<Body>, au
         });
     }
     request
-}
-
-/// One less when the task ends, however it does.
-struct Place(Rc<Worker>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mirrors = &self.0.mirrors;
-        mirrors.under_way.set(mirrors.under_way.get().saturating_sub(1));
-    }
 }
 
 /// Sends one copy to one endpoint and reads what comes back.
@@ -148,7 +89,7 @@ async fn send_one(
     let grpc = headers::is_grpc(request.headers());
     let asked = if grpc { deadline::of_grpc(request.headers()) } else { None };
     let until = sent + asked.map_or(limit, |asked| asked.min(limit));
-    let hop = call::Hop { worker, endpoint: &endpoint, authority, deadline: Some(until), grpc };
+    let hop = call::Hop { transport: &worker.transport, endpoint: &endpoint, authority, deadline: Some(until), grpc };
     let response = match hop.send(request, &Interim::None, &mut in_flight).await {
         Ok(response) => response,
         Err(error) => {

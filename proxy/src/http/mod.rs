@@ -19,12 +19,14 @@ pub mod in_flight;
 pub mod inbound;
 mod judge;
 pub mod mirror;
+pub(crate) mod mirrored;
 pub mod own;
 mod path_watch;
 pub mod pool;
 pub mod replay;
 pub mod server;
 pub mod session;
+pub(crate) mod settings;
 mod tee;
 mod upgrade;
 

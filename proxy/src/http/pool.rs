@@ -25,7 +25,7 @@ use tokio::{net::TcpStream, sync::Notify};
 use super::{
     frame_guard::{FREE_FOR_PROXIES, FrameGuard, Side},
     h1,
-    server::{MAX_FRAME, connection_window, header_list_size},
+    settings::{MAX_FRAME, connection_window, header_list_size},
 };
 use crate::{
     coalesce::Coalesced,
@@ -33,7 +33,7 @@ use crate::{
     connections::Stage,
     error::{Delivery, Error, Reason},
     io::Io,
-    worker::Worker,
+    transport::Transport,
 };
 
 /// Connections to one place.
@@ -63,7 +63,7 @@ struct Connecting {
 impl Pool {
     /// A connection with room for one more stream, opening one with `connect` when those there are full.
     pub async fn acquire<C, F, T>(
-        worker: &Rc<Worker>,
+        transport: &Rc<Transport>,
         owner: &Rc<impl AsRef<Pool> + 'static>,
         connect: C,
     ) -> Result<Rc<H2Connection>, Error>
@@ -74,10 +74,10 @@ impl Pool {
     {
         let pool = (**owner).as_ref();
         loop {
-            if let Some(free) = pool.free(worker.config.limits.streams) {
+            if let Some(free) = pool.free(transport.config.limits.streams) {
                 return Ok(free);
             }
-            pool.connect(worker, owner, &connect).await?;
+            pool.connect(transport, owner, &connect).await?;
         }
     }
 
@@ -92,7 +92,7 @@ impl Pool {
     /// cancelled: others may wait for it.
     async fn connect<C, F, T>(
         &self,
-        worker: &Rc<Worker>,
+        transport: &Rc<Transport>,
         owner: &Rc<impl AsRef<Pool> + 'static>,
         connect: &C,
     ) -> Result<(), Error>
@@ -101,7 +101,7 @@ impl Pool {
         F: Future<Output = Result<Upstream<T>, Error>> + 'static,
         T: Io,
     {
-        if self.h2.borrow().len() >= worker.config.limits.endpoint_connections {
+        if self.h2.borrow().len() >= transport.config.limits.endpoint_connections {
             return Err(Error {
                 reason: Reason::Overloaded,
                 delivery: Delivery::Begun,
@@ -112,10 +112,10 @@ impl Pool {
         let attempt = under_way.unwrap_or_else(|| {
             let attempt = Rc::new(Connecting::default());
             self.connecting.replace(Some(attempt.clone()));
-            let (opening, worker, owner, done) = (connect(), worker.clone(), owner.clone(), attempt.clone());
+            let (opening, transport, owner, done) = (connect(), transport.clone(), owner.clone(), attempt.clone());
             tokio::task::spawn_local(async move {
                 let result = match opening.await {
-                    Ok(upstream) => open(&worker, upstream).await.map(|c| (*owner).as_ref().h2.borrow_mut().push(c)),
+                    Ok(upstream) => open(&transport, upstream).await.map(|c| (*owner).as_ref().h2.borrow_mut().push(c)),
                     Err(error) => Err(error),
                 };
                 (*owner).as_ref().connecting.replace(None);
@@ -140,10 +140,10 @@ impl Pool {
     }
 
     /// An idle HTTP/1 connection that is still open.
-    pub fn take_h1(&self, worker: &Worker) -> Option<h1::client::Connection<TcpStream>> {
+    pub fn take_h1(&self, transport: &Transport) -> Option<h1::client::Connection<TcpStream>> {
         let mut idle = self.idle_h1.borrow_mut();
         while let Some((mut connection, since)) = idle.pop() {
-            if since.elapsed() < worker.config.times.pool_idle && connection.is_open() {
+            if since.elapsed() < transport.config.times.pool_idle && connection.is_open() {
                 return Some(connection);
             }
         }
@@ -151,12 +151,12 @@ impl Pool {
     }
 
     /// Keeps an HTTP/1 connection for the next request; the oldest go when there are too many or they are too old.
-    pub fn put_h1(&self, worker: &Worker, connection: h1::client::Connection<TcpStream>) {
+    pub fn put_h1(&self, transport: &Transport, connection: h1::client::Connection<TcpStream>) {
         let mut idle = self.idle_h1.borrow_mut();
         let now = Instant::now();
-        let limit = worker.config.times.pool_idle;
+        let limit = transport.config.times.pool_idle;
         let stale = idle.iter().take_while(|(_, since)| now.duration_since(*since) >= limit).count();
-        let excess = (idle.len() + 1).saturating_sub(worker.config.limits.pool_idle);
+        let excess = (idle.len() + 1).saturating_sub(transport.config.limits.pool_idle);
         let gone = stale.max(excess).min(idle.len());
         idle.drain(..gone);
         idle.push((connection, now));
@@ -221,8 +221,8 @@ impl H2Connection {
 }
 
 /// Begins HTTP/2 on a fresh connection.
-async fn open<T: Io>(worker: &Worker, upstream: Upstream<T>) -> Result<Rc<H2Connection>, Error> {
-    let limits = &worker.config.limits;
+async fn open<T: Io>(transport: &Transport, upstream: Upstream<T>) -> Result<Rc<H2Connection>, Error> {
+    let limits = &transport.config.limits;
     let Upstream { io, entry } = upstream;
     let stream = Coalesced::new(io, FrameGuard::new(Side::Client, FREE_FOR_PROXIES));
     let handshake = h2::client::Builder::new()
@@ -287,7 +287,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        http::{in_flight::InFlight, server::h1_config},
+        http::{in_flight::InFlight, settings::h1_config},
         worker::tests::worker,
     };
 
@@ -341,14 +341,17 @@ mod tests {
         for _ in 0..3 {
             let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             servers.push(listener.accept().await.unwrap().0);
-            pool.put_h1(&worker, h1::client::Connection::new(ours, &h1_config(&worker.config)));
+            pool.put_h1(&worker.transport, h1::client::Connection::new(ours, &h1_config(&worker.config)));
         }
         assert_eq!(pool.idle_h1.borrow().len(), 2);
         assert_eq!(servers[0].read(&mut [0]).await.unwrap(), 0, "the oldest is closed");
         let before = Instant::now().checked_sub(worker.config.times.pool_idle).unwrap();
         pool.idle_h1.borrow_mut()[0].1 = before;
-        assert!(pool.take_h1(&worker).is_some(), "the younger one");
-        assert!(pool.take_h1(&worker).is_none() && servers[1].read(&mut [0]).await.unwrap() == 0, "it is too old");
+        assert!(pool.take_h1(&worker.transport).is_some(), "the younger one");
+        assert!(
+            pool.take_h1(&worker.transport).is_none() && servers[1].read(&mut [0]).await.unwrap() == 0,
+            "it is too old"
+        );
     }
 
     #[tokio::test]
@@ -360,7 +363,7 @@ mod tests {
             opened.set(opened.get() + 1);
             async { Err::<Upstream<TcpStream>, _>(Error::undelivered(Reason::ConnectFailed, "not here")) }
         };
-        let acquire = async || Pool::acquire(&worker, &endpoint, connect).await.map(drop).unwrap_err().reason;
+        let acquire = async || Pool::acquire(&worker.transport, &endpoint, connect).await.map(drop).unwrap_err().reason;
         for full in [1, 2] {
             let tried = tokio::task::LocalSet::new().run_until(acquire()).await;
             assert_eq!((tried, opened.get()), (Reason::ConnectFailed, full), "there may be one more");

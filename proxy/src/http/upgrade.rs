@@ -16,7 +16,6 @@ use crate::{
     balance::Endpoint,
     connect::{self, Upstream},
     error::{Delivery, Error, Reason},
-    metrics::Direction,
 };
 
 impl Call<'_> {
@@ -69,11 +68,12 @@ impl Call<'_> {
         let address = endpoint.info.address;
         self.record.endpoint(endpoint);
         let in_flight = InFlight::on(endpoint.clone());
+        let transport = &self.worker.transport;
         let upstream = match &endpoint.info.identity {
-            None => Upstream::plain(connect::tcp(self.worker, address).await?).boxed(),
-            Some(id) => connect::mesh(self.worker, address, id, &self.worker.tls.client_h1).await?.boxed(),
+            None => Upstream::plain(connect::tcp(transport, address).await?).boxed(),
+            Some(id) => connect::mesh(transport, address, id, &transport.tls.client_h1).await?.boxed(),
         };
-        let sent = client::send_upgrade(self.worker, Direction::Outbound, upstream, request, &self.interim, in_flight);
+        let sent = client::send_upgrade(transport, &self.worker.outbound, upstream, request, &self.interim, in_flight);
         let mut reply = sent.await?;
         if endpoint.info.identity.is_none() {
             reply.response = client::from_stranger(reply.response);

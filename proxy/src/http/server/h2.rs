@@ -1,7 +1,4 @@
-//! Serves HTTP on an accepted connection: every request goes to a tower [`Service`], every error becomes an answer.
-//!
-//! The service is the whole way of a request (`exchange` or `inbound`); this is only its two framings and the limits on
-//! a connection: how many streams, how long in silence, and when to leave.
+//! The framing of HTTP/2: streams become requests, each in a task of its own; the limits and the end of a connection.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,156 +14,31 @@ use h2::{Reason as H2Reason, RecvStream, server::SendResponse};
 use http::{Method, Request, Response};
 use tower::Service;
 
-use super::{
-    Body, Incoming, Interim, Reply,
-    answer::{self, Audience},
-    frame_guard::{FREE, FREE_FOR_PROXIES, FrameGuard, Side},
-    h1,
-    h2::{RecvBody, send_body},
-    headers,
-    in_flight::grpc_status,
-    judge,
-};
+use super::{answered, audience, is_refusal, refused};
 use crate::{
     coalesce::Coalesced,
-    config::{Config, Limits},
+    config::Config,
     connections::{Entry, Stage},
     error::{Delivery, Error, Reason},
+    http::{
+        Body, Incoming, Interim, Reply, answer,
+        frame_guard::{FREE, FREE_FOR_PROXIES, FrameGuard, Side},
+        h1,
+        h2::{RecvBody, send_body},
+        headers, judge,
+        settings::{MAX_FRAME, connection_window, header_list_size},
+    },
     io::Io,
     metrics::{Direction, DirectionMetrics},
     record::Record,
     worker::Worker,
 };
 
-/// DATA frames up to this size, both ways: four TLS records, so that a 64 KiB body is one frame.
-pub const MAX_FRAME: u32 = 64 * 1024;
 /// Streams of a peer's proxy that may come and be reset again before we looked: it passes on what its clients cancel, and
 /// a busy moment of ours lets that pile up. `h2` ends the connection beyond 20, which is for a single client.
 const MAX_PEER_RESETS: usize = 1_000;
 /// How long a peer that floods has to take our GOAWAY.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// HTTP/2 counts 32 bytes beyond name and value for each field (RFC 9113 section 6.5.2).
-pub fn header_list_size(limits: &Limits) -> u32 {
-    u32::try_from(limits.header_bytes + 32 * limits.headers).unwrap_or(u32::MAX)
-}
-
-/// The window of a whole connection: as many stream windows as it has streams, as far as HTTP/2 can count (RFC 9113
-/// section 6.9.1).
-pub fn connection_window(limits: &Limits, streams: u32) -> u32 {
-    limits.stream_window.saturating_mul(streams).min(i32::MAX as u32)
-}
-
-/// The limits of HTTP/1 connections.
-pub fn h1_config(config: &Config) -> h1::Config {
-    h1::Config {
-        max_headers: config.limits.headers,
-        max_head_bytes: config.limits.header_bytes,
-        header_read_timeout: config.times.header,
-        idle_timeout: config.times.idle,
-        body_stall_timeout: config.times.idle,
-        write_stall_timeout: config.times.idle,
-        ..h1::Config::default()
-    }
-}
-
-/// Notes the answer, which is an error turned into one if need be: that says as much as `audience` may know, and the log
-/// the rest. `head_only`: no body is sent of it.
-fn answered(
-    record: Rc<Record>,
-    result: Result<Reply, Error>,
-    (grpc, head_only): (bool, bool),
-    audience: Audience,
-) -> Reply {
-    let reply = result.unwrap_or_else(|error| {
-        record.failed(error.reason);
-        tracing::debug!("answered: {error}");
-        answer::error(&error, grpc, audience).into()
-    });
-    let status = reply.response.status();
-    record.answered(status, grpc_status(reply.response.headers()));
-    // Whatever the body is, there is none behind these (RFC 9110 section 6.4.1).
-    let nothing = head_only || matches!(status.as_u16(), 204 | 304);
-    Reply { response: reply.response.map(|body| body.recorded(record, nothing)), ..reply }
-}
-
-/// Who reads our answers on a connection.
-fn audience(direction: Direction, peer: bool) -> Audience {
-    match (direction, peer) {
-        (Direction::Outbound, _) => Audience::Application,
-        (Direction::Inbound, true) => Audience::Peer,
-        (Direction::Inbound, false) => Audience::Stranger,
-    }
-}
-
-/// Answers a request that was refused by its head alone, the same in every framing.
-fn refused(record: &Record, reason: h1::ParseReason) -> Response<Bytes> {
-    let too_large = reason.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-    record.failed(if too_large { Reason::HeadersTooLarge } else { Reason::BadRequest });
-    tracing::debug!("refused a request: {}", reason.as_str());
-    h1::server::refusal(reason)
-}
-
-/// Whether a peer's proxy should hear "never delivered" instead of an answer: its request may go elsewhere.
-fn is_refusal(error: &Error) -> bool {
-    error.is_undelivered() && matches!(error.reason, Reason::Refused | Reason::ConnectFailed)
-}
-
-/// The reset that tells a peer's proxy to try again, where that is better than an answer: REFUSED_STREAM for what was
-/// never delivered, INTERNAL_ERROR for a safe request of which nobody knows (RFC 9113 section 8.7).
-fn reset_of(error: &Error, safe: bool) -> Option<H2Reason> {
-    match error.delivery {
-        Delivery::Never | Delivery::Closing if is_refusal(error) => Some(H2Reason::REFUSED_STREAM),
-        Delivery::Unknown if safe => Some(H2Reason::INTERNAL_ERROR),
-        _ => None,
-    }
-}
-
-/// HTTP/1 from applications and, for upgrades, from peers' proxies (`peer`).
-pub async fn http1<T, S>(worker: &Rc<Worker>, entry: &Rc<Entry>, peer: bool, io: T, service: S) -> Result<(), Error>
-where
-    T: Io,
-    S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
-{
-    let metrics = worker.direction(entry.direction());
-    let audience = audience(entry.direction(), peer);
-    entry.framed();
-    metrics.http1.increment(1);
-    if peer {
-        entry.reached(Stage::Http); // what its ALPN says is no guess
-    }
-    let serve = |request: Request<h1::RecvBody>| {
-        let mut service = service.clone();
-        entry.reached(Stage::Http);
-        async move {
-            let interim = request.body().interim().map_or(Interim::None, Interim::H1);
-            let (grpc, head_only) = (headers::is_grpc(request.headers()), *request.method() == Method::HEAD);
-            let record = Record::request(metrics);
-            let incoming = Incoming { request: request.map(Body::from), interim, record: record.clone() };
-            let result = service.call(incoming).await;
-            let undelivered = peer && result.as_ref().is_err_and(is_refusal);
-            let mut reply = answered(record, result, (grpc, head_only), audience);
-            if undelivered {
-                reply.response.headers_mut().insert(headers::NEVER_DELIVERED, http::HeaderValue::from_static("1"));
-            }
-            let upgrade = reply.upgrade.map(|upgrade| {
-                let entry = entry.clone();
-                Box::new(move |upgraded: h1::Upgraded<T>| upgrade(Box::new(upgraded), entry)) as h1::OnUpgrade<T>
-            });
-            h1::server::Answer { response: reply.response, upgrade }
-        }
-    };
-    let refused = |reason: h1::ParseReason| {
-        let record = Record::request(metrics);
-        let response = refused(&record, reason);
-        record.answered(response.status(), None);
-        response
-    };
-    let config = h1_config(&worker.config);
-    h1::server::serve(io, &config, entry.ending(), serve, refused, |bytes| entry.hold(bytes))
-        .await
-        .map_err(|error| Error::unknown(Reason::UpstreamReset, error.to_string()))
-}
 
 /// HTTP/2: with prior knowledge from applications, multiplexed from peers' proxies (`peer`).
 pub async fn http2<T, S>(worker: &Rc<Worker>, entry: &Rc<Entry>, peer: bool, io: T, service: S) -> Result<(), Error>
@@ -268,6 +140,16 @@ fn accept<T: Io>(connection: &mut Connection<T>, stream: &Coalesced<T>, cx: &mut
             _ => Poll::Pending,
         },
         accepted => accepted.map(|next| next.map(|r| r.map_err(io::Error::other))),
+    }
+}
+
+/// The reset that tells a peer's proxy to try again, where that is better than an answer: REFUSED_STREAM for what was
+/// never delivered, INTERNAL_ERROR for a safe request of which nobody knows (RFC 9113 section 8.7).
+fn reset_of(error: &Error, safe: bool) -> Option<H2Reason> {
+    match error.delivery {
+        Delivery::Never | Delivery::Closing if is_refusal(error) => Some(H2Reason::REFUSED_STREAM),
+        Delivery::Unknown if safe => Some(H2Reason::INTERNAL_ERROR),
+        _ => None,
     }
 }
 
