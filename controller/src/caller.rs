@@ -23,12 +23,13 @@ pub(crate) fn identity<T>(request: &Request<T>) -> Result<Identity, Status> {
         .ok_or_else(|| Status::unauthenticated("this service needs a client certificate of the mesh"))
 }
 
-/// Checks that a pod runs as the caller's service account.
+/// Checks that a pod runs as the caller's service account. One that is not known may be so new that this replica has not heard
+/// of it yet: that is `UNAVAILABLE`, and another one may know it.
 pub(crate) fn check_workload(world: &Published, caller: &Identity, workload: &str) -> Result<(), Status> {
     check_length("workload", workload)?;
     let pod = world.snapshot.pod(workload).ok_or_else(|| {
-        Status::permission_denied(format!(
-            "no pod {workload:?} is known; MESH_WORKLOAD must be the namespace/name of one"
+        Status::unavailable(format!(
+            "no pod {workload:?} is known here; ask again, or correct MESH_WORKLOAD, the namespace/name of one"
         ))
     })?;
     // Whole, its trust domain included.

@@ -35,7 +35,7 @@ use self::ledger::{Allowed, Ledger};
 use crate::{config::Config, metrics::ControlMetrics, tls::Tls};
 
 /// A connection to a replica is given up for another one after so long at the earliest.
-const REPLICA_AT_LEAST: Duration = Duration::from_secs(1);
+const REPLICA_AT_LEAST: Duration = Duration::from_millis(250);
 
 /// Where a subscription stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,6 +209,11 @@ impl Control {
             endpoints: Table::default(),
             runtime,
         })
+    }
+
+    /// Looks, beside everything else, for a replica that knows this pod; `port` is any of its ports.
+    pub fn find_replica(self: &Arc<Self>, port: u16) {
+        self.runtime.spawn(streams::find_replica(Arc::downgrade(self), port));
     }
 
     /// The policy of an outbound target, `host:port`.

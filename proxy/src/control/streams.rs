@@ -81,6 +81,22 @@ pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapsh
     follow(&control, &snapshot, &format!("endpoints of {service}"), Kind::Backend, ask, take).await;
 }
 
+/// Finds a replica that knows this pod, once, before anybody waits for it: one that lags behind may not have heard of it yet.
+pub(super) async fn find_replica(control: Weak<Control>, port: u16) {
+    let (random, mut backoff) = (Random::default(), BACKOFF_FIRST);
+    while let Some(control) = control.upgrade() {
+        let mut client = PolicyClient::new(control.channel()).max_decoding_message_size(MAX_UPDATE_BYTES);
+        let port = port.into();
+        let request = InboundRequest { port, workload: control.workload.clone(), listed_port: port };
+        let Err(status) = client.inbound(request).await else { return };
+        tracing::debug!("no replica that knows this pod: {}", status.message());
+        control.leave_replica();
+        drop(control);
+        tokio::time::sleep(random.jitter(backoff)).await;
+        backoff = (backoff * 2).min(BACKOFF_LAST);
+    }
+}
+
 /// What a stream is about, where that makes a difference.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -109,7 +125,13 @@ async fn follow<T: Take, F>(
         let asked = Instant::now();
         let ended = match ask(control).await {
             Ok(stream) => read(control, snapshot, what, stream.into_inner(), &mut away, &mut take, &mut told).await,
-            Err(status) => Ended { status, gave: false, lags: false },
+            Err(status) => {
+                // It is away, or knows less than it must, such as nothing of this pod: another one may do better.
+                if status.code() == Code::Unavailable {
+                    control.leave_replica();
+                }
+                Ended { status, gave: false, lags: false }
+            }
         };
         // More bytes than one update may have.
         if ended.status.code() == Code::OutOfRange {
@@ -298,6 +320,40 @@ mod tests {
         let page = metrics.render();
         assert!(!page.contains("mesh_control_rejected_total 0"), "{page}");
         assert_eq!(endpoints.get().unwrap().endpoints.len(), 1);
+    }
+
+    /// Knows nothing of whoever asks.
+    struct Behind;
+
+    #[tonic::async_trait]
+    impl Destination for Behind {
+        type EndpointsStream = Pin<Box<dyn Stream<Item = Result<EndpointsUpdate, Status>> + Send>>;
+
+        async fn endpoints(
+            &self,
+            _: tonic::Request<EndpointsRequest>,
+        ) -> Result<Response<Self::EndpointsStream>, Status> {
+            Err(Status::unavailable("no pod \"shop/web-1\" is known here"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_does_not_know_this_pod_is_left_for_another() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server::builder().add_service(DestinationServer::new(Behind));
+        tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        let (_, _, control, _) = parts(&[]);
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        let chosen = std::time::Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        *control.channel.lock().unwrap() = (channel, chosen);
+        let _endpoints = control.endpoints(&ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 });
+        let left = async {
+            while control.channel.lock().unwrap().1 == chosen {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), left).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
