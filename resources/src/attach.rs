@@ -13,17 +13,16 @@ use mesh_policy::{
 };
 
 use crate::{
+    object::Key,
     object::ObjectId,
     problem::{Problem, Reason, Report},
     route::{Parent, RouteObject},
-    route_links::{Age, Group, Ports, Weight},
+    route_links::{Age, Group, MAX_ROUTES, Ports, Weight},
     route_sums::{Sums, first_out},
     service::{Service, ServicePort},
-    snapshot::{Key, Snapshot},
+    snapshot::Snapshot,
 };
 
-/// Most routes in force on one port for one client: what a proxy takes in one policy. Of more, the oldest are.
-pub const MAX_ROUTES: usize = 1_024;
 /// Most ports of one parent for which it is told one by one that a route is not in force.
 const MAX_TOLD: usize = 8;
 

@@ -1,7 +1,7 @@
 //! Backend references of rules and mirrors. One that is wrong is invalid, and its share is not served.
 
 use mesh_policy::{
-    ServiceRef,
+    RouteKind, ServiceRef,
     model::MAX_WEIGHT,
     name::{is_label, is_subdomain},
 };
@@ -9,7 +9,6 @@ use mesh_policy::{
 use crate::{
     filter::{FilterObject, Site, decode_filters},
     problem::{Place, Reason, Report},
-    route::unserved,
     walker::{Invalid, Node, short},
 };
 
@@ -67,4 +66,12 @@ pub(crate) fn decode_service_ref(
     let namespace = node.name("namespace", is_label, report)?.unwrap_or(namespace).into();
     let name = node.name("name", is_subdomain, report)?.unwrap_or_default().into();
     Ok(Ok(ServiceRef { namespace, name, port }))
+}
+
+/// What becomes of the share of a backend that cannot be served.
+pub(crate) fn unserved(kind: RouteKind) -> &'static str {
+    match kind.is_of_requests() {
+        true => "its share of the requests is answered 500",
+        false => "its share of the connections is closed",
+    }
 }

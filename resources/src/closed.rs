@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mesh_policy::{Route, RouteKind, RouteMeta};
 
-use crate::{shared_map::SharedMap, snapshot::Key};
+use crate::{object::Key, shared_map::SharedMap};
 
 /// Most Services that are closed one by one for the routes of one namespace: far more than anyone has, in some hundred KiB.
 /// Beyond it everything is closed that routes of the namespace could be attached to.

@@ -16,16 +16,18 @@ use mesh_policy::{
 use crate::{
     attach::id_of,
     backend::BackendObject,
+    backend::unserved,
     closed::stand_in,
     endpoint_slice::SliceEndpoint,
     filter::{FilterObject, NO_COPY, PolicyRef},
+    object::Key,
     problem::{Place, Problem, Reason, Report},
     protocol::agreed,
     reference_grant::ReferenceGrant,
     retry_policy::RetryPolicy,
-    route::{RouteObject, unserved},
+    route::RouteObject,
     rule::{RuleObject, in_force},
-    snapshot::{Key, Snapshot},
+    snapshot::Snapshot,
 };
 
 /// Most ReferenceGrants of one namespace that count, by name: each reference to it from elsewhere looks through them.

@@ -13,10 +13,11 @@ use mesh_policy::{Endpoint, ServiceRef, bounds::MAX_ENDPOINTS};
 
 use crate::{
     endpoint_slice::SliceEndpoint,
+    object::Key,
     owner::Owner,
     problem::{Problem, Reason, Report},
     service::{Distribution, Service, ServicePort},
-    snapshot::{Key, Snapshot},
+    snapshot::Snapshot,
 };
 
 /// Where a caller runs, as far as it is known.

@@ -6,9 +6,9 @@ use crate::{
     http_route::decode_headers,
     object::Object,
     problem::Report,
-    route::{Form, MAX_LIST, RouteObject},
+    route::{Form, RouteObject},
     rule::decode_text_match,
-    walker::{Invalid, Node},
+    walker::{Invalid, MAX_LIST, Node},
 };
 
 /// Decodes a GRPCRoute. Without matches it is for every gRPC request, not for other requests.

@@ -9,9 +9,9 @@ use crate::{
     filter::decode_header_name,
     object::Object,
     problem::Report,
-    route::{Form, MAX_LIST, RouteObject},
+    route::{Form, RouteObject},
     rule::{decode_regex, decode_text_match},
-    walker::{Invalid, Node},
+    walker::{Invalid, MAX_LIST, Node},
 };
 
 /// Longest path value (Gateway API, `HTTPPathMatch`).

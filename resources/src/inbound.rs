@@ -9,10 +9,11 @@ use mesh_policy::{Access, InboundPolicy, Protocol, ServiceRef};
 
 use crate::{
     endpoint_slice::EndpointSlice,
+    object::Key,
     pod::Pod,
     protocol::agreed,
     service::{Service, TargetPort},
-    snapshot::{Key, Snapshot},
+    snapshot::Snapshot,
 };
 
 impl Snapshot {

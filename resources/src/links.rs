@@ -15,11 +15,11 @@ use mesh_policy::RouteKind;
 use crate::{
     endpoint_slice::{EndpointSlice, SliceEndpoint},
     node::Node,
+    object::Key,
     pod::Pod,
     route_links::{Age, RouteLinks},
     service::Service,
     shared_map::SharedMap,
-    snapshot::Key,
 };
 
 /// What changed since it was last asked.

@@ -11,8 +11,8 @@ use serde_json::Value;
 use mesh_policy::name::{is_label, is_subdomain};
 
 use crate::{
+    kinds::is_used,
     lines::{Lines, Located},
-    snapshot::is_used,
 };
 
 /// Longest manifest file, in bytes. Etcd refuses objects above 1.5 MiB, so this is room for several.
@@ -33,6 +33,27 @@ pub struct ObjectId {
     pub namespace: String,
     /// The name.
     pub name: String,
+}
+
+/// Namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl Key {
+    /// Makes a key.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// What names the object of a kind that has this key.
+    pub(crate) fn id(&self, kind: &str) -> ObjectId {
+        ObjectId { kind: kind.to_owned(), namespace: self.namespace.to_string(), name: self.name.to_string() }
+    }
 }
 
 impl fmt::Display for ObjectId {

@@ -16,9 +16,10 @@ use mesh_policy::{Endpoint, Target};
 
 use crate::{
     endpoint_slice::SliceEndpoint,
+    object::Key,
     pod::Pod,
     problem::{Problem, Reason, Report},
-    snapshot::{Key, Snapshot},
+    snapshot::Snapshot,
 };
 
 /// Who answers at an address.

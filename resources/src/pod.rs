@@ -6,10 +6,10 @@ use mesh_policy::Identity;
 
 use crate::{
     object::Object,
+    options::Options,
     problem::{Reason, Report},
     protocol::Declared,
     service::{MAX_RANGES, SKIP_INBOUND_PORTS_ANNOTATION, includes, port_range, port_ranges},
-    snapshot::Options,
     walker::Node,
 };
 

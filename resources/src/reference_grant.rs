@@ -5,14 +5,11 @@ use std::sync::Arc;
 use mesh_policy::RouteKind;
 
 use crate::{
+    kinds::GATEWAY_GROUP,
     object::Object,
     problem::Report,
-    route::MAX_LIST,
-    walker::{Invalid, Node},
+    walker::{Invalid, MAX_LIST, Node},
 };
-
-/// The Gateway API's group.
-pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 /// A ReferenceGrant, as far as routes to Services need it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

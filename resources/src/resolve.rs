@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh_policy::{ServiceRef, Target};
 
-use crate::snapshot::{Key, Snapshot};
+use crate::{object::Key, snapshot::Snapshot};
 
 /// Most ExternalNames followed, one to the next.
 const MAX_ALIASES: usize = 4;

@@ -14,12 +14,9 @@ use crate::{
     object::Object,
     problem::{Reason, Report},
     retry::{MAX_ATTEMPTS, MAX_CODES, decode_statuses},
-    route::MAX_LIST,
-    walker::{Invalid, Node, short},
+    walker::{Invalid, MAX_LIST, Node, short},
 };
 
-/// The group of the mesh's own kinds.
-pub(crate) const POLICY_GROUP: &str = "policy.meshctl.dev";
 /// Fields of `spec`.
 const FIELDS: [&str; 10] = [
     "attempts",

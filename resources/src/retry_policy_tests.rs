@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::kinds::POLICY_GROUP;
 use crate::{Class, Problem};
 
 fn read(spec: Value) -> (RetryPolicy, Vec<Problem>) {

@@ -16,6 +16,7 @@ use mesh_policy::RouteKind;
 
 use crate::{
     endpoint_slice::EndpointSlice,
+    object::Key,
     object::ObjectId,
     pod::Pod,
     problem::{Problem, Reason, Report},
@@ -24,7 +25,6 @@ use crate::{
     route::{Parent, RouteObject},
     service::Service,
     shared_map::SharedMap,
-    snapshot::Key,
 };
 
 /// Most bytes that is kept of the objects of one namespace, as they are decoded and with what is said of them. Ten thousand

@@ -21,20 +21,17 @@ use mesh_policy::{
 use serde_json::Value;
 
 use crate::{
+    kinds::GATEWAY_GROUP,
     object::{Object, Source},
     problem::{Place, Reason, Report},
-    reference_grant::GATEWAY_GROUP,
     rule::{DecodeMatch, RuleObject, decode_rule},
-    walker::{Invalid, Node, bytes_of},
+    walker::{Invalid, MAX_LIST, Node, bytes_of},
 };
 
 /// Most rules of a route, and matches of a rule. The Gateway API allows 16 and 64, and later versions may allow more.
 pub(crate) const MAX_RULES: usize = 256;
 /// What a parent takes in what routes lead to.
 const LINK_BYTES: usize = 256;
-/// Most entries of any other list. The Gateway API allows 16, parents 32.
-pub(crate) const MAX_LIST: usize = 64;
-
 /// A decoded route of any kind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteObject {
@@ -89,14 +86,6 @@ pub(crate) struct Form {
     pub(crate) rule_fields: &'static [&'static str],
     /// Most hostnames; 0: it has no such field.
     pub(crate) max_hostnames: usize,
-}
-
-/// What becomes of the share of a backend that cannot be served.
-pub(crate) fn unserved(kind: RouteKind) -> &'static str {
-    match kind.is_of_requests() {
-        true => "its share of the requests is answered 500",
-        false => "its share of the connections is closed",
-    }
 }
 
 /// What follows from having no rule.

@@ -13,13 +13,15 @@ use mesh_policy::{
 };
 
 use crate::{
-    attach::MAX_ROUTES,
     filter::FilterObject,
     links::{Touched, Unsettled},
+    object::Key,
     route::{Parent, RouteObject},
     shared_map::SharedMap,
-    snapshot::Key,
 };
+
+/// Most routes in force on one port for one client: what a proxy takes in one policy. Of more, the oldest are.
+pub const MAX_ROUTES: usize = 1_024;
 
 /// Which ports of a Service a parent reference is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

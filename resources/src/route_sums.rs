@@ -74,7 +74,7 @@ pub(crate) fn first_out<'s>(groups: impl Iterator<Item = &'s Sums>) -> Option<(A
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::attach::{MAX_ROUTES, take_in_force};
+    use crate::{attach::take_in_force, route_links::MAX_ROUTES};
     use mesh_policy::bounds::MAX_POLICY_BYTES;
     use std::collections::BTreeMap;
 

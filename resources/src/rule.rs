@@ -15,9 +15,9 @@ use crate::{
     patterns::Refused,
     problem::{Reason, Report},
     retry::decode_retry,
-    route::{Form, MAX_LIST, MAX_RULES},
+    route::{Form, MAX_RULES},
     session::decode_session,
-    walker::{Invalid, Node},
+    walker::{Invalid, MAX_LIST, Node},
 };
 
 /// What follows from a time limit that cannot be understood.

@@ -4,6 +4,7 @@
 //! order in which objects arrive never matters. `links` says where to look. A copy is cheap and shares what does not
 //! change.
 
+mod held;
 mod set;
 
 use std::{
@@ -11,92 +12,27 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use ipnet::IpNet;
 use mesh_policy::{Route, RouteKind};
 
 use crate::{
     closed::Closed,
-    connection_route,
-    endpoint_slice::{self, EndpointSlice},
-    grpc_route, http_route,
+    endpoint_slice::EndpointSlice,
+    kinds::is_namespaced,
     links::{Links, Touched, Unsettled},
-    node::{self, Namespace, Node},
-    object::{Object, ObjectId},
+    node::{Namespace, Node},
+    object::{Key, Object, ObjectId},
+    options::Options,
     patterns::{Judge, Verdicts},
-    pod::{self, Pod},
+    pod::Pod,
     problem::{Problem, Report},
-    reference_grant::{self, GATEWAY_GROUP, ReferenceGrant},
-    retry_policy::{self, POLICY_GROUP, RetryPolicy},
+    reference_grant::ReferenceGrant,
+    retry_policy::RetryPolicy,
     room::{self, Bounded, Fit, Room},
     route::RouteObject,
-    service::{self, Service},
+    service::Service,
     shared_map::SharedMap,
     told::Told,
 };
-
-/// Namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// Namespace.
-    pub namespace: Arc<str>,
-    /// Name.
-    pub name: Arc<str>,
-}
-
-impl Key {
-    /// Makes a key.
-    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
-    }
-
-    /// What names the object of a kind that has this key.
-    pub(crate) fn id(&self, kind: &str) -> ObjectId {
-        ObjectId { kind: kind.to_owned(), namespace: self.namespace.to_string(), name: self.name.to_string() }
-    }
-}
-
-/// How objects are read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Whether the label `meshctl.dev/inject: enabled` says that a pod is meshed (a folder of manifests), rather than
-    /// a container named `mesh-proxy` (a cluster).
-    pub meshed_by_label: bool,
-    /// Trust domain of the identities.
-    pub trust_domain: String,
-    /// Domain of the cluster's DNS names.
-    pub cluster_domain: String,
-    /// Networks of the cluster's pods and Services beside the `podCIDRs` of its Nodes: an address in them that nobody is
-    /// known to have is nobody's, and never outside of the mesh.
-    pub cluster_networks: Vec<IpNet>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            meshed_by_label: false,
-            trust_domain: "cluster.local".to_owned(),
-            cluster_domain: "cluster.local".to_owned(),
-            cluster_networks: Vec::new(),
-        }
-    }
-}
-
-/// Whether the mesh has a use for objects of this kind.
-pub fn is_used(group: &str, kind: &str) -> bool {
-    matches!(
-        (group, kind),
-        ("", "Service" | "Pod" | "Node" | "Namespace")
-            | ("discovery.k8s.io", "EndpointSlice")
-            | (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "ReferenceGrant")
-            | (POLICY_GROUP, "RetryPolicy")
-    )
-}
-
-/// The API group of a kind that there is a use for.
-pub fn group_of(kind: &str) -> &'static str {
-    let groups = ["discovery.k8s.io", GATEWAY_GROUP, POLICY_GROUP];
-    groups.into_iter().find(|group| is_used(group, kind)).unwrap_or_default()
-}
 
 /// All objects that matter, by namespace and name.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -200,48 +136,6 @@ impl Snapshot {
         problems
     }
 
-    /// Puts in force what an object says. Whether it is of a kind that there is a use for.
-    fn decode(&mut self, object: &Object, report: &mut Report<'_>) -> bool {
-        let key = Key::new(object.namespace.as_str(), object.name.as_str());
-        match (object.group(), object.kind.as_str()) {
-            ("", "Service") => {
-                let new = self.fit(object, &key, service::decode(object, report), report);
-                self.set_service(key, new);
-            }
-            ("", "Pod") => {
-                let new = self.fit(object, &key, pod::decode(object, &self.options, report), report);
-                self.set_pod(key, new);
-            }
-            ("", "Node") => self.set_node(&key.name, Some(node::decode_node(object, report))),
-            ("", "Namespace") => self.set_namespace(&key.name, Some(node::decode_namespace(object))),
-            ("discovery.k8s.io", "EndpointSlice") => {
-                let new = self.fit(object, &key, endpoint_slice::decode(object, report), report);
-                self.set_slice(key, new);
-            }
-            (GATEWAY_GROUP, "ReferenceGrant") => {
-                let new = self.fit(object, &key, reference_grant::decode(object, report), report);
-                self.set_grant(key, new);
-            }
-            (POLICY_GROUP, "RetryPolicy") => {
-                let new = self.fit(object, &key, retry_policy::decode(object, report), report);
-                self.set_retry_policy(key, new);
-            }
-            (GATEWAY_GROUP, kind) => {
-                let Some(kind) = route_kind(kind) else { return false };
-                let route = match kind {
-                    RouteKind::Grpc => grpc_route::decode(object, report),
-                    RouteKind::Http => http_route::decode(object, report),
-                    RouteKind::Tls => connection_route::decode_tls(object, report),
-                    RouteKind::Tcp => connection_route::decode_tcp(object, report),
-                };
-                let new = self.fit(object, &key, route, report);
-                self.set_route(kind, key, new);
-            }
-            _ => return false,
-        }
-        true
-    }
-
     /// An object, or what is kept of it where its namespace has no room; what the namespace holds follows.
     fn fit<T: Bounded>(&mut self, object: &Object, key: &Key, new: T, report: &mut Report<'_>) -> Option<T> {
         let id = object.id();
@@ -296,15 +190,7 @@ impl Snapshot {
 
     /// What an object takes that is there, with what is wrong with it.
     fn bytes_of(&self, id: &ObjectId, key: &Key) -> usize {
-        let own = match id.kind.as_str() {
-            "Service" => self.services.get(key).map_or(0, Bounded::bytes),
-            "Pod" => self.pods.get(key).map_or(0, Bounded::bytes),
-            "EndpointSlice" => self.endpoint_slices.get(key).map_or(0, Bounded::bytes),
-            "ReferenceGrant" => self.reference_grants.get(key).map_or(0, Bounded::bytes),
-            "RetryPolicy" => self.retry_policies.get(key).map_or(0, Bounded::bytes),
-            kind => route_kind(kind).and_then(|kind| self.routes(kind).get(key)).map_or(0, Bounded::bytes),
-        };
-        own + room::of_problems(self.problems_of(id).len())
+        self.own_bytes(&id.kind, key) + room::of_problems(self.problems_of(id).len())
     }
 
     /// Forgets an object. Gives the problems that end with it.
@@ -312,22 +198,12 @@ impl Snapshot {
         let key = Key::new(namespace, name);
         let id = ObjectId { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
         // The others are of no namespace, and are not counted.
-        if !matches!(kind, "Node" | "Namespace") {
+        if is_namespaced(kind) {
             self.room.free(&id, self.bytes_of(&id, &key));
             self.open_again(&key.namespace);
         }
-        match kind {
-            "Service" => self.set_service(key, None),
-            "Pod" => self.set_pod(key, None),
-            "Node" => self.set_node(&key.name, None),
-            "Namespace" => self.set_namespace(&key.name, None),
-            "EndpointSlice" => self.set_slice(key, None),
-            "ReferenceGrant" => self.set_grant(key, None),
-            "RetryPolicy" => self.set_retry_policy(key, None),
-            kind => match route_kind(kind) {
-                Some(kind) => self.set_route(kind, key, None),
-                None => return Vec::new(),
-            },
+        if !self.remove(kind, key) {
+            return Vec::new();
         }
         self.problems.remove(&id).map_or(Vec::new(), Arc::unwrap_or_clone)
     }
@@ -412,21 +288,6 @@ impl Snapshot {
         self.pods.get(&Key::new(namespace, name))
     }
 
-    /// What there is of a kind. Objects without a namespace are in `default`, as everywhere here.
-    pub fn keys_of(&self, kind: &str) -> Vec<Key> {
-        let unplaced = |name: &Arc<str>| Key::new("default", name.clone());
-        match kind {
-            "Service" => self.services.keys().cloned().collect(),
-            "Pod" => self.pods.keys().cloned().collect(),
-            "Node" => self.nodes.keys().map(unplaced).collect(),
-            "Namespace" => self.namespaces.keys().map(unplaced).collect(),
-            "EndpointSlice" => self.endpoint_slices.keys().cloned().collect(),
-            "ReferenceGrant" => self.reference_grants.keys().cloned().collect(),
-            "RetryPolicy" => self.retry_policies.keys().cloned().collect(),
-            kind => route_kind(kind).map_or(Vec::new(), |kind| self.routes(kind).keys().cloned().collect()),
-        }
-    }
-
     /// How many objects there are.
     pub fn len(&self) -> usize {
         let namespaced = self.services.len() + self.endpoint_slices.len() + self.pods.len();
@@ -449,10 +310,6 @@ impl Snapshot {
             RouteKind::Tcp => &self.tcp_routes,
         }
     }
-}
-
-fn route_kind(kind: &str) -> Option<RouteKind> {
-    RouteKind::ALL.into_iter().find(|known| known.as_str() == kind)
 }
 
 fn put<K: Ord + Clone, V>(map: &mut SharedMap<K, V>, key: K, value: Option<V>) {

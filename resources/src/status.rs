@@ -13,10 +13,11 @@ use mesh_policy::RouteKind;
 
 use crate::{
     attach::{Found, id_of},
+    object::Key,
     problem::{Problem, Reason, Report, Severity},
     route::{Parent, RouteObject},
     rule::RuleObject,
-    snapshot::{Key, Snapshot},
+    snapshot::Snapshot,
 };
 
 /// Longest message, in bytes. An API server takes 32 KiB; what is longer nobody reads.

@@ -11,6 +11,8 @@ use crate::problem::{Reason, Report};
 
 /// What a value takes beside its text, once it is decoded.
 const VALUE_BYTES: usize = 48;
+/// Most entries of a list for which nothing else is said. The Gateway API allows 16, parents 32.
+pub(crate) const MAX_LIST: usize = 64;
 /// Longest text read, in bytes; no field of the Gateway API that is read here may be longer.
 const MAX_TEXT: usize = 4096;
 /// Most characters of a value that a message repeats.

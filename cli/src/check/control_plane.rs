@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use mesh_resources::kinds::{KINDS, Kind};
 use serde_json::{Value, json};
 
 use super::{
     Check, Context, Finding, Outcome, When,
     context::INJECT,
-    gateway_api::GROUP as GATEWAY_GROUP,
     kubernetes::{attributes, refused},
     names, page,
 };
@@ -272,11 +272,14 @@ fn holder(name: &str, lease: &Value) -> Result<String, String> {
 }
 
 /// What an account must be allowed.
+#[derive(Clone, Copy)]
 pub(super) struct Needed {
     pub(super) account: &'static str,
     pub(super) verb: &'static str,
     pub(super) group: &'static str,
     pub(super) resource: &'static str,
+    /// `status`, or nothing.
+    pub(super) subresource: &'static str,
     /// An object by name.
     pub(super) name: &'static str,
     /// Whether it is in the namespace of the control plane only.
@@ -284,7 +287,7 @@ pub(super) struct Needed {
 }
 
 const fn needed(account: &'static str, verb: &'static str, group: &'static str, resource: &'static str) -> Needed {
-    Needed { account, verb, group, resource, name: "", inside: false }
+    Needed { account, verb, group, resource, subresource: "", name: "", inside: false }
 }
 
 const fn of_one(name: &'static str, inside: bool, needed: Needed) -> Needed {
@@ -298,7 +301,7 @@ const fn inside(needed: Needed) -> Needed {
 const LEASES_GROUP: &str = "coordination.k8s.io";
 
 /// One verb of each resource of the chart's roles, but for what a value takes away (`patch` of the webhook).
-pub(super) static NEEDED: [Needed; 27] = [
+static NEEDED: [Needed; 12] = [
     needed("mesh-identity", "create", "authentication.k8s.io", "tokenreviews"),
     needed("mesh-identity", "list", "", "pods"),
     needed("mesh-identity", "list", "", "namespaces"),
@@ -312,25 +315,27 @@ pub(super) static NEEDED: [Needed; 27] = [
     of_one("mesh-issuer", true, needed("mesh-identity", "get", "", "secrets")),
     inside(needed("mesh-identity", "create", LEASES_GROUP, "leases")),
     of_one("mesh-identity", true, needed("mesh-identity", "update", LEASES_GROUP, "leases")),
-    needed("mesh-destination", "watch", "", "services"),
-    needed("mesh-destination", "watch", "", "pods"),
-    needed("mesh-destination", "watch", "", "nodes"),
-    needed("mesh-destination", "watch", "", "namespaces"),
-    needed("mesh-destination", "watch", "discovery.k8s.io", "endpointslices"),
-    needed("mesh-destination", "watch", GATEWAY_GROUP, "httproutes"),
-    needed("mesh-destination", "watch", GATEWAY_GROUP, "grpcroutes"),
-    needed("mesh-destination", "watch", GATEWAY_GROUP, "tlsroutes"),
-    needed("mesh-destination", "watch", GATEWAY_GROUP, "tcproutes"),
-    needed("mesh-destination", "watch", GATEWAY_GROUP, "referencegrants"),
-    needed("mesh-destination", "watch", "policy.meshctl.dev", "retrypolicies"),
-    needed("mesh-destination", "patch", GATEWAY_GROUP, "httproutes/status"),
-    needed("mesh-destination", "patch", GATEWAY_GROUP, "grpcroutes/status"),
-    needed("mesh-destination", "patch", GATEWAY_GROUP, "tlsroutes/status"),
-    needed("mesh-destination", "patch", GATEWAY_GROUP, "tcproutes/status"),
     inside(needed("mesh-destination", "create", LEASES_GROUP, "leases")),
     of_one("mesh-destination", true, needed("mesh-destination", "update", LEASES_GROUP, "leases")),
     needed("mesh-injector", "create", "", "events"),
 ];
+
+/// The same, and what destination must be allowed of the kinds that the mesh reads.
+pub(super) fn all_needed() -> Vec<Needed> {
+    let of = |verb, kind: &'static Kind| needed("mesh-destination", verb, kind.group, kind.plural);
+    let watched = KINDS.iter().map(|kind| of("watch", kind));
+    let written = KINDS.iter().filter(|kind| kind.has_status);
+    let written = written.map(|kind| Needed { subresource: "status", ..of("patch", kind) });
+    NEEDED.iter().copied().chain(watched).chain(written).collect()
+}
+
+impl Needed {
+    /// As in a role.
+    pub(super) fn resource(&self) -> String {
+        let Self { resource, subresource, .. } = self;
+        if subresource.is_empty() { (*resource).to_owned() } else { format!("{resource}/{subresource}") }
+    }
+}
 
 /// Whether an account of the control plane is allowed something.
 pub(super) async fn may(context: &Context, account: &str, attributes: &Value) -> Result<bool, ClusterError> {
@@ -348,11 +353,12 @@ pub(super) async fn may(context: &Context, account: &str, attributes: &Value) ->
 
 async fn permissions(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let context = &*context;
-    let review = |Needed { account, verb, group, resource, name, inside }: &'static Needed| async move {
-        let is_allowed = may(context, account, &attributes(verb, group, resource, name, *inside)).await?;
+    let review = |needed: Needed| async move {
+        let (Needed { account, verb, group, name, inside, .. }, resource) = (needed, needed.resource());
+        let is_allowed = may(context, account, &attributes(verb, group, &resource, name, inside)).await?;
         Ok((!is_allowed).then(|| format!("the ServiceAccount {account} may not {verb} {resource}")))
     };
-    let lacking = refused(NEEDED.iter().map(review)).await?;
+    let lacking = refused(all_needed().into_iter().map(review)).await?;
     Ok(match lacking.as_slice() {
         [] => Outcome::pass("the ServiceAccounts of the control plane have their permissions"),
         lacking => Outcome::fail(names(lacking)),

@@ -2,36 +2,15 @@
 
 use std::sync::Arc;
 
+use mesh_resources::kinds::{GATEWAY_GROUP, KINDS, Kind, POLICY_GROUP, Version};
 use serde_json::Value;
 
 use super::{Check, Context, Finding, Outcome, When, kubernetes::numbers, names, page};
 use crate::kube::{CONTROL_NAMESPACE, ClusterError, value};
 
 const AREA: &str = "Gateway API";
-pub(super) const GROUP: &str = "gateway.networking.k8s.io";
 /// The oldest release that Mesh is tried with.
 const OLDEST: (u64, u64) = (1, 4);
-/// A kind that Mesh reads.
-struct Kind {
-    /// As in a path.
-    resource: &'static str,
-    /// As in a manifest.
-    kind: &'static str,
-    /// Versions that Mesh knows, best first; it reads the best that is served.
-    versions: &'static [&'static str],
-}
-
-const KINDS: [Kind; 5] = [
-    Kind { resource: "httproutes", kind: "HTTPRoute", versions: &["v1", "v1beta1"] },
-    Kind { resource: "grpcroutes", kind: "GRPCRoute", versions: &["v1"] },
-    Kind { resource: "tlsroutes", kind: "TLSRoute", versions: &["v1", "v1alpha3", "v1alpha2"] },
-    Kind { resource: "tcproutes", kind: "TCPRoute", versions: &["v1", "v1alpha2"] },
-    Kind { resource: "referencegrants", kind: "ReferenceGrant", versions: &["v1", "v1beta1"] },
-];
-/// Group of the kinds that Mesh brings.
-const OURS: &str = "policy.meshctl.dev";
-/// Those kinds, as in a path.
-const OUR_KINDS: [&str; 1] = ["retrypolicies"];
 const MEND: &str = "meshctl install --gateway-api-crds | kubectl apply --server-side -f -";
 const MEND_OURS: &str = "meshctl upgrade | kubectl apply -f -";
 
@@ -61,14 +40,14 @@ pub(super) static CHECKS: &[Check] = &[
 ];
 
 async fn present(context: Arc<Context>) -> Result<Outcome, ClusterError> {
-    let Some(routes) = definition(&context, "httproutes", GROUP).await? else {
+    let Some(routes) = definition(&context, "httproutes", GATEWAY_GROUP).await? else {
         return Ok(Outcome::warn("there is no HTTPRoute here"));
     };
     let version = value::annotation(&routes, "gateway.networking.k8s.io/bundle-version");
     let channel = value::annotation(&routes, "gateway.networking.k8s.io/channel");
     let mut absent = Vec::new();
-    for Kind { resource, kind, .. } in &KINDS {
-        if definition(&context, resource, GROUP).await?.is_none() {
+    for Kind { plural, kind, .. } in of_group(GATEWAY_GROUP) {
+        if definition(&context, plural, GATEWAY_GROUP).await?.is_none() {
             absent.push(*kind);
         }
     }
@@ -87,19 +66,20 @@ async fn present(context: Arc<Context>) -> Result<Outcome, ClusterError> {
 async fn served(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let mut wrong = Vec::new();
     let mut seen = 0;
-    for Kind { resource, versions, .. } in &KINDS {
-        let Some(found) = definition(&context, resource, GROUP).await? else { continue };
+    for Kind { plural, version, .. } in of_group(GATEWAY_GROUP) {
+        let Version::Served(versions) = version else { continue };
+        let Some(found) = definition(&context, plural, GATEWAY_GROUP).await? else { continue };
         seen += 1;
         let served = value::items(&found, "/spec/versions").iter().filter(|v| value::flag(v, "/served"));
         let served: Vec<_> = served.map(|version| value::text(version, "/name")).collect();
         if !versions.iter().any(|known| served.contains(known)) {
             let served = if served.is_empty() { "no version".to_owned() } else { served.join(", ") };
-            wrong.push(format!("{resource} is served in {served}, and Mesh reads {}", versions.join(", ")));
+            wrong.push(format!("{plural} is served in {served}, and Mesh reads {}", versions.join(", ")));
         }
         wrong.extend(unready(&found));
     }
     let all = context.cluster.list("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "").await?;
-    let ours = format!(".{OURS}");
+    let ours = format!(".{POLICY_GROUP}");
     for found in all.iter().filter(|found| value::name(found).ends_with(&ours)) {
         seen += 1;
         wrong.extend(unready(found));
@@ -110,7 +90,7 @@ async fn served(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     // They come with an installation.
     let is_installed =
         context.object("apps", "v1", CONTROL_NAMESPACE, "deployments", "mesh-destination").await?.is_some();
-    let expected: Vec<String> = OUR_KINDS.iter().map(|kind| format!("{kind}{ours}")).collect();
+    let expected: Vec<String> = of_group(POLICY_GROUP).map(|kind| format!("{}{ours}", kind.plural)).collect();
     let missing: Vec<_> = expected.iter().filter(|name| !all.iter().any(|found| value::name(found) == *name)).collect();
     if let Some(first) = missing.first().filter(|_| is_installed) {
         let said = format!("there is no {first}: policies of that kind cannot be written");
@@ -121,6 +101,11 @@ async fn served(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         1 => Outcome::pass("1 kind of the Gateway API and of Mesh is served"),
         seen => Outcome::pass(format!("{seen} kinds of the Gateway API and of Mesh are served")),
     })
+}
+
+/// The kinds that Mesh reads of a group.
+fn of_group(group: &'static str) -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().filter(move |kind| kind.group == group)
 }
 
 /// Why a definition is not served, if so.

@@ -4,7 +4,10 @@
 //! API, are read where they are.
 
 use mesh_injector::config::Config;
-use mesh_resources::{IpNet, Object, Options, is_used};
+use mesh_resources::{
+    IpNet, Object, Options, is_used,
+    kinds::{GATEWAY_GROUP, KINDS, Kind, POLICY_GROUP, Version},
+};
 use serde_json::Value;
 
 use crate::{
@@ -13,7 +16,7 @@ use crate::{
 };
 
 /// Groups whose kinds are found by discovery.
-const GROUPS: [&str; 2] = ["gateway.networking.k8s.io", "policy.meshctl.dev"];
+const GROUPS: [&str; 2] = [GATEWAY_GROUP, POLICY_GROUP];
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +50,11 @@ struct Served {
 }
 
 impl Served {
-    fn core(kind: &str, plural: &str) -> Self {
-        Self { api_version: "v1".to_owned(), kind: kind.to_owned(), plural: plural.to_owned() }
+    /// One that every API server has in this version.
+    fn fixed(kind: &Kind) -> Option<Self> {
+        let Version::Fixed(version) = kind.version else { return None };
+        let api_version = if kind.group.is_empty() { version.to_owned() } else { format!("{}/{version}", kind.group) };
+        Some(Self { api_version, kind: kind.kind.to_owned(), plural: kind.plural.to_owned() })
     }
 
     /// Path of its list: of a namespace, or of all.
@@ -66,17 +72,12 @@ impl Served {
 /// Reads the objects. Where a kind may not be listed in the whole cluster, only those of `namespaces` are read, and a
 /// note says so.
 pub async fn read(cluster: &Cluster, wanted: Wanted, namespaces: &[&str]) -> Result<Found, ClusterError> {
-    let mut kinds = vec![Served::core("Service", "services")];
-    if wanted != Wanted::Routes {
-        kinds.push(Served::core("Pod", "pods"));
-        kinds.push(Served {
-            api_version: "discovery.k8s.io/v1".to_owned(),
-            ..Served::core("EndpointSlice", "endpointslices")
-        });
-    }
-    if wanted == Wanted::Everything {
-        kinds.extend([Served::core("Node", "nodes"), Served::core("Namespace", "namespaces")]);
-    }
+    let is_wanted = |kind: &&Kind| match wanted {
+        Wanted::Routes => kind.kind == "Service",
+        Wanted::Addresses => kind.is_namespaced,
+        Wanted::Everything => true,
+    };
+    let mut kinds: Vec<Served> = KINDS.iter().filter(is_wanted).filter_map(Served::fixed).collect();
     for group in GROUPS {
         kinds.extend(served(cluster, group).await?);
     }
@@ -107,7 +108,8 @@ async fn served(cluster: &Cluster, group: &str) -> Result<Vec<Served>, ClusterEr
             // `httproutes/status` is no kind of its own.
             let is_new = !plural.contains('/') && found.iter().all(|known| known.kind != kind);
             if is_new && is_used(group, kind) {
-                found.push(Served { api_version: format!("{group}/{version}"), ..Served::core(kind, plural) });
+                let (kind, plural) = (kind.to_owned(), plural.to_owned());
+                found.push(Served { api_version: format!("{group}/{version}"), kind, plural });
             }
         }
     }

@@ -17,7 +17,10 @@ use ::kube::{
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use mesh_credentials::jitter;
-use mesh_resources::{Key, Object};
+use mesh_resources::{
+    Key, Object,
+    kinds::{Kind, Version},
+};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::{
@@ -26,7 +29,6 @@ use tokio::{
 };
 
 use super::{
-    kinds::{Kind, Version},
     lean::{Lean, Trim},
     object::{Origin, bytes_of, key_of, object},
     room::{Place, Room},
@@ -204,7 +206,7 @@ impl Watch {
                 return Ok(Origin { path: format!("/api/{version}/{plural}"), api: version.to_owned() });
             }
             Version::Fixed(version) => version.to_owned(),
-            Version::Served => {
+            Version::Served(_) => {
                 let asked = timeout(LIST_LIMIT, ::kube::discovery::group(&self.client, group)).await;
                 let served = match asked {
                     Ok(Ok(served)) => served,
@@ -347,7 +349,7 @@ impl Watch {
                 // 504 is "too large resource version": a server that was restored from a backup.
                 410 => End::Expired,
                 504 if status.message.contains("resource version") => End::Expired,
-                404 if matches!(self.kind.version, Version::Served) => End::Absent,
+                404 if matches!(self.kind.version, Version::Served(_)) => End::Absent,
                 401 | 403 => End::Failed(Trouble::Denied(status.message.clone())),
                 _ => away(status.message.clone()),
             },

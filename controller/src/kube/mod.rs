@@ -3,7 +3,6 @@
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod issuer_secret;
-mod kinds;
 mod lean;
 pub mod lease;
 mod list_watch;

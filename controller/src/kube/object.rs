@@ -5,12 +5,14 @@ use ::kube::{
     api::GetParams,
     core::{Request, Status},
 };
-use mesh_resources::{Key, Object};
+use mesh_resources::{
+    Key, Object,
+    kinds::{Kind, Parts},
+};
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
-    kinds::{Kind, Parts, is_cluster_wide},
     lean::{Labels, Lean, NodeParts, PodParts, Whole},
     named::{REQUEST_LIMIT, describe},
 };
@@ -26,7 +28,7 @@ pub(crate) struct Origin {
 
 /// Reads one object from where those of its kind are; `None` when it is gone, or is none.
 pub(crate) async fn read(client: &Client, kind: &Kind, origin: &Origin, key: &Key) -> Result<Option<Object>, String> {
-    let path = if is_cluster_wide(kind.kind) {
+    let path = if !kind.is_namespaced {
         origin.path.clone()
     } else {
         let (group, plural) = origin.path.rsplit_once('/').unwrap_or_default();

@@ -14,8 +14,7 @@ use kube::{
     api::{GetParams, Patch, PatchParams},
     core::Request,
 };
-use mesh_policy::RouteKind;
-use mesh_resources::Found;
+use mesh_resources::{Found, kinds::kind};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 use tokio::{
@@ -171,7 +170,8 @@ impl StatusWriter {
     /// Writes one route, if it is as we know it and says something else.
     async fn write(&self, world: &Published, id: &RouteId, wanted: &[Value], there: &Statuses) -> Outcome {
         let Some(version) = there.api_version(id.0) else { return Outcome::Moved };
-        let path = format!("/apis/{version}/namespaces/{}/{}", id.1.namespace, plural(id.0));
+        let plural = kind(id.0.as_str()).map_or("", |kind| kind.plural);
+        let path = format!("/apis/{version}/namespaces/{}/{plural}", id.1.namespace);
         for _ in 0..CONFLICTS {
             let request = Request::new(&path).get(&id.1.name, &GetParams::default());
             let live: Live = match self.ask(request).await {
@@ -221,16 +221,6 @@ fn entries_of(world: &Published, id: &RouteId, found: &mut Found) -> Vec<Value> 
 /// The generation of a route that is in force.
 fn generation(world: &Published, (kind, key): &RouteId) -> Option<i64> {
     world.snapshot.routes(*kind).get(key).map(|route| route.generation)
-}
-
-/// A kind as in a path.
-fn plural(kind: RouteKind) -> &'static str {
-    match kind {
-        RouteKind::Grpc => "grpcroutes",
-        RouteKind::Http => "httproutes",
-        RouteKind::Tls => "tlsroutes",
-        RouteKind::Tcp => "tcproutes",
-    }
 }
 
 fn outcome_of(error: &kube::Error) -> Outcome {

@@ -8,9 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use mesh_resources::{Key, Object};
+use mesh_resources::{Key, Object, kinds::is_namespaced};
 
-use super::{kinds::is_cluster_wide, object::Origin, room::Place};
+use super::{object::Origin, room::Place};
 use crate::turns::Turns;
 
 /// Kind and name of an object.
@@ -162,7 +162,7 @@ impl Waiting {
 
 /// Whose turn an object waits for: its namespace's, and for what belongs to none one of its own.
 pub(super) fn queue(kind: &str, key: &Key) -> Arc<str> {
-    if is_cluster_wide(kind) { "".into() } else { key.namespace.clone() }
+    if is_namespaced(kind) { key.namespace.clone() } else { "".into() }
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ::kube::Client;
 use mesh_credentials::jitter;
-use mesh_resources::{Key, Object, Severity};
+use mesh_resources::{
+    Key, Object, Severity,
+    kinds::{KINDS, Kind, POLICY_GROUP, Parts},
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -17,7 +20,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    kinds::{KINDS, Kind, OURS, Parts},
     lean::{Labels, NodeParts, PodParts, Whole},
     list_watch::{Event, Trouble, Watch},
     object::{Origin, key_of, read},
@@ -337,7 +339,7 @@ fn away(kind: &Kind, why: &str) -> Entry {
 
 fn absent(kind: &Kind) -> Entry {
     let what = format!("the API server serves no {}; it is looked for again", qualified(kind));
-    let fix = if kind.group == OURS {
+    let fix = if kind.group == POLICY_GROUP {
         "install the definitions of Mesh: meshctl upgrade | kubectl apply -f -"
     } else {
         "install the Gateway API: meshctl install --gateway-api-crds | kubectl apply --server-side -f -"

@@ -9,8 +9,7 @@ use mesh_policy::{
 use crate::{
     http_route::METHODS,
     problem::{Reason, Report},
-    route::MAX_LIST,
-    walker::{Invalid, Node, short},
+    walker::{Invalid, MAX_LIST, Node, short},
 };
 
 /// How long browsers may remember, in seconds, unless said (Gateway API, `maxAge`).

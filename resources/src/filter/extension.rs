@@ -6,8 +6,8 @@ use mesh_policy::name::is_subdomain;
 
 use super::Site;
 use crate::{
+    kinds::POLICY_GROUP,
     problem::{Place, Reason, Report},
-    retry_policy::POLICY_GROUP,
     walker::{Invalid, Node, short},
 };
 

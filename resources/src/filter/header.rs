@@ -5,8 +5,7 @@ use mesh_policy::HeaderModifier;
 
 use crate::{
     problem::{Reason, Report},
-    route::MAX_LIST,
-    walker::{Invalid, Node},
+    walker::{Invalid, MAX_LIST, Node},
 };
 
 /// Decodes `requestHeaderModifier` or `responseHeaderModifier`.

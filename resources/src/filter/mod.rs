@@ -18,8 +18,7 @@ pub(crate) use mirror::NO_COPY;
 
 use crate::{
     problem::{Reason, Report},
-    route::MAX_LIST,
-    walker::{Invalid, Node},
+    walker::{Invalid, MAX_LIST, Node},
 };
 
 /// A decoded filter.

@@ -7,13 +7,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use ipnet::IpNet;
 use mesh_policy::RouteKind;
 
-use super::{Compiled, Doubted, Key, Snapshot, put};
+use super::{Compiled, Doubted, Snapshot, put};
 use crate::{
     attach::is_parent,
     compile::MAX_GRANTS,
     endpoint_slice::EndpointSlice,
     links,
     node::{Namespace, Node},
+    object::Key,
     pod::Pod,
     reference_grant::ReferenceGrant,
     retry_policy::RetryPolicy,

@@ -78,7 +78,7 @@ const GATEWAY: [Served; 7] = [
     (GROUP, "v1", "TCPRoute", "tcproutes"),
     (GROUP, "v1", "ReferenceGrant", "referencegrants"),
     (GROUP, "v1beta1", "ReferenceGrant", "referencegrants"),
-    (OURS, "v1alpha1", "RetryPolicy", "retrypolicies"),
+    (POLICY_GROUP, "v1alpha1", "RetryPolicy", "retrypolicies"),
 ];
 
 fn with_gateway() -> Server {

@@ -14,7 +14,7 @@ use kube::{Client, client::Body};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::kube::kinds::KINDS;
+use mesh_resources::kinds::KINDS;
 
 type Answer = UnsyncBoxBody<Bytes, std::io::Error>;
 
