@@ -22,8 +22,8 @@ use anyhow::{Context, Result, bail, ensure};
 use self::suite::Built;
 pub use self::suite::{SUITES, Suite, Verdict};
 use crate::{
-    cluster::{Described, quiet},
-    step::{cargo, root, run, step},
+    cluster::Described,
+    step::{cargo, quiet, root, run, step},
 };
 
 /// Namespaces that the suite makes.

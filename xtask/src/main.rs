@@ -4,6 +4,7 @@
 mod bench;
 mod cache;
 mod chart;
+mod circles;
 mod cluster;
 mod conformance;
 mod hung;

@@ -107,6 +107,15 @@ pub fn run(mut command: Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs a command without a word, and gives its output; if it fails, with what it said.
+pub fn quiet(mut command: Command) -> Result<String> {
+    let name = shown(&command);
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{name}`"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "`{name}` ended with {}: {}", output.status, said.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Runs a command whose standard output is shown and also given to `line`, line by line. Whether it succeeded. One that
 /// says nothing for too long is ended, which is an error.
 pub fn run_lines(mut command: Command, silence: Silence, mut line: impl FnMut(&str)) -> Result<bool> {

@@ -1,15 +1,18 @@
-//! Rules that no compiler checks: every module says what it is, files stay short, nothing names a machine, and
-//! every bound has a test ([`limits`]).
+//! Rules that no compiler checks: every module says what it is, files stay short and import each other in no large circle
+//! ([`crate::circles`]), nothing names a machine, and every bound has a test ([`limits`]).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::limits;
+use crate::{
+    circles::{Crate, MOST},
+    limits,
+};
 
 /// Lines after which a file is named, as a reminder to split it.
 const LONG: usize = 400;
@@ -26,6 +29,7 @@ pub fn run(root: &Path) -> Result<()> {
     list(root, &mut files)?;
     files.sort();
     let (mut faults, mut tests, mut page) = (Vec::new(), BTreeSet::new(), None);
+    let mut crates: BTreeMap<String, Crate> = BTreeMap::new();
     for file in &files {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
@@ -34,6 +38,9 @@ pub fn run(root: &Path) -> Result<()> {
             println!("{name} has over {LONG} lines: could it be two files?");
         }
         faults.extend(found);
+        if let Some((package, file)) = name.split_once("/src/") {
+            crates.entry(package.to_owned()).or_default().add(file, &text);
+        }
         match name.as_str() {
             limits::PAGE => page = Some(text),
             name if name.ends_with(".rs") => tests.extend(limits::tests(&text).map(str::to_owned)),
@@ -41,6 +48,11 @@ pub fn run(root: &Path) -> Result<()> {
         }
     }
     faults.extend(limits::faults(&page.with_context(|| format!("there is no {}", limits::PAGE))?, &tests));
+    for (name, modules) in &crates {
+        let circles = modules.circles().into_iter();
+        faults
+            .extend(circles.map(|circle| format!("{name}: over {MOST} files import each other in a circle: {circle}")));
+    }
     if !faults.is_empty() {
         bail!("{} faults in {} files:\n  {}", faults.len(), files.len(), faults.join("\n  "));
     }

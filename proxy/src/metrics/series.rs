@@ -300,4 +300,18 @@ mod tests {
         assert_eq!(latencies, MAX_SERIES + 1);
         assert!(text.contains(r#"overflow="true""#));
     }
+
+    #[tokio::test]
+    async fn what_came_to_no_endpoint_is_bound_for_a_few_routes() {
+        let worker = crate::worker::tests::worker(&[]);
+        let series = |n: usize| {
+            let (namespace, name) = ("shop".into(), format!("route-{n}").into());
+            let route = RouteMeta { kind: mesh_policy::RouteKind::Http, namespace, name, created: 0 };
+            worker.outbound.unplaced(Some(&route), None)
+        };
+        let (first, second) = (series(0), series(1));
+        (2..=MAX_UNPLACED).for_each(|n| drop(series(n)));
+        assert_eq!(worker.outbound.unplaced.0.borrow().len(), MAX_UNPLACED);
+        assert!(Rc::ptr_eq(&second, &series(1)) && !Rc::ptr_eq(&first, &series(0)), "the one bound first made room");
+    }
 }

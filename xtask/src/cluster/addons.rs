@@ -15,10 +15,11 @@ use super::{
     GatewayApi,
     files::filled,
     layout::{COREDNS, DNS, Layout, OUTSIDE, families},
-    node::{kubectl, quiet},
+    node::kubectl,
     tools,
     wait::until,
 };
+use crate::step::quiet;
 
 /// How long the node may take to be ready, and cluster DNS to answer.
 const READY: Duration = Duration::from_secs(180);

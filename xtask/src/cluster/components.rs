@@ -11,8 +11,9 @@ use anyhow::{Result, bail};
 
 use super::{
     layout::{API_SERVICE, Layout, NODE, families, joined},
-    node::{ctr, kubectl, quiet},
+    node::{ctr, kubectl},
 };
+use crate::step::quiet;
 
 /// How long a readiness page may take.
 const PAGE: Duration = Duration::from_secs(2);

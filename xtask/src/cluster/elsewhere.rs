@@ -16,11 +16,11 @@ use serde_json::json;
 use super::{
     GatewayApi, UpOptions, addons,
     layout::{self, GATEWAY_API, IPV6, Layout},
-    node::{kubectl, quiet},
+    node::kubectl,
     processes,
-    tools::find,
+    programs::find,
 };
-use crate::step::{run, step};
+use crate::step::{quiet, run, step};
 
 /// The name of the cluster that kind makes.
 const KIND: &str = "mesh-cluster";

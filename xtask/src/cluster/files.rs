@@ -14,8 +14,8 @@ use serde_json::json;
 use super::{
     components::Component,
     layout::{self, BRIDGE, CGROUP, DNS, Layout, NODE, PAUSE_IMAGE, families, joined},
-    node::quiet,
 };
+use crate::step::quiet;
 
 /// Where distributions have the CNI plugins.
 const CNI_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];

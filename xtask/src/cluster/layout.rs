@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::tools;
+use super::programs;
 use crate::{cache, step::root};
 
 /// Kubernetes: the last minor version that runs on cgroup v1 as on v2. integration/cluster/kubernetes pins it.
@@ -120,10 +120,10 @@ impl Layout {
         let root = real(root());
         Ok(Self {
             cache: real(cache::folder()?),
-            kubernetes: real(tools::kubernetes(&root)?.path()),
-            coredns: real(tools::coredns(&root)?.path()),
-            node_tools: real(tools::node_tools(&root)?.path()),
-            kubectl: tools::kubectl_program()?,
+            kubernetes: real(programs::kubernetes(&root)?.path()),
+            coredns: real(programs::coredns(&root)?.path()),
+            node_tools: real(programs::node_tools(&root)?.path()),
+            kubectl: programs::kubectl_program()?,
             run: root.join("target/cluster"),
             root,
         })

@@ -13,6 +13,7 @@ mod layout;
 mod leftovers;
 mod node;
 pub mod processes;
+mod programs;
 mod status;
 mod tools;
 mod up;
@@ -26,7 +27,6 @@ use clap::{Args, Subcommand, ValueEnum};
 pub use described::Described;
 use layout::Layout;
 pub use layout::{GATEWAY_API, KUBERNETES};
-pub use node::quiet;
 
 /// What to do with the cluster.
 #[derive(Subcommand)]

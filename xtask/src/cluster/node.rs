@@ -19,7 +19,7 @@ use super::{
     processes::{self, INIT, Node},
     wait::until,
 };
-use crate::step::shown;
+use crate::step::quiet;
 
 /// The folder of all cgroup hierarchies.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -29,15 +29,6 @@ const READY: Duration = Duration::from_secs(180);
 const NAMESPACES: Duration = Duration::from_secs(20);
 /// Lines of a log that are shown when its component fails.
 const LAST_LINES: usize = 25;
-
-/// Runs a command without a word, and gives its output; if it fails, with what it said.
-pub fn quiet(mut command: Command) -> Result<String> {
-    let name = shown(&command);
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{name}`"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "`{name}` ended with {}: {}", output.status, said.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
 
 /// `ip` with words, as in a shell.
 pub fn ip(words: &str) -> Result<String> {

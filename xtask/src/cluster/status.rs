@@ -8,10 +8,11 @@ use rustix::process::Signal;
 use super::{
     components::{self, Component},
     layout::Layout,
-    node::{self, kubectl, quiet},
+    node::{self, kubectl},
     processes::{self, Node, Process, is_alive, signal},
     wait::until,
 };
+use crate::step::quiet;
 
 /// How long a component may take to end by itself. The API server waits for requests; a test wants it gone.
 const END: Duration = Duration::from_secs(5);

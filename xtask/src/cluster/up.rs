@@ -8,11 +8,11 @@ use super::{
     UpOptions, addons, components, files,
     layout::{Family, IPV6, KUBERNETES, Layout, NODE, families},
     leftovers,
-    node::{self, ctr, ip, kubectl, quiet},
+    node::{self, ctr, ip, kubectl},
     processes::{self, Node},
-    status, tools,
+    programs, status, tools,
 };
-use crate::step::step;
+use crate::step::{quiet, step};
 
 /// Brings it up.
 pub fn up(layout: &Layout, options: &UpOptions) -> Result<()> {
@@ -39,7 +39,7 @@ pub fn up(layout: &Layout, options: &UpOptions) -> Result<()> {
         addons::gateway_api(kubectl(layout), options.gateway_api)?;
         addons::wait_ready(layout)
     })?;
-    if tools::find("kubectl").is_none() {
+    if programs::find("kubectl").is_none() {
         println!("\nkubectl: {}", tools::link_kubectl(layout)?.display());
     }
     println!(

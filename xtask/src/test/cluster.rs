@@ -11,9 +11,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Count, Options, tests};
 use crate::{
-    cluster::{Described, GATEWAY_API, quiet},
+    cluster::{Described, GATEWAY_API},
     conformance::{self, SUITES, Suite, Verdict},
-    step::{cargo, root, run, step},
+    step::{cargo, quiet, root, run, step},
 };
 
 /// The release of the Gateway API whose suite always runs: the newest, which takes the place of the cluster's own. The usual
