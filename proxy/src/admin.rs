@@ -67,9 +67,15 @@ impl Admin {
     async fn answer(&self, request: Request<Incoming>, pages: Pages) -> Page {
         match (pages, request.method(), request.uri().path()) {
             (Pages::ReadOnly, &Method::GET, "/live") => text(StatusCode::OK, "live\n"),
-            (Pages::ReadOnly, &Method::GET, "/ready") if self.tls.held.is_ready() => text(StatusCode::OK, "ready\n"),
             (Pages::ReadOnly, &Method::GET, "/ready") => {
-                text(StatusCode::SERVICE_UNAVAILABLE, "not ready: no certificate yet; see the log and mesh-identity\n")
+                let not_ready = if !self.tls.held.is_ready() {
+                    "not ready: no certificate yet; see the log and mesh-identity\n"
+                } else if !self.control.is_known() {
+                    "not ready: no mesh-destination that knows this pod yet; see the log and mesh-destination\n"
+                } else {
+                    return text(StatusCode::OK, "ready\n");
+                };
+                text(StatusCode::SERVICE_UNAVAILABLE, not_ready)
             }
             (Pages::ReadOnly, &Method::GET, "/metrics") => {
                 text(StatusCode::OK, self.texts.get(|| self.metrics.render()))

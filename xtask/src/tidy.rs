@@ -14,10 +14,8 @@ use crate::{
     limits,
 };
 
-/// Lines after which a file is named, as a reminder to split it.
-const LONG: usize = 400;
 /// Lines after which a file is refused.
-const TOO_LONG: usize = 600;
+const TOO_LONG: usize = 400;
 /// Folders that are not ours to check.
 const SKIPPED: [&str; 2] = ["target", ".git"];
 /// Text files that are checked.
@@ -33,11 +31,7 @@ pub fn run(root: &Path) -> Result<()> {
     for file in &files {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
-        let (long, found) = check(&name, &text);
-        if long {
-            println!("{name} has over {LONG} lines: could it be two files?");
-        }
-        faults.extend(found);
+        faults.extend(check(&name, &text));
         if let Some((package, file)) = name.split_once("/src/") {
             crates.entry(package.to_owned()).or_default().add(file, &text);
         }
@@ -76,8 +70,8 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file is long, and what is wrong with it.
-fn check(name: &str, text: &str) -> (bool, Vec<String>) {
+/// What is wrong with a file.
+fn check(name: &str, text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     let lines = text.lines().count();
     if name.ends_with(".rs") {
@@ -97,7 +91,7 @@ fn check(name: &str, text: &str) -> (bool, Vec<String>) {
             faults.push(format!("{name}:{} names a path of a machine ({home})", n + 1));
         }
     }
-    (name.ends_with(".rs") && lines > LONG, faults)
+    faults
 }
 
 #[cfg(test)]
@@ -106,13 +100,13 @@ mod tests {
 
     #[test]
     fn faults_are_found_where_they_are() {
-        assert_eq!(check("a.rs", "//! Fine.\n"), (false, vec![]));
-        assert!(check("a.rs", "fn main() {}\n").1[0].starts_with("a.rs:1"));
+        assert_eq!(check("a.rs", "//! Fine.\n"), Vec::<String>::new());
+        assert!(check("a.rs", "fn main() {}\n")[0].starts_with("a.rs:1"));
         let machine = format!("see {}me/x", concat!("/", "home/"));
-        assert!(check("a.md", &format!("first\n{machine}\n")).1[0].starts_with("a.md:2"));
-        assert_eq!(check("a.md", concat!("https://example.com/", "home/page\n")), (false, vec![]));
+        assert!(check("a.md", &format!("first\n{machine}\n"))[0].starts_with("a.md:2"));
+        assert_eq!(check("a.md", concat!("https://example.com/", "home/page\n")), Vec::<String>::new());
         let long = "//! Long.\n".repeat(TOO_LONG + 1);
-        let (reminded, faults) = check("a.rs", &long);
-        assert!(reminded && faults.len() == 1, "{faults:?}");
+        let faults = check("a.rs", &long);
+        assert!(faults.len() == 1, "{faults:?}");
     }
 }

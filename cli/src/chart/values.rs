@@ -1,8 +1,10 @@
-//! The chart's values: their types, how they are put together, and what each may be.
+//! The chart's values: their types, and what each may be.
 //!
 //! `charts/mesh/values.yaml` has the defaults and says what each value means; `values.schema.json`, by which Helm
 //! refuses wrong ones, is generated from the types here, and so is the table in docs/install.md. What values become is
 //! the templates' business.
+
+mod merge;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -10,7 +12,8 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
-use super::{ChartError, files};
+pub use self::merge::{defaults, merge, read_yaml, take_away, with_defaults};
+use super::ChartError;
 
 /// A DNS name, of the cluster or of a trust domain.
 pub const DNS_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
@@ -181,77 +184,6 @@ pub enum Quantity {
     Text(#[cfg_attr(test, schemars(regex(pattern = QUANTITY)))] String),
 }
 
-/// The defaults, as they are in values.yaml.
-pub fn defaults() -> Result<Value, ChartError> {
-    read_yaml("values.yaml of the chart", files::VALUES)
-}
-
-/// Reads one document of values, which is a map, or empty.
-pub fn read_yaml(name: &str, text: &str) -> Result<Value, ChartError> {
-    let wrong = |why: String| ChartError::Values { name: name.to_owned(), why };
-    let value: Value = serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))?;
-    match value {
-        Value::Null => Ok(Value::Object(Map::new())),
-        Value::Object(_) => Ok(value),
-        _ => Err(wrong("values are a map (name: value), and this is none".to_owned())),
-    }
-}
-
-/// Lays `over` on `under`, map by map: what `over` has wins.
-pub fn merge(under: &mut Value, over: Value) {
-    match (under, over) {
-        (Value::Object(under), Value::Object(over)) => {
-            for (name, value) in over {
-                match under.get_mut(&name) {
-                    Some(slot) => merge(slot, value),
-                    None => drop(under.insert(name, value)),
-                }
-            }
-        }
-        (under, over) => *under = over,
-    }
-}
-
-/// The values in force: what was given, and the defaults where nothing was. `null` takes a default away.
-pub fn with_defaults(given: Value) -> Result<Value, ChartError> {
-    let mut all = given;
-    fill(&mut all, defaults()?);
-    Ok(all)
-}
-
-fn fill(given: &mut Value, defaults: Value) {
-    let (Value::Object(given), Value::Object(defaults)) = (given, defaults) else { return };
-    for (name, default) in defaults {
-        match given.get_mut(&name) {
-            None => drop(given.insert(name, default)),
-            Some(Value::Null) => drop(given.remove(&name)),
-            Some(value) => fill(value, default),
-        }
-    }
-}
-
-/// Maps whose entries are taken away one by one with `null`; what is not in them was taken away.
-const TAKEN_ONE_BY_ONE: [&str; 2] = ["resources", "nodeSelector"];
-
-/// Says again of the values of an installation which defaults had been taken away: they are stored without them, and would get
-/// them back. Where a newer version has a value that the stored ones cannot know, it keeps its default.
-pub fn take_away(stored: &mut Value) -> Result<(), ChartError> {
-    without(stored, &defaults()?, false);
-    Ok(())
-}
-
-fn without(stored: &mut Value, defaults: &Value, inside: bool) {
-    let (Value::Object(stored), Value::Object(defaults)) = (stored, defaults) else { return };
-    for (name, default) in defaults {
-        let of_these = inside || TAKEN_ONE_BY_ONE.contains(&name.as_str());
-        match stored.get_mut(name) {
-            Some(value) => without(value, default, of_these),
-            None if inside => drop(stored.insert(name.clone(), Value::Null)),
-            None => {}
-        }
-    }
-}
-
 impl Values {
     /// Reads the values in force. The error names the value, as in `proxy.workers`.
     pub fn read(values: &Value) -> Result<Self, ChartError> {
@@ -409,39 +341,4 @@ fn place(values: &Value) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn wrong_values_are_named_with_their_place() {
-        for (given, expected) in [
-            (json!({"proxy": {"workers": "two"}}), "proxy.workers: invalid type"),
-            (json!({"proxy": {"threads": 2}}), "proxy.threads: unknown field `threads`"),
-            (json!({"ha": null}), "missing field `ha`"),
-            (json!({"ha": 1}), "ha: invalid type"),
-            (json!({"proxy": {"workers": 65}}), "proxy.workers is 65, but must be from 1 to 64"),
-            (json!({"identity": {"leafLifetime": "1d"}}), "identity.leafLifetime is \"1d\""),
-            (json!({"trustDomain": "a b"}), "trustDomain is \"a b\""),
-            (json!({"identity": {"trustAnchorsConfigMap": "a/b"}}), "must be the name of a ConfigMap, or empty"),
-            (json!({"proxy": {"opaquePorts": ["x"]}}), "proxy.opaquePorts: \"x\" is no port"),
-            (json!({"injector": {"resources": {"limits": {"cpu": "much"}}}}), "injector.resources: cpu is \"much\""),
-            (json!({"injector": {"resources": {"limit": {}}}}), "injector.resources.limit"),
-            (json!({"webhook": {"failurePolicy": "Maybe"}}), "webhook.failurePolicy: unknown variant"),
-        ] {
-            let said = Values::read(&with_defaults(given.clone()).unwrap()).unwrap_err().to_string();
-            assert!(said.contains(expected), "{given}: {said}");
-        }
-    }
-
-    #[test]
-    fn defaults_stay_where_nothing_is_given_and_null_takes_them_away() {
-        let given = json!({"proxy": {"workers": 2}, "nodeSelector": {"kubernetes.io/os": null, "a": "b"}, "podLabels": {"x": "y"}});
-        let all = with_defaults(given).unwrap();
-        assert_eq!((&all["proxy"]["workers"], &all["proxy"]["uid"]), (&json!(2), &json!(4640)));
-        assert_eq!(all["nodeSelector"], json!({"a": "b"}));
-        assert_eq!(all["podLabels"], json!({"x": "y"}));
-    }
-}
+mod tests;

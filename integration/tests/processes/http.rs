@@ -1,9 +1,9 @@
-//! HTTP through a pair: client -> outbound sidecar -> mutual TLS -> inbound sidecar -> application, in every version,
-//! framing and direction that applications use.
+//! HTTP through a pair: client -> outbound sidecar -> mutual TLS -> inbound sidecar -> application. Versions, framings
+//! and headers in both directions, HTTP/2 and gRPC pass as the applications meant them.
 
 use std::{fmt::Write as _, fs};
 
-use crate::support::{App, Grpc, H1, Mesh, TEST_WAIT, finish, get, grpc_message, grpc_status, metric, next, sha256};
+use crate::support::{App, Grpc, H1, Mesh, TEST_WAIT, finish, get, grpc_message, grpc_status, next, sha256};
 use bytes::Bytes;
 use http::Request;
 use tokio::{
@@ -12,7 +12,7 @@ use tokio::{
 };
 
 /// A request line and Host for the usual Service.
-fn head(line: &str) -> String {
+pub fn head(line: &str) -> String {
     format!("{line} HTTP/1.1\r\nhost: web.shop\r\n")
 }
 
@@ -176,7 +176,7 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 /// An application that answers each request head with what `answer` makes of it, and tells what else it got.
-async fn scripted(answer: impl Fn(&str) -> Option<String> + Clone + Send + Sync + 'static) -> App {
+pub async fn scripted(answer: impl Fn(&str) -> Option<String> + Clone + Send + Sync + 'static) -> App {
     App::start(move |mut stream: TcpStream| {
         let answer = answer.clone();
         async move {
@@ -197,150 +197,6 @@ async fn scripted(answer: impl Fn(&str) -> Option<String> + Clone + Send + Sync 
         }
     })
     .await
-}
-
-#[tokio::test]
-async fn expect_continue_is_the_applications_to_refuse() {
-    let got = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let log = got.clone();
-    let app = scripted(move |request| {
-        log.lock().unwrap().push(request.to_owned());
-        let no = "HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n";
-        let ok = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-        Some(if request.starts_with("PUT /refused") { no.into() } else { ok.to_owned() })
-    });
-    let app = app.await;
-    let (_mesh, client, _server) = Mesh::around(app.address).await;
-    let mut connection = H1::connect(client.entry()).await.unwrap();
-    let request = head("PUT /refused") + "expect: 100-continue\r\ncontent-length: 1000\r\n\r\n";
-    let answer = connection.ask(request).await.unwrap();
-    assert_eq!(answer.head.status, 417, "{answer:?}");
-    assert!(answer.interim.is_empty(), "no 100 was sent: {answer:?}");
-    let got = got.lock().unwrap();
-    let refused: Vec<_> = got.iter().filter(|r| r.starts_with("PUT /refused")).collect();
-    assert_eq!(refused.len(), 1, "{got:?}");
-    assert!(refused[0].to_ascii_lowercase().contains("expect: 100-continue"), "{got:?}");
-    assert!(refused[0].ends_with("\r\n\r\n"), "no byte of a body: {got:?}");
-}
-
-#[tokio::test]
-async fn expect_continue_is_accepted_by_100() {
-    let app = App::start(|mut stream: TcpStream| async move {
-        let (mut buffer, mut seen) = ([0; 4096], Vec::new());
-        while let Ok(n @ 1..) = stream.read(&mut buffer).await {
-            seen.extend_from_slice(&buffer[..n]);
-            let answer = match &seen[..] {
-                probe if probe.starts_with(b"GET") => "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n",
-                body if body.ends_with(b"hello") => "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
-                head if head.ends_with(b"\r\n\r\n") => "HTTP/1.1 100 Continue\r\n\r\n",
-                _ => continue,
-            };
-            if stream.write_all(answer.as_bytes()).await.is_err() {
-                return;
-            }
-        }
-    });
-    let app = app.await;
-    let (_mesh, client, _server) = Mesh::around(app.address).await;
-    let mut connection = H1::connect(client.entry()).await.unwrap();
-    connection.send(head("POST /echo") + "expect: 100-continue\r\ncontent-length: 5\r\n\r\n").await.unwrap();
-    assert_eq!(connection.head().await.unwrap().status, 100);
-    let answer = connection.ask("hello").await.unwrap();
-    assert_eq!((answer.head.status, answer.text().as_str()), (200, "hello"));
-    assert!(answer.interim.is_empty(), "100 came once: {answer:?}");
-}
-
-#[tokio::test]
-async fn early_hints_pass() {
-    let app = scripted(|_| {
-        let hints = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\nmesh-x: 1\r\n\r\n";
-        Some(format!("{hints}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"))
-    });
-    let app = app.await;
-    let (_mesh, client, _server) = Mesh::around(app.address).await;
-    let answer = get(client.entry(), "web.shop", "/").await.unwrap();
-    assert_eq!((answer.head.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
-    assert_eq!(answer.interim.len(), 1, "{answer:?}");
-    assert_eq!((answer.interim[0].status, answer.interim[0].get("link")), (103, Some("</style.css>; rel=preload")));
-    assert_eq!(answer.interim[0].get("mesh-x"), None);
-    // HTTP/1.0 knows no interim answers (RFC 9110 section 15.2).
-    let mut http10 = H1::connect(client.entry()).await.unwrap();
-    let answer = http10.ask("GET / HTTP/1.0\r\nhost: web.shop\r\n\r\n").await.unwrap();
-    assert_eq!((answer.interim.len(), answer.text().as_str()), (0, "ok"), "{answer:?}");
-}
-
-#[tokio::test]
-async fn a_websocket_upgrade_echoes_from_its_first_byte() {
-    let (_mesh, client, _server) = Mesh::pair().await;
-    let mut connection = H1::connect(client.entry()).await.unwrap();
-    let request = head("GET /ws")
-        + "connection: keep-alive, Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
-           sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nearly bytes";
-    let answer = connection.ask(request).await.unwrap();
-    assert_eq!((answer.head.status, answer.head.get("upgrade")), (101, Some("websocket")), "{answer:?}");
-    assert!(answer.head.get("connection").unwrap().eq_ignore_ascii_case("upgrade"));
-    assert_eq!(connection.raw(11).await.unwrap(), b"early bytes");
-    let block: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
-    connection.send(&block).await.unwrap();
-    assert_eq!(sha256(&connection.raw(block.len()).await.unwrap()), sha256(&block));
-    connection.stream.shutdown().await.unwrap();
-    assert_eq!(connection.closed().await.unwrap(), b"", "the end passes too");
-}
-
-#[tokio::test]
-async fn an_upgrade_that_is_not_taken_is_an_ordinary_request() {
-    let (_mesh, client, _server) = Mesh::pair().await;
-    let mut connection = H1::connect(client.entry()).await.unwrap();
-    let answer = connection.ask(head("GET /1k") + "connection: upgrade\r\nupgrade: h2c\r\n\r\n").await.unwrap();
-    assert_eq!((answer.head.status, answer.body.len()), (200, 1024), "{answer:?}");
-}
-
-#[tokio::test]
-async fn a_refused_upgrade_carries_nothing_of_ours() {
-    let refused = "HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\nmesh-proxy-error: denied\r\n\
-        mesh-never-delivered: 1\r\nx-kept: 1\r\n\r\nno";
-    let app = scripted(|_| Some(refused.to_owned())).await;
-    let (_mesh, client, _server) = Mesh::around(app.address).await;
-    let before = app.connections();
-    let mut connection = H1::connect(client.entry()).await.unwrap();
-    let answer = connection.ask(head("GET /ws") + "connection: upgrade\r\nupgrade: websocket\r\n\r\n").await.unwrap();
-    assert_eq!((answer.head.status, answer.text().as_str(), answer.head.get("x-kept")), (403, "no", Some("1")));
-    assert!(!answer.head.headers.iter().any(|(name, _)| name.starts_with("mesh-")), "{answer:?}");
-    assert_eq!(app.connections() - before, 1, "it was asked once");
-}
-
-#[tokio::test]
-async fn an_http_proxy_takes_absolute_form_and_host() {
-    let (_mesh, client, _server) = Mesh::pair().await;
-    let mut connection = H1::connect(client.proxy.outbound).await.unwrap();
-    for name in ["web.shop", "web.shop:80", "web", "web.shop.svc", "web.shop.svc.cluster.local"] {
-        let answer = connection.ask(format!("GET http://{name}/a?b HTTP/1.1\r\nhost: {name}\r\n\r\n")).await.unwrap();
-        assert_eq!(answer.head.status, 404, "the test server has no /a: {answer:?}");
-        assert_eq!(answer.head.proxy_error(), None, "{name}: {answer:?}");
-        let answer = connection.ask(format!("GET http://{name}/ HTTP/1.1\r\nhost: {name}\r\n\r\n")).await.unwrap();
-        assert_eq!((&answer.json()["uri"], &answer.json()["headers"]["host"]), (&"/".into(), &name.into()));
-        let answer = connection.ask(format!("GET / HTTP/1.1\r\nhost: {name}\r\n\r\n")).await.unwrap();
-        assert_eq!(answer.head.status, 200, "{name}: {answer:?}");
-    }
-}
-
-#[tokio::test]
-async fn connect_names_a_target_whose_bytes_are_detected() {
-    let (_mesh, client, _server) = Mesh::pair().await;
-    let mut tunnel = H1::connect(client.proxy.outbound).await.unwrap();
-    tunnel.send("CONNECT web.shop:80 HTTP/1.1\r\nhost: web.shop:80\r\n\r\n").await.unwrap();
-    let answer = tunnel.head().await.unwrap();
-    assert_eq!((answer.status, answer.get("content-length"), answer.get("transfer-encoding")), (200, None, None));
-    for _ in 0..2 {
-        let answer = tunnel.ask(head("GET /") + "\r\n").await.unwrap();
-        assert_eq!((answer.head.status, &answer.json()["headers"]["host"]), (200, &"web.shop".into()));
-    }
-    let through = metric(&client.proxy, "mesh_tls_connections_total", &["direction=\"outbound\""]).await;
-    assert!(through > 0.0, "the tunnel's requests went to the peer's proxy");
-
-    let mut unknown = H1::connect(client.proxy.outbound).await.unwrap();
-    let answer = unknown.ask("CONNECT nobody.shop:80 HTTP/1.1\r\nhost: nobody.shop:80\r\n\r\n").await.unwrap();
-    assert_eq!((answer.head.status, answer.head.proxy_error()), (503, Some("unknown-target")), "{answer:?}");
 }
 
 #[tokio::test]
@@ -464,94 +320,6 @@ async fn errors_of_the_proxy_say_so_in_the_callers_protocol() {
     assert_eq!((answer.0.status().as_u16(), grpc_status(&answer).as_deref()), (200, Some("14")), "{answer:?}");
     assert_eq!(answer.0.headers()["mesh-proxy-error"], "unknown-target");
     assert!(answer.0.headers().contains_key("grpc-message"));
-}
-
-#[tokio::test]
-async fn a_client_that_leaves_ends_the_work_upstream() {
-    let left = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let seen = left.clone();
-    let app = App::start(move |mut stream: TcpStream| {
-        let seen = seen.clone();
-        async move {
-            let mut buffer = vec![0; 4096];
-            let Ok(n @ 1..) = stream.read(&mut buffer).await else { return };
-            if String::from_utf8_lossy(&buffer[..n]).contains("/slow") {
-                // Never answered: the next read ends when the caller's leaving has come through.
-                if matches!(stream.read(&mut buffer).await, Ok(0) | Err(_)) {
-                    seen.store(true, std::sync::atomic::Ordering::Relaxed);
-                }
-            }
-        }
-    });
-    let app = app.await;
-    let (_mesh, client, _server) = Mesh::around(app.address).await;
-    let before = app.connections();
-    let mut connection = H1::connect(client.entry()).await.unwrap();
-    connection.send(head("GET /slow") + "\r\n").await.unwrap();
-    let arrived = async || Ok((app.connections() > before).then_some(()));
-    mesh_integration::harness::eventually("the request to arrive", TEST_WAIT, arrived).await.unwrap();
-    // A reset, as a killed client leaves; `deadlines.rs` has the one that closes in order.
-    connection.stream.set_zero_linger().unwrap();
-    drop(connection);
-    let gone = async || Ok(left.load(std::sync::atomic::Ordering::Relaxed).then_some(()));
-    mesh_integration::harness::eventually("the application to see its caller go", TEST_WAIT, gone).await.unwrap();
-    let labels = ["direction=\"outbound\"", "error=\"client-closed\""];
-    let counted = async || Ok((metric(&client.proxy, "mesh_requests_total", &labels).await > 0.5).then_some(()));
-    mesh_integration::harness::eventually("it to be counted", TEST_WAIT, counted).await.unwrap();
-}
-
-#[tokio::test]
-async fn an_answer_before_the_body_is_read_reaches_the_client() {
-    let app = App::start(|mut stream: TcpStream| async move {
-        let (mut buffer, mut seen) = ([0; 1024], Vec::new());
-        while !seen.windows(4).any(|w| w == b"\r\n\r\n") {
-            let Ok(n @ 1..) = stream.read(&mut buffer).await else { return };
-            seen.extend_from_slice(&buffer[..n]);
-        }
-        let answer = "HTTP/1.1 413 Content Too Large\r\ncontent-length: 4\r\nconnection: close\r\n\r\nmuch";
-        let _ = stream.write_all(answer.as_bytes()).await;
-        let _ = stream.shutdown().await;
-        // It lingers as servers do (RFC 9112 section 9.6), so that a reset does not overtake its answer.
-        let drained = async { while matches!(stream.read(&mut buffer).await, Ok(1..)) {} };
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(500), drained).await;
-    });
-    let app = app.await;
-    let (_mesh, client, _server) = Mesh::around(app.address).await;
-    for size in [1_000, 10_000_000] {
-        let mut connection = H1::connect(client.entry()).await.unwrap();
-        connection.send(head("POST /upload") + &format!("content-length: {size}\r\n\r\n")).await.unwrap();
-        let (mut read, mut write) = connection.stream.split();
-        // The client writes while it reads; its upload may be cut short.
-        let upload = async {
-            let _ = write.write_all(&vec![b'u'; size]).await;
-        };
-        let mut answer = vec![0; 1024];
-        let n = tokio::time::timeout(TEST_WAIT, async { tokio::join!(upload, read.read(&mut answer)).1 }).await;
-        let n = n.expect("an answer").unwrap();
-        let text = String::from_utf8_lossy(&answer[..n]);
-        assert!(text.starts_with("HTTP/1.1 413"), "{size} bytes: {text}");
-    }
-}
-
-#[tokio::test]
-async fn a_cut_response_is_never_taken_for_a_whole_one() {
-    for path in ["/bytes/50000000", "/chunks/50000000"] {
-        let (_mesh, client, server) = Mesh::pair().await;
-        let mut connection = H1::connect(client.entry()).await.unwrap();
-        connection.send(head(&format!("GET {path}")) + "\r\n").await.unwrap();
-        let answer = connection.head().await.unwrap();
-        assert_eq!(answer.status, 200);
-        server.proxy.process.signal(rustix::process::Signal::KILL).unwrap();
-        let mut got = 0;
-        let ended = connection.body(&answer, |piece| got += piece.len()).await;
-        assert!(ended.is_err() && got < 50_000_000, "{path}: {got} bytes, {ended:?}");
-    }
-    // The application breaks its word.
-    let app =
-        scripted(|_| Some("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n".into())).await;
-    let (_mesh, client, _server) = Mesh::around(app.address).await;
-    let broken = get(client.entry(), "web.shop", "/").await;
-    assert!(broken.as_ref().map_or(true, |a| a.head.status == 502 && a.head.proxy_error().is_some()), "{broken:?}");
 }
 
 #[tokio::test]

@@ -11,7 +11,15 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 /// Tests beside one another: most of the time each waits for a process to start or for an answer.
 const BESIDE: u32 = 4;
 /// Files, or single tests, that measure nothing and wait for nothing within less than the usual time of a test.
-const PATIENT: [&str; 5] = ["connection_routes::", "filters::", "http::", "sessions::", "specification::"];
+const PATIENT: [&str; 7] = [
+    "connection_routes::",
+    "filters::",
+    "http::",
+    "http_endings::",
+    "http_upgrades::",
+    "sessions::",
+    "specification::",
+];
 
 /// First come, first served: a test that is to be alone is not overtaken by those that share.
 static PLACES: Semaphore = Semaphore::const_new(BESIDE as usize);

@@ -11,7 +11,7 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -88,7 +88,9 @@ pub(super) async fn find_replica(control: Weak<Control>, port: u16) {
         let mut client = PolicyClient::new(control.channel()).max_decoding_message_size(MAX_UPDATE_BYTES);
         let port = port.into();
         let request = InboundRequest { port, workload: control.workload.clone(), listed_port: port };
-        let Err(status) = client.inbound(request).await else { return };
+        let Err(status) = client.inbound(request).await else {
+            return control.is_known.store(true, Ordering::Relaxed);
+        };
         tracing::debug!("no replica that knows this pod: {}", status.message());
         control.leave_replica();
         drop(control);

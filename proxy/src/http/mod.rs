@@ -15,6 +15,7 @@ pub(crate) mod frame_guard;
 pub mod h1;
 pub mod h2;
 pub mod headers;
+mod hpack_text;
 pub mod in_flight;
 pub mod inbound;
 mod judge;

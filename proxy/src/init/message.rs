@@ -13,9 +13,9 @@ const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
 const DELETE_TABLE: u16 = (SUBSYSTEM << 8) | 2;
-const NEW_CHAIN: u16 = (SUBSYSTEM << 8) | 3;
+pub(super) const NEW_CHAIN: u16 = (SUBSYSTEM << 8) | 3;
 const GET_CHAIN: u16 = (SUBSYSTEM << 8) | 4;
-const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
+pub(super) const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
 const GET_RULE: u16 = (SUBSYSTEM << 8) | 7;
 
 const REQUEST: u16 = 1;
@@ -24,20 +24,20 @@ const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
+pub(super) const ERROR: u16 = 2;
+pub(super) const DONE: u16 = 3;
 
-const NESTED: u16 = 0x8000;
-const HEADER: usize = 16;
-const GENERIC: usize = 4;
+pub(super) const NESTED: u16 = 0x8000;
+pub(super) const HEADER: usize = 16;
+pub(super) const GENERIC: usize = 4;
 const LIST_ELEMENT: u16 = 1;
 
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
-const RULE_CHAIN: u16 = 2;
-const RULE_EXPRESSIONS: u16 = 4;
-const RULE_USERDATA: u16 = 7;
-const EXPRESSION_NAME: u16 = 1;
+pub(super) const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_HOOK: u16 = 4;
+pub(super) const RULE_CHAIN: u16 = 2;
+pub(super) const RULE_EXPRESSIONS: u16 = 4;
+pub(super) const RULE_USERDATA: u16 = 7;
+pub(super) const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
 
 /// The kernel's number of a family (`NFPROTO_*`).
@@ -321,93 +321,6 @@ pub fn expected(set: &Ruleset) -> Written {
     set.chains.iter().flat_map(|chain| chain.rules.iter().map(move |rule| one(chain, rule))).collect()
 }
 
-/// One message of the kernel's.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// The message with this number was done, or failed with this error number.
-    Answer(u32, i32),
-    /// The end of a list.
-    Done,
-    /// A rule.
-    Rule(String, Vec<u8>, Vec<String>),
-    /// A chain that hangs on a hook.
-    Hooked(String),
-    /// Something that is of no interest here.
-    Other,
-}
-
-/// Splits what one read brought.
-pub fn replies(mut bytes: &[u8]) -> Vec<Reply> {
-    let mut all = Vec::new();
-    while let Some(length) = u32_at(bytes, 0).map(|l| l as usize).filter(|l| (HEADER..=bytes.len()).contains(l)) {
-        all.push(reply(&bytes[..length]));
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    all
-}
-
-fn reply(message: &[u8]) -> Reply {
-    let kind = u16_at(message, 4).unwrap_or_default();
-    let attributes = || attributes(message.get(HEADER + GENERIC..).unwrap_or_default());
-    match kind {
-        DONE => Reply::Done,
-        ERROR => match (u32_at(message, HEADER), u32_at(message, HEADER + 4 + 8)) {
-            (Some(code), Some(number)) => Reply::Answer(number, -(code as i32)),
-            _ => Reply::Other,
-        },
-        NEW_RULE => {
-            let (mut chain, mut comment, mut names) = (String::new(), Vec::new(), Vec::new());
-            for (kind, value) in attributes() {
-                match kind {
-                    RULE_CHAIN => chain = string(value),
-                    RULE_USERDATA => comment = value.to_vec(),
-                    RULE_EXPRESSIONS => names = expression_names(value),
-                    _ => {}
-                }
-            }
-            Reply::Rule(chain, comment, names)
-        }
-        NEW_CHAIN => {
-            let (name, hooked, ours) =
-                attributes().fold((String::new(), false, false), |found, (kind, value)| match kind {
-                    1 => (found.0, found.1, string(value) == TABLE),
-                    CHAIN_NAME => (string(value), found.1, found.2),
-                    CHAIN_HOOK => (found.0, true, found.2),
-                    _ => found,
-                });
-            if hooked && ours { Reply::Hooked(name) } else { Reply::Other }
-        }
-        _ => Reply::Other,
-    }
-}
-
-fn expression_names(list: &[u8]) -> Vec<String> {
-    let named = |element| attributes(element).find(|(kind, _)| *kind == EXPRESSION_NAME).map(|(_, name)| string(name));
-    attributes(list).filter_map(|(_, element)| named(element)).collect()
-}
-
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16_at(bytes, 0)?);
-        let value = bytes.get(4..length)?;
-        let kind = u16_at(bytes, 2)? & !NESTED;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn string(value: &[u8]) -> String {
-    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -416,7 +329,11 @@ mod tests {
     use super::*;
     use crate::{
         config::tests::MapEnv,
-        init::{config::InitConfig, rules},
+        init::{
+            config::InitConfig,
+            reply::{Reply, replies, u32_at},
+            rules,
+        },
     };
 
     fn set() -> Ruleset {

@@ -10,6 +10,7 @@ mod addresses;
 mod config;
 mod message;
 mod netlink;
+mod reply;
 mod rules;
 mod trial;
 

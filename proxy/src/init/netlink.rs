@@ -9,7 +9,8 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    message::{Batch, Reply, Written, replies},
+    message::{Batch, Written},
+    reply::{Reply, replies},
     rules::Family,
 };
 

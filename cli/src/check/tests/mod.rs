@@ -1,6 +1,7 @@
 //! Tests of the registry, of the runner, and of every check: over a cluster that is well, and over one that is not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod control_plane;
 mod each;
 mod permissions;
 mod well;

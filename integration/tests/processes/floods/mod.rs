@@ -3,7 +3,7 @@
 //! another connection are all served meanwhile.
 //!
 //! The frames of each attack come in small writes over some hundred milliseconds, for that is what passes limits that only
-//! look at what is queued. `hostile.rs` has malformed messages and slow connections.
+//! look at what is queued. `hostile.rs` and `hostile_http2.rs` have malformed messages and slow connections.
 
 mod attacks;
 mod crowds;
