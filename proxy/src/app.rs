@@ -124,8 +124,9 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
 
     // The control thread is this one: identity, streams, admin pages, signals.
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let control = Control::start(runtime.handle().clone(), &config, credentials, &tls, ControlMetrics::new(&metrics));
-    control.find_replica(config.inbound_listen.port().max(1));
+    let control_metrics = ControlMetrics::new(&metrics);
+    let control = Control::start(runtime.handle().clone(), &config, credentials.clone(), &tls, control_metrics);
+    control.find_replica(credentials, config.inbound_listen.port().max(1));
     let admin = Admin {
         config: config.clone(),
         control: control.clone(),

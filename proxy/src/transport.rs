@@ -53,8 +53,8 @@ pub struct Transport {
 
 impl Transport {
     /// That of one worker.
-    pub(crate) fn new(shared: Parts, connections: Connections) -> Self {
-        let Parts { config, tls, metrics, handover, own } = shared;
+    pub(crate) fn new(parts: Parts, connections: Connections) -> Self {
+        let Parts { config, tls, metrics, handover, own } = parts;
         Self { config, tls, connections, metrics, handover, random: Random::default(), own }
     }
 

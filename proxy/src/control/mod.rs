@@ -222,9 +222,13 @@ impl Control {
         self.is_known.load(Ordering::Relaxed)
     }
 
-    /// Looks, beside everything else, for a replica that knows this pod; `port` is any of its ports.
-    pub fn find_replica(self: &Arc<Self>, port: u16) {
-        self.runtime.spawn(streams::find_replica(Arc::downgrade(self), port));
+    /// Looks, as soon as there is a certificate, for a replica that knows this pod; `port` is any of its ports.
+    pub fn find_replica(self: &Arc<Self>, credentials: Credentials, port: u16) {
+        let control = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            credentials.ready().await;
+            streams::find_replica(control, port).await;
+        });
     }
 
     /// The policy of an outbound target, `host:port`.

@@ -17,7 +17,7 @@ use std::{
 
 use mesh_policy::{InboundPolicy, OutboundPolicy, ServiceRef};
 use mesh_proto::v1::{
-    EndpointsRequest, InboundRequest, OutboundRequest, destination_client::DestinationClient,
+    self, EndpointsRequest, InboundRequest, OutboundRequest, destination_client::DestinationClient,
     policy_client::PolicyClient,
 };
 use tokio::time::Instant;
@@ -61,14 +61,19 @@ pub(super) async fn outbound(control: Arc<Control>, target: String, snapshot: We
 }
 
 pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Snapshot<InboundPolicy>>) {
-    let ask = |control: &Control| {
-        let mut client = PolicyClient::new(control.channel()).max_decoding_message_size(MAX_UPDATE_BYTES);
-        let listed_port = control.listed_ports.get(&port).copied().unwrap_or(port).into();
-        let request = InboundRequest { port: port.into(), workload: control.workload.clone(), listed_port };
-        async move { client.inbound(request).await }
-    };
+    let ask = |control: &Control| ask_inbound(control, port);
     let take = Ports { own: control.ledger.own().clone(), held: control.ledger.hold() };
     follow(&control, &snapshot, &format!("inbound policy of port {port}"), Kind::Port, ask, take).await;
+}
+
+fn ask_inbound(
+    control: &Control,
+    port: u16,
+) -> impl Future<Output = Result<Response<Streaming<v1::InboundPolicy>>, Status>> + use<> {
+    let mut client = PolicyClient::new(control.channel()).max_decoding_message_size(MAX_UPDATE_BYTES);
+    let listed_port = control.listed_ports.get(&port).copied().unwrap_or(port).into();
+    let request = InboundRequest { port: port.into(), workload: control.workload.clone(), listed_port };
+    async move { client.inbound(request).await }
 }
 
 pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapshot: Weak<Snapshot<EndpointSet>>) {
@@ -85,10 +90,7 @@ pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapsh
 pub(super) async fn find_replica(control: Weak<Control>, port: u16) {
     let (random, mut backoff) = (Random::default(), BACKOFF_FIRST);
     while let Some(control) = control.upgrade() {
-        let mut client = PolicyClient::new(control.channel()).max_decoding_message_size(MAX_UPDATE_BYTES);
-        let port = port.into();
-        let request = InboundRequest { port, workload: control.workload.clone(), listed_port: port };
-        let Err(status) = client.inbound(request).await else {
+        let Err(status) = ask_inbound(&control, port).await else {
             return control.is_known.store(true, Ordering::Relaxed);
         };
         tracing::debug!("no replica that knows this pod: {}", status.message());

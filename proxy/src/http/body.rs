@@ -139,12 +139,15 @@ impl Body {
 
     /// A body that is known to be over may be dropped: its exchange was not given up.
     fn note_end(&mut self) {
-        if let Some(record) = self.record.as_ref().filter(|_| self.is_end()) {
-            record.ended();
+        if self.is_end() {
+            self.ended();
         }
-        if self.in_flight.as_ref().is_some_and(InFlight::is_uploading) && self.is_end() {
-            self.in_flight.iter_mut().for_each(InFlight::ended);
-        }
+    }
+
+    /// Everything came that was to come.
+    fn ended(&mut self) {
+        self.in_flight.iter_mut().for_each(InFlight::ended);
+        self.record.iter().for_each(|record| record.ended());
     }
 
     /// Called while the reader waits for room: small frames of HTTP/2 are then joined, so that they cost little.
@@ -255,9 +258,8 @@ impl http_body::Body for Body {
         }
         match &polled {
             Poll::Ready(None) => {
-                self.in_flight.iter_mut().for_each(InFlight::ended);
+                self.ended();
                 self.in_flight = None;
-                self.record.iter().for_each(|record| record.ended());
             }
             Poll::Ready(Some(Err(_))) => {
                 self.in_flight = None;
@@ -266,8 +268,7 @@ impl http_body::Body for Body {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_ref() {
                     self.note_trailers(trailers);
-                    self.in_flight.iter_mut().for_each(InFlight::ended);
-                    self.record.iter().for_each(|record| record.ended());
+                    self.ended();
                 }
                 self.note_end();
             }

@@ -61,11 +61,6 @@ impl InFlight {
         self.upload = Some(task);
     }
 
-    /// Whether a task may still send.
-    pub fn is_uploading(&self) -> bool {
-        self.upload.is_some()
-    }
-
     /// The response ended as it should. The server may still read the rest of the request (RFC 9113 section 8.1).
     pub fn ended(&mut self) {
         self.upload = None;

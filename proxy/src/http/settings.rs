@@ -5,6 +5,7 @@ use crate::config::{Config, Limits};
 
 /// DATA frames up to this size, both ways: four TLS records, so that a 64 KiB body is one frame.
 pub const MAX_FRAME: u32 = 64 * 1024;
+
 /// HTTP/2 counts 32 bytes beyond name and value for each field (RFC 9113 section 6.5.2).
 pub fn header_list_size(limits: &Limits) -> u32 {
     u32::try_from(limits.header_bytes + 32 * limits.headers).unwrap_or(u32::MAX)

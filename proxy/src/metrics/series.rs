@@ -53,7 +53,7 @@ enum Kind {
     /// With these codes. There is none when nothing was answered.
     Request(Option<StatusCode>, Option<u8>),
     Bytes,
-    /// One too many of either.
+    /// One of too many that differ.
     OtherRequest,
 }
 

@@ -14,7 +14,7 @@ use h2::{Reason as H2Reason, RecvStream, server::SendResponse};
 use http::{Method, Request, Response};
 use tower::Service;
 
-use super::{answered, audience, is_refusal, refused};
+use super::{answered, audience, is_bodiless, is_refusal, refused};
 use crate::{
     coalesce::Coalesced,
     config::Config,
@@ -247,7 +247,7 @@ async fn stream<S>(
     }
     let reply = answered(record, result, (grpc, head_only), audience(metrics.direction, peer));
     let (head, body) = reply.response.into_parts();
-    let end = head_only || matches!(head.status.as_u16(), 204 | 304) || body.is_end();
+    let end = is_bodiless(head.status, head_only) || body.is_end();
     let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), end);
     match sent {
         Ok(mut stream) if !end => {

@@ -8,7 +8,7 @@ mod h2;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use tower::Service;
 
 pub use self::h2::http2;
@@ -43,9 +43,13 @@ fn answered(
     });
     let status = reply.response.status();
     record.answered(status, grpc_status(reply.response.headers()));
-    // Whatever the body is, there is none behind these (RFC 9110 section 6.4.1).
-    let nothing = head_only || matches!(status.as_u16(), 204 | 304);
+    let nothing = is_bodiless(status, head_only);
     Reply { response: reply.response.map(|body| body.recorded(record, nothing)), ..reply }
+}
+
+/// Whether no body is behind a head, whatever the body is (RFC 9110 section 6.4.1).
+fn is_bodiless(status: StatusCode, head_only: bool) -> bool {
+    head_only || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Who reads our answers on a connection.
