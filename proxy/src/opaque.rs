@@ -116,7 +116,7 @@ pub(crate) async fn open_first(
     record: &Record,
 ) -> Result<Opened, Error> {
     if let Target::Service(service) = &policy.target {
-        record.backend(service);
+        record.backend(&worker.known_balancer(service));
     }
     match open_one(&worker.transport, first.clone(), record).await {
         Ok(opened) => Ok(opened),
@@ -184,8 +184,9 @@ fn way<'p>(
 }
 
 async fn open_any(worker: &Rc<Worker>, service: &ServiceRef, record: &Record) -> Result<Opened, Error> {
-    record.backend(service);
-    let balancer = worker.balancer(service).await?;
+    let balancer = worker.known_balancer(service);
+    record.backend(&balancer);
+    let balancer = worker.ready(balancer).await?;
     let mut tried: SmallVec<[SocketAddr; MAX_ATTEMPTS]> = SmallVec::new();
     let mut last = None;
     while tried.len() < MAX_ATTEMPTS {

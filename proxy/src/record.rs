@@ -12,10 +12,10 @@ use std::{
 };
 
 use http::StatusCode;
-use mesh_policy::{RouteMeta, ServiceRef};
+use mesh_policy::RouteMeta;
 
 use crate::{
-    balance::Endpoint,
+    balance::{Balancer, Endpoint},
     error::Reason,
     metrics::{DirectionMetrics, Series},
 };
@@ -50,7 +50,7 @@ pub(crate) struct Record {
 #[derive(Default)]
 struct Way {
     route: Option<RouteMeta>,
-    backend: Option<ServiceRef>,
+    backend: Option<Rc<Balancer>>,
     endpoint: Option<Rc<Endpoint>>,
 }
 
@@ -91,7 +91,7 @@ impl Record {
     }
 
     /// The backend that was chosen.
-    pub(crate) fn backend(&self, backend: &ServiceRef) {
+    pub(crate) fn backend(&self, backend: &Rc<Balancer>) {
         self.way.borrow_mut().backend = Some(backend.clone());
     }
 
@@ -136,10 +136,11 @@ impl Record {
     fn series(&self) -> &Rc<Series> {
         self.series.get_or_init(|| {
             let Way { route, backend, endpoint } = &*self.way.borrow();
-            let Some(endpoint) = endpoint else { return self.metrics.unplaced(route.as_ref(), backend.as_ref()) };
+            let service = backend.as_ref().map(|balancer| &balancer.service);
+            let Some(endpoint) = endpoint else { return self.metrics.unplaced(route.as_ref(), service) };
             endpoint.series(route.as_ref(), || {
                 let address = || endpoint.info.address.to_string();
-                let backend = backend.as_ref().map_or_else(address, ToString::to_string);
+                let backend = service.map_or_else(address, ToString::to_string);
                 self.metrics.bind_outbound(&endpoint.info, route.as_ref(), &backend)
             })
         })
@@ -176,7 +177,7 @@ impl Drop for Record {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use mesh_policy::RouteKind;
+    use mesh_policy::{RouteKind, ServiceRef};
 
     use super::*;
     use crate::worker::tests::worker;
@@ -196,7 +197,8 @@ mod tests {
         let page = || worker.transport.metrics.render();
         let ended = Record::request(&worker.outbound);
         ended.route(Some(&route()));
-        ended.backend(&ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 });
+        let service = ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+        ended.backend(&worker.known_balancer(&service));
         ended.failed(Reason::NoEndpoints);
         ended.answered(Reason::NoEndpoints.status(), None);
         assert!(page().contains(r#"mesh_requests_in_flight{direction="outbound"} 1"#), "{}", page());

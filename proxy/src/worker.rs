@@ -137,9 +137,14 @@ impl Worker {
         target
     }
 
-    /// The endpoints of a backend, remembered; waits for the first answer about them within the discovery timeout.
+    /// The endpoints of a backend, remembered, once they are known.
     pub async fn balancer(&self, service: &ServiceRef) -> Result<Rc<Balancer>, Error> {
-        let balancer = self.known_balancer(service);
+        self.ready(self.known_balancer(service)).await
+    }
+
+    /// Waits for the first answer about a backend's endpoints, within the discovery timeout.
+    pub(crate) async fn ready(&self, balancer: Rc<Balancer>) -> Result<Rc<Balancer>, Error> {
+        let service = &balancer.service;
         match balancer.ready(self.config.times.discovery).await {
             Ok(()) => Ok(balancer),
             Err(Phase::Absent | Phase::NotFound) => {
@@ -158,7 +163,7 @@ impl Worker {
         if let Some(balancer) = balancers.get(service) {
             return balancer.clone();
         }
-        let balancer = Rc::new(Balancer::new(self.control.endpoints(service), self.decay()));
+        let balancer = Rc::new(Balancer::new(service.clone(), self.control.endpoints(service), self.decay()));
         balancers.insert(service.clone(), balancer.clone());
         balancer
     }

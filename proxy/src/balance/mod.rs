@@ -20,6 +20,7 @@ use std::{
 
 pub use budget::Budget;
 pub use endpoint::Endpoint;
+use mesh_policy::ServiceRef;
 
 use crate::{
     control::{EndpointSet, Snapshot},
@@ -28,6 +29,8 @@ use crate::{
 
 /// The endpoints of one backend as one worker sees them.
 pub struct Balancer {
+    /// The backend.
+    pub service: ServiceRef,
     source: Arc<Snapshot<EndpointSet>>,
     seen: RefCell<Option<Arc<EndpointSet>>>,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
@@ -49,10 +52,11 @@ pub struct Decay {
 
 impl Balancer {
     /// Follows a backend's endpoints.
-    pub fn new(source: Arc<Snapshot<EndpointSet>>, times: Decay) -> Self {
+    pub fn new(service: ServiceRef, source: Arc<Snapshot<EndpointSet>>, times: Decay) -> Self {
         let now = Instant::now();
         let budget = Budget::new(now);
-        Self { source, seen: RefCell::default(), endpoints: RefCell::default(), times, budget, used: Cell::new(now) }
+        let (seen, endpoints, used) = (RefCell::default(), RefCell::default(), Cell::new(now));
+        Self { service, source, seen, endpoints, times, budget, used }
     }
 
     /// Waits until the endpoints are known, at most `limit`. The phase says why they are not.
@@ -150,7 +154,8 @@ mod tests {
             workload: "".into(),
         };
         source.publish(EndpointSet { endpoints: (1..=n).map(endpoint).collect() });
-        Balancer::new(source, DECAY)
+        let service = ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+        Balancer::new(service, source, DECAY)
     }
 
     /// Sends `n` requests one after another, a millisecond apart; `serve` says how long a port takes and if it fails.

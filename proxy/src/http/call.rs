@@ -13,7 +13,7 @@ use std::{
 };
 
 use http::{Method, Request, Response, uri::Authority};
-use mesh_policy::{Outcome, Retry, RetryBudget, ServiceRef};
+use mesh_policy::{Outcome, Retry, RetryBudget};
 use metrics::Counter;
 use smallvec::SmallVec;
 use tokio::time::Sleep;
@@ -42,18 +42,18 @@ const MAX_REDELIVERIES: usize = 3;
 pub type Addresses = SmallVec<[SocketAddr; 4]>;
 
 /// Where a request may go.
-pub enum Places<'p> {
+pub enum Places {
     /// To any endpoint of a Service.
-    Balanced(Rc<Balancer>, &'p ServiceRef),
+    Balanced(Rc<Balancer>),
     /// To one pod.
     One(Rc<Endpoint>),
 }
 
-impl Places<'_> {
+impl Places {
     /// The endpoint for the next attempt that is none of `tried`.
     pub fn pick(&self, worker: &Worker, tried: &[SocketAddr]) -> Option<Rc<Endpoint>> {
         match self {
-            Self::Balanced(balancer, _) => balancer.pick(&worker.random, Instant::now(), tried),
+            Self::Balanced(balancer) => balancer.pick(&worker.random, Instant::now(), tried),
             Self::One(endpoint) => tried.is_empty().then(|| endpoint.clone()),
         }
     }
@@ -61,7 +61,7 @@ impl Places<'_> {
     /// For people and metrics.
     pub fn name(&self) -> String {
         match self {
-            Self::Balanced(_, service) => service.to_string(),
+            Self::Balanced(balancer) => balancer.service.to_string(),
             Self::One(endpoint) => endpoint.info.address.to_string(),
         }
     }
@@ -74,7 +74,7 @@ pub struct Call<'c> {
     /// What was called.
     pub target: &'c OutboundTarget,
     /// Where it may go.
-    pub places: Places<'c>,
+    pub places: Places,
     /// The endpoint that its session is with: the first attempt goes there.
     pub stays: Option<Rc<Endpoint>>,
     /// What becomes of it.
@@ -293,7 +293,7 @@ impl Call<'_> {
 
     fn budget(&self) -> &Budget {
         match &self.places {
-            Places::Balanced(balancer, _) => &balancer.budget,
+            Places::Balanced(balancer) => &balancer.budget,
             Places::One(_) => &self.target.budget,
         }
     }

@@ -102,8 +102,8 @@ pub async fn serve(worker: Rc<Worker>, destination: Destination, incoming: Incom
     for filter in backend.into_iter().flat_map(|b| &b.filters).chain(rule.into_iter().flat_map(|r| &r.filters)) {
         filter.apply_response(reply.response.headers_mut(), origin.as_ref());
     }
-    if let (Some(session), Places::Balanced(_, service)) = (&session, &call.places) {
-        session.give(reply.response.headers_mut(), decision.matched, service, endpoint.info.address);
+    if let (Some(session), Places::Balanced(balancer)) = (&session, &call.places) {
+        session.give(reply.response.headers_mut(), decision.matched, &balancer.service, endpoint.info.address);
     }
     Ok(Reply { response: reply.response.map(|body| body.limited(late, grpc)), upgrade: reply.upgrade })
 }
@@ -203,13 +203,13 @@ fn bad_request(error: impl std::fmt::Display) -> Error {
     Error::undelivered(Reason::BadRequest, error.to_string())
 }
 
-async fn places<'p>(
+async fn places(
     worker: &Worker,
     record: &Record,
     target: &OutboundTarget,
-    policy: &'p OutboundPolicy,
-    (rule, backend): (Option<&Rule>, Option<&'p Backend>),
-) -> Result<Places<'p>, Error> {
+    policy: &OutboundPolicy,
+    (rule, backend): (Option<&Rule>, Option<&Backend>),
+) -> Result<Places, Error> {
     let service = match (rule, backend.map(|b| &b.target), &policy.target) {
         (Some(_), Some(BackendTarget::Service(service)), _) | (None, _, Target::Service(service)) => service,
         (Some(_), Some(BackendTarget::Invalid { reason }), _) => {
@@ -219,8 +219,9 @@ async fn places<'p>(
         (None, _, Target::Endpoint(endpoint)) => return Ok(Places::One(target.direct(endpoint))),
         (None, _, Target::Outside(address) | Target::Unknown(address)) => return Err(target.unowned(*address)),
     };
-    record.backend(service);
-    Ok(Places::Balanced(worker.balancer(service).await?, service))
+    let balancer = worker.known_balancer(service);
+    record.backend(&balancer);
+    Ok(Places::Balanced(worker.ready(balancer).await?))
 }
 
 #[cfg(test)]
