@@ -1,8 +1,8 @@
 # The images, for people with a container engine; `cargo xtask images` makes the same without one and is what we test.
 # Both put the same binary and list of crates into an image that has nothing else.
 #
-#   docker build --target mesh-proxy      --tag docker.io/mesh/mesh-proxy:0.1.0      .
-#   docker build --target mesh-controller --tag docker.io/mesh/mesh-controller:0.1.0 .
+#   docker build --target mesh-proxy      --tag docker.io/mesh/mesh-proxy:0.2.0      .
+#   docker build --target mesh-controller --tag docker.io/mesh/mesh-controller:0.2.0 .
 #
 # docs/development/images.md says more.
 
@@ -29,7 +29,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 FROM scratch AS mesh-controller
 ARG REVISION
 LABEL org.opencontainers.image.title="Mesh control plane: identity, destination and injector" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-controller /out/ /
@@ -39,7 +39,7 @@ ENTRYPOINT ["/mesh-controller"]
 FROM scratch AS mesh-proxy
 ARG REVISION
 LABEL org.opencontainers.image.title="Mesh sidecar, and init container that redirects a pod's connections to it" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 # BuildKit and Buildah copy the extended attribute that holds the file capability; Docker's builder before 23 did not.

@@ -1,6 +1,6 @@
 //! Certificates for people: decoded, verified against trust anchors, and taken from a TLS handshake.
 //!
-//! Verification is that of the proxies (`webpki`), so that what is said here is what they would say.
+//! Verification is that of the proxies (`webpki`), so that the result is the one that they would have.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ const MAX_CERTIFICATES: usize = 64;
 
 /// A certificate, decoded.
 #[derive(Clone, Debug, Serialize)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     /// The URI SAN of SPIFFE, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spiffe_id: Option<String>,
@@ -61,7 +61,7 @@ pub struct Certificate {
 
 impl Certificate {
     /// Decodes a certificate. Errors say what is wrong with it.
-    pub fn decode(der: CertificateDer<'static>) -> Result<Self, String> {
+    pub(crate) fn decode(der: CertificateDer<'static>) -> Result<Self, String> {
         let (rest, found) = X509Certificate::from_der(&der).map_err(|error| format!("no certificate: {error}"))?;
         if !rest.is_empty() {
             return Err("no certificate: bytes are left over after it".to_owned());
@@ -104,7 +104,7 @@ impl Certificate {
     }
 
     /// Decodes PEM certificates; at least one.
-    pub fn decode_pem(pem: &[u8]) -> Result<Vec<Self>, String> {
+    pub(crate) fn decode_pem(pem: &[u8]) -> Result<Vec<Self>, String> {
         let read = CertificateDer::pem_slice_iter(pem).take(MAX_CERTIFICATES).collect::<Result<Vec<_>, _>>();
         let read = read.map_err(|error| format!("no PEM certificates: {error}"))?;
         if read.is_empty() {
@@ -114,7 +114,7 @@ impl Certificate {
     }
 
     /// Decodes DER certificates that stand one after the other.
-    pub fn decode_all(mut der: &[u8]) -> Result<Vec<Self>, String> {
+    pub(crate) fn decode_all(mut der: &[u8]) -> Result<Vec<Self>, String> {
         let mut all = Vec::new();
         while !der.is_empty() && all.len() < MAX_CERTIFICATES {
             let (rest, _) = X509Certificate::from_der(der).map_err(|error| format!("no certificate: {error}"))?;
@@ -126,7 +126,7 @@ impl Certificate {
     }
 
     /// PEM, without a line break at its end.
-    pub fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         const LINE: usize = 64;
         let encoded = STANDARD.encode(&self.der);
         let lines: Vec<_> = encoded.as_bytes().chunks(LINE).map(String::from_utf8_lossy).collect();
@@ -134,18 +134,18 @@ impl Certificate {
     }
 
     /// Seconds that are left; negative when it has ended.
-    pub fn left(&self, now: i64) -> i64 {
+    pub(crate) fn left(&self, now: i64) -> i64 {
         self.ends - now
     }
 
     /// What share of its life is left, 0 to 1.
-    pub fn share_left(&self, now: i64) -> f64 {
+    pub(crate) fn share_left(&self, now: i64) -> f64 {
         let life = (self.ends - self.begins).max(1);
         (self.left(now) as f64 / life as f64).clamp(0.0, 1.0)
     }
 
     /// Why it is not valid now, if so.
-    pub fn invalid(&self, now: i64) -> Option<String> {
+    pub(crate) fn invalid(&self, now: i64) -> Option<String> {
         if now > self.ends {
             return Some(format!("ended {} ago, at {}", clock::span(now - self.ends), self.not_after));
         }
@@ -155,7 +155,7 @@ impl Certificate {
 }
 
 /// Whether a served chain (leaf first) leads to one of the anchors, is valid now and, if a name is given, is for it.
-pub fn verify(chain: &[CertificateDer<'_>], anchors: &[Certificate], name: Option<&str>) -> Result<(), String> {
+pub(crate) fn verify(chain: &[CertificateDer<'_>], anchors: &[Certificate], name: Option<&str>) -> Result<(), String> {
     let [leaf, intermediates @ ..] = chain else { return Err("no certificate was served".to_owned()) };
     let leaf = EndEntityCert::try_from(leaf).map_err(|error| format!("the leaf cannot be used: {error}"))?;
     let anchors = anchors.iter().map(|anchor| anchor_from_trusted_cert(&anchor.der));
@@ -172,8 +172,8 @@ pub fn verify(chain: &[CertificateDer<'_>], anchors: &[Certificate], name: Optio
     Ok(())
 }
 
-/// Makes a TLS handshake and says what was served, without judging it: that is [`verify`]'s, whose errors say more.
-pub async fn served(
+/// Makes a TLS handshake and returns the chain that was served, unverified: the errors of [`verify`] say more.
+pub(crate) async fn served(
     stream: Box<dyn Stream>,
     name: String,
     alpn: Vec<Vec<u8>>,

@@ -1,31 +1,32 @@
-//! Times as people and APIs write them: RFC 3339, the dates of HTTP, spans in words.
+//! Times as people and APIs write them: RFC 3339, the dates of HTTP, spans in words, durations of command lines.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::{Timestamp, fmt::rfc2822};
+use mesh_policy::duration;
 
 /// Seconds since 1970.
-pub fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
 /// Seconds since 1970 of an RFC 3339 time, as objects have them.
-pub fn parse(text: &str) -> Option<i64> {
+pub(crate) fn parse(text: &str) -> Option<i64> {
     text.parse::<Timestamp>().ok().map(Timestamp::as_second)
 }
 
 /// Seconds since 1970 of a header `Date`.
-pub fn parse_http(text: &str) -> Option<i64> {
+pub(crate) fn parse_http(text: &str) -> Option<i64> {
     rfc2822::DateTimeParser::new().parse_timestamp(text).ok().map(Timestamp::as_second)
 }
 
 /// RFC 3339 of seconds since 1970.
-pub fn format(seconds: i64) -> String {
+pub(crate) fn format(seconds: i64) -> String {
     Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
 }
 
 /// A span in its two largest units: `3 d 4 h`, `12 min 5 s`.
-pub fn span(seconds: i64) -> String {
+pub(crate) fn span(seconds: i64) -> String {
     const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)];
     let mut left = seconds.unsigned_abs();
     let mut parts = Vec::new();
@@ -42,8 +43,22 @@ pub fn span(seconds: i64) -> String {
     parts.join(" ")
 }
 
+/// Reads a duration of a command line: `30s`, `5m`, `1h30m`, `250ms` (`mesh_policy::duration`), or a number of seconds, which
+/// only those who type it may write. The error says how it is written, or that it is more than `longest`.
+pub(crate) fn duration(text: &str, longest: Duration) -> Result<Duration, String> {
+    let read = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => duration::read(text).ok_or("write a number and its unit (h, m, s, ms), as in 30s or 1h30m, or 0")?,
+    };
+    if read > longest {
+        return Err(format!("the longest is {}", duration::shown(longest)));
+    }
+    Ok(read)
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
     #[test]
@@ -61,5 +76,26 @@ mod tests {
         {
             assert_eq!(span(seconds), text);
         }
+    }
+
+    #[test]
+    fn durations_have_a_unit_and_a_limit() {
+        let read = |text: &str| duration(text, Duration::from_secs(24 * 3600));
+        for (text, milliseconds) in [
+            ("0", 0),
+            ("0s", 0),
+            ("5", 5_000),
+            ("250ms", 250),
+            ("90s", 90_000),
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("24h", 86_400_000),
+        ] {
+            assert_eq!(read(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for wrong in ["", "m", "-1s", "1x", "1d", "nan", "99999999999999999999h", "18446744073709551615h"] {
+            read(wrong).unwrap_err();
+        }
+        assert_eq!(read("25h").unwrap_err(), "the longest is 24h");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// One sample of the text format of Prometheus.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// The metric's name.
     pub name: String,
     /// Its labels.
@@ -15,18 +15,18 @@ pub struct Sample {
 
 impl Sample {
     /// A label's value, or `""`.
-    pub fn label(&self, name: &str) -> &str {
+    pub(crate) fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
     }
 
-    /// What tells it from others.
-    pub fn key(&self) -> (&str, &BTreeMap<String, String>) {
+    /// What makes it a series of its own.
+    pub(crate) fn key(&self) -> (&str, &BTreeMap<String, String>) {
         (&self.name, &self.labels)
     }
 }
 
-/// Reads the text format of Prometheus. What it does not understand it skips: a newer proxy may say more.
-pub fn parse(text: &str) -> Vec<Sample> {
+/// Reads the text format of Prometheus. It skips lines that it does not understand: a newer proxy may have more.
+pub(crate) fn parse(text: &str) -> Vec<Sample> {
     text.lines().filter(|l| !l.starts_with('#')).filter_map(sample).collect()
 }
 
@@ -70,7 +70,7 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 }
 
 /// The value of a family: of its one series, or the sum of all; `None` when it is not there.
-pub fn total(samples: &[Sample], family: &str) -> Option<f64> {
+pub(crate) fn total(samples: &[Sample], family: &str) -> Option<f64> {
     let mut values = samples.iter().filter(|sample| sample.name == family).map(|sample| sample.value).peekable();
     values.peek().is_some().then(|| values.sum())
 }

@@ -29,8 +29,11 @@ fn without_a_kubeconfig_the_next_step_is_said() {
     for args in [&["check"][..], &["check", "--pre"], &["identity", "web"], &["diagnostics", "endpoints", "web:80"]] {
         let output = meshctl(args);
         assert_eq!(output.status.code(), Some(1), "{args:?}");
-        let said = text(&output.stderr);
-        assert!(said.contains("no cluster is known here") && said.contains("--kubeconfig FILE"), "{args:?}: {said}");
+        let message = text(&output.stderr);
+        assert!(
+            message.contains("no cluster is known here") && message.contains("--kubeconfig FILE"),
+            "{args:?}: {message}"
+        );
     }
     let output = meshctl(&["version"]);
     assert_eq!(
@@ -54,17 +57,17 @@ fn a_server_that_does_not_answer_is_named() {
     let file = file.to_str().unwrap();
     let begun = Instant::now();
     let output = meshctl(&["check", "--wait", "0", "-o", "short", "--kubeconfig", file]);
-    let said = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(&format!("https://127.0.0.1:{port} cannot be reached")), "{said}");
-    assert!(said.contains("mend: kubectl cluster-info") && said.contains("1 of "), "{said}");
+    let message = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains(&format!("https://127.0.0.1:{port} cannot be reached")), "{message}");
+    assert!(message.contains("mend: kubectl cluster-info") && message.contains("1 of "), "{message}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 
     // Whether it has Mesh already is not known: what is printed would be applied, and replace its identity.
     let output = Command::new(env!("CARGO_BIN_EXE_meshctl")).arg("install").env("KUBECONFIG", file).output().unwrap();
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
-    let said = text(&output.stderr);
-    assert!(said.contains("already is unknown") && said.contains("--ignore-cluster"), "{said}");
+    let message = text(&output.stderr);
+    assert!(message.contains("already is unknown") && message.contains("--ignore-cluster"), "{message}");
 
     let output = meshctl(&["check", "--context", "other", "--kubeconfig", file]);
     assert!(text(&output.stderr).contains("no context \"other\"; there are: c"), "{}", text(&output.stderr));
@@ -82,7 +85,7 @@ fn pages_and_usage_need_no_cluster() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("there is no check \"nothing\"; there are: kubernetes-api, "));
     assert_eq!(meshctl(&["check", "--pre", "--proxy"]).status.code(), Some(2));
-    assert_eq!(meshctl(&["check", "--wait", "5"]).status.code(), Some(2));
+    assert_eq!(meshctl(&["check", "--wait", "soon"]).status.code(), Some(2));
 
     // kubectl finds plugins by name.
     let folder = tempfile::tempdir().unwrap();
@@ -106,9 +109,9 @@ containers: [{name: web, image: web}]\n---\n# stays as it is\napiVersion: v1\nki
 fn manifests_are_injected_and_the_rest_stays_as_written() {
     let program = Path::new(env!("CARGO_BIN_EXE_meshctl"));
     let output = run(program, &["inject", "-"], TWO);
-    let (made, said) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("Deployment web: injected") && said.contains("Service web: has no pods"), "{said}");
+    let (made, message) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    assert!(message.contains("Deployment web: injected") && message.contains("Service web: has no pods"), "{message}");
     assert!(made.starts_with("# the front\n") && made.contains("meshctl.dev/inject: enabled"), "{made}");
     let untouched = TWO.split("---\n").nth(1).unwrap();
     assert!(made.ends_with(&format!("---\n{untouched}")), "{made}");
@@ -147,8 +150,8 @@ fn folders_are_read_in_order_and_wrong_files_are_named() {
     write("c.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n---\nhello: world\n");
     let output = meshctl(&["inject", "-f", shown]);
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
-    let said = text(&output.stderr);
-    assert!(said.contains("c.yaml:5: this is no Kubernetes manifest: it has no `apiVersion`"), "{said}");
+    let message = text(&output.stderr);
+    assert!(message.contains("c.yaml:5: this is no Kubernetes manifest: it has no `apiVersion`"), "{message}");
     assert_eq!(meshctl(&["inject"]).status.code(), Some(1));
 
     // A pod that cannot be injected: nothing is printed, so that nothing half is applied.

@@ -59,7 +59,7 @@ fn runs_here(words: &[String], folder: &Folder) -> bool {
         |word: &String| !(word.ends_with(".yaml") || word.ends_with('/')) || folder.path().join(word).exists();
     let command = words.get(1).map(String::as_str);
     let needs_no_cluster = match command {
-        Some("explain" | "routes") => has("--manifests"),
+        Some("explain" | "routes" | "authz") => has("--manifests"),
         Some("lint") => !has("--with-cluster") && !has("-"),
         Some("test") => true,
         _ => false,
@@ -129,6 +129,7 @@ fn pages_of_commands_are_tried() {
         run(&repository("docs").join(page));
     }
     assert_eq!(run(&repository("docs/testing-routes.md")), 2);
+    assert_eq!(run(&repository("docs/authz.md")), 7);
 }
 
 /// The cells of each row of each table, below its head.
@@ -153,7 +154,15 @@ fn surroundings() -> Vec<Value> {
         json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": "shop" },
                 "spec": { "ports": [{ "port": 80 }] } })
     };
-    ["web", "web-v1", "web-v2"].map(service).to_vec()
+    let pod = |name: &str| {
+        json!({ "apiVersion": "v1", "kind": "Pod",
+                "metadata": { "name": format!("{name}-1"), "namespace": "shop", "labels": { "app": name, "meshctl.dev/inject": "enabled" } },
+                "spec": { "serviceAccountName": name, "containers": [{ "name": "app", "ports": [{ "containerPort": 8080 }] }] } })
+    };
+    let namespace = |name: &str| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+    let services = ["web", "web-v1", "web-v2"].map(service);
+    let others = [pod("web"), pod("client"), namespace("bank")];
+    services.into_iter().chain(others).collect()
 }
 
 #[test]

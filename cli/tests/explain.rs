@@ -60,7 +60,7 @@ fn scripts_get_one_object_from_standard_input_too() {
 #[test]
 fn help_has_examples_and_codes_and_shells_complete_it() {
     let folder = Folder::with(&[]);
-    for command in ["explain", "lint", "test", "routes"] {
+    for command in ["explain", "authz", "lint", "test", "routes"] {
         let help = folder.meshctl(&[command, "--help"]).out;
         assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
         let script = folder.meshctl(&["completion", "bash"]).out;

@@ -43,6 +43,8 @@ fn warnings_are_errors_when_one_is_strict() {
     let json: Value = serde_json::from_str(&alone.out).unwrap();
     assert_eq!((alone.code, &json["errors"], json["notes"].as_u64()), (Some(0), &0.into(), Some(2)), "{json}");
     assert_eq!(json["findings"][0]["file"], "standard input");
+    let yaml = folder.meshctl_with(&["lint", "-", "-o", "yaml"], WARNED).out;
+    assert_eq!(serde_saphyr::from_str::<Value>(&yaml).unwrap(), json);
 }
 
 #[test]

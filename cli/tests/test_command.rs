@@ -34,6 +34,8 @@ fn a_difference_is_readable_and_ends_with_one() {
     assert!(report.contains("<testsuite name=\"web.yaml\" tests=\"2\" failures=\"1\""), "{report}");
     let json: Value = serde_json::from_str(&folder.meshctl(&["test", "web.yaml", "-o", "json"]).out).unwrap();
     assert_eq!((&json["passed"], &json["tests"][1]["differences"][0]["field"]), (&1.into(), &"rule".into()), "{json}");
+    let yaml = folder.meshctl(&["test", "web.yaml", "-o", "yaml"]).out;
+    assert_eq!(serde_saphyr::from_str::<Value>(&yaml).unwrap(), json);
 }
 
 #[test]
@@ -43,12 +45,12 @@ fn what_cannot_be_read_is_two() {
         ("odd.yaml", "tests: 7"),
         ("typo.yaml", &TESTS.replace("rule: 1", "rul: 1")),
     ]);
-    for (file, said) in
+    for (file, message) in
         [("web.yaml", "shop.yaml"), ("odd.yaml", "odd.yaml: "), ("typo.yaml", "rul"), ("absent.yaml", "absent.yaml")]
     {
         let ended = folder.meshctl(&["test", file]);
         assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{file}");
-        assert!(ended.err.contains(said), "{}", ended.err);
+        assert!(ended.err.contains(message), "{}", ended.err);
     }
 }
 

@@ -5,28 +5,32 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use mesh_credentials::parts::Parts;
-use mesh_listen::{Page, Shared, pages::page, serve_pages};
+use mesh_listen::{
+    Page, Shared,
+    pages::{common, json, text},
+    serve_pages,
+};
 use mesh_resources::Severity;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{index::Published, metrics::Metrics};
+use crate::{metrics::Metrics, source::index::Published};
 
 /// What the pages show.
 #[derive(Clone, Debug)]
-pub struct Admin {
-    /// The state of the world; version 0 is before the first reading.
+pub(crate) struct Admin {
+    /// The state of the cluster; version 0 is before the first reading.
     pub index: watch::Receiver<Arc<Published>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Set when every listener stands, cleared when the controller goes down.
     pub ready: watch::Receiver<bool>,
     /// Which part of the role ended before it went down, if one did.
-    pub parts: Parts,
+    pub(crate) parts: Parts,
 }
 
 /// Serves the pages until cancelled.
-pub async fn serve(listener: TcpListener, admin: Admin, cancel: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, admin: Admin, cancel: CancellationToken) {
     let texts = Arc::new(Texts::default());
     let answer = move |request: http::Request<Incoming>| {
         let answer = admin.answer(request.method(), request.uri().path(), &texts);
@@ -37,43 +41,30 @@ pub async fn serve(listener: TcpListener, admin: Admin, cancel: CancellationToke
 
 impl Admin {
     /// The state now; the watch is held no longer than that takes, or the next state would have to wait for a page.
-    fn world(&self) -> Arc<Published> {
+    fn published(&self) -> Arc<Published> {
         self.index.borrow().clone()
     }
 
-    /// Why nobody is to be sent here: a part that ended, or what is waited for.
-    fn not_ready(&self) -> Option<String> {
-        if let Some(part) = self.parts.ended() {
-            return Some(format!("{part} ended; the log says why, and kubelet restarts this pod"));
-        }
+    /// What is waited for before anybody is to be sent here.
+    fn waits(&self) -> Option<String> {
         if *self.ready.borrow() {
             return None;
         }
-        let world = self.world();
+        let published = self.published();
         // What is wrong with somebody's route keeps nobody from being ready.
-        let error = world.problems.iter().find(|entry| entry.severity == Severity::Error && entry.is_our_own());
+        let error = published.problems.iter().find(|entry| entry.severity == Severity::Error && entry.is_our_own());
         Some(error.map_or("starting or stopping".to_owned(), ToString::to_string))
     }
 
     fn answer(&self, method: &Method, path: &str, texts: &Texts) -> Page {
         if method != Method::GET {
-            return page(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is served here\n");
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
         }
-        match path {
-            "/live" => match self.parts.ended() {
-                None => page(StatusCode::OK, "text/plain", "live\n"),
-                Some(part) => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not live: {part} ended\n")),
-            },
-            "/ready" => match self.not_ready() {
-                None => page(StatusCode::OK, "text/plain", "ready\n"),
-                Some(why) => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not ready: {why}\n")),
-            },
-            "/metrics" => {
-                page(StatusCode::OK, "text/plain; version=0.0.4", texts.metrics.get(|| self.metrics.render()))
-            }
-            "/problems" => page(StatusCode::OK, "application/json", texts.problems.get(|| problems(&self.world()))),
-            _ => page(StatusCode::NOT_FOUND, "text/plain", "here are /live, /ready, /metrics and /problems\n"),
-        }
+        let metrics = || texts.metrics.get(|| self.metrics.render());
+        common(path, self.parts.ended(), || self.waits(), metrics).unwrap_or_else(|| match path {
+            "/problems" => json(texts.problems.get(|| problems(&self.published()))),
+            _ => text(StatusCode::NOT_FOUND, "here are /live, /ready, /metrics and /problems\n"),
+        })
     }
 }
 
@@ -84,8 +75,8 @@ struct Texts {
     problems: Shared,
 }
 
-fn problems(world: &Published) -> String {
-    serde_json::to_string_pretty(&world.problems[..]).unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"))
+fn problems(published: &Published) -> String {
+    serde_json::to_string_pretty(&published.problems[..]).unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"))
         + "\n"
 }
 
@@ -97,7 +88,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{app::Servers, problems::Entry};
+    use crate::{app::Servers, status::problems::ProblemEntry};
 
     async fn page(admin: &Admin, path: &str) -> (u16, String) {
         let answer = admin.answer(&Method::GET, path, &Texts::default());
@@ -111,13 +102,13 @@ mod tests {
         let (ready, parts) = (servers.ready(), servers.parts());
         let admin = Admin { index: index.subscribe(), metrics: Metrics::new(), ready, parts };
         assert_eq!(page(&admin, "/ready").await, (503, "not ready: starting or stopping\n".to_owned()));
-        let tenants = Entry {
+        let tenants = ProblemEntry {
             object: Some("HTTPRoute tenant/r".to_owned()),
-            ..Entry::source(Severity::Error, "TooLarge", "a".to_owned(), "b".to_owned())
+            ..ProblemEntry::source(Severity::Error, "TooLarge", "a".to_owned(), "b".to_owned())
         };
         index.send_replace(Arc::new(Published { problems: vec![tenants.clone()].into(), ..Published::default() }));
         assert_eq!(page(&admin, "/ready").await, (503, "not ready: starting or stopping\n".to_owned()));
-        let waits = Entry::source(Severity::Error, "Away", "no API server".to_owned(), "start it".to_owned());
+        let waits = ProblemEntry::source(Severity::Error, "Away", "no API server".to_owned(), "start it".to_owned());
         index.send_replace(Arc::new(Published { problems: vec![tenants, waits].into(), ..Published::default() }));
         assert_eq!(page(&admin, "/ready").await, (503, "not ready: no API server; fix: start it\n".to_owned()));
         servers.set_ready();
@@ -133,7 +124,8 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
         let (status, said) = page(&admin, "/ready").await;
         assert!(status == 503 && said.starts_with("not ready: the watch of the cluster ended"), "{said}");
-        assert_eq!(page(&admin, "/live").await, (503, "not live: the watch of the cluster ended\n".to_owned()));
+        let (status, said) = page(&admin, "/live").await;
+        assert!(status == 503 && said.starts_with("not live: the watch of the cluster ended"), "{said}");
         // Going down ends every part, and none is at fault.
         let leaving = Servers::default();
         leaving.until_the_end("what goes on", std::future::pending());

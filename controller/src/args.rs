@@ -1,8 +1,21 @@
 //! The command line of `mesh-controller`: one subcommand a role, one struct a role's flags.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::{Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Parser;
+use mesh_policy::{
+    duration,
+    well_known::{
+        CONTROL_NAMESPACE, DESTINATION_PORT, IDENTITY_ADDRESS, IDENTITY_PORT, ISSUER_SECRET, MESH_INJECTOR, PAGES_PORT,
+        WEBHOOK_PORT,
+    },
+};
 use mesh_resources::IpNet;
 
 /// The control plane of Mesh. One role a process: on Kubernetes `identity`, `destination` and `injector`; without it
@@ -63,13 +76,13 @@ pub struct FolderArgs {
     #[arg(long, value_name = "DIR")]
     pub state: PathBuf,
     /// Where certificates are issued (gRPC service Identity).
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4650")]
+    #[arg(long, value_name = "ADDR", default_value_t = loopback(IDENTITY_PORT))]
     pub identity_listen: SocketAddr,
     /// Where policies and endpoints are served (gRPC services Policy and Destination).
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4651")]
+    #[arg(long, value_name = "ADDR", default_value_t = loopback(DESTINATION_PORT))]
     pub destination_listen: SocketAddr,
     /// Where /live, /ready, /metrics and /problems are served (HTTP).
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4652")]
+    #[arg(long, value_name = "ADDR", default_value_t = loopback(PAGES_PORT))]
     pub metrics_listen: SocketAddr,
     /// The trust domain of every identity.
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
@@ -79,12 +92,12 @@ pub struct FolderArgs {
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
     pub cluster_networks: Vec<IpNet>,
     /// How long an issued certificate lasts, as in 24h, 30m or 10s.
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = lifetime)]
     pub leaf_lifetime: Duration,
     /// How long a workload's token lasts; it is written anew after half of it.
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = lifetime)]
     pub token_lifetime: Duration,
-    /// What to log: error, warn, info, debug, trace, or a filter as in info,mesh_controller::folder=debug.
+    /// What to log: error, warn, info, debug, trace, or a filter as in info,mesh_controller::source=debug.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MESH_LOG")]
     pub log: String,
 }
@@ -92,33 +105,33 @@ pub struct FolderArgs {
 /// Flags of every role on Kubernetes. The API server is found as kubectl finds it: KUBECONFIG or ~/.kube/config where
 /// there is one, else the ServiceAccount of the pod.
 #[derive(Clone, Debug, clap::Args)]
-pub struct CommonArgs {
+pub(crate) struct CommonArgs {
     /// Namespace of the control plane.
-    #[arg(long, value_name = "NAME", default_value = "mesh-system")]
-    pub namespace: String,
+    #[arg(long, value_name = "NAME", default_value = CONTROL_NAMESPACE)]
+    pub(crate) namespace: String,
     /// Where /live, /ready, /metrics and /problems are served (HTTP). 0.0.0.0 is every address of both families.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:4652")]
-    pub metrics_listen: SocketAddr,
+    #[arg(long, value_name = "ADDR", default_value_t = everywhere(PAGES_PORT))]
+    pub(crate) metrics_listen: SocketAddr,
     /// The trust domain of every identity.
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
-    pub trust_domain: String,
-    /// What to log: error, warn, info, debug, trace, or a filter as in info,mesh_controller::kube=debug.
+    pub(crate) trust_domain: String,
+    /// What to log: error, warn, info, debug, trace, or a filter as in info,mesh_controller::source=debug.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MESH_LOG")]
-    pub log: String,
+    pub(crate) log: String,
 }
 
 /// Flags of roles that have their own certificate from identity.
 #[derive(Clone, Debug, clap::Args)]
-pub struct IdentityClientArgs {
+pub(crate) struct IdentityClientArgs {
     /// Where mesh-identity serves, host:port.
-    #[arg(long, value_name = "HOST:PORT", default_value = "mesh-identity.mesh-system.svc:4650")]
-    pub identity_addr: String,
+    #[arg(long, value_name = "HOST:PORT", default_value = IDENTITY_ADDRESS)]
+    pub(crate) identity_addr: String,
     /// File of the ServiceAccount token for the audience identity.meshctl.dev. Read anew for each certificate.
     #[arg(long, value_name = "FILE", default_value = "/var/run/mesh/token")]
-    pub token_file: PathBuf,
+    pub(crate) token_file: PathBuf,
     /// File of the trust bundle (PEM) that is trusted until identity streams one. Read again when it changes.
     #[arg(long, value_name = "FILE", default_value = "/var/run/mesh/ca-bundle.pem")]
-    pub trust_bundle_file: PathBuf,
+    pub(crate) trust_bundle_file: PathBuf,
 }
 
 /// Flags of `identity`.
@@ -126,25 +139,25 @@ pub struct IdentityClientArgs {
 pub struct IdentityArgs {
     /// What all roles have.
     #[command(flatten)]
-    pub common: CommonArgs,
+    pub(crate) common: CommonArgs,
     /// Where certificates are issued (gRPC service Identity). 0.0.0.0 is every address of both families.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:4650")]
-    pub listen: SocketAddr,
+    #[arg(long, value_name = "ADDR", default_value_t = everywhere(IDENTITY_PORT))]
+    pub(crate) listen: SocketAddr,
     /// The Secret (kubernetes.io/tls, with ca.crt) that holds the issuer's certificate and key.
-    #[arg(long, value_name = "NAME", default_value = "mesh-issuer")]
-    pub issuer_secret: String,
+    #[arg(long, value_name = "NAME", default_value = ISSUER_SECRET)]
+    pub(crate) issuer_secret: String,
     /// A ConfigMap with trust anchors (ca-bundle.pem) beside those in ca.crt of the Secret. It is waited for.
     #[arg(long, value_name = "NAME")]
-    pub trust_anchors_config_map: Option<String>,
+    pub(crate) trust_anchors_config_map: Option<String>,
     /// How long an issued certificate lasts, as in 24h, 30m or 10s.
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
-    pub leaf_lifetime: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = lifetime)]
+    pub(crate) leaf_lifetime: Duration,
     /// Someone else, such as cert-manager, keeps the Secret.
     #[arg(long)]
-    pub external_issuer: bool,
+    pub(crate) external_issuer: bool,
     /// The MutatingWebhookConfiguration whose caBundle is kept current.
-    #[arg(long, value_name = "NAME", default_value = "mesh-injector")]
-    pub webhook: String,
+    #[arg(long, value_name = "NAME", default_value = MESH_INJECTOR)]
+    pub(crate) webhook: String,
 }
 
 /// Flags of `destination`.
@@ -152,21 +165,21 @@ pub struct IdentityArgs {
 pub struct DestinationArgs {
     /// What all roles have.
     #[command(flatten)]
-    pub common: CommonArgs,
+    pub(crate) common: CommonArgs,
     /// Whom to ask for the certificate.
     #[command(flatten)]
-    pub identity: IdentityClientArgs,
+    pub(crate) identity: IdentityClientArgs,
     /// Where policies and endpoints are served (gRPC services Policy and Destination). 0.0.0.0 is every address of both
     /// families.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:4651")]
-    pub listen: SocketAddr,
+    #[arg(long, value_name = "ADDR", default_value_t = everywhere(DESTINATION_PORT))]
+    pub(crate) listen: SocketAddr,
     /// The domain of the cluster's DNS names.
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
-    pub cluster_domain: String,
+    pub(crate) cluster_domain: String,
     /// Networks of pods and Services beside the podCIDRs of Nodes, as in 10.244.0.0/16,10.96.0.0/12: an address in them that
     /// nobody is known to have is never taken for one outside of the mesh.
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
-    pub cluster_networks: Vec<IpNet>,
+    pub(crate) cluster_networks: Vec<IpNet>,
 }
 
 /// Flags of `injector`.
@@ -174,33 +187,32 @@ pub struct DestinationArgs {
 pub struct InjectorArgs {
     /// What all roles have.
     #[command(flatten)]
-    pub common: CommonArgs,
+    pub(crate) common: CommonArgs,
     /// Whom to ask for the certificate.
     #[command(flatten)]
-    pub identity: IdentityClientArgs,
+    pub(crate) identity: IdentityClientArgs,
     /// Where the webhook is served (HTTPS). 0.0.0.0 is every address of both families.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:4653")]
-    pub listen: SocketAddr,
+    #[arg(long, value_name = "ADDR", default_value_t = everywhere(WEBHOOK_PORT))]
+    pub(crate) listen: SocketAddr,
     /// File of the injector's configuration (YAML).
     #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn everywhere(port: u16) -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, port).into()
 }
 
 /// Shortest and longest lifetime accepted: a certificate must outlive the making of the next, and the root.
-const LIFETIME_SECONDS: std::ops::RangeInclusive<u64> = 2..=365 * 24 * 3600;
+const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(365 * 24 * 3600);
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let unit = [("h", 3600), ("m", 60), ("s", 1)];
-    let seconds = unit
-        .iter()
-        .find_map(|(suffix, seconds)| text.strip_suffix(suffix).map(|number| (number, seconds)))
-        .and_then(|(number, seconds)| number.parse::<u64>().ok()?.checked_mul(*seconds))
-        .ok_or("write a whole number and h, m or s, as in 24h")?;
-    if LIFETIME_SECONDS.contains(&seconds) {
-        Ok(Duration::from_secs(seconds))
-    } else {
-        Err("a lifetime is from 2s to 8760h".to_owned())
-    }
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = duration::read(text).ok_or("write a number and h, m or s, as in 24h")?;
+    if LIFETIME.contains(&lifetime) { Ok(lifetime) } else { Err("a lifetime is from 2s to 8760h".to_owned()) }
 }
 
 #[cfg(test)]
@@ -209,11 +221,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
-        assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
-        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
-        for wrong in ["", "h", "10", "-1s", "1.5h", "1s", "9000h", "99999999999999999999h", "18446744073709551615h"] {
-            parse_duration(wrong).unwrap_err();
+    fn lifetimes() {
+        assert_eq!(lifetime("24h"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(lifetime("90s"), Ok(Duration::from_secs(90)));
+        for wrong in ["", "h", "10", "-1s", "1.5", "1s", "9000h", "99999999999999999999h", "18446744073709551615h"] {
+            lifetime(wrong).unwrap_err();
         }
     }
 

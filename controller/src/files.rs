@@ -10,19 +10,19 @@ use std::{
 /// Mode of folders that hold keys or tokens.
 const PRIVATE_DIR: u32 = 0o700;
 /// Mode of files that hold keys or tokens.
-pub const PRIVATE: u32 = 0o600;
+pub(crate) const PRIVATE: u32 = 0o600;
 /// Mode of files that anyone may read.
-pub const PUBLIC: u32 = 0o644;
+pub(crate) const PUBLIC: u32 = 0o644;
 
 /// Makes a folder for its owner only, also when it was there with more rights.
-pub fn private_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(PRIVATE_DIR))
 }
 
 /// Writes a file so that a reader sees the old content or the new one, never a part: a temporary file beside it, then
 /// a rename. The content is on disk before the name is.
-pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no file name"))?;
     let mut temporary = name.to_owned();
     temporary.push(".tmp");

@@ -1,51 +1,37 @@
 //! The control plane: who is who (certificates), what is where (endpoints) and what applies (policies), for proxies.
 //!
-//! It takes its objects from a folder of manifests or from an API server. Reading order: [`args`], [`role`] (one file a
-//! role: its startup, top to bottom) and [`app`] (what roles share at start and end); [`watch`], `listing` and [`folder`]
-//! (files) or [`kube`] (watches), then [`index`] (objects to snapshots) with `judge` and `turns`, [`topics`], [`statuses`] and
-//! [`problems`]; [`server`] and [`listener`] (TLS and gRPC, and their bounds), then one file a service: [`identity`],
-//! [`trust`], [`policy`], [`destination`], and [`stalled`] beside them. It decides nothing itself: what an object means is
-//! `mesh-resources`'.
+//! It takes its objects from a folder of manifests or from an API server. Reading order: `args`, `role` (one file a role: its
+//! startup, top to bottom) and `app` (what roles share at start and end); `source` (objects to snapshots), `status` (what is
+//! said of them), `api` (what proxies ask), `identity` (certificates, tokens and trust); `kube` is what everything shares that
+//! talks to an API server. It decides nothing itself: what an object means is `mesh-resources`'.
 
-mod account;
-pub mod admin;
-pub mod app;
-pub mod args;
-pub mod ca;
-mod cache;
-mod caller;
-mod compiler;
-pub mod destination;
-pub mod files;
-pub mod folder;
-mod follow;
-pub mod identity;
-pub mod index;
-pub mod issuer;
-pub mod judge;
-pub mod kube;
-pub mod listener;
-mod listing;
-pub mod local_ca;
-pub mod metrics;
-pub mod policy;
-pub mod problems;
-pub mod revisions;
-pub mod role;
-pub mod server;
-pub mod serving;
-pub mod stalled;
-pub mod statuses;
-mod streams;
-pub mod token;
-pub mod token_files;
-pub mod topics;
-pub mod trust;
+mod admin;
+mod api;
+mod app;
+mod args;
+mod files;
+mod identity;
+mod kube;
+mod metrics;
+mod role;
+mod source;
+mod status;
 mod turns;
-pub mod verifier;
-pub mod watch;
 
 use std::{ffi::OsString, process::ExitCode};
+
+pub use api::{
+    destination::DestinationService,
+    listener::{Limits, MAX_HEADERS},
+    policy::PolicyService,
+    server::{MAX_CERTIFY_BYTES, MAX_QUESTION_BYTES, PeerInfo},
+};
+pub use args::{Args, Role};
+pub use identity::issuer;
+pub use metrics::Metrics;
+pub use role::folder::{Addresses, Controller};
+pub use source::index::{Index, Published};
+pub use status::judge::Wanted;
 
 /// Runs the controller until SIGTERM or SIGINT. Blocks; builds its own runtime of one thread.
 ///

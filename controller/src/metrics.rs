@@ -10,73 +10,73 @@ pub struct Metrics {
     handle: PrometheusHandle,
     recorder: PrometheusRecorder,
     /// Version of the snapshot in force.
-    pub snapshot_version: Gauge,
+    pub(crate) snapshot_version: Gauge,
     /// Objects in force.
-    pub objects: Gauge,
+    pub(crate) objects: Gauge,
     /// Problems now in force.
-    pub problems: Gauge,
+    pub(crate) problems: Gauge,
     /// Times that the folder was read.
-    pub folder_reads: Counter,
+    pub(crate) folder_reads: Counter,
     /// Policies and endpoint sets compiled, which a good cache keeps low.
-    pub compilations: Counter,
+    pub(crate) compilations: Counter,
     /// Certificates issued.
-    pub certificates_issued: Counter,
+    pub(crate) certificates_issued: Counter,
     /// Requests for certificates refused.
-    pub certificates_refused: Counter,
+    pub(crate) certificates_refused: Counter,
     /// When the issuer ends.
-    pub issuer_ends: Gauge,
+    pub(crate) issuer_ends: Gauge,
     /// Whether what the issuer's Secret holds is refused.
-    pub issuer_refused: Gauge,
+    pub(crate) issuer_refused: Gauge,
     /// Issuers that were put in force.
-    pub issuers: Counter,
+    pub(crate) issuers: Counter,
     /// Namespaces whose trust bundle is as it should be, as the leader knows.
-    pub trust_bundles: Gauge,
+    pub(crate) trust_bundles: Gauge,
     /// Trust bundles written.
-    pub trust_bundles_written: Counter,
+    pub(crate) trust_bundles_written: Counter,
     /// Trust bundles that could not be written.
-    pub trust_bundles_failed: Counter,
+    pub(crate) trust_bundles_failed: Counter,
     /// Routes whose status is not as it should be, as the leader knows.
-    pub statuses_outdated: Gauge,
-    /// Statuses of routes written.
-    pub statuses_written: Counter,
+    pub(crate) statuses_outdated: Gauge,
+    /// ObservedStatus of routes written.
+    pub(crate) statuses_written: Counter,
     /// Writes of statuses that met another's and were done again.
-    pub statuses_conflicted: Counter,
-    /// Statuses of routes that could not be written.
-    pub statuses_failed: Counter,
+    pub(crate) statuses_conflicted: Counter,
+    /// ObservedStatus of routes that could not be written.
+    pub(crate) statuses_failed: Counter,
     /// Whether this replica is the leader.
-    pub leading: Gauge,
+    pub(crate) leading: Gauge,
     /// When our own certificate ends.
-    pub certificate_ends: Gauge,
+    pub(crate) certificate_ends: Gauge,
     /// TLS handshakes that failed.
-    pub handshakes_failed: Counter,
+    pub(crate) handshakes_failed: Counter,
     /// Open connections.
-    pub connections: Gauge,
+    pub(crate) connections: Gauge,
     /// Connections ended because their places went to others.
-    pub connections_crowded_out: Counter,
+    pub(crate) connections_crowded_out: Counter,
     /// Streams of outbound policies.
-    pub outbound: StreamMetrics,
+    pub(crate) outbound: StreamMetrics,
     /// Streams of inbound policies.
-    pub inbound: StreamMetrics,
+    pub(crate) inbound: StreamMetrics,
     /// Streams of endpoints.
-    pub endpoints: StreamMetrics,
+    pub(crate) endpoints: StreamMetrics,
     /// Streams of trust bundles.
-    pub trust: StreamMetrics,
+    pub(crate) trust: StreamMetrics,
 }
 
 /// The metrics of one kind of stream.
 #[derive(Clone)]
-pub struct StreamMetrics {
+pub(crate) struct StreamMetrics {
     /// Open streams.
-    pub open: Gauge,
+    pub(crate) open: Gauge,
     /// Updates sent.
-    pub updates: Counter,
+    pub(crate) updates: Counter,
     /// Their bytes.
-    pub bytes: Counter,
+    pub(crate) bytes: Counter,
 }
 
 impl StreamMetrics {
     /// Counts one update.
-    pub fn sent(&self, update: &impl prost::Message) {
+    pub(crate) fn sent(&self, update: &impl prost::Message) {
         self.updates.increment(1);
         self.bytes.increment(update.encoded_len() as u64);
     }
@@ -84,19 +84,19 @@ impl StreamMetrics {
 
 /// The metrics of the watch of one kind of object.
 #[derive(Clone)]
-pub struct WatchMetrics {
+pub(crate) struct WatchMetrics {
     last_seen: Gauge,
     /// Whether it is followed now.
-    pub up: Gauge,
+    pub(crate) up: Gauge,
     /// Lists from scratch.
-    pub lists: Counter,
+    pub(crate) lists: Counter,
     /// Failed requests.
-    pub failures: Counter,
+    pub(crate) failures: Counter,
 }
 
 impl WatchMetrics {
     /// The API server was heard of.
-    pub fn seen(&self) {
+    pub(crate) fn seen(&self) {
         let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
         self.last_seen.set(now.map_or(0.0, |now| now.as_secs_f64()));
     }
@@ -114,80 +114,57 @@ impl Metrics {
             updates: counter(r, "mesh_controller_updates_total", "Updates sent to proxies.", Some(("kind", kind))),
             bytes: counter(r, "mesh_controller_policy_bytes_total", "Bytes of those updates.", Some(("kind", kind))),
         };
-        let certificates = |outcome| {
-            let help = "Requests for workload certificates, by outcome.";
-            counter(r, "mesh_controller_certificates_total", help, Some(("outcome", outcome)))
-        };
-        let bundles = |outcome| {
-            let help = "Writes of the ConfigMap mesh-trust-bundle, by outcome.";
-            counter(r, "mesh_controller_trust_bundle_writes_total", help, Some(("outcome", outcome)))
-        };
+        let outcomes = |name, help| move |outcome| counter(r, name, help, Some(("outcome", outcome)));
+        let help = "Requests for workload certificates, by outcome.";
+        let certificates = outcomes("mesh_controller_certificates_total", help);
+        let help = "Writes of the ConfigMap mesh-trust-bundle, by outcome.";
+        let bundles = outcomes("mesh_controller_trust_bundle_writes_total", help);
         let statuses = |result| {
-            let help = "Writes of the status of routes, by result; a conflict is written again.";
+            let help = "Writes of the status of routes and policies, by result; a conflict is written again.";
             counter(r, "mesh_controller_status_writes_total", help, Some(("result", result)))
         };
+        let level = |name, help| gauge(r, name, help, None);
+        let count = |name, help| counter(r, name, help, None);
         Arc::new(Self {
-            snapshot_version: gauge(r, "mesh_controller_snapshot_version", "Version of the state in force.", None),
-            objects: gauge(r, "mesh_controller_objects", "Objects in force.", None),
-            problems: gauge(r, "mesh_controller_problems", "Problems in force, see /problems.", None),
-            folder_reads: counter(r, "mesh_controller_folder_reads_total", "Readings of the manifests folder.", None),
-            compilations: counter(
-                r,
-                "mesh_controller_compilations_total",
-                "Policies and endpoint sets compiled.",
-                None,
-            ),
+            snapshot_version: level("mesh_controller_snapshot_version", "Version of the state in force."),
+            objects: level("mesh_controller_objects", "Objects in force."),
+            problems: level("mesh_controller_problems", "Problems in force, see /problems."),
+            folder_reads: count("mesh_controller_folder_reads_total", "Readings of the manifests folder."),
+            compilations: count("mesh_controller_compilations_total", "Policies and endpoint sets compiled."),
             certificates_issued: certificates("issued"),
             certificates_refused: certificates("refused"),
-            issuer_ends: gauge(
-                r,
+            issuer_ends: level(
                 "mesh_controller_issuer_expiry_seconds",
                 "When the issuer in force ends, seconds since 1970.",
-                None,
             ),
-            issuer_refused: gauge(
-                r,
+            issuer_refused: level(
                 "mesh_controller_issuer_refused",
                 "1 while what the issuer's Secret holds is refused or cannot be read.",
-                None,
             ),
-            issuers: counter(r, "mesh_controller_issuers_total", "Issuers put in force.", None),
-            trust_bundles: gauge(
-                r,
+            issuers: count("mesh_controller_issuers_total", "Issuers put in force."),
+            trust_bundles: level(
                 "mesh_controller_trust_bundles",
                 "Namespaces whose ConfigMap mesh-trust-bundle is current; on the leader.",
-                None,
             ),
             trust_bundles_written: bundles("written"),
             trust_bundles_failed: bundles("failed"),
-            statuses_outdated: gauge(
-                r,
+            statuses_outdated: level(
                 "mesh_controller_status_outdated",
-                "Routes whose status is not as it should be and is to be written; on the leader.",
-                None,
+                "Objects whose status is not as it should be and is to be written; on the leader.",
             ),
             statuses_written: statuses("written"),
             statuses_conflicted: statuses("conflict"),
             statuses_failed: statuses("failed"),
-            leading: gauge(r, "mesh_controller_leading", "1 on the replica that holds the role's Lease.", None),
-            certificate_ends: gauge(
-                r,
+            leading: level("mesh_controller_leading", "1 on the replica that holds the role's Lease."),
+            certificate_ends: level(
                 "mesh_controller_certificate_expiry_seconds",
                 "When our own certificate ends, seconds since 1970; 0 before there is one.",
-                None,
             ),
-            handshakes_failed: counter(
-                r,
-                "mesh_controller_handshakes_failed_total",
-                "TLS handshakes that failed.",
-                None,
-            ),
-            connections: gauge(r, "mesh_controller_connections", "Open connections of proxies.", None),
-            connections_crowded_out: counter(
-                r,
+            handshakes_failed: count("mesh_controller_handshakes_failed_total", "TLS handshakes that failed."),
+            connections: level("mesh_controller_connections", "Open connections of proxies."),
+            connections_crowded_out: count(
                 "mesh_controller_connections_crowded_out_total",
                 "Connections ended for others: their source or caller held most of all.",
-                None,
             ),
             outbound: streams("outbound"),
             inbound: streams("inbound"),
@@ -199,7 +176,7 @@ impl Metrics {
     }
 
     /// Registers the metrics of the watch of one kind of object.
-    pub fn watch(&self, kind: &'static str) -> WatchMetrics {
+    pub(crate) fn watch(&self, kind: &'static str) -> WatchMetrics {
         let (r, label) = (&self.recorder, Some(("kind", kind)));
         let seen = "When a watch last heard from the API server, seconds since 1970; it does so every 15 seconds.";
         let up = "Whether a kind of object is followed now.";
@@ -244,17 +221,17 @@ fn key(name: &'static str, label: OneLabel) -> Key {
 }
 
 /// Adds one to a gauge for as long as it lives.
-pub struct Held(Gauge);
+pub(crate) struct GaugeGuard(Gauge);
 
-impl Held {
+impl GaugeGuard {
     /// Adds one.
-    pub fn new(gauge: &Gauge) -> Self {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge.clone())
     }
 }
 
-impl Drop for Held {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }

@@ -12,10 +12,7 @@ use std::{
 };
 
 use common::{Fixture, LIMIT, Tls, next, route};
-use mesh_controller::{
-    listener::{Limits, MAX_HEADERS},
-    server::{MAX_CERTIFY_BYTES, MAX_QUESTION_BYTES},
-};
+use mesh_controller::{Limits, MAX_CERTIFY_BYTES, MAX_HEADERS, MAX_QUESTION_BYTES};
 use mesh_proto::v1::{self, policy_client::PolicyClient};
 use prost::Message;
 use tokio::{

@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use mesh_controller::{index::Index, metrics::Metrics};
+use mesh_controller::{Index, Metrics};
 use mesh_resources::{Options, Snapshot, parse_manifests};
 
 fn blocks(language: &str) -> Vec<String> {

@@ -12,9 +12,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use mesh_controller::{
-    destination::DestinationService, index::Index, metrics::Metrics, policy::PolicyService, server::PeerInfo,
-};
+use mesh_controller::{DestinationService, Index, Metrics, PeerInfo, PolicyService};
 use mesh_policy::Identity;
 use mesh_proto::v1::{self, destination_server::Destination, policy_server::Policy};
 use mesh_resources::{Object, Options};
@@ -65,7 +63,7 @@ fn slice(n: usize, ready: usize) -> Object {
         "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints}))
 }
 
-fn filled() -> (Index, tokio::sync::watch::Receiver<Arc<mesh_controller::index::Published>>, Arc<Metrics>) {
+fn filled() -> (Index, tokio::sync::watch::Receiver<Arc<mesh_controller::Published>>, Arc<Metrics>) {
     let metrics = Metrics::new();
     let (mut index, published) = Index::new(Options::default(), metrics.clone());
     for n in 0..SERVICES {
@@ -129,13 +127,13 @@ fn one_slice_wakes_only_those_who_follow_it() {
         .block_on(changes_under_a_thousand_proxies());
 }
 
-async fn changes_under_a_thousand_proxies() {
-    let (mut index, published, metrics) = filled();
-    let cancel = CancellationToken::new();
-    let policy = PolicyService::new(published.clone(), index.topics(), cancel.clone(), metrics.clone());
-    let destination = DestinationService::new(published.clone(), index.topics(), cancel.clone(), metrics.clone());
-    let (updates, news) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    let before = resident();
+/// Opens the streams of every proxy, whose updates are counted.
+async fn open_all(
+    policy: &PolicyService,
+    destination: &DestinationService,
+    updates: &Arc<AtomicUsize>,
+    news: &Arc<Notify>,
+) {
     for proxy in 0..PROXIES {
         let workload = format!("shop/p{proxy}");
         for target in 0..TARGETS {
@@ -147,7 +145,12 @@ async fn changes_under_a_thousand_proxies() {
                 deltas: true,
                 unowned: true,
             };
-            let service = Some(v1::ServiceRef { namespace: "shop".into(), name: format!("s{n}"), port: 80 });
+            let service = Some(v1::ServiceRef {
+                namespace: "shop".into(),
+                name: format!("s{n}"),
+                port: 80,
+                ..Default::default()
+            });
             let endpoints = v1::EndpointsRequest { service, workload: workload.clone() };
             let outbound = policy.outbound(request(outbound)).await.unwrap().into_inner().map(drop);
             let endpoints = destination.endpoints(request(endpoints)).await.unwrap().into_inner().map(drop);
@@ -161,6 +164,16 @@ async fn changes_under_a_thousand_proxies() {
             });
         }
     }
+}
+
+async fn changes_under_a_thousand_proxies() {
+    let (mut index, published, metrics) = filled();
+    let cancel = CancellationToken::new();
+    let policy = PolicyService::new(published.clone(), index.interests(), cancel.clone(), metrics.clone());
+    let destination = DestinationService::new(published.clone(), index.interests(), cancel.clone(), metrics.clone());
+    let (updates, news) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let before = resident();
+    open_all(&policy, &destination, &updates, &news).await;
     let all = PROXIES * TARGETS * 2;
     let reach = async |wanted: usize| {
         let wait = async {

@@ -8,12 +8,9 @@ use std::{
     time::Instant,
 };
 
-use mesh_controller::{
-    index::{Index, Published},
-    metrics::Metrics,
-};
-use mesh_policy::{RouteKind, ServiceRef, Target};
-use mesh_resources::{Key, Object, Options};
+use mesh_controller::{Index, Metrics, Published};
+use mesh_policy::{ServiceRef, Target};
+use mesh_resources::{Key, Object, Options, StatusId};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -25,7 +22,7 @@ const MAX_GROWTH_KIB: u64 = 200 * 1024;
 struct World {
     index: Index,
     published: watch::Receiver<Arc<Published>>,
-    wanted: watch::Receiver<mesh_controller::judge::Wanted>,
+    wanted: watch::Receiver<mesh_controller::Wanted>,
 }
 
 fn object(value: Value) -> Object {
@@ -82,11 +79,11 @@ impl World {
     }
 
     fn victims_status(&self) -> Option<u64> {
-        self.wanted.borrow().get(&(RouteKind::Http, Key::new("shop", "v"))).copied()
+        self.wanted.borrow().get(&StatusId::new("HTTPRoute", Key::new("shop", "v"))).copied()
     }
 
     fn policy_bytes(&self, namespace: &str, name: &str) -> usize {
-        let service = ServiceRef { namespace: namespace.into(), name: name.into(), port: 1_000 };
+        let service = ServiceRef::new(namespace, name, 1_000);
         self.published.borrow().snapshot.outbound_policy(&Target::Service(service), "shop").routes.bytes()
     }
 }
@@ -204,7 +201,7 @@ fn the_largest_objects_that_an_api_server_takes_stay_within_their_room() {
     assert!(grown < MAX_GROWTH_KIB, "{grown} KiB");
     // Whatever port is asked for, under whatever name.
     for port in 1_000..2_000 {
-        let service = ServiceRef { namespace: "tenant".into(), name: "free".into(), port };
+        let service = ServiceRef::new("tenant", "free", port);
         let policy = world.published.borrow().snapshot.outbound_policy(&Target::Service(service), "shop");
         assert!(policy.routes.bytes() <= mesh_policy::bounds::MAX_POLICY_BYTES);
     }

@@ -6,19 +6,21 @@
 //! stream's under which our own certificate is not believed makes it renewed within seconds: peers have that bundle too.
 //!
 //! Reading order: this file (the loops), [`tls`] (what is in force, and configurations that read it), [`channel`] (how the
-//! control plane is called). [`parts`] stands beside it: what a process runs until it goes down. It decides nothing about
-//! callers: who they are is in their certificate, what they may is the server's.
+//! control plane is called). Two stand beside it: [`parts`], what a process runs until it goes down, and [`Backoff`], how long
+//! it waits after failures. It decides nothing about callers: who they are is in their certificate, what they may is the
+//! server's.
 
+mod backoff;
 pub mod channel;
 pub mod parts;
 mod proof;
 pub mod roots;
 pub mod tls;
 
+pub use backoff::{Backoff, jitter};
 pub use proof::{Proof, end};
 
 use std::{
-    hash::{BuildHasher, Hasher, RandomState},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -44,10 +46,8 @@ use channel::Peer;
 use roots::Roots;
 use tls::Held;
 
-/// Waits after failures: doubled from the first to the last, with jitter. Identity may start at the same time as we do.
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-/// See [`BACKOFF_FIRST`].
-const BACKOFF_LAST: Duration = Duration::from_secs(5);
+/// Waits after failures. Identity may start at the same time as we do.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 /// A stream that lasted this long was a good one: the waits begin anew.
 const STEADY: Duration = Duration::from_secs(10);
 /// The shortest wait before a renewal, whatever the certificate says.
@@ -155,11 +155,11 @@ impl Credentials {
     }
 
     async fn certify(&self, channel: Channel, new_roots: &Notify, observe: &(impl Fn(Event) + Send + Sync)) {
-        let mut backoff = BACKOFF_FIRST;
+        let mut backoff = BACKOFF;
         loop {
             let wait = match self.certificate(channel.clone()).await {
                 Ok(not_after) => {
-                    backoff = BACKOFF_FIRST;
+                    backoff.reset();
                     observe(Event::Certified { not_after });
                     let life = not_after.duration_since(SystemTime::now()).unwrap_or_default();
                     // 50 % to 70 % of the life: jitter is 0.5 to 1.5 of 20 %, after 40 %.
@@ -167,9 +167,8 @@ impl Credentials {
                 }
                 Err(error) => {
                     observe(Event::Failed);
-                    let (wait, whom) = (jitter(backoff), &self.config.identity.address);
+                    let (wait, whom) = (jitter(backoff.next_wait()), &self.config.identity.address);
                     tracing::warn!("no certificate from {whom}: {error}; trying again in {wait:?}");
-                    backoff = (backoff * 2).min(BACKOFF_LAST);
                     wait
                 }
             };
@@ -220,17 +219,16 @@ impl Credentials {
 
     async fn trust(&self, channel: Channel, new_roots: &Notify, observe: &(impl Fn(Event) + Send + Sync)) {
         let mut mounted = self.mounted.clone();
-        let mut backoff = BACKOFF_FIRST;
+        let mut backoff = BACKOFF;
         loop {
             let asked = Instant::now();
             if let Err(status) = self.follow(channel.clone(), &mut mounted, new_roots, observe).await {
                 tracing::debug!("the stream of trust bundles: {}", describe(&status));
             }
             if asked.elapsed() > STEADY {
-                backoff = BACKOFF_FIRST;
+                backoff.reset();
             }
-            sleep(jitter(backoff)).await;
-            backoff = (backoff * 2).min(BACKOFF_LAST);
+            sleep(jitter(backoff.next_wait())).await;
             // It may have moved on while identity could not be reached or be believed.
             self.read_again(&mut mounted);
         }
@@ -319,13 +317,6 @@ fn parse_bundle(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>
 
 fn file_error(file: &Path, what: String) -> Error {
     Error::File { file: file.to_owned(), what }
-}
-
-/// Half to one and a half of a time, so that replicas do not ask in step.
-pub fn jitter(time: Duration) -> Duration {
-    // Each RandomState has keys of its own.
-    let chance = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
-    time.mul_f64(0.5 + chance)
 }
 
 /// The message and its innermost cause: "transport error" alone helps nobody.

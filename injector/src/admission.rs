@@ -11,6 +11,7 @@ use crate::{
     patch::{NamespaceFacts, Outcome, inject},
     pod::name_of,
     refusal::Refusal,
+    secret::Secrets,
     skip::Skip,
 };
 
@@ -115,8 +116,8 @@ struct Kind {
     kind: String,
 }
 
-/// Answers one AdmissionReview.
-pub fn review(body: &[u8], config: &Config) -> Result<Review, ReviewError> {
+/// Answers one AdmissionReview. `secrets` is for the probes of its pod.
+pub fn review(body: &[u8], config: &Config, secrets: Secrets<'_>) -> Result<Review, ReviewError> {
     let asked: ReviewRequest = serde_json::from_slice(body)?;
     if asked.api_version != "admission.k8s.io/v1" {
         return Err(ReviewError::Version(asked.api_version.chars().take(MAX_WARNING).collect()));
@@ -132,7 +133,7 @@ pub fn review(body: &[u8], config: &Config) -> Result<Review, ReviewError> {
     }
     let namespace = NamespaceFacts { name: request.namespace };
     let mut note = None;
-    let verdict = match inject(&request.object, &namespace, config) {
+    let verdict = match inject(&request.object, &namespace, config, secrets) {
         Ok(Outcome::Injected { patch, .. }) => {
             response["patchType"] = "JSONPatch".into();
             response["patch"] = STANDARD.encode(serde_json::to_vec(&patch)?).into();
@@ -201,6 +202,7 @@ fn cut(text: String, most: usize) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::secret::Secret;
 
     fn ask(change: impl FnOnce(&mut Value)) -> (Value, Review) {
         let mut asked = json!({
@@ -222,7 +224,7 @@ mod tests {
             },
         });
         change(&mut asked);
-        let review = review(asked.to_string().as_bytes(), &Config::default()).unwrap();
+        let review = review(asked.to_string().as_bytes(), &Config::default(), &Secret::random).unwrap();
         let body: Value = serde_json::from_slice(&review.body).unwrap();
         assert_eq!(body["response"]["uid"], "u-1");
         (body["response"].clone(), review)
@@ -300,7 +302,7 @@ mod tests {
             (r#"{"apiVersion": "admission.k8s.io/v1"}"#, "no request"),
             (r#"{"apiVersion": "admission.k8s.io/v1", "request": {}}"#, "uid"),
         ] {
-            let error = review(text.as_bytes(), &config).unwrap_err().to_string();
+            let error = review(text.as_bytes(), &config, &Secret::random).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
     }

@@ -4,6 +4,13 @@
 //! wrong value, or a name that nobody knows, is refused: a setting that is silently not in force is worse than a pod
 //! that does not start.
 
+use mesh_policy::well_known::{
+    CONFIG_PREFIX, IMAGE_ANNOTATION, LOG_LEVEL_ANNOTATION, NATIVE_SIDECAR_ANNOTATION, OPAQUE_PORTS_ANNOTATION,
+    PRE_STOP_SECONDS_ANNOTATION, PROTOCOL_ANNOTATION, PROXY_CPU_LIMIT_ANNOTATION, PROXY_CPU_REQUEST_ANNOTATION,
+    PROXY_MEMORY_LIMIT_ANNOTATION, PROXY_MEMORY_REQUEST_ANNOTATION, PROXY_WORKERS_ANNOTATION,
+    REWRITE_PROBES_ANNOTATION, SHUTDOWN_GRACE_ANNOTATION, SKIP_INBOUND_PORTS_ANNOTATION,
+    SKIP_OUTBOUND_PORTS_ANNOTATION, STRICT_PATH_PORTS_ANNOTATION,
+};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -14,15 +21,13 @@ use crate::{
     quantity::Quantity,
 };
 
-/// What every name begins with.
-pub const PREFIX: &str = "config.meshctl.dev/";
 /// Characters of a wrong value that a message repeats.
 const SHOWN: usize = 100;
 
 /// One annotation.
 #[derive(Clone, Copy, Debug)]
 pub struct Annotation {
-    /// Its name behind [`PREFIX`].
+    /// Its name.
     pub name: &'static str,
     /// What it may say.
     pub allowed: &'static str,
@@ -39,7 +44,7 @@ const BOOL: &str = "true or false";
 /// Every annotation there is, by name.
 pub const ANNOTATIONS: &[Annotation] = &[
     Annotation {
-        name: "image",
+        name: IMAGE_ANNOTATION,
         allowed: "an image reference such as registry/mesh-proxy:1.2.3",
         purpose: "Image of `mesh-proxy` and `mesh-init`, instead of `proxy.image`.",
         apply: |settings, text| {
@@ -48,7 +53,7 @@ pub const ANNOTATIONS: &[Annotation] = &[
         },
     },
     Annotation {
-        name: "log-level",
+        name: LOG_LEVEL_ANNOTATION,
         allowed: LOG_FILTER,
         purpose: "Log filter of the sidecar, instead of `proxy.logLevel`.",
         apply: |settings, text| {
@@ -57,7 +62,7 @@ pub const ANNOTATIONS: &[Annotation] = &[
         },
     },
     Annotation {
-        name: "native-sidecar",
+        name: NATIVE_SIDECAR_ANNOTATION,
         allowed: BOOL,
         purpose: "The sidecar is an init container that stays (true), or an ordinary container (false), instead of \
                   `proxy.nativeSidecar`.",
@@ -67,7 +72,7 @@ pub const ANNOTATIONS: &[Annotation] = &[
         },
     },
     Annotation {
-        name: "opaque-ports",
+        name: OPAQUE_PORTS_ANNOTATION,
         allowed: PORTS,
         purpose: "Ports of this pod whose bytes are passed on without looking for a protocol, instead of \
                   `proxy.opaquePorts`.",
@@ -77,7 +82,7 @@ pub const ANNOTATIONS: &[Annotation] = &[
         },
     },
     Annotation {
-        name: "pre-stop-seconds",
+        name: PRE_STOP_SECONDS_ANNOTATION,
         allowed: "a whole number from 0 to 300",
         purpose: "Seconds of the `preStop: sleep` given to containers that have no hook, instead of `preStopSeconds`; \
                   0 gives none.",
@@ -87,38 +92,38 @@ pub const ANNOTATIONS: &[Annotation] = &[
         },
     },
     Annotation {
-        name: "protocol",
+        name: PROTOCOL_ANNOTATION,
         allowed: PROTOCOLS,
         purpose: "What ports of this pod speak, where `appProtocol` of its Services does not say it or is wrong. \
                   Discovery reads it from the pod.",
         apply: |_, text| protocols(text),
     },
     Annotation {
-        name: "proxy-cpu-limit",
+        name: PROXY_CPU_LIMIT_ANNOTATION,
         allowed: QUANTITY,
         purpose: "CPU that the sidecar may use at most.",
         apply: |settings, text| quantity(&mut settings.resources.limits, "cpu", text),
     },
     Annotation {
-        name: "proxy-cpu-request",
+        name: PROXY_CPU_REQUEST_ANNOTATION,
         allowed: QUANTITY,
         purpose: "CPU that the scheduler keeps free for the sidecar.",
         apply: |settings, text| quantity(&mut settings.resources.requests, "cpu", text),
     },
     Annotation {
-        name: "proxy-memory-limit",
+        name: PROXY_MEMORY_LIMIT_ANNOTATION,
         allowed: QUANTITY,
         purpose: "Memory beyond which the sidecar is killed.",
         apply: |settings, text| quantity(&mut settings.resources.limits, "memory", text),
     },
     Annotation {
-        name: "proxy-memory-request",
+        name: PROXY_MEMORY_REQUEST_ANNOTATION,
         allowed: QUANTITY,
         purpose: "Memory that the scheduler keeps free for the sidecar.",
         apply: |settings, text| quantity(&mut settings.resources.requests, "memory", text),
     },
     Annotation {
-        name: "proxy-workers",
+        name: PROXY_WORKERS_ANNOTATION,
         allowed: "a whole number from 1 to 64",
         purpose: "Data-plane threads of the sidecar, instead of `proxy.workers`.",
         apply: |settings, text| {
@@ -127,7 +132,21 @@ pub const ANNOTATIONS: &[Annotation] = &[
         },
     },
     Annotation {
-        name: "shutdown-grace",
+        name: REWRITE_PROBES_ANNOTATION,
+        allowed: "enabled or disabled",
+        purpose: "Whether kubelet's probes go to the sidecar, which asks the application (enabled, the default), or to the \
+                  application itself (disabled).",
+        apply: |settings, text| {
+            settings.rewrite_probes = match text {
+                "enabled" => true,
+                "disabled" => false,
+                _ => return Err(()),
+            };
+            Ok(())
+        },
+    },
+    Annotation {
+        name: SHUTDOWN_GRACE_ANNOTATION,
         allowed: "seconds or minutes such as 45s or 2m, at most 60m",
         purpose: "How long open requests may go on after SIGTERM, instead of `proxy.shutdownGraceSeconds`.",
         apply: |settings, text| {
@@ -136,7 +155,7 @@ pub const ANNOTATIONS: &[Annotation] = &[
         },
     },
     Annotation {
-        name: "skip-inbound-ports",
+        name: SKIP_INBOUND_PORTS_ANNOTATION,
         allowed: PORTS,
         purpose: "Ports of this pod that are not redirected to the sidecar, instead of `proxy.skipInboundPorts`.",
         apply: |settings, text| {
@@ -145,13 +164,20 @@ pub const ANNOTATIONS: &[Annotation] = &[
         },
     },
     Annotation {
-        name: "skip-outbound-ports",
+        name: SKIP_OUTBOUND_PORTS_ANNOTATION,
         allowed: PORTS,
         purpose: "Ports of destinations to which connections are not redirected, instead of `proxy.skipOutboundPorts`.",
         apply: |settings, text| {
             settings.skip_outbound_ports = text.parse().map_err(drop)?;
             Ok(())
         },
+    },
+    Annotation {
+        name: STRICT_PATH_PORTS_ANNOTATION,
+        allowed: PORTS,
+        purpose: "Ports of this pod at which a path that servers read in several ways is answered 400. Discovery reads it \
+                  from the pod.",
+        apply: |_, text| text.parse::<PortList>().map(drop).map_err(drop),
     },
 ];
 
@@ -178,6 +204,8 @@ pub struct Settings {
     pub skip_outbound_ports: PortList,
     /// Seconds of the injected `preStop: sleep`; 0 is none.
     pub pre_stop_seconds: u32,
+    /// Whether kubelet's probes go to the sidecar.
+    pub rewrite_probes: bool,
 }
 
 /// An annotation that cannot be used.
@@ -189,7 +217,7 @@ pub enum AnnotationError {
         /// The whole name.
         name: String,
         /// The known name that is most like it.
-        nearest: String,
+        nearest: &'static str,
     },
     /// The value is not a text.
     #[error("annotation {name} must be a text: put its value in quotes")]
@@ -209,7 +237,7 @@ pub enum AnnotationError {
     },
     /// Annotation and configuration together request more than they allow.
     #[error(
-        "{request} {resource} are requested for the sidecar, above its limit of {limit}: set both annotations {PREFIX}proxy-{resource}-request and {PREFIX}proxy-{resource}-limit"
+        "{request} {resource} are requested for the sidecar, above its limit of {limit}: set both annotations {CONFIG_PREFIX}proxy-{resource}-request and {CONFIG_PREFIX}proxy-{resource}-limit"
     )]
     Contradiction {
         /// `cpu` or `memory`.
@@ -225,10 +253,8 @@ impl Settings {
     /// The configuration with a pod's annotations on top. The first wrong annotation (by name) is the error.
     pub fn resolve(config: &Config, annotations: Option<&Map<String, Value>>) -> Result<Self, AnnotationError> {
         let mut settings = Self::new(config);
-        let ours =
-            annotations.into_iter().flatten().filter_map(|(key, value)| Some((key, key.strip_prefix(PREFIX)?, value)));
-        for (key, name, value) in ours {
-            let annotation = ANNOTATIONS.iter().find(|known| known.name == name).ok_or_else(|| unknown(key, name))?;
+        for (key, value) in annotations.into_iter().flatten().filter(|(key, _)| key.starts_with(CONFIG_PREFIX)) {
+            let annotation = ANNOTATIONS.iter().find(|known| known.name == key).ok_or_else(|| unknown(key))?;
             let text = value.as_str().ok_or_else(|| AnnotationError::NotText { name: key.clone() })?;
             (annotation.apply)(&mut settings, text.trim()).map_err(|()| AnnotationError::Value {
                 name: key.clone(),
@@ -259,18 +285,16 @@ impl Settings {
             skip_inbound_ports: proxy.skip_inbound_ports,
             skip_outbound_ports: proxy.skip_outbound_ports,
             pre_stop_seconds: config.pre_stop_seconds,
+            rewrite_probes: true,
         }
     }
 }
 
-fn unknown(key: &str, name: &str) -> AnnotationError {
-    let name: String = name.chars().take(SHOWN).collect();
+fn unknown(key: &str) -> AnnotationError {
+    let name: String = key.chars().take(SHOWN + CONFIG_PREFIX.len()).collect();
     let nearest =
         ANNOTATIONS.iter().map(|known| known.name).min_by_key(|known| strsim::damerau_levenshtein(known, &name));
-    AnnotationError::Unknown {
-        name: key.chars().take(SHOWN + PREFIX.len()).collect(),
-        nearest: format!("{PREFIX}{}", nearest.unwrap_or_default()),
-    }
+    AnnotationError::Unknown { nearest: nearest.unwrap_or_default(), name }
 }
 
 fn whole(text: &str, least: u32, most: u32) -> Result<u32, ()> {
@@ -278,11 +302,10 @@ fn whole(text: &str, least: u32, most: u32) -> Result<u32, ()> {
     text.parse().ok().filter(|number| digits && (least..=most).contains(number)).ok_or(())
 }
 
+/// A duration of whole seconds.
 fn seconds(text: &str) -> Result<u32, ()> {
-    if let Some(minutes) = text.strip_suffix('m') {
-        return Ok(whole(minutes, 0, MAX_SHUTDOWN_GRACE_SECONDS / 60)? * 60);
-    }
-    whole(text.strip_suffix('s').ok_or(())?, 0, MAX_SHUTDOWN_GRACE_SECONDS)
+    let read = mesh_policy::duration::read(text).filter(|read| read.subsec_nanos() == 0).ok_or(())?;
+    u32::try_from(read.as_secs()).ok().filter(|seconds| *seconds <= MAX_SHUTDOWN_GRACE_SECONDS).ok_or(())
 }
 
 /// Only looked at: `mesh-resources` has the same form, and says what it means.

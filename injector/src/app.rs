@@ -7,14 +7,10 @@ use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use mesh_credentials::{Credentials, channel::Peer, parts::Parts};
-use mesh_listen::serve_pages;
-use mesh_policy::Identity;
+use mesh_listen::{Signals, serve_pages};
+use mesh_policy::{Identity, well_known::MESH_IDENTITY};
 use rustls::{ServerConfig, crypto::aws_lc_rs};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -22,7 +18,7 @@ use crate::{
     config_file::ConfigFile,
     events::Events,
     metrics::Metrics,
-    server::{self, Server},
+    server::Server,
     webhook::{Pages, Webhook},
 };
 
@@ -54,7 +50,7 @@ pub struct RunArgs {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::new()?;
     let metrics = Arc::new(Metrics::default());
     let ends = CancellationToken::new();
     let events = match kube::Client::try_default().await {
@@ -65,10 +61,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         }
     };
     let injector = Injector::start(args, events, metrics, ends).await?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: serving on for {LEAVE_FOR:?}, then going down"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: serving on for {LEAVE_FOR:?}, then going down"),
-    }
+    tracing::info!("{}: serving on for {LEAVE_FOR:?}, then going down", signals.wait().await);
     injector.stop().await;
     Ok(())
 }
@@ -104,7 +97,7 @@ impl Injector {
         run("the watch of the configuration", Box::pin(config.follow(metrics.clone(), ends.clone())));
 
         // 2. Who we are.
-        let identity = Identity::new(&args.trust_domain, &args.namespace, "mesh-identity")
+        let identity = Identity::new(&args.trust_domain, &args.namespace, MESH_IDENTITY)
             .with_context(|| format!("--trust-domain {:?}, --namespace {:?}", args.trust_domain, args.namespace))?;
         let credentials = Credentials::new(mesh_credentials::Config {
             identity: Peer { address: args.identity_addr.parse().context("--identity-addr")?, identity },
@@ -179,5 +172,5 @@ fn tls(credentials: &Credentials) -> Result<Arc<ServerConfig>> {
 }
 
 fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener> {
-    server::listen(address).with_context(|| format!("{flag} {address}: cannot listen there"))
+    mesh_listen::listen(address).with_context(|| format!("{flag} {address}: cannot listen there"))
 }

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use mesh_policy::Identity;
+use mesh_policy::{
+    Identity,
+    well_known::{CONTROL_NAMESPACE, MESH_IDENTITY, PROXY_UID},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{VERSION, ports::PortList, quantity::Quantity};
 
-/// The user and group of the sidecar: redirection tells its traffic from the application's by it.
-pub const DEFAULT_UID: u32 = 4640;
 /// Longest `preStop` sleep; longer than this nobody's endpoints take to be known as gone.
 pub const MAX_PRE_STOP_SECONDS: u32 = 300;
 /// Longest time for open requests after SIGTERM.
@@ -59,6 +60,8 @@ pub struct ProxyConfig {
     pub shutdown_grace_seconds: u32,
     /// Whether the sidecar is an init container that stays (`restartPolicy: Always`; Kubernetes 1.29 and newer).
     pub native_sidecar: bool,
+    /// Whether a caller that policy refuses is told by which policy and rule.
+    pub denial_details: bool,
     /// Ports of pods that say nothing themselves which are opaque bytes.
     pub opaque_ports: PortList,
     /// Inbound ports that are not redirected.
@@ -129,9 +132,9 @@ impl Config {
             }
         };
         let up_to = |most: u32| format!("a whole number from 0 to {most}");
-        let identity = |domain, namespace| Identity::new(domain, namespace, "mesh-identity").is_ok();
+        let identity = |domain, namespace| Identity::new(domain, namespace, MESH_IDENTITY).is_ok();
         let domain = &self.trust_domain;
-        check(identity(domain, "mesh-system"), "trustDomain", domain, &"1 to 255 of a-z 0-9 . _ -")?;
+        check(identity(domain, CONTROL_NAMESPACE), "trustDomain", domain, &"1 to 255 of a-z 0-9 . _ -")?;
         let domain = &self.cluster_domain;
         check(dns_name(domain), "clusterDomain", domain, &"a DNS name such as cluster.local")?;
         let namespace = &self.control_plane_namespace;
@@ -175,7 +178,7 @@ impl Default for Config {
         Self {
             trust_domain: "cluster.local".into(),
             cluster_domain: "cluster.local".into(),
-            control_plane_namespace: "mesh-system".into(),
+            control_plane_namespace: CONTROL_NAMESPACE.into(),
             proxy: ProxyConfig::default(),
             init: InitConfig::default(),
             pre_stop_seconds: 3,
@@ -193,9 +196,10 @@ impl Default for ProxyConfig {
             workers: 1,
             // No CPU limit: throttling a proxy stops all requests of its pod for the rest of a period.
             resources: resources(&[("cpu", "10m"), ("memory", "20Mi")], &[("memory", "256Mi")]),
-            uid: DEFAULT_UID,
+            uid: PROXY_UID,
             shutdown_grace_seconds: 30,
             native_sidecar: true,
+            denial_details: false,
             opaque_ports: PortList::default(),
             skip_inbound_ports: PortList::default(),
             skip_outbound_ports: PortList::default(),
@@ -272,7 +276,7 @@ mod tests {
             "trustDomain: corp.example\nclusterDomain: cluster.local\ncontrolPlaneNamespace: mesh-system\n\
              proxy:\n  image: docker.io/mesh/mesh-proxy:1.2.3\n  imagePullPolicy: IfNotPresent\n  logLevel: info\n  \
              workers: 2\n  resources: {requests: {cpu: 1, memory: 20Mi}, limits: {cpu: 1.5, memory: 256Mi}}\n  \
-             uid: 4640\n  shutdownGraceSeconds: 30\n  nativeSidecar: true\n  opaquePorts: [25, '3306-3310']\n  \
+             uid: 4640\n  shutdownGraceSeconds: 30\n  nativeSidecar: true\n  denialDetails: true\n  opaquePorts: [25, '3306-3310']\n  \
              skipInboundPorts: []\n  skipOutboundPorts: []\ninit: {enabled: false, resources: {}}\npreStopSeconds: 0\n",
         )
         .unwrap();

@@ -8,6 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use arc_swap::ArcSwap;
+use mesh_policy::well_known::MESH_INJECTOR;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -77,7 +78,7 @@ impl ConfigFile {
 
 fn read(path: &std::path::Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{}: is the ConfigMap mesh-injector mounted there?", path.display()))?;
+        .with_context(|| format!("{}: is the ConfigMap {MESH_INJECTOR} mounted there?", path.display()))?;
     ensure!(text.len() <= MAX_BYTES, "{} has {} bytes, more than {MAX_BYTES}", path.display(), text.len());
     Ok(text)
 }

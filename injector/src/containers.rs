@@ -3,30 +3,25 @@
 //! Everything passes Pod Security `restricted`, but for the one capability of `mesh-init`. Nothing that may change
 //! while a pod lives (roots, policies, endpoints) is written into it.
 
+use mesh_policy::well_known::{
+    ADMIN_PORT, DESTINATION_PORT, IDENTITY_PORT, INBOUND_PORT, INIT_CONTAINER, MESH_DESTINATION, MESH_IDENTITY,
+    METRICS_PORT, OUTBOUND_PORT, PROXY_CONTAINER, TOKEN_AUDIENCE, TRUST_BUNDLE, TRUST_BUNDLE_KEY,
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
     annotations::Settings,
     config::{Config, Resources},
-    pod::{INIT, PROXY, VOLUME},
+    pod::VOLUME,
 };
 
 /// Ports of the sidecar in the pod's network, and what it does there.
 pub const PORTS: [(u16, &str); 4] = [
     (OUTBOUND_PORT, "takes redirected outbound connections"),
     (INBOUND_PORT, "takes redirected inbound connections"),
-    (4691, "has its admin page"),
+    (ADMIN_PORT, "has its admin page"),
     (METRICS_PORT, "serves /ready and /metrics"),
 ];
-const OUTBOUND_PORT: u16 = 4640;
-const INBOUND_PORT: u16 = 4643;
-const METRICS_PORT: u16 = 4692;
-/// Port of mesh-identity's Service.
-const IDENTITY_PORT: u16 = 4650;
-/// Port of mesh-destination's Service.
-const DESTINATION_PORT: u16 = 4651;
-/// Audience of the token; identity takes no other.
-const AUDIENCE: &str = "identity.meshctl.dev";
 /// Kubelet renews the token after 80 % of this.
 const TOKEN_SECONDS: u32 = 3600;
 /// Where token and roots are in the sidecar.
@@ -51,7 +46,7 @@ pub(crate) fn init(config: &Config, settings: &Settings, with_resources: bool) -
     let mut security = security_context(uid);
     security["capabilities"]["add"] = json!(["NET_ADMIN"]);
     let mut container = Map::new();
-    container.insert("name".into(), INIT.into());
+    container.insert("name".into(), INIT_CONTAINER.into());
     container.insert("image".into(), settings.image.as_str().into());
     container.insert("imagePullPolicy".into(), config.proxy.image_pull_policy.as_str().into());
     container.insert("args".into(), json!(["init"]));
@@ -67,7 +62,7 @@ pub(crate) fn init(config: &Config, settings: &Settings, with_resources: bool) -
 /// The sidecar `mesh-proxy`. `pre_stop` is for the older form only: a native sidecar ends after the application anyway.
 pub(crate) fn proxy(config: &Config, settings: &Settings, with_resources: bool, pre_stop: Option<u64>) -> Value {
     let mut container = Map::new();
-    container.insert("name".into(), PROXY.into());
+    container.insert("name".into(), PROXY_CONTAINER.into());
     container.insert("image".into(), settings.image.as_str().into());
     container.insert("imagePullPolicy".into(), config.proxy.image_pull_policy.as_str().into());
     if settings.native_sidecar {
@@ -108,10 +103,10 @@ pub(crate) fn volume() -> Value {
         "projected": {
             "defaultMode": 0o644,
             "sources": [
-                {"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}},
+                {"serviceAccountToken": {"audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}},
                 {"configMap": {
-                    "name": "mesh-trust-bundle",
-                    "items": [{"key": "ca-bundle.pem", "path": "ca-bundle.pem"}],
+                    "name": TRUST_BUNDLE,
+                    "items": [{"key": TRUST_BUNDLE_KEY, "path": TRUST_BUNDLE_KEY}],
                 }},
             ],
         },
@@ -123,21 +118,25 @@ fn proxy_env(config: &Config, settings: &Settings) -> Vec<Value> {
     let address = |service: &str, port: u16| format!("{service}.{namespace}.svc.{domain}:{port}");
     let identity = |account: &str| format!("spiffe://{}/ns/{namespace}/sa/{account}", config.trust_domain);
     let from_pod = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-    vec![
+    let mut env = vec![
         from_pod("POD_NAME", "metadata.name"),
         from_pod("POD_NAMESPACE", "metadata.namespace"),
         from_pod("MESH_POD_IPS", "status.podIPs"),
         variable("MESH_WORKLOAD", "$(POD_NAMESPACE)/$(POD_NAME)"),
-        variable("MESH_IDENTITY_ADDR", address("mesh-identity", IDENTITY_PORT)),
-        variable("MESH_IDENTITY_NAME", identity("mesh-identity")),
-        variable("MESH_DESTINATION_ADDR", address("mesh-destination", DESTINATION_PORT)),
-        variable("MESH_DESTINATION_NAME", identity("mesh-destination")),
+        variable("MESH_IDENTITY_ADDR", address(MESH_IDENTITY, IDENTITY_PORT)),
+        variable("MESH_IDENTITY_NAME", identity(MESH_IDENTITY)),
+        variable("MESH_DESTINATION_ADDR", address(MESH_DESTINATION, DESTINATION_PORT)),
+        variable("MESH_DESTINATION_NAME", identity(MESH_DESTINATION)),
         variable("MESH_TOKEN_FILE", format_args!("{MOUNT_PATH}/token")),
-        variable("MESH_TRUST_BUNDLE_FILE", format_args!("{MOUNT_PATH}/ca-bundle.pem")),
+        variable("MESH_TRUST_BUNDLE_FILE", format_args!("{MOUNT_PATH}/{TRUST_BUNDLE_KEY}")),
         variable("MESH_LOG", &settings.log_level),
         variable("MESH_SHUTDOWN_GRACE", format_args!("{}s", settings.shutdown_grace_seconds)),
         variable("MESH_WORKERS", settings.workers),
-    ]
+    ];
+    if config.proxy.denial_details {
+        env.push(variable("MESH_DENIAL_DETAILS", true));
+    }
+    env
 }
 
 fn variable(name: &str, value: impl std::fmt::Display) -> Value {

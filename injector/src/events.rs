@@ -7,6 +7,7 @@ use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 
 use hyper::Request;
 use kube::Client;
+use mesh_policy::well_known::MESH_INJECTOR;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -27,8 +28,6 @@ const BURST: u32 = 20;
 const ONE_PER: Duration = Duration::from_secs(1);
 /// Longest wait for the API server.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
-/// Who reports.
-const REPORTER: &str = "mesh-injector";
 
 /// Takes notes without waiting.
 #[derive(Clone, Debug)]
@@ -152,7 +151,7 @@ fn event(note: &Note) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"generateName": "mesh-injector-", "namespace": note.namespace},
+        "metadata": {"generateName": format!("{MESH_INJECTOR}-"), "namespace": note.namespace},
         "involvedObject": object,
         "type": "Normal",
         "reason": "MeshInjectionSkipped",
@@ -160,9 +159,9 @@ fn event(note: &Note) -> Value {
         "count": 1,
         "firstTimestamp": now,
         "lastTimestamp": now,
-        "source": {"component": REPORTER},
-        "reportingComponent": REPORTER,
-        "reportingInstance": REPORTER,
+        "source": {"component": MESH_INJECTOR},
+        "reportingComponent": MESH_INJECTOR,
+        "reportingInstance": MESH_INJECTOR,
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The core is pure and dynamic (JSON in, JSON patch out), so that no field of a newer Kubernetes is ever lost. Reading
 //! order: [`config`] and [`annotations`] (what is asked for), [`patch`] (the decision and the patch, with [`skip`],
-//! [`refusal`] and the rendered containers), [`manifest`] (the same for files). Around it the webhook: [`app`] (start and
+//! [`refusal`], the rewritten probes and the rendered containers), [`manifest`] (the same for files). Around it the webhook: [`app`] (start and
 //! end), [`server`], [`webhook`], [`admission`], [`events`].
 
 pub mod admission;
@@ -18,8 +18,10 @@ pub mod patch;
 pub mod pod;
 pub mod ports;
 mod pre_stop;
+mod probes;
 pub mod quantity;
 pub mod refusal;
+pub mod secret;
 pub mod server;
 pub mod skip;
 pub mod webhook;

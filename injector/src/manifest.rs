@@ -5,13 +5,16 @@
 //! known by their shape, not their kind: whatever has `spec.template.spec.containers` is served, custom resources
 //! too. It reads and writes no files.
 
+use mesh_policy::well_known::INJECT_LABEL;
 use serde_json::{Map, Value};
 
 use crate::{
     config::Config,
     patch::{self, NamespaceFacts, Outcome},
-    pod::INJECT_LABEL,
+    pod::Pod,
+    probes,
     refusal::Refusal,
+    secret::Secrets,
     skip::Skip,
 };
 
@@ -61,13 +64,19 @@ pub enum Change {
 
 /// Injects the pods of a document: an object, or a List of objects. Returns it with a report for each object.
 ///
-/// `namespace` is that of objects which name none.
-pub fn inject_document(document: &Value, manner: Manner, namespace: &str, config: &Config) -> (Value, Vec<Report>) {
+/// `namespace` is that of objects which name none. `secrets` is for the probes of templates: all pods of one have the same.
+pub fn inject_document(
+    document: &Value,
+    manner: Manner,
+    namespace: &str,
+    config: &Config,
+    secrets: Secrets<'_>,
+) -> (Value, Vec<Report>) {
     let mut document = document.clone();
     let mut reports = Vec::new();
     each_object(&mut document, 0, &mut reports, &mut |object, object_namespace| match manner {
-        Manner::Label => label(object, object_namespace.unwrap_or(namespace), config),
-        Manner::Manual => manual(object, object_namespace.unwrap_or(namespace), config),
+        Manner::Label => label(object, object_namespace.unwrap_or(namespace), config, secrets),
+        Manner::Manual => manual(object, object_namespace.unwrap_or(namespace), config, secrets),
     });
     (document, reports)
 }
@@ -111,7 +120,7 @@ fn each_object(
     reports.push(Report { kind, namespace, name, change });
 }
 
-fn label(object: &mut Value, namespace: &str, config: &Config) -> Change {
+fn label(object: &mut Value, namespace: &str, config: &Config, secrets: Secrets<'_>) -> Change {
     let target = if is_namespace(object) {
         let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         if name == "kube-system" || name == config.control_plane_namespace {
@@ -123,7 +132,7 @@ fn label(object: &mut Value, namespace: &str, config: &Config) -> Change {
             return Change::NoPods;
         };
         // What the webhook would refuse or leave alone is told now, not when pods do not start.
-        match patch::inject(template, &NamespaceFacts { name: namespace.to_owned() }, config) {
+        match patch::inject(template, &NamespaceFacts { name: namespace.to_owned() }, config, secrets) {
             Err(refusal) => return Change::Refused(refusal),
             Ok(Outcome::Skipped { reason: Skip::AlreadyInjected }) => return Change::Same,
             Ok(Outcome::Skipped { reason }) => return Change::Skipped(reason),
@@ -133,16 +142,19 @@ fn label(object: &mut Value, namespace: &str, config: &Config) -> Change {
     opt_in(target)
 }
 
-fn manual(object: &mut Value, namespace: &str, config: &Config) -> Change {
+fn manual(object: &mut Value, namespace: &str, config: &Config, secrets: Secrets<'_>) -> Change {
     let Some(template) = template_path(object).and_then(|path| template_mut(object, path)) else {
         return Change::NoPods;
     };
-    // Whatever an earlier run (of any version, with any configuration) wrote is made anew.
+    // Whatever an earlier run (of any version, with any configuration) wrote is made anew, but for the secret: pods that
+    // are as they should be must not be replaced.
     let mut made = template.clone();
+    let kept = Pod::read(template).ok().and_then(|pod| probes::secret(&pod));
+    let secrets: Secrets<'_> = &|| kept.clone().map_or_else(secrets, Ok);
     if uninject::has_record(&made) {
         uninject::template(&mut made);
     }
-    match patch::inject(&made, &NamespaceFacts { name: namespace.to_owned() }, config) {
+    match patch::inject(&made, &NamespaceFacts { name: namespace.to_owned() }, config, secrets) {
         Err(refusal) => return Change::Refused(refusal),
         Ok(Outcome::Skipped { reason }) => return Change::Skipped(reason),
         Ok(Outcome::Injected { pod, .. }) => made = pod,

@@ -4,26 +4,32 @@
 //! stays, and what they do afterwards is looked at again without doing anything twice.
 
 use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
+use mesh_policy::well_known::{
+    CHANGES_ANNOTATION, INIT_CONTAINER, INJECTED_ANNOTATION, OPAQUE_PORTS_ANNOTATION, PROXY_CONTAINER,
+    SKIP_INBOUND_PORTS_ANNOTATION, VERSION_LABEL,
+};
 use serde_json::{Map, Value};
 
 use crate::{
     VERSION,
-    annotations::{PREFIX, Settings},
+    annotations::Settings,
     config::Config,
     containers,
-    pod::{CHANGES, INIT, INJECTED, PROXY, Pod, VERSION_LABEL, VOLUME, name_of},
+    pod::{Pod, VOLUME, name_of},
     pre_stop::{self, Hook},
+    probes::{self, Rewritten},
     refusal::Refusal,
+    secret::Secrets,
     skip::{self, Skip},
 };
 
-/// In [`CHANGES`]: the annotation that tells kubectl which container is meant when none is named.
+/// In [`CHANGES_ANNOTATION`]: the annotation that tells kubectl which container is meant when none is named.
 pub(crate) const DEFAULT_CONTAINER_CHANGE: &str = "default-container";
-/// In [`CHANGES`]: the annotation with the opaque ports of the configuration.
+/// In [`CHANGES_ANNOTATION`]: the annotation with the opaque ports of the configuration.
 pub(crate) const OPAQUE_PORTS_CHANGE: &str = "opaque-ports";
-/// In [`CHANGES`]: the annotation with the ports of the configuration that are not redirected.
+/// In [`CHANGES_ANNOTATION`]: the annotation with the ports of the configuration that are not redirected.
 pub(crate) const SKIP_INBOUND_CHANGE: &str = "skip-inbound-ports";
-/// In [`CHANGES`], before the name of a container: its `preStop` hook.
+/// In [`CHANGES_ANNOTATION`], before the name of a container: its `preStop` hook.
 pub(crate) const PRE_STOP_CHANGE: &str = "pre-stop/";
 pub(crate) const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
@@ -53,9 +59,16 @@ pub enum Outcome {
 }
 
 /// Adds the sidecar to a pod (or to a template of pods), leaves it alone, or refuses it with the reason.
-pub fn inject(pod: &Value, namespace: &NamespaceFacts, config: &Config) -> Result<Outcome, Refusal> {
+///
+/// `secrets` is asked for one secret at most, if the pod has probes that are rewritten.
+pub fn inject(
+    pod: &Value,
+    namespace: &NamespaceFacts,
+    config: &Config,
+    secrets: Secrets<'_>,
+) -> Result<Outcome, Refusal> {
     let read = Pod::read(pod)?;
-    let ours = read.annotation(INJECTED).filter(|_| read.has_container(PROXY));
+    let ours = read.annotation(INJECTED_ANNOTATION).filter(|_| read.has_container(PROXY_CONTAINER));
     if let Some(reason) = skip::reason(&read, &namespace.name, config)? {
         return match reason {
             // Whoever came second must not go unnoticed.
@@ -65,11 +78,11 @@ pub fn inject(pod: &Value, namespace: &NamespaceFacts, config: &Config) -> Resul
     }
     let settings = Settings::resolve(config, read.annotations)?;
     let patch = match ours {
-        Some(VERSION) => again(&read, config, &settings),
+        Some(VERSION) => again(&read, config, &settings, secrets)?,
         Some(other) => return Ok(Outcome::Skipped { reason: Skip::OtherVersion(other.to_owned()) }),
         None => {
             conflicts(&read, config, &settings)?;
-            fresh(&read, config, &settings)
+            fresh(&read, config, &settings, secrets)?
         }
     };
     if patch.is_empty() {
@@ -87,7 +100,7 @@ fn conflicts(pod: &Pod<'_>, config: &Config, settings: &Settings) -> Result<(), 
     let of_pod = is_uid(pod.spec.get("securityContext").and_then(|security| security.get("runAsUser")));
     for (field, container) in pod.all_containers() {
         let name = name_of(container);
-        if name == PROXY || name == INIT {
+        if name == PROXY_CONTAINER || name == INIT_CONTAINER {
             return Err(Refusal::NameTaken { field, name: name.to_owned() });
         }
         match container.pointer("/securityContext/runAsUser").filter(|user| !user.is_null()) {
@@ -117,10 +130,10 @@ fn conflicts(pod: &Pod<'_>, config: &Config, settings: &Settings) -> Result<(), 
 }
 
 /// Everything, for a pod that has nothing of ours.
-fn fresh(pod: &Pod<'_>, config: &Config, settings: &Settings) -> Patch {
+fn fresh(pod: &Pod<'_>, config: &Config, settings: &Settings, secrets: Secrets<'_>) -> Result<Patch, Refusal> {
     let hooks = pre_stop::hooks(pod, config, settings);
     let mut changes: Vec<String> = hooks.iter().map(|hook| format!("{PRE_STOP_CHANGE}{}", hook.name)).collect();
-    let mut annotations = Map::from_iter([(INJECTED.to_owned(), VERSION.into())]);
+    let mut annotations = Map::from_iter([(INJECTED_ANNOTATION.to_owned(), VERSION.into())]);
 
     // In the older form the sidecar is the first container, but nobody who runs `kubectl logs` means it.
     if !settings.native_sidecar && pod.annotation(DEFAULT_CONTAINER).is_none() {
@@ -129,17 +142,17 @@ fn fresh(pod: &Pod<'_>, config: &Config, settings: &Settings) -> Patch {
         changes.push(DEFAULT_CONTAINER_CHANGE.to_owned());
     }
     // Discovery reads these from the pod; it does not know our configuration.
-    for (change, ports) in
-        [(OPAQUE_PORTS_CHANGE, &config.proxy.opaque_ports), (SKIP_INBOUND_CHANGE, &config.proxy.skip_inbound_ports)]
-    {
-        let annotation = format!("{PREFIX}{change}");
-        if !ports.is_empty() && pod.annotations.is_none_or(|all| !all.contains_key(&annotation)) {
-            annotations.insert(annotation, ports.to_string().into());
+    for (change, annotation, ports) in [
+        (OPAQUE_PORTS_CHANGE, OPAQUE_PORTS_ANNOTATION, &config.proxy.opaque_ports),
+        (SKIP_INBOUND_CHANGE, SKIP_INBOUND_PORTS_ANNOTATION, &config.proxy.skip_inbound_ports),
+    ] {
+        if !ports.is_empty() && pod.annotations.is_none_or(|all| !all.contains_key(annotation)) {
+            annotations.insert(annotation.to_owned(), ports.to_string().into());
             changes.push(change.to_owned());
         }
     }
     if !changes.is_empty() {
-        annotations.insert(CHANGES.to_owned(), changes.join(",").into());
+        annotations.insert(CHANGES_ANNOTATION.to_owned(), changes.join(",").into());
     }
 
     let mut patch = Builder::default();
@@ -151,10 +164,15 @@ fn fresh(pod: &Pod<'_>, config: &Config, settings: &Settings) -> Patch {
     patch.entries(&["metadata", "annotations"], pod.annotations.is_some(), annotations);
     patch.last(&["spec", "volumes"], pod.volumes.is_some(), containers::volume());
     patch.hooks(&hooks, settings);
+    let rewritten = probes::rewrite(pod, settings, secrets)?;
+    let variable = rewritten.map(|rewritten| patch.probes(rewritten));
 
     // Where the pod bounds its resources as a whole, amounts of our own could pass that bound.
     let own_resources = pod.spec.get("resources").is_none_or(Value::is_null);
-    let proxy = containers::proxy(config, settings, own_resources, pre_stop::of_proxy(pod, config, settings));
+    let mut proxy = containers::proxy(config, settings, own_resources, pre_stop::of_proxy(pod, config, settings));
+    if let (Some(variable), Some(env)) = (variable, proxy.get_mut("env").and_then(Value::as_array_mut)) {
+        env.push(variable);
+    }
     let init = config.init.enabled.then(|| containers::init(config, settings, own_resources));
     if settings.native_sidecar {
         // Ours come first, so that what other init containers say goes through the mesh as well.
@@ -170,22 +188,39 @@ fn fresh(pod: &Pod<'_>, config: &Config, settings: &Settings) -> Patch {
             patch.last(&["spec", "initContainers"], pod.init_containers.is_some(), init);
         }
     }
-    patch.finish()
+    Ok(patch.finish())
 }
 
-/// What is left to do for a pod that is injected: containers that other webhooks added since get their hook.
-fn again(pod: &Pod<'_>, config: &Config, settings: &Settings) -> Patch {
+/// What is left to do for a pod that is injected: containers that other webhooks added since get their hook, and have
+/// their probes rewritten.
+fn again(pod: &Pod<'_>, config: &Config, settings: &Settings, secrets: Secrets<'_>) -> Result<Patch, Refusal> {
     let hooks = pre_stop::hooks(pod, config, settings);
     let mut patch = Builder::default();
     if !hooks.is_empty() {
-        let before = pod.annotation(CHANGES).filter(|changes| !changes.is_empty()).map(str::to_owned);
+        let before = pod.annotation(CHANGES_ANNOTATION).filter(|changes| !changes.is_empty()).map(str::to_owned);
         let new = hooks.iter().map(|hook| format!("{PRE_STOP_CHANGE}{}", hook.name));
         let changes = before.into_iter().chain(new).collect::<Vec<_>>().join(",");
         // `add` replaces a member that is there (RFC 6902, 4.1).
-        patch.add(&["metadata", "annotations", CHANGES], changes.into());
+        patch.add(&["metadata", "annotations", CHANGES_ANNOTATION], changes.into());
         patch.hooks(&hooks, settings);
     }
-    patch.finish()
+    let lists = [("initContainers", pod.init_containers.unwrap_or_default()), ("containers", pod.containers)];
+    let ours = lists.into_iter().find_map(|(list, containers)| {
+        let at = containers.iter().position(|container| name_of(container) == PROXY_CONTAINER)?;
+        Some((list, at.to_string(), &containers[at]))
+    });
+    if let (Some((list, at, proxy)), Some(rewritten)) = (ours, probes::rewrite(pod, settings, secrets)?) {
+        let variable = patch.probes(rewritten);
+        let env = ["spec", list, &at, "env"];
+        match probes::place_of_variable(proxy) {
+            Some(n) => {
+                let value = variable.get("value").cloned().unwrap_or_default();
+                patch.add(&[&env[..], &[&n.to_string(), "value"]].concat(), value);
+            }
+            None => patch.last(&env, proxy.get("env").is_some_and(Value::is_array), variable),
+        }
+    }
+    Ok(patch.finish())
 }
 
 /// Operations in order, all of them `add`.
@@ -231,6 +266,14 @@ impl Builder {
             let entries = Map::from_iter([("preStop".to_owned(), sleep)]);
             self.entries(&container, hook.lifecycle, entries);
         }
+    }
+
+    /// Rewrites probes of a pod whose containers stand where they stood, and gives the sidecar's variable.
+    fn probes(&mut self, rewritten: Rewritten) -> Value {
+        for (place, probe) in rewritten.probes {
+            self.add(&place.iter().map(String::as_str).collect::<Vec<_>>(), probe);
+        }
+        rewritten.variable
     }
 
     fn finish(self) -> Patch {

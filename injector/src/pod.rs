@@ -7,20 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::refusal::Refusal;
 
-/// Name of the sidecar's container.
-pub const PROXY: &str = "mesh-proxy";
-/// Name of the init container that redirects.
-pub const INIT: &str = "mesh-init";
 /// Name of the volume with token and trust bundle.
-pub const VOLUME: &str = "mesh-identity";
-/// Label of namespaces and pods that says whether pods are injected: `enabled` or `disabled`.
-pub const INJECT_LABEL: &str = "meshctl.dev/inject";
-/// Label of injected pods: the version that injected them.
-pub const VERSION_LABEL: &str = "meshctl.dev/proxy-version";
-/// Annotation of injected pods: the version that injected them.
-pub const INJECTED: &str = "meshctl.dev/injected";
-/// Annotation of injected pods: which changes cannot be told from the user's own words, for `uninject`.
-pub const CHANGES: &str = "meshctl.dev/injected-changes";
+pub(crate) const VOLUME: &str = "mesh-identity";
 
 /// A pod, or the template of pods.
 #[derive(Clone, Copy, Debug)]

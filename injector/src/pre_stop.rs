@@ -3,12 +3,13 @@
 //! A pod that is deleted is told to end while others still believe that it serves. The sleep keeps its application
 //! serving until the endpoints are known to be gone; it is kubelet's, so no image needs a `sleep` in it.
 
+use mesh_policy::well_known::PROXY_CONTAINER;
 use serde_json::{Value, json};
 
 use crate::{
     annotations::Settings,
     config::Config,
-    pod::{PROXY, Pod, name_of},
+    pod::{Pod, name_of},
 };
 
 /// A container that gets the hook.
@@ -32,7 +33,7 @@ pub(crate) fn hooks(pod: &Pod<'_>, config: &Config, settings: &Settings) -> Vec<
     let hook = |(index, container): (usize, &Value)| {
         let name = name_of(container).to_owned();
         match container.get("lifecycle") {
-            _ if name == PROXY => None,
+            _ if name == PROXY_CONTAINER => None,
             None | Some(Value::Null) => Some(Hook { index, name, lifecycle: false }),
             Some(Value::Object(lifecycle)) => {
                 let free = lifecycle.get("preStop").is_none_or(Value::is_null);

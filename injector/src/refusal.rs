@@ -3,6 +3,8 @@
 //! A refused pod does not start. That is for pods that would otherwise run differently from what was asked for; pods
 //! that the mesh has no business with are skipped (see [`skip`](crate::skip)).
 
+use mesh_policy::well_known::INJECT_LABEL;
+
 use crate::annotations::AnnotationError;
 
 /// What the sidecar and an application container cannot both have, or what cannot be understood.
@@ -20,7 +22,7 @@ pub enum Refusal {
     #[error("{0}; correct or remove it")]
     Annotation(#[from] AnnotationError),
     /// The label says something else than `enabled` or `disabled`.
-    #[error("label meshctl.dev/inject is {0:?}, but must be \"enabled\" or \"disabled\"; correct or remove it")]
+    #[error("label {INJECT_LABEL} is {0:?}, but must be \"enabled\" or \"disabled\"; correct or remove it")]
     Label(String),
     /// A container that is not ours has the name of one of ours.
     #[error(
@@ -77,6 +79,9 @@ pub enum Refusal {
         /// Never or OnFailure.
         restart_policy: String,
     },
+    /// There is no secret for its probes.
+    #[error("no random numbers are to be had for the secret of this pod's probes; try again")]
+    NoRandomness,
     /// Another mesh added its sidecar after ours.
     #[error(
         "{mesh} has added itself ({evidence}) to a pod that the mesh injected: two meshes cannot redirect the same \

@@ -4,13 +4,11 @@
 //! next request elsewhere, before anything is closed. Whoever else connects may hold what is left: when places are taken,
 //! the address that holds most gives up the connection that it used least recently.
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Request, Response, body::Incoming, header, server::conn::http1, service::service_fn};
+use hyper::{Request, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mesh_listen::{Bounds, Place, Places, Source};
+use mesh_listen::{Bounds, Page, Place, Places, Source, accept};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -20,9 +18,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::metrics::{Metrics, count};
-
-/// A whole answer.
-pub type Answer = Response<Full<Bytes>>;
 
 /// A TLS handshake; the API server is in the same cluster.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -35,8 +30,6 @@ const HEAD_BYTES: usize = 32 * 1024;
 pub const CONNECTIONS: Bounds = Bounds { each: 64, shared: 128, total: 512 };
 /// Connections whose TLS handshake is not done, each a ClientHello of 64 KiB at most.
 pub const UNPROVED: Bounds = Bounds { each: 16, shared: 64, total: 256 };
-/// Connections that wait in the kernel.
-const BACKLOG: i32 = 256;
 
 /// A listener with what its connections share.
 #[derive(Debug)]
@@ -57,21 +50,12 @@ impl Server {
     /// Accepts until cancelled, then waits for open answers.
     pub async fn run<F>(self, handler: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static)
     where
-        F: Future<Output = Answer> + Send + 'static,
+        F: Future<Output = Page> + Send + 'static,
     {
         let tasks = TaskTracker::new();
         let (unproved, connections) = (Places::new(UNPROVED), Places::new(CONNECTIONS));
         let acceptor = TlsAcceptor::from(self.tls.clone());
-        while let Some(accepted) = self.cancel.run_until_cancelled(self.listener.accept()).await {
-            let (tcp, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of file descriptors, say: others must close first.
-                    tracing::warn!("cannot accept: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
+        while let Some((tcp, peer)) = self.cancel.run_until_cancelled(accept(&self.listener)).await {
             let source = Source::from(peer.ip());
             let connection = Connection {
                 leaving: self.leaving.clone(),
@@ -118,7 +102,7 @@ impl Connection {
         handler: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     ) -> Result<Ended, Box<dyn std::error::Error + Send + Sync>>
     where
-        F: Future<Output = Answer> + Send + 'static,
+        F: Future<Output = Page> + Send + 'static,
     {
         tcp.set_nodelay(true)?;
         let tls = tokio::select! {
@@ -142,7 +126,7 @@ impl Connection {
         handler: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     ) -> hyper::Result<()>
     where
-        F: Future<Output = Answer> + Send + 'static,
+        F: Future<Output = Page> + Send + 'static,
     {
         let Self { leaving, cancel, unproved, source, .. } = self;
         drop(unproved);
@@ -169,45 +153,5 @@ impl Connection {
             () = cancel.cancelled() => connection.as_mut().graceful_shutdown(),
         }
         connection.await
-    }
-}
-
-/// Listens. `0.0.0.0` is every address of both families where the host has IPv6.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    if address.is_ipv4() && address.ip().is_unspecified() {
-        let both = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), address.port());
-        if let Ok(listener) = bind(both) {
-            return Ok(listener);
-        }
-    }
-    bind(address)
-}
-
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use super::*;
-
-    #[tokio::test]
-    async fn any_address_is_both_families() {
-        let listener = listen("0.0.0.0:0".parse().unwrap()).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        if listener.local_addr().unwrap().is_ipv6() {
-            TcpStream::connect(("::1", port)).await.unwrap();
-        }
     }
 }

@@ -5,11 +5,12 @@
 
 use std::fmt;
 
+use mesh_policy::well_known::INJECT_LABEL;
 use serde_json::{Map, Value};
 
 use crate::{
     config::Config,
-    pod::{INJECT_LABEL, Pod, name_of},
+    pod::{Pod, name_of},
     refusal::Refusal,
 };
 

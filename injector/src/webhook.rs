@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{Method, Request, StatusCode, body::Incoming};
 use mesh_credentials::parts::Parts;
-use mesh_listen::{Bounds, Quota, Source, Taken, pages::page};
+use mesh_listen::{Bounds, Page, Quota, Source, Taken, pages};
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     events::Events,
     metrics::{Metrics, count},
-    server::Answer,
+    secret::Secret,
 };
 
 /// Where the webhook is.
@@ -52,18 +52,18 @@ impl Webhook {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, request: Request<Incoming>) -> Answer {
+    pub async fn answer(&self, request: Request<Incoming>) -> Page {
         let began = Instant::now();
         let refused = |status, text: &str| {
             count(&self.metrics.errors);
             tracing::warn!("a request could not be answered: {}", text.trim_end());
-            page(status, "text/plain", text.to_owned())
+            pages::text(status, text.to_owned())
         };
         if request.uri().path() != PATH {
-            return page(StatusCode::NOT_FOUND, "text/plain", "here is only POST /inject, for the API server\n");
+            return pages::text(StatusCode::NOT_FOUND, "here is only POST /inject, for the API server\n");
         }
         if request.method() != Method::POST {
-            return page(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only POST is served here\n");
+            return pages::text(StatusCode::METHOD_NOT_ALLOWED, "only POST is served here\n");
         }
         let body = match tokio::time::timeout(DEADLINE, self.body(request)).await {
             Err(_) => {
@@ -75,7 +75,7 @@ impl Webhook {
             Ok(Err(error)) => return refused(StatusCode::BAD_REQUEST, &format!("the request broke off: {error}\n")),
             Ok(Ok(body)) => body,
         };
-        let review = match admission::review(&body, &self.config.load()) {
+        let review = match admission::review(&body, &self.config.load(), &Secret::random) {
             Ok(review) => review,
             Err(error) => return refused(StatusCode::BAD_REQUEST, &format!("{error}\n")),
         };
@@ -87,7 +87,7 @@ impl Webhook {
             self.events.tell(note);
         }
         self.metrics.answered(&review.verdict, began.elapsed());
-        page(StatusCode::OK, "application/json", review.body)
+        pages::json(review.body)
     }
 
     async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
@@ -144,26 +144,16 @@ pub struct Pages {
 
 impl Pages {
     /// Answers one request.
-    pub fn answer(&self, request: &Request<Incoming>) -> Answer {
+    pub fn answer(&self, request: &Request<Incoming>) -> Page {
         if request.method() != Method::GET {
-            return page(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is served here\n");
+            return pages::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
         }
-        let path = request.uri().path();
-        if let Some(part) = self.parts.ended().filter(|_| matches!(path, "/live" | "/ready")) {
-            let what = path.trim_start_matches('/');
-            let text = format!("not {what}: {part} ended; the log says why, and kubelet restarts this pod\n");
-            return page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text);
-        }
-        match path {
-            "/live" => page(StatusCode::OK, "text/plain", "live\n"),
-            "/ready" if *self.ready.borrow() => page(StatusCode::OK, "text/plain", "ready\n"),
-            "/ready" => {
-                let text = "not ready: no certificate from mesh-identity yet, or stopping\n";
-                page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text)
-            }
-            "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render()),
-            _ => page(StatusCode::NOT_FOUND, "text/plain", "here are /live, /ready and /metrics\n"),
-        }
+        let waits = || {
+            let why = "no certificate from mesh-identity yet, or stopping";
+            (!*self.ready.borrow()).then(|| why.to_owned())
+        };
+        pages::common(request.uri().path(), self.parts.ended(), waits, || self.metrics.render().into())
+            .unwrap_or_else(|| pages::text(StatusCode::NOT_FOUND, "here are /live, /ready and /metrics\n"))
     }
 }
 

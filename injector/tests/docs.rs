@@ -1,10 +1,8 @@
 //! docs/injection.md says what the code does: every annotation, in its words, and every reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use mesh_injector::{
-    annotations::{ANNOTATIONS, PREFIX},
-    skip::Skip,
-};
+use mesh_injector::{annotations::ANNOTATIONS, skip::Skip};
+use mesh_policy::well_known::CONFIG_PREFIX;
 
 fn page() -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/injection.md");
@@ -14,9 +12,9 @@ fn page() -> String {
 #[test]
 fn every_annotation_is_a_row_and_every_row_an_annotation() {
     let expected: Vec<String> =
-        ANNOTATIONS.iter().map(|a| format!("| `{PREFIX}{}` | {} | {} |", a.name, a.allowed, a.purpose)).collect();
+        ANNOTATIONS.iter().map(|a| format!("| `{}` | {} | {} |", a.name, a.allowed, a.purpose)).collect();
     let page = page();
-    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with(&format!("| `{PREFIX}"))).collect();
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with(&format!("| `{CONFIG_PREFIX}"))).collect();
     assert_eq!(rows, expected, "the table should be:\n{}", expected.join("\n"));
 }
 

@@ -12,11 +12,18 @@ use mesh_injector::{
     config::Config,
     manifest::{Manner, inject_document, uninject_document},
     patch::{NamespaceFacts, Outcome, inject},
+    refusal::Refusal,
+    secret::Secret,
 };
 use serde_json::Value;
 
 /// Fewer than these would mean that some were lost.
 const AT_LEAST: usize = 60;
+
+/// The secret of every pod here.
+fn secret() -> Result<Secret, Refusal> {
+    Ok(Secret::new([0x5e; 16]))
+}
 
 struct Case {
     name: String,
@@ -52,7 +59,7 @@ fn outcome(case: &Case) -> String {
     let mut out = String::new();
     for document in &case.documents {
         if case.manner == "webhook" {
-            match inject(document, &NamespaceFacts { name: case.namespace.clone() }, &case.config) {
+            match inject(document, &NamespaceFacts { name: case.namespace.clone() }, &case.config, &secret) {
                 Ok(Outcome::Injected { pod, patch }) => {
                     let operations: Vec<_> = patch.0.iter().map(|operation| operation.path().to_string()).collect();
                     writeln!(out, "# injected: {}\n---\n{}", operations.join(" "), yaml(&pod)).unwrap();
@@ -61,7 +68,7 @@ fn outcome(case: &Case) -> String {
                 Err(refusal) => writeln!(out, "# refused: {refusal}").unwrap(),
             }
         } else {
-            let (injected, reports) = inject_document(document, manner(case), &case.namespace, &case.config);
+            let (injected, reports) = inject_document(document, manner(case), &case.namespace, &case.config, &secret);
             for report in reports {
                 writeln!(out, "# {} {}: {:?}", report.kind, report.name, report.change).unwrap();
             }
@@ -107,16 +114,18 @@ fn injecting_twice_is_injecting_once() {
         for document in &case.documents {
             if case.manner == "webhook" {
                 let namespace = NamespaceFacts { name: case.namespace.clone() };
-                let Ok(Outcome::Injected { pod, .. }) = inject(document, &namespace, &case.config) else { continue };
-                let again = inject(&pod, &namespace, &case.config).unwrap();
+                let Ok(Outcome::Injected { pod, .. }) = inject(document, &namespace, &case.config, &secret) else {
+                    continue;
+                };
+                let again = inject(&pod, &namespace, &case.config, &secret).unwrap();
                 assert!(
                     matches!(&again, Outcome::Skipped { reason } if reason.slug() == "already-injected"),
                     "{}",
                     case.name
                 );
             } else {
-                let once = inject_document(document, manner(&case), &case.namespace, &case.config).0;
-                let twice = inject_document(&once, manner(&case), &case.namespace, &case.config).0;
+                let once = inject_document(document, manner(&case), &case.namespace, &case.config, &secret).0;
+                let twice = inject_document(&once, manner(&case), &case.namespace, &case.config, &secret).0;
                 assert_eq!(once, twice, "{}", case.name);
             }
         }
@@ -129,7 +138,7 @@ fn uninject_is_the_inverse() {
     for case in cases().iter().filter(|case| case.manner != "webhook" && case.name != "deployment-old") {
         for document in &case.documents {
             let there = document.to_string().contains("meshctl.dev/inject\"");
-            let injected = inject_document(document, manner(case), &case.namespace, &case.config).0;
+            let injected = inject_document(document, manner(case), &case.namespace, &case.config, &secret).0;
             if injected != *document && !there {
                 assert_eq!(uninject_document(&injected).0, *document, "{}", case.name);
                 tried += 1;

@@ -4,6 +4,7 @@
 use mesh_injector::{
     config::Config,
     patch::{NamespaceFacts, Outcome, inject},
+    secret::Secret,
 };
 use serde_json::{Value, json};
 
@@ -78,7 +79,7 @@ fn only_the_one_capability() {
         let pod = restricted_pod("Always");
         assert_eq!(violations(&pod), Vec::<String>::new(), "the pod itself passes");
         let namespace = NamespaceFacts { name: "shop".into() };
-        let outcome = inject(&pod, &namespace, &Config::from_yaml(config).unwrap()).unwrap();
+        let outcome = inject(&pod, &namespace, &Config::from_yaml(config).unwrap(), &Secret::random).unwrap();
         let Outcome::Injected { pod, .. } = outcome else { panic!("{outcome:?}") };
         assert_eq!(violations(&pod), expected, "{config}");
         let ours = |container: &&Value| container["name"].as_str().unwrap().starts_with("mesh-");

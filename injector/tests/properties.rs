@@ -5,6 +5,7 @@ use mesh_injector::{
     config::Config,
     manifest::{Manner, inject_document, uninject_document},
     patch::{NamespaceFacts, Outcome, inject},
+    secret::Secret,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::{Map, Value, json};
@@ -30,6 +31,11 @@ fn any_json() -> impl Strategy<Value = Value> {
         "items",
         "lifecycle",
         "preStop",
+        "livenessProbe",
+        "httpGet",
+        "port",
+        "env",
+        "value",
         "ports",
         "containerPort",
         "securityContext",
@@ -79,15 +85,33 @@ fn object(fields: Vec<(&str, Option<Value>)>) -> Value {
 fn container(prefix: &'static str) -> impl Strategy<Value = Value> {
     let lifecycle = prop_oneof![
         Just(json!({"postStart": {"exec": {"command": ["/bin/warm"]}}})),
+        Just(
+            json!({"postStart": {"httpGet": {"path": "/warm", "port": 80}}, "preStop": {"httpGet": {"port": "http"}}})
+        ),
         Just(json!({"preStop": {"sleep": {"seconds": 7}}})),
         Just(json!({"preStop": {"exec": {"command": ["/bin/drain"]}}, "stopSignal": "SIGINT"})),
     ];
     let port = (1024u16..4000).prop_map(|port| json!([{"containerPort": port, "name": "http"}]));
-    ("[a-z]{1,6}", option::of(lifecycle), option::of(port), any::<bool>()).prop_map(
-        move |(name, lifecycle, ports, odd)| {
+    let probe = select(vec![
+        json!({"httpGet": {"path": "/$(A)", "port": "http", "scheme": "HTTPS"}, "periodSeconds": 1, "timeoutSeconds": 2}),
+        json!({"tcpSocket": {"port": "http"}}),
+        json!({"grpc": {"port": 9090, "service": "x"}, "future": {}}),
+        json!({"exec": {"command": ["/bin/ready"]}}),
+    ]);
+    let restart = option::of(Just(json!("Always")));
+    ("[a-z]{1,6}", option::of(lifecycle), option::of(port), any::<bool>(), option::of(probe), restart).prop_map(
+        move |(name, lifecycle, ports, odd, probe, restart)| {
             let odd = odd.then(|| json!({"future": [1, null, {"deep": true}]}));
             let name = format!("{prefix}{name}");
-            object(vec![("name", Some(name.into())), ("lifecycle", lifecycle), ("ports", ports), ("futureField", odd)])
+            let restart = restart.filter(|_| prefix == "i-");
+            object(vec![
+                ("name", Some(name.into())),
+                ("lifecycle", lifecycle),
+                ("ports", ports),
+                ("futureField", odd),
+                ("readinessProbe", probe),
+                ("restartPolicy", restart),
+            ])
         },
     )
 }
@@ -146,11 +170,11 @@ proptest! {
 
     #[test]
     fn no_json_panics(any in any_json(), config in config()) {
-        let _ = inject(&any, &namespace(), &config);
+        let _ = inject(&any, &namespace(), &config, &Secret::random);
         for spec in [json!({"kind": "Pod", "spec": any}), json!({"spec": {"template": any}}), any] {
-            let _ = inject(&spec, &namespace(), &config);
+            let _ = inject(&spec, &namespace(), &config, &Secret::random);
             for manner in [Manner::Label, Manner::Manual] {
-                let injected = inject_document(&spec, manner, "shop", &config).0;
+                let injected = inject_document(&spec, manner, "shop", &config, &Secret::random).0;
                 let _ = uninject_document(&injected);
             }
         }
@@ -162,11 +186,11 @@ proptest! {
 
     #[test]
     fn the_patch_makes_the_pod_and_only_adds(pod in template(), config in config()) {
-        let Ok(Outcome::Injected { pod: injected, patch }) = inject(&pod, &namespace(), &config) else { return Ok(()) };
+        let Ok(Outcome::Injected { pod: injected, patch }) = inject(&pod, &namespace(), &config, &Secret::random) else { return Ok(()) };
         let mut patched = pod.clone();
         json_patch::patch(&mut patched, &patch).unwrap();
         prop_assert_eq!(&patched, &injected);
-        prop_assert!(is_same(&inject(&injected, &namespace(), &config).unwrap()), "twice is once");
+        prop_assert!(is_same(&inject(&injected, &namespace(), &config, &Secret::random).unwrap()), "twice is once");
         for (field, before) in pod["spec"].as_object().unwrap() {
             let Some(before) = before.as_array() else {
                 prop_assert_eq!(before, &injected["spec"][field]);
@@ -183,25 +207,31 @@ proptest! {
     fn what_other_webhooks_do_between_survives(
         pod in template(), config in config(), added in container("w-"), first in any::<bool>(), init in any::<bool>(),
     ) {
-        let Ok(Outcome::Injected { pod: mut other, .. }) = inject(&pod, &namespace(), &config) else { return Ok(()) };
+        let Ok(Outcome::Injected { pod: mut other, .. }) = inject(&pod, &namespace(), &config, &Secret::random) else { return Ok(()) };
         let list = if init && other["spec"]["initContainers"].is_array() { "initContainers" } else { "containers" };
         let list = other["spec"][list].as_array_mut().unwrap();
         list.insert(if first { 0 } else { list.len() }, added.clone());
         other["metadata"]["annotations"]["other/webhook"] = "was here".into();
         other["metadata"]["labels"]["other"] = "too".into();
-        let again = match inject(&other, &namespace(), &config).unwrap() {
+        let again = match inject(&other, &namespace(), &config, &Secret::random).unwrap() {
             Outcome::Injected { pod, .. } => pod,
             outcome => { prop_assert!(is_same(&outcome)); other.clone() }
         };
-        // All that may differ is the hook of the container that came later, and the record of it.
+        // All that may differ is the hook and the probes of the container that came later, and the records of them.
         let mut expected = other;
         expected["metadata"]["annotations"]["meshctl.dev/injected-changes"] =
             again["metadata"]["annotations"]["meshctl.dev/injected-changes"].clone();
-        let hook = again["spec"]["containers"].as_array().unwrap().iter().find(|c| c["name"] == added["name"]);
-        if let Some(hook) = hook {
-            for container in expected["spec"]["containers"].as_array_mut().unwrap() {
-                if container["name"] == added["name"] && !hook["lifecycle"].is_null() {
-                    container["lifecycle"] = hook["lifecycle"].clone();
+        for list in ["/spec/initContainers", "/spec/containers"] {
+            let now = again.pointer(list).and_then(Value::as_array).into_iter().flatten();
+            let before = expected.pointer_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+            for (before, now) in before.zip(now) {
+                let fields: &[&str] = match before["name"].as_str() {
+                    Some("mesh-proxy") => &["env"],
+                    name if name == added["name"].as_str() => &["lifecycle", "readinessProbe"],
+                    _ => &[],
+                };
+                for field in fields.iter().filter(|field| !now[**field].is_null()) {
+                    before[*field] = now[*field].clone();
                 }
             }
         }
@@ -210,7 +240,7 @@ proptest! {
             value
         };
         prop_assert_eq!(without_nulls(expected), without_nulls(again.clone()));
-        prop_assert!(is_same(&inject(&again, &namespace(), &config).unwrap()));
+        prop_assert!(is_same(&inject(&again, &namespace(), &config, &Secret::random).unwrap()));
     }
 
     #[test]
@@ -222,8 +252,8 @@ proptest! {
             _ => json!({"kind": "List", "items": [{"kind": "Service"}, {"kind": "Thing", "spec": {"template": pod}}]}),
         };
         let manner = if manual { Manner::Manual } else { Manner::Label };
-        let (injected, _) = inject_document(&document, manner, "shop", &config);
+        let (injected, _) = inject_document(&document, manner, "shop", &config, &Secret::random);
         prop_assert_eq!(uninject_document(&injected).0, document);
-        prop_assert_eq!(inject_document(&injected, manner, "shop", &config).0, injected, "twice is once");
+        prop_assert_eq!(inject_document(&injected, manner, "shop", &config, &Secret::random).0, injected, "twice is once");
     }
 }

@@ -2,7 +2,6 @@
 //! everything that a stranger may send or refuse to read.
 
 use std::{
-    convert::Infallible,
     future::Future,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
@@ -16,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bounds, Places, Source};
+use crate::{Bounds, Places, Source, accept};
 
 /// A whole page.
 pub type Page = Response<Full<Bytes>>;
@@ -28,30 +27,21 @@ pub const PLACES: Bounds = Bounds { each: 4, shared: 32, total: 128 };
 pub const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// Largest request head; what reads more is hyper's least.
 pub const HEAD_BYTES: usize = 8 * 1024;
-/// Longest life of a connection: Prometheus gives up after 10 s, and who reads nothing must not keep what is written for
+/// Longest life of a connection, but for those of answers that take longer ([`Life`]): Prometheus gives up after 10 s, and who reads nothing must not keep what is written for
 /// him.
 pub const LIFE: Duration = Duration::from_secs(15);
-/// Pause when the system gives no more sockets, so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves pages until cancelled.
+/// Serves pages until cancelled. An answer that is none (`None` of an `Option<Page>`) closes the connection.
 pub async fn serve_pages<F>(
     listener: TcpListener,
     cancel: CancellationToken,
     answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
 ) where
-    F: Future<Output = Page> + Send + 'static,
+    F: Future<Output: Into<Option<Page>>> + Send + 'static,
 {
     let places = Places::new(PLACES);
-    while let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await {
-        let (tcp, place) = match accepted {
-            Ok((tcp, from)) => (tcp, places.take(Source::from(from.ip()))),
-            Err(error) => {
-                tracing::warn!("no connection for a page could be accepted: {error}; trying again");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+    while let Some((tcp, from)) = cancel.run_until_cancelled(accept(&listener)).await {
+        let place = places.take(Source::from(from.ip()));
         let (cancel, answer) = (cancel.clone(), answer.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -65,11 +55,14 @@ pub async fn serve_pages<F>(
 
 async fn serve_one<F>(tcp: TcpStream, answer: impl Fn(Request<Incoming>) -> F + Send + 'static)
 where
-    F: Future<Output = Page> + Send + 'static,
+    F: Future<Output: Into<Option<Page>>> + Send + 'static,
 {
-    let service = service_fn(move |request| {
+    let life = Life::new();
+    let of_connection = life.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(of_connection.clone());
         let answer = answer(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move { answer.await.into().ok_or("there is no answer") }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -77,9 +70,70 @@ where
         .max_buf_size(HEAD_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(tcp), service);
-    if let Ok(Err(error)) = tokio::time::timeout(LIFE, connection).await {
-        tracing::debug!("a connection for a page: {error}");
+    tokio::select! {
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!("a connection for a page: {error}");
+        },
+        () = life.ended() => {}
     }
+}
+
+/// How long a connection lives: [`LIFE`]. A request has it among its extensions, for an answer that takes longer.
+#[derive(Clone, Debug)]
+pub struct Life(Arc<Mutex<tokio::time::Instant>>);
+
+impl Life {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(tokio::time::Instant::now() + LIFE)))
+    }
+
+    /// The answer may take so long from now on; then there is [`LIFE`] to read it.
+    pub fn extend(&self, by: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tokio::time::Instant::now() + by + LIFE;
+    }
+
+    async fn ended(&self) {
+        loop {
+            let end = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if end <= tokio::time::Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(end).await;
+        }
+    }
+}
+
+/// A page of plain text.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Page {
+    page(status, "text/plain; charset=utf-8", body)
+}
+
+/// A page of JSON.
+pub fn json(body: impl Into<Bytes>) -> Page {
+    page(StatusCode::OK, "application/json", body)
+}
+
+/// The pages that every program has: `/live` and `/ready` for kubelet, `/metrics` for Prometheus. `None` for other paths.
+///
+/// `ended` is a part of the program that ended before its time, which only a restart brings back; `waits` says why nobody
+/// is to be sent here yet.
+pub fn common(
+    path: &str,
+    ended: Option<&str>,
+    waits: impl FnOnce() -> Option<String>,
+    metrics: impl FnOnce() -> Bytes,
+) -> Option<Page> {
+    let part = || ended.map(|part| format!("{part} ended; the log says why, and kubelet restarts this pod"));
+    let said = |yes: &str, why: Option<String>| match why {
+        None => text(StatusCode::OK, format!("{yes}\n")),
+        Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not {yes}: {why}\n")),
+    };
+    Some(match path {
+        "/live" => said("live", part()),
+        "/ready" => said("ready", part().or_else(waits)),
+        "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4", metrics()),
+        _ => return None,
+    })
 }
 
 /// A page.
@@ -200,6 +254,18 @@ mod tests {
     }
 
     #[test]
+    fn what_kubelet_and_prometheus_ask_is_answered_by_all() {
+        let code = |path, ended, waits: Option<&str>| {
+            let page = common(path, ended, || waits.map(str::to_owned), || Bytes::from_static(b"up 1\n"))?;
+            Some(page.status().as_u16())
+        };
+        assert_eq!((code("/live", None, Some("a")), code("/ready", None, None)), (Some(200), Some(200)));
+        assert_eq!((code("/live", Some("x"), None), code("/ready", Some("x"), None)), (Some(503), Some(503)));
+        assert_eq!((code("/ready", None, Some("a")), code("/metrics", Some("x"), Some("a"))), (Some(503), Some(200)));
+        assert_eq!(code("/problems", None, None), None);
+    }
+
+    #[test]
     fn unread_texts_are_few_however_many_ask() {
         let (shared, now) = (Shared::default(), Instant::now());
         let mut made = 0;
@@ -215,6 +281,25 @@ mod tests {
         assert_eq!(&unread[99][..], b"6", "the newest of those that are unread");
         drop(unread);
         assert_eq!(&ask()[..], b"7");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_take_longer_if_it_says_so_and_none_closes_the_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = |request: Request<Incoming>| async move {
+            match request.uri().path() {
+                "/none" => return None,
+                "/long" => request.extensions().get::<Life>().unwrap().extend(3 * LIFE),
+                _ => {}
+            }
+            tokio::time::sleep(2 * LIFE).await;
+            Some(page(StatusCode::OK, "text/plain", "here\n"))
+        };
+        tokio::spawn(serve_pages(listener, CancellationToken::new(), answer));
+        assert!(get(address, "GET /long HTTP/1.1\r\nhost: a\r\n\r\n").await.ends_with("here\n"));
+        assert_eq!(get(address, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await, "", "it was cut");
+        assert_eq!(get(address, "GET /none HTTP/1.1\r\nhost: a\r\n\r\n").await, "");
     }
 
     #[tokio::test(start_paused = true)]

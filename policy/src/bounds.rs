@@ -8,7 +8,8 @@
 use std::mem::{size_of, size_of_val};
 
 use crate::{
-    filter::{Filter, HeaderModifier, OriginMatch, PathModifier, Wildcard},
+    authorization::{AuthorizationPolicy, AuthorizationRule, Operation, Ports, Principal, Source},
+    filter::Filter,
     model::{Backend, BackendTarget, Endpoint, Route, Rule},
     route::{HostMatch, PathMatch, RegexMatch, RequestMatch, RouteTable, StringMatch},
 };
@@ -34,7 +35,7 @@ pub const MAX_POLICY_BYTES: usize = 4 * 1024 * 1024;
 pub const MAX_ENDPOINTS: usize = 20_000;
 
 /// What the allocator and a vector add to a text or an element, about.
-const OVERHEAD: usize = 16;
+pub(crate) const OVERHEAD: usize = 16;
 /// One place in the order of precedence, a hostname with a match: 16 bytes, and some more while they are sorted.
 const ENTRY_BYTES: usize = 64;
 
@@ -57,7 +58,7 @@ impl Rule {
     /// Its part of [`Route::bytes`] in a route with so many hostnames.
     pub fn bytes(&self, hostnames: usize) -> usize {
         let matches = matches_bytes(&self.matches, hostnames);
-        let filters: usize = self.filters.iter().map(filter_bytes).sum();
+        let filters: usize = self.filters.iter().map(Filter::bytes).sum();
         let backends: usize = self.backends.iter().map(backend_bytes).sum();
         let session = self.session.as_ref().map_or(0, |s| s.name.len() + s.path.as_ref().map_or(0, |path| path.len()));
         size_of::<Self>() + self.name.as_ref().map_or(0, |name| name.len()) + matches + filters + backends + session
@@ -68,6 +69,47 @@ impl RouteTable {
     /// The sum of [`Route::bytes`].
     pub fn bytes(&self) -> usize {
         self.routes().iter().map(|route| route.bytes()).sum()
+    }
+
+    /// The patterns of all routes.
+    pub fn patterns(&self) -> impl Iterator<Item = &RegexMatch> {
+        self.routes().iter().flat_map(|route| route.patterns())
+    }
+}
+
+impl AuthorizationPolicy {
+    /// Bytes that the policy takes in memory, about, without the programs of its patterns.
+    pub fn bytes(&self) -> usize {
+        let ports_bytes = |ports: &Ports| size_of_val(ports.ranges());
+        let principal = |principal: &Principal| {
+            size_of_val(principal)
+                + match principal {
+                    Principal::Identity(identity) => identity.as_str().len() + OVERHEAD,
+                    Principal::Namespace { trust_domain, namespace } => {
+                        trust_domain.len() + namespace.len() + 2 * OVERHEAD
+                    }
+                    Principal::TrustDomain(name) => name.len() + OVERHEAD,
+                    Principal::Authenticated | Principal::Unauthenticated | Principal::Cidr(_) => 0,
+                }
+        };
+        let source = |Source { all, except }: &Source| {
+            size_of::<Source>() + all.iter().chain(except).map(principal).sum::<usize>()
+        };
+        let rule = |AuthorizationRule { sources, ports, to }: &AuthorizationRule| {
+            let sources: usize = sources.iter().flatten().map(source).sum();
+            let to: usize = to.iter().flatten().map(|Operation(wanted)| match_bytes(wanted)).sum();
+            size_of::<AuthorizationRule>() + sources + ports.as_ref().map_or(0, ports_bytes) + to
+        };
+        size_of::<Self>()
+            + self.name.len()
+            + self.ports.as_ref().map_or(0, ports_bytes)
+            + self.rules.iter().map(rule).sum::<usize>()
+    }
+
+    /// The patterns of all rules.
+    pub fn patterns(&self) -> impl Iterator<Item = &RegexMatch> {
+        let operations = self.rules.iter().flat_map(|rule| rule.to.iter().flatten());
+        operations.flat_map(|Operation(wanted)| patterns_of(std::slice::from_ref(wanted)))
     }
 }
 
@@ -133,54 +175,13 @@ fn pattern_text(regex: &RegexMatch) -> usize {
 }
 
 fn backend_bytes(backend: &Backend) -> usize {
-    size_of::<Backend>() + target_bytes(&backend.target) + backend.filters.iter().map(filter_bytes).sum::<usize>()
+    size_of::<Backend>() + target_bytes(&backend.target) + backend.filters.iter().map(Filter::bytes).sum::<usize>()
 }
 
-fn target_bytes(target: &BackendTarget) -> usize {
+pub(crate) fn target_bytes(target: &BackendTarget) -> usize {
     match target {
         BackendTarget::Service(service) => service.namespace.len() + service.name.len() + 2 * OVERHEAD,
         BackendTarget::Invalid { reason } => reason.len() + OVERHEAD,
-    }
-}
-
-fn filter_bytes(filter: &Filter) -> usize {
-    let path = |path: &Option<PathModifier>| match path {
-        Some(PathModifier::Full(text) | PathModifier::Prefix(text)) => text.len() + OVERHEAD,
-        None => 0,
-    };
-    let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len() + OVERHEAD);
-    size_of::<Filter>()
-        + match filter {
-            Filter::RequestHeaders(headers) | Filter::ResponseHeaders(headers) => modifier_bytes(headers),
-            Filter::Redirect(redirect) => text(&redirect.scheme) + text(&redirect.hostname) + path(&redirect.path),
-            Filter::Rewrite(rewrite) => text(&rewrite.hostname) + path(&rewrite.path),
-            Filter::Mirror(mirror) => target_bytes(&mirror.target),
-            Filter::Cors(cors) => {
-                let origins: usize = cors.allow_origins.iter().map(origin_bytes).sum();
-                let lists = [&cors.allow_methods, &cors.allow_headers, &cors.expose_headers];
-                origins + lists.into_iter().map(wildcard_bytes).sum::<usize>()
-            }
-        }
-}
-
-fn modifier_bytes(headers: &HeaderModifier) -> usize {
-    let pairs = headers.set.iter().chain(&headers.add);
-    let pairs: usize = pairs.map(|pair| size_of_val(pair) + pair.0.as_str().len() + pair.1.len() + OVERHEAD).sum();
-    pairs + headers.remove.iter().map(|name| size_of_val(name) + name.as_str().len()).sum::<usize>()
-}
-
-fn origin_bytes(origin: &OriginMatch) -> usize {
-    let text = match origin {
-        OriginMatch::Any => 0,
-        OriginMatch::Pattern { scheme, host, .. } => scheme.len() + host.len() + 2 * OVERHEAD,
-    };
-    size_of::<OriginMatch>() + text
-}
-
-fn wildcard_bytes(names: &Wildcard) -> usize {
-    match names {
-        Wildcard::None | Wildcard::Any => 0,
-        Wildcard::Listed(names) => names.len() + OVERHEAD,
     }
 }
 

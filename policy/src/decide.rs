@@ -1,33 +1,29 @@
-//! The verbs: what happens to a request, and who may call a port.
+//! Which rule applies to a request or a connection of a client; [`crate::plan`] says what then happens to it.
 //!
-//! Both are pure and allocate nothing. They carry out nothing: choosing an endpoint, timing and retrying are the
-//! proxy's. Chance is an argument of [`Rule::pick`].
-
-use std::fmt;
+//! It is pure and allocates nothing. Random bits are an argument of [`Rule::pick`].
 
 use crate::{
-    facts::{ConnectionFacts, RequestFacts},
-    filter::{Cors, Filter, Redirect},
-    model::{Access, Backend, InboundPolicy, OutboundPolicy, RouteKind, RouteMeta, Rule, Target},
+    facts::RequestFacts,
+    filter::{Answer, Cors, Filter, Redirect},
+    model::{Backend, OutboundPolicy, RouteKind, RouteMeta, Rule, Target},
     route::{RequestMatch, settle},
     trace::{Step, Trace},
 };
 
-/// The name given for the policy of a port that no object speaks about.
-const DEFAULT_POLICY: &str = "default";
-
-/// What happens to one outbound request, and by which rule.
+/// The decision about one outbound request, and the rule behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct OutboundDecision<'p> {
+    /// The target that was called.
+    pub target: &'p Target,
     /// The route that matched; `None` when no routes are attached or none matched.
     pub route: Option<&'p RouteMeta>,
     /// The rule that matched.
     pub rule: Option<&'p Rule>,
-    /// Place of the route in [`crate::route::RouteTable::routes`]; 0 without a route.
+    /// Index of the route in [`crate::route::RouteTable::routes`]; 0 without a route.
     pub route_index: usize,
-    /// Place of the rule in its route; 0 without a route.
+    /// Index of the rule in its route; 0 without a route.
     pub rule_index: usize,
-    /// The match of the rule that held, which a change of the path needs; `None`: the rule has none.
+    /// The match of the rule that applied; a path rewrite needs it. `None`: the rule has no matches.
     pub matched: Option<&'p RequestMatch>,
     /// What to do.
     pub verdict: OutboundVerdict<'p>,
@@ -36,13 +32,13 @@ pub struct OutboundDecision<'p> {
 /// What to do with an outbound request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum OutboundVerdict<'p> {
-    /// No routes: the target itself serves it.
+    /// No routes: the target serves it.
     Default(&'p Target),
-    /// To one of the rule's backends by weight, see [`Rule::pick`]: at least one has a weight.
+    /// To one of the rule's backends by weight, see [`Rule::pick`]; at least one backend has a weight.
     Forward(&'p Rule),
-    /// Answered with the place to ask instead.
+    /// Answered with a redirect.
     Redirect(&'p Redirect),
-    /// A browser's preflight, answered by the filter.
+    /// A browser's CORS preflight, answered by the filter.
     Preflight(&'p Cors),
     /// Routes are attached and none matched: 404 (Gateway API, `matches`).
     NotFound,
@@ -51,7 +47,7 @@ pub enum OutboundVerdict<'p> {
 }
 
 impl OutboundVerdict<'_> {
-    /// A stable word for it.
+    /// A stable name for it.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Default(_) => "default",
@@ -66,7 +62,7 @@ impl OutboundVerdict<'_> {
 
 /// Decides about one request.
 ///
-/// Routes for connections say nothing about requests: where only such are attached, the target itself serves it.
+/// TLSRoutes and TCPRoutes do not apply to requests: if only such routes are attached, the target serves the request.
 pub fn decide_outbound<'p>(
     policy: &'p OutboundPolicy,
     facts: &RequestFacts<'_>,
@@ -74,17 +70,17 @@ pub fn decide_outbound<'p>(
 ) -> OutboundDecision<'p> {
     if policy.routes.kind().is_none_or(|kind| !kind.is_of_requests()) {
         trace.step(Step::NoRoutes { target: &policy.target });
-        return without_route(OutboundVerdict::Default(&policy.target));
+        return without_route(policy, OutboundVerdict::Default(&policy.target));
     }
     let path = settle(facts.path);
     let settled = RequestFacts { path: &path, ..*facts };
     by_table(policy, &settled, trace, |rule| answer_of(&rule.filters, facts))
 }
 
-/// Decides about one connection whose bytes are passed as they are. `sni` is the name that it asks for, if it begins
-/// with a ClientHello; without one, routes with hostnames do not match.
+/// Decides about one connection whose bytes are passed unchanged. `sni` is the server name of its ClientHello, if it has one;
+/// without a name, routes with hostnames do not match.
 ///
-/// Routes for requests say nothing about such a connection: the target itself serves it.
+/// HTTPRoutes and GRPCRoutes do not apply to such a connection: the target serves it.
 pub fn decide_connection<'p>(
     policy: &'p OutboundPolicy,
     sni: Option<&str>,
@@ -92,29 +88,25 @@ pub fn decide_connection<'p>(
 ) -> OutboundDecision<'p> {
     if policy.routes.kind().is_none_or(RouteKind::is_of_requests) {
         trace.step(Step::NoRoutes { target: &policy.target });
-        return without_route(OutboundVerdict::Default(&policy.target));
+        return without_route(policy, OutboundVerdict::Default(&policy.target));
     }
-    // Rules for connections have no matches: of these facts only the host is looked at.
+    // Rules for connections have no matches: only the host of these facts is used.
     let headers = http::HeaderMap::new();
     let host = sni.unwrap_or_default();
     let facts = RequestFacts { method: &http::Method::CONNECT, host, path: "/", query: None, headers: &headers };
     by_table(policy, &facts, trace, |_| None)
 }
 
-fn without_route(verdict: OutboundVerdict<'_>) -> OutboundDecision<'_> {
-    OutboundDecision { route: None, rule: None, route_index: 0, rule_index: 0, matched: None, verdict }
+fn without_route<'p>(policy: &'p OutboundPolicy, verdict: OutboundVerdict<'p>) -> OutboundDecision<'p> {
+    let target = &policy.target;
+    OutboundDecision { target, route: None, rule: None, route_index: 0, rule_index: 0, matched: None, verdict }
 }
 
-/// What is answered in place of a backend: by the first of the filters that does.
+/// The answer in place of a backend, by the first filter that answers.
 fn answer_of<'p>(filters: &'p [Filter], facts: &RequestFacts<'_>) -> Option<OutboundVerdict<'p>> {
-    filters.iter().find_map(|filter| match filter {
-        Filter::Redirect(redirect) => Some(OutboundVerdict::Redirect(redirect)),
-        Filter::Cors(cors) if Cors::is_preflight(facts) => Some(OutboundVerdict::Preflight(cors)),
-        Filter::Cors(_)
-        | Filter::RequestHeaders(_)
-        | Filter::ResponseHeaders(_)
-        | Filter::Rewrite(_)
-        | Filter::Mirror(_) => None,
+    filters.iter().find_map(|filter| filter.answer(facts)).map(|answer| match answer {
+        Answer::Redirect(redirect) => OutboundVerdict::Redirect(redirect),
+        Answer::Preflight(cors) => OutboundVerdict::Preflight(cors),
     })
 }
 
@@ -126,7 +118,7 @@ fn by_table<'p>(
 ) -> OutboundDecision<'p> {
     let Some(found) = policy.routes.find(facts, trace) else {
         trace.step(Step::NotFound);
-        return without_route(OutboundVerdict::NotFound);
+        return without_route(policy, OutboundVerdict::NotFound);
     };
     let verdict = match answer(found.rule) {
         Some(verdict) => {
@@ -140,6 +132,7 @@ fn by_table<'p>(
         }
     };
     OutboundDecision {
+        target: &policy.target,
         route: Some(&found.route.meta),
         rule: Some(found.rule),
         route_index: found.route_index,
@@ -149,16 +142,26 @@ fn by_table<'p>(
     }
 }
 
+impl<'p> OutboundDecision<'p> {
+    /// A backend by weight, given 64 uniform random bits, if the rule forwards.
+    pub fn pick(&self, random: u64) -> Option<&'p Backend> {
+        match self.verdict {
+            OutboundVerdict::Forward(rule) => rule.pick(random).map(|(_, backend)| backend),
+            _ => None,
+        }
+    }
+}
+
 impl Backend {
-    /// What its own filters answer to a request that was given to it; `None`: it goes to the backend.
-    pub fn answer(&self, facts: &RequestFacts<'_>) -> Option<OutboundVerdict<'_>> {
+    /// The answer of its own filters to a request that goes to it; `None`: the request goes to the backend.
+    pub(crate) fn answer(&self, facts: &RequestFacts<'_>) -> Option<OutboundVerdict<'_>> {
         answer_of(&self.filters, facts)
     }
 }
 
 impl Rule {
-    /// Chooses a backend, given 64 uniform random bits: each with the probability weight / sum of weights, one of
-    /// weight 0 never. `None` when no backend has a weight. Also gives the backend's place in [`Rule::backends`].
+    /// Chooses a backend, given 64 uniform random bits: each with the probability weight / sum of weights, so never one of
+    /// weight 0. `None` if no backend has a weight. Also returns the backend's index in [`Rule::backends`].
     pub fn pick(&self, random: u64) -> Option<(usize, &Backend)> {
         // Scales 64 bits to 0..total (Lemire's method); the bias is below total / 2^64, which is nothing for sums of u32.
         let scaled = (u128::from(random) * u128::from(self.total_weight())) >> 64;
@@ -179,90 +182,11 @@ impl Rule {
     }
 }
 
-/// Whether an inbound connection may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InboundVerdict<'p> {
-    /// It may.
-    Allow,
-    /// It may not: 403 for requests, a closed connection for bytes.
-    Deny {
-        /// Why.
-        reason: DenyReason,
-        /// Name of the policy that refuses it, `default` when no object does.
-        policy: &'p str,
-    },
-}
-
-/// Why a connection is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DenyReason {
-    /// The policy lets no one in.
-    NoOneAllowed,
-    /// The policy wants a verified identity and the client has none.
-    Unauthenticated,
-    /// The client's identity is not among those listed.
-    NotListed,
-    /// The port's rules are about requests, and of an opaque connection none can be seen.
-    OpaqueConnection,
-}
-
-impl DenyReason {
-    /// A stable word for logs, metrics and response headers.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoOneAllowed => "no-one-allowed",
-            Self::Unauthenticated => "unauthenticated",
-            Self::NotListed => "identity-not-listed",
-            Self::OpaqueConnection => "opaque-connection",
-        }
-    }
-}
-
-impl fmt::Display for DenyReason {
-    /// A clause for people.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoOneAllowed => "it lets no one in",
-            Self::Unauthenticated => "the client proved no identity of the mesh",
-            Self::NotListed => "the client's identity is not listed",
-            Self::OpaqueConnection => "the port takes requests only, and this connection is opaque",
-        })
-    }
-}
-
-/// Decides about one connection to a port.
-pub fn decide_inbound<'p>(
-    policy: &'p InboundPolicy,
-    facts: &ConnectionFacts<'_>,
-    trace: &mut impl Trace,
-) -> InboundVerdict<'p> {
-    let refused = match (&policy.access, facts.client) {
-        (Access::None, _) => Some(DenyReason::NoOneAllowed),
-        (Access::Authenticated | Access::Only(_), None) => Some(DenyReason::Unauthenticated),
-        (Access::Only(listed), Some(client)) if !listed.contains(client) => Some(DenyReason::NotListed),
-        (Access::All | Access::Authenticated | Access::Only(_), _) if policy.requires_http && facts.opaque => {
-            Some(DenyReason::OpaqueConnection)
-        }
-        (Access::All | Access::Authenticated | Access::Only(_), _) => None,
-    };
-    let policy = policy.access_name.as_deref().unwrap_or(DEFAULT_POLICY);
-    match refused {
-        Some(reason) => {
-            trace.step(Step::Denied { policy, reason, facts: *facts });
-            InboundVerdict::Deny { reason, policy }
-        }
-        None => {
-            trace.step(Step::Allowed { policy, facts: *facts });
-            InboundVerdict::Allow
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::{Explanation, Identity, model::*};
+    use crate::{Explanation, model::*};
     use proptest::prelude::*;
 
     fn rule(weights: &[u32]) -> Rule {
@@ -278,7 +202,7 @@ mod tests {
         let meta = RouteMeta { kind: RouteKind::Http, namespace: "n".into(), name: "r".into(), created: 0 };
         let routes = if rules.is_empty() { Vec::new() } else { vec![Route { meta, hostnames: Vec::new(), rules }] };
         OutboundPolicy {
-            target: Target::Service(ServiceRef { namespace: "n".into(), name: "web".into(), port: 80 }),
+            target: Target::Service(ServiceRef::new("n", "web", 80)),
             protocol: Protocol::Detect,
             routes: crate::RouteTable::new(routes),
         }
@@ -329,41 +253,6 @@ mod tests {
                 );
                 assert!(*weight > 0 || count == 0);
             }
-        }
-    }
-
-    #[test]
-    fn who_may_call() {
-        let id = |name: &str| Identity::new("cluster.local", "n", name).unwrap();
-        let (a, b) = (id("a"), id("b"));
-        let only = || Access::Only(vec![id("a")]);
-        for (access, requires_http, client, opaque, expected) in [
-            (Access::All, false, None, true, None),
-            (Access::All, true, None, true, Some(DenyReason::OpaqueConnection)),
-            (Access::All, true, None, false, None),
-            (Access::Authenticated, false, None, false, Some(DenyReason::Unauthenticated)),
-            (Access::Authenticated, false, Some(&b), false, None),
-            (Access::Authenticated, true, Some(&b), true, Some(DenyReason::OpaqueConnection)),
-            (only(), false, None, false, Some(DenyReason::Unauthenticated)),
-            (only(), false, Some(&b), false, Some(DenyReason::NotListed)),
-            (only(), false, Some(&a), false, None),
-            (only(), true, Some(&a), true, Some(DenyReason::OpaqueConnection)),
-            (only(), true, Some(&b), true, Some(DenyReason::NotListed)),
-            (Access::Only(Vec::new()), false, Some(&a), false, Some(DenyReason::NotListed)),
-            (Access::None, false, Some(&a), false, Some(DenyReason::NoOneAllowed)),
-        ] {
-            let policy = InboundPolicy { access, requires_http, access_name: Some("n/p".into()), ..Default::default() };
-            let facts = ConnectionFacts { client, opaque };
-            let mut explanation = Explanation::default();
-            let found = match decide_inbound(&policy, &facts, &mut explanation) {
-                InboundVerdict::Allow => None,
-                InboundVerdict::Deny { reason, policy } => {
-                    assert_eq!(policy, "n/p");
-                    Some(reason)
-                }
-            };
-            assert_eq!(found, expected, "{policy:?} {facts:?}");
-            assert!(explanation.to_string().contains("n/p"), "{explanation}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a decision may look at: borrowed views of a request and of a connection.
 
+use std::net::IpAddr;
+
 use crate::identity::Identity;
 
 /// The facts of one HTTP request, as received and after the proxy refused what is ambiguous.
@@ -25,6 +27,8 @@ pub struct RequestFacts<'r> {
 pub struct ConnectionFacts<'c> {
     /// The verified identity of the peer; `None` for plain text and for TLS that is the application's own.
     pub client: Option<&'c Identity>,
-    /// Whether requests are seen one by one (HTTP) or only bytes.
-    pub opaque: bool,
+    /// Where the connection comes from, by its own packets.
+    pub source: IpAddr,
+    /// The port of the application that is called.
+    pub port: u16,
 }

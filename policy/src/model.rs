@@ -6,6 +6,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
+    authorization::AuthorizationPolicy,
     filter::Filter,
     identity::Identity,
     retry::Retry,
@@ -16,6 +17,8 @@ use crate::{
 /// A port of a Kubernetes Service: what a client calls and what a backend reference names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceRef {
+    /// The cluster that it is in; `None`: this one.
+    pub cluster: Option<Arc<str>>,
     /// Namespace of the Service.
     pub namespace: Arc<str>,
     /// Name of the Service.
@@ -24,9 +27,19 @@ pub struct ServiceRef {
     pub port: u16,
 }
 
+impl ServiceRef {
+    /// One of this cluster.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>, port: u16) -> Self {
+        Self { cluster: None, namespace: namespace.into(), name: name.into(), port }
+    }
+}
+
 impl fmt::Display for ServiceRef {
-    /// `namespace/name:port`, the form of logs, metrics and messages.
+    /// `namespace/name:port`, the form of logs, metrics and messages; of another cluster `cluster/namespace/name:port`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(cluster) = &self.cluster {
+            write!(f, "{cluster}/")?;
+        }
         write!(f, "{}/{}:{}", self.namespace, self.name, self.port)
     }
 }
@@ -58,7 +71,7 @@ pub struct OutboundPolicy {
 }
 
 /// What an outbound address or authority stands for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A Service: opaque traffic and requests without routes go to its endpoints.
     Service(ServiceRef),
@@ -97,6 +110,28 @@ pub enum RouteKind {
     Tls,
     /// `TCPRoute`: every connection.
     Tcp,
+}
+
+impl Target {
+    /// The port that is called.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Service(service) => service.port,
+            Self::Endpoint(endpoint) => endpoint.address.port(),
+            Self::Outside(address) | Self::Unknown(address) => address.port(),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    /// `namespace/name:port` of a Service, else the address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(f, "{service}"),
+            Self::Endpoint(endpoint) => write!(f, "{}", endpoint.address),
+            Self::Outside(address) | Self::Unknown(address) => write!(f, "{address}"),
+        }
+    }
 }
 
 impl RouteKind {
@@ -197,32 +232,58 @@ pub enum BackendTarget {
     },
 }
 
-/// Who may call a port.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Access {
-    /// Anyone, also without TLS. The default until a policy says otherwise, so that meshing changes nothing.
-    #[default]
-    All,
-    /// Any verified identity of the mesh.
-    Authenticated,
-    /// The identities listed, compared exactly.
-    Only(Vec<Identity>),
-    /// No one.
-    None,
+/// Everything a server's proxy must know about its pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WorkloadPolicy {
+    /// What its ports speak.
+    pub ports: PortPolicies,
+    /// Who may call it: every policy that is about the pod, in no order that matters.
+    pub authorization: Vec<AuthorizationPolicy>,
 }
 
-/// Everything a server's proxy must know about one of its ports.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct InboundPolicy {
+/// What is known of a port of a pod, beside who may call it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortPolicy {
     /// What the port speaks.
     pub protocol: Protocol,
-    /// Who may call it.
-    pub access: Access,
-    /// Name of the object that `access` came from, for 403s and logs; `default` when there is none.
-    pub access_name: Option<Arc<str>>,
-    /// Whether requests must be seen one by one: an opaque connection is then refused.
-    pub requires_http: bool,
     /// Whether HTTPRoutes or GRPCRoutes are attached to a Service that leads to the port: what a server may take for a
     /// request is then served or refused as one, never passed as bytes.
     pub has_request_routes: bool,
+    /// Whether a path that servers read in several ways is answered 400, whoever asks.
+    pub strict_paths: bool,
+}
+
+/// Each port of a pod, by ranges. Of a port that is in none nothing is known ([`PortPolicy::default`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortPolicies(Box<[(u16, u16, PortPolicy)]>);
+
+impl PortPolicies {
+    /// From ranges (first and last port) that must be sorted and not overlap; those that touch and are equal become one.
+    /// `None` if they are not.
+    pub fn new(ranges: impl IntoIterator<Item = (u16, u16, PortPolicy)>) -> Option<Self> {
+        let mut merged: Vec<(u16, u16, PortPolicy)> = Vec::new();
+        for (first, last, policy) in ranges {
+            let before = merged.last_mut();
+            if first > last || before.as_ref().is_some_and(|before| before.1 >= first) {
+                return None;
+            }
+            match before {
+                Some(before) if before.1 + 1 == first && before.2 == policy => before.1 = last,
+                _ => merged.push((first, last, policy)),
+            }
+        }
+        merged.retain(|(.., policy)| *policy != PortPolicy::default());
+        Some(Self(merged.into()))
+    }
+
+    /// What is known of a port.
+    pub fn get(&self, port: u16) -> PortPolicy {
+        let at = self.0.partition_point(|(_, last, _)| *last < port);
+        self.0.get(at).filter(|(first, ..)| *first <= port).map_or_else(PortPolicy::default, |(.., policy)| *policy)
+    }
+
+    /// The ranges of which something is known, sorted.
+    pub fn ranges(&self) -> &[(u16, u16, PortPolicy)] {
+        &self.0
+    }
 }

@@ -1,22 +1,22 @@
-//! Why a decision fell as it did: each step of it, for whoever asks.
+//! Why a decision was made: each step of it, for code that wants to know.
 //!
-//! The proxy asks nothing: `()` ignores every step, and since a step only borrows, the compiler removes it entirely.
-//! `meshctl explain` records an [`Explanation`].
+//! The proxy does not: `()` ignores every step, and since a step only borrows, the compiler removes it entirely. `meshctl
+//! explain` records an [`Explanation`].
 
 use std::fmt;
 
 use crate::{
-    decide::DenyReason,
+    authorization::{Action, AuthorizationPolicy, InboundVerdict, Source},
     facts::ConnectionFacts,
     model::{RouteMeta, Rule, Target},
     route::{HostMatch, Mismatch, RequestMatch},
 };
 
-/// Most steps an [`Explanation`] keeps: enough for every match of a full HTTPRoute (128) under each of its 16
-/// hostnames, and little enough to read or to send.
+/// Most steps an [`Explanation`] keeps: enough for every match of a full HTTPRoute (128) under each of its 16 hostnames, and
+/// small enough to read or to send.
 pub const MAX_STEPS: usize = 2048;
 
-/// Hears of each step of a decision, in order.
+/// Receives each step of a decision, in order.
 pub trait Trace {
     /// One step.
     fn step(&mut self, step: Step<'_>);
@@ -32,7 +32,7 @@ impl Trace for () {
 pub enum Step<'t> {
     /// No routes are attached, so the target serves the request itself.
     NoRoutes {
-        /// What was called.
+        /// The target that was called.
         target: &'t Target,
     },
     /// A rule lost because its route is for another host.
@@ -57,7 +57,7 @@ pub enum Step<'t> {
         /// The part that does not hold.
         why: Mismatch<'t>,
     },
-    /// A rule matched; no rule of lower precedence is tried.
+    /// A rule matched; rules of lower precedence are not tried.
     Won {
         /// The route.
         meta: &'t RouteMeta,
@@ -70,7 +70,7 @@ pub enum Step<'t> {
         /// The match; `None`: the rule has none, so every request.
         matched: Option<&'t RequestMatch>,
     },
-    /// A filter of the rule answers: no backend is asked.
+    /// A filter of the rule answers the request: it goes to no backend.
     Answered {
         /// Which kind of answer, [`crate::OutboundVerdict::as_str`].
         by: &'static str,
@@ -79,22 +79,62 @@ pub enum Step<'t> {
     NotFound,
     /// The rule has no backend with a weight: 500.
     NoBackends,
-    /// An inbound connection may pass.
-    Allowed {
-        /// The name of the policy that allows it.
-        policy: &'t str,
-        /// Who asked.
-        facts: ConnectionFacts<'t>,
+    /// A rule of a port's policy does not match.
+    RuleLost {
+        /// The policy.
+        policy: &'t AuthorizationPolicy,
+        /// Which rule, from 0.
+        rule_index: usize,
+        /// The part that does not hold.
+        why: RuleMiss<'t>,
     },
-    /// An inbound connection is refused.
-    Denied {
-        /// The name of the policy that refuses it.
-        policy: &'t str,
-        /// Why.
-        reason: DenyReason,
-        /// Who asked.
-        facts: ConnectionFacts<'t>,
+    /// Whether a caller of a port may continue.
+    Inbound {
+        /// The decision.
+        verdict: &'t InboundVerdict<'t>,
+        /// The caller.
+        connection: &'t ConnectionFacts<'t>,
     },
+}
+
+/// The first part of an [`crate::AuthorizationRule`] that does not match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleMiss<'p> {
+    /// The port is none of the rule's.
+    Port,
+    /// The caller is none of these.
+    Source(&'p [Source]),
+    /// The request matches none of the operations. This is the mismatch of the last alternative; `None`: there is no
+    /// alternative.
+    Operation(Option<Mismatch<'p>>),
+    /// The rule is about requests, and bytes have no visible request.
+    Bytes,
+}
+
+impl fmt::Display for RuleMiss<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port => f.write_str("the port is none of its ports"),
+            Self::Source([]) => f.write_str("it is for nobody"),
+            Self::Source(sources) => {
+                f.write_str("the caller is not ")?;
+                sources
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(i, source)| write!(f, "{}{source}", if i > 0 { " or " } else { "" }))
+            }
+            Self::Operation(Some(mismatch)) => write!(f, "{mismatch}"),
+            Self::Operation(None) => f.write_str("it is about no request"),
+            Self::Bytes => f.write_str("it is about requests, and bytes show none"),
+        }
+    }
+}
+
+fn caller(f: &mut fmt::Formatter<'_>, connection: &ConnectionFacts<'_>) -> fmt::Result {
+    match connection.client {
+        Some(identity) => write!(f, "{identity}"),
+        None => f.write_str("a caller without identity"),
+    }
 }
 
 impl fmt::Display for Step<'_> {
@@ -102,10 +142,6 @@ impl fmt::Display for Step<'_> {
         let subject = |f: &mut fmt::Formatter<'_>, meta: &RouteMeta, index: usize, rule: &Rule| {
             write!(f, "{} {}/{} rule {index}", meta.kind.as_str(), meta.namespace, meta.name)?;
             rule.name.as_ref().map_or(Ok(()), |name| write!(f, " ({name})"))
-        };
-        let client = |f: &mut fmt::Formatter<'_>, facts: &ConnectionFacts<'_>| match facts.client {
-            Some(identity) => write!(f, "{identity}"),
-            None => f.write_str("a client without identity"),
         };
         match self {
             Self::NoRoutes { target: Target::Service(service) } => {
@@ -142,15 +178,34 @@ impl fmt::Display for Step<'_> {
             Self::Answered { by } => write!(f, "a filter of the rule answers: {by}"),
             Self::NotFound => f.write_str("no rule matched: 404"),
             Self::NoBackends => f.write_str("the rule has no backend with a weight above 0: 500"),
-            Self::Allowed { policy, facts } => {
-                write!(f, "policy {policy} allows ")?;
-                client(f, facts)
+            Self::RuleLost { policy, rule_index, why } => {
+                write!(f, "{} rule {rule_index}: does not match, {why}", policy.name)
             }
-            Self::Denied { policy, reason, facts } => {
-                write!(f, "policy {policy} denies ")?;
-                client(f, facts)?;
-                write!(f, ": {reason}")
-            }
+            Self::Inbound { verdict, connection } => match verdict {
+                InboundVerdict::Allow(None) => {
+                    f.write_str("no policy speaks of ")?;
+                    caller(f, connection)?;
+                    f.write_str(": let in")
+                }
+                InboundVerdict::Allow(Some(rule)) => {
+                    write!(f, "{rule}")?;
+                    f.write_str(" lets in ")?;
+                    caller(f, connection)
+                }
+                InboundVerdict::Deny(rule) if rule.policy.action == Action::Allow => {
+                    write!(f, "{rule}")?;
+                    f.write_str(" closes the port to all that no policy lets in, and none does ")?;
+                    caller(f, connection)
+                }
+                InboundVerdict::Deny(rule) => {
+                    write!(f, "{rule}")?;
+                    f.write_str(" refuses ")?;
+                    caller(f, connection)
+                }
+                InboundVerdict::AmbiguousPath => {
+                    f.write_str("servers read the path in several ways, and the port takes no such path: 400")
+                }
+            },
         }
     }
 }

@@ -1,16 +1,20 @@
-//! The two small servers beside the data plane: `/config`, `/policy`, `/certificate` and `/log-level` on loopback; `/live`,
-//! `/ready` and `/metrics` on the pod's address, read-only.
+//! The two small servers beside the data plane: `/config`, `/policy`, `/authorization`, `/certificate` and `/log-level` on
+//! loopback; `/live`, `/ready`, `/metrics` and kubelet's probes of the application on the pod's address, read-only.
 //!
 //! They run on the control thread: a scrape costs no request its turn.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use mesh_listen::{Page, Shared, pages::page, serve_pages};
+use mesh_listen::{
+    Page, Shared,
+    pages::{Life, common, json, page, text},
+    serve_pages,
+};
 use mesh_policy::OutboundPolicy;
 use mesh_proto::v1;
 use prost::Message;
@@ -19,10 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::{
+    authorization::Callers,
     config::Config,
-    control::{Believed, Control},
-    dump,
+    config_dump,
+    control::{ConfigDump, Control},
     metrics::Metrics,
+    probe::Probes,
     target::canonical,
     tls::Tls,
 };
@@ -30,7 +36,7 @@ use crate::{
 /// A log filter; longer ones are no filter.
 const MAX_BODY: usize = 4 * 1024;
 /// What the pages show.
-pub struct Admin {
+pub(crate) struct Admin {
     /// The configuration.
     pub config: Arc<Config>,
     /// Snapshots.
@@ -39,15 +45,19 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The certificate.
     pub tls: Arc<Tls>,
+    /// Who called this pod.
+    pub callers: Arc<Callers>,
     /// What scrapers have not read yet.
     pub texts: Shared,
+    /// Kubelet's probes of the application.
+    pub probes: Probes,
     /// The log filter in force; `None` when somebody else set up logging.
     pub log: Option<reload::Handle<EnvFilter, Registry>>,
 }
 
 /// Which of the two servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pages {
+pub(crate) enum Pages {
     /// Loopback: may change things.
     Local,
     /// The pod's address: reads only.
@@ -56,32 +66,44 @@ pub enum Pages {
 
 impl Admin {
     /// Serves one of the ports until the process ends.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, pages: Pages) {
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, pages: Pages) {
         let answer = move |request| {
             let admin = self.clone();
-            async move { admin.answer(request, pages).await }
+            async move { admin.probe_or_page(request, pages).await }
         };
         serve_pages(listener, CancellationToken::new(), answer).await;
     }
 
+    async fn probe_or_page(&self, request: Request<Incoming>, pages: Pages) -> Option<Page> {
+        if (pages, request.method()) == (Pages::ReadOnly, &Method::GET)
+            && let Some(number) = self.probes.number(request.uri().path())
+        {
+            let life = request.extensions().get::<Life>().cloned();
+            return self.probes.answer(number, life).await;
+        }
+        Some(self.answer(request, pages).await)
+    }
+
     async fn answer(&self, request: Request<Incoming>, pages: Pages) -> Page {
-        match (pages, request.method(), request.uri().path()) {
-            (Pages::ReadOnly, &Method::GET, "/live") => text(StatusCode::OK, "live\n"),
-            (Pages::ReadOnly, &Method::GET, "/ready") => {
-                let not_ready = if !self.tls.held.is_ready() {
-                    "not ready: no certificate yet; see the log and mesh-identity\n"
-                } else if !self.control.is_known() {
-                    "not ready: no mesh-destination that knows this pod yet; see the log and mesh-destination\n"
-                } else {
-                    return text(StatusCode::OK, "ready\n");
-                };
-                text(StatusCode::SERVICE_UNAVAILABLE, not_ready)
+        let path = request.uri().path();
+        let read_only = match (pages, request.method()) {
+            (Pages::ReadOnly, &Method::GET) => {
+                common(path, None, || self.waits(), || self.texts.get(|| self.metrics.render()))
             }
-            (Pages::ReadOnly, &Method::GET, "/metrics") => {
-                text(StatusCode::OK, self.texts.get(|| self.metrics.render()))
+            _ => None,
+        };
+        if let Some(page) = read_only {
+            return page;
+        }
+        match (pages, request.method(), path) {
+            (Pages::Local, &Method::GET, "/config") => {
+                shown(config_dump::config(&self.config, &self.config_dump(), &self.tls))
             }
-            (Pages::Local, &Method::GET, "/config") => json(dump::config(&self.config, &self.believed(), &self.tls)),
-            (Pages::Local, &Method::GET, "/policy") => policy(request.uri().query(), &self.believed().outbound),
+            (Pages::Local, &Method::GET, "/policy") => policy(request.uri().query(), &self.config_dump().outbound),
+            (Pages::Local, &Method::GET, "/authorization") => {
+                let held = self.control.inbound().get();
+                shown(config_dump::authorization(held.as_deref(), &self.metrics, &self.callers))
+            }
             (Pages::Local, &Method::GET, "/certificate") => self.certificate(),
             (Pages::Local, &Method::GET, "/log-level") => self.log_level(),
             (Pages::Local, &Method::PUT, "/log-level") => self.set_log_level(request.into_body()).await,
@@ -89,8 +111,19 @@ impl Admin {
         }
     }
 
-    fn believed(&self) -> Believed {
-        self.control.believed()
+    /// What is waited for before the application is to be sent requests.
+    fn waits(&self) -> Option<String> {
+        if !self.tls.held.is_ready() {
+            Some("no certificate yet; see the log and mesh-identity".to_owned())
+        } else if !self.control.is_known() {
+            Some("what may be called of this pod was not heard yet; see the log and mesh-destination".to_owned())
+        } else {
+            None
+        }
+    }
+
+    fn config_dump(&self) -> ConfigDump {
+        self.control.config_dump()
     }
 
     /// What is proved to peers: the leaf and what leads from it to a root, each as DER, one after the other.
@@ -142,7 +175,7 @@ fn policy(query: Option<&str>, held: &[(String, Option<Arc<OutboundPolicy>>)]) -
     let asked = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("target="));
     let Some(asked) = asked else {
         let names = held.iter().filter(|(_, policy)| policy.is_some()).map(|(target, _)| target.as_str());
-        return json(serde_json::json!({ "targets": names.collect::<Vec<_>>() }));
+        return shown(serde_json::json!({ "targets": names.collect::<Vec<_>>() }));
     };
     let target = canonical(&decoded(asked));
     match held.iter().find(|(name, _)| *name == target) {
@@ -176,17 +209,8 @@ fn decoded(value: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Opens a port of the admin servers.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::from_std(crate::listen::bind(address, false)?)
-}
-
-fn text(status: StatusCode, text: impl Into<Bytes>) -> Page {
-    page(status, "text/plain; charset=utf-8", text)
-}
-
-fn json(value: serde_json::Value) -> Page {
-    page(StatusCode::OK, "application/json", format!("{value:#}\n"))
+fn shown(value: serde_json::Value) -> Page {
+    json(format!("{value:#}\n"))
 }
 
 #[cfg(test)]
@@ -201,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn a_policy_is_given_as_it_is_held() {
         let web = OutboundPolicy {
-            target: Target::Service(ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 }),
+            target: Target::Service(ServiceRef::new("shop", "web", 80)),
             protocol: Protocol::Http2,
             routes: RouteTable::default(),
         };

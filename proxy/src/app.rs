@@ -12,31 +12,32 @@ use std::{
 };
 
 use mesh_credentials::{Credentials, channel::Peer};
-use mesh_listen::Shared;
+use mesh_listen::{Shared, Signals, bind};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle, LocalOptions},
-    signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::{
-    admin::{self, Admin, Pages},
+    admin::{Admin, Pages},
+    authorization::{self, Callers},
     config::{Config, ConfigError, ProcessEnv},
     control::Control,
     expiry, gate,
-    handover::Handover,
+    hairpin::Hairpin,
     init,
     listen::{self, Role},
     metrics::{ControlMetrics, Metrics},
+    probe::Probes,
     tls::Tls,
     transport::Parts,
     worker::Worker,
 };
 
 /// The configuration is wrong; the same as command lines use for wrong usage.
-pub const EXIT_USAGE: u8 = 2;
+pub(crate) const EXIT_USAGE: u8 = 2;
 /// After the drain, what is still open is closed; nothing may hold up the end of the process for longer.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -47,7 +48,7 @@ const KEPT_BLOCK: usize = 4 << 20;
 
 /// Why the proxy cannot run.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// A variable is missing or wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -120,19 +121,22 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     })?;
     let tls = Arc::new(Tls::new(credentials.held().clone())?);
     let metrics = Arc::new(Metrics::default());
+    let callers = Arc::new(Callers::default());
     let drain = CancellationToken::new();
 
     // The control thread is this one: identity, streams, admin pages, signals.
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let control_metrics = ControlMetrics::new(&metrics);
     let control = Control::start(runtime.handle().clone(), &config, credentials.clone(), &tls, control_metrics);
-    control.find_replica(credentials, config.inbound_listen.port().max(1));
+    control.follow_workload(credentials);
     let admin = Admin {
         config: config.clone(),
         control: control.clone(),
         metrics: metrics.clone(),
         tls: tls.clone(),
+        callers: callers.clone(),
         texts: Shared::default(),
+        probes: Probes::new(&config)?,
         log,
     };
     runtime.block_on(serve_admin(Arc::new(admin)))?;
@@ -140,8 +144,8 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     // Workers get their listeners before any is started: a port that is taken is an error, not half a proxy.
     let addresses = listen::addresses(&config);
     let own: Vec<SocketAddr> = addresses.iter().map(|(address, _)| *address).collect();
-    let handover = Arc::new(Handover::default());
-    let parts = Parts { config: config.clone(), tls, metrics, handover, own };
+    let hairpin = Arc::new(Hairpin::default());
+    let parts = Parts { config: config.clone(), tls, metrics, hairpin, callers, own };
     let mut workers: Vec<JoinHandle<()>> = Vec::new();
     for n in 0..config.workers {
         let listeners = open(&addresses, config.workers > 1)?;
@@ -163,7 +167,8 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     );
 
     runtime.block_on(async {
-        let signal = ended().await?;
+        let mut signals = Signals::new()?;
+        let signal = signals.wait().await;
         tracing::info!("{signal}: draining for at most {:?}", config.times.shutdown_grace);
         drain.cancel();
         let all_done = async {
@@ -174,7 +179,7 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
         tokio::select! {
             () = all_done => {}
             () = tokio::time::sleep(config.times.shutdown_grace + LAST_WORDS) => tracing::warn!("connections were still open"),
-            _ = ended() => tracing::warn!("a second signal: leaving at once"),
+            _ = signals.wait() => tracing::warn!("a second signal: leaving at once"),
         }
         Ok(())
     })
@@ -183,7 +188,7 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
 /// Opens every traffic port once.
 fn open(addresses: &[(SocketAddr, Role)], shared: bool) -> Result<Vec<(std::net::TcpListener, Role)>, StartError> {
     let one = |(address, role): &(SocketAddr, Role)| {
-        let listener = listen::bind(*address, shared).map_err(|error| StartError::Listen(*address, error))?;
+        let listener = bind(*address, shared).map_err(|error| StartError::Listen(*address, error))?;
         Ok((listener, role.clone()))
     };
     addresses.iter().map(one).collect()
@@ -192,7 +197,8 @@ fn open(addresses: &[(SocketAddr, Role)], shared: bool) -> Result<Vec<(std::net:
 async fn serve_admin(admin: Arc<Admin>) -> Result<(), StartError> {
     for (address, pages) in [(admin.config.admin_listen, Pages::Local), (admin.config.metrics_listen, Pages::ReadOnly)]
     {
-        let listener = admin::bind(address).map_err(|error| StartError::Listen(address, error))?;
+        let listener =
+            bind(address, false).and_then(TcpListener::from_std).map_err(|error| StartError::Listen(address, error))?;
         Handle::current().spawn(admin.clone().serve(listener, pages));
     }
     Ok(())
@@ -212,6 +218,7 @@ fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, 
             tokio::task::spawn_local(listen::run(worker.clone(), listener, role));
         }
         tokio::task::spawn_local(expiry::run(worker.transport.clone()));
+        tokio::task::spawn_local(authorization::run(worker.authorization.clone()));
         let tidying = async {
             loop {
                 tokio::time::sleep(FORGET_GONE_EVERY).await;
@@ -226,14 +233,5 @@ fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, 
             () = tidying => {}
         }
         Ok(())
-    })
-}
-
-/// Waits for SIGTERM or SIGINT and names it.
-async fn ended() -> Result<&'static str, StartError> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
     })
 }

@@ -10,7 +10,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 /// Why a capability cannot be taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CapabilityError {
+pub(crate) enum CapabilityError {
     /// It is not among what this process may have.
     #[error(
         "this container has no NET_ADMIN, which it needs to redirect the pod's traffic: its securityContext must have \
@@ -25,7 +25,7 @@ pub enum CapabilityError {
 
 /// Makes `NET_ADMIN` effective for the calling thread and those it starts from now on; others go on without it.
 /// As root, where it usually is effective already, nothing changes.
-pub fn raise_net_admin() -> Result<(), CapabilityError> {
+pub(crate) fn raise_net_admin() -> Result<(), CapabilityError> {
     let now = capabilities(None).map_err(CapabilityError::Kernel)?;
     match with_effective(now, CapabilitySet::NET_ADMIN) {
         Some(raised) if raised == now => Ok(()),

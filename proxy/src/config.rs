@@ -5,25 +5,32 @@
 
 mod env;
 mod limits;
+mod probes;
 
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
-use mesh_policy::Identity;
+use mesh_policy::{
+    Identity,
+    well_known::{
+        ADMIN_PORT, CONTROL_NAMESPACE, INBOUND_PORT, MESH_DESTINATION, MESH_IDENTITY, METRICS_PORT, OUTBOUND_PORT,
+    },
+};
 use mesh_proto::names::Address;
 
 use self::env::{addresses, at_least_one, pairs};
 pub(crate) use self::env::{duration, parse};
-pub use self::{
+pub(crate) use self::{
     env::{ConfigError, Env, ProcessEnv},
     limits::{Limits, Times},
+    probes::{Action, Grpc, HttpGet, Probe, Probes, Scheme},
 };
 
 /// A listening port that stands for an application port (`MESH_INBOUND_PORTS`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InboundPort {
+pub(crate) struct InboundPort {
     /// Port the proxy listens on.
     pub listen: u16,
     /// Port the application listens on, on loopback.
@@ -32,7 +39,7 @@ pub struct InboundPort {
 
 /// A listening port that stands for a destination (`MESH_OUTBOUND_PORTS`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutboundPort {
+pub(crate) struct OutboundPort {
     /// Port the proxy listens on, on loopback.
     pub listen: u16,
     /// `host:port` that it stands for.
@@ -41,7 +48,7 @@ pub struct OutboundPort {
 
 /// The proxy's whole configuration.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// `MESH_WORKLOAD`: `namespace/pod` of this proxy.
     pub workload: String,
     /// `MESH_IDENTITY_ADDR`: `host:port` of the identity service.
@@ -67,15 +74,21 @@ pub struct Config {
     pub outbound_listen: SocketAddr,
     /// `MESH_INBOUND_LISTEN`, `[::]:4643`: redirected inbound connections, IPv4 among them. Without IPv6 it is 0.0.0.0.
     pub inbound_listen: SocketAddr,
-    /// `MESH_ADMIN_LISTEN`, `127.0.0.1:4691`: /config and /log-level; loopback only.
+    /// `MESH_ADMIN_LISTEN`, `127.0.0.1:4691`: /config, /authorization and /log-level; loopback only.
     pub admin_listen: SocketAddr,
     /// `MESH_METRICS_LISTEN`, `[::]:4692`: /live, /ready and /metrics, by IPv4 as well.
     pub metrics_listen: SocketAddr,
+    /// `MESH_PROBES`: the probes that kubelet sends to the port of `MESH_METRICS_LISTEN` and that are for the application, as
+    /// JSON. The injector writes it.
+    pub probes: Probes,
     /// `MESH_WORKERS`, 1: data-plane threads; each owns its connections, nothing is shared between them.
     pub workers: usize,
     /// `MESH_CUT_AT_CERTIFICATE_END`, `false`: whether bytes, upgraded connections and open streams are cut when the
     /// certificate of either side ends. Requests and responses are always finished, and begin on a new connection.
     pub cut_at_certificate_end: bool,
+    /// `MESH_DENIAL_DETAILS`, `false`: whether a caller that policy refuses is told by which policy and rule. Otherwise it
+    /// gets the id of the decision, which is in the log beside them.
+    pub denial_details: bool,
     /// `MESH_LOG`, `info`: log filter in the syntax of tracing's EnvFilter.
     pub log: String,
     /// Limits on sizes and counts.
@@ -86,9 +99,9 @@ pub struct Config {
 
 impl Config {
     /// Reads all variables. The first one that is missing or malformed is the error.
-    pub fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
+    pub(crate) fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
         let name = |var, account: &'static str| match env.get(var) {
-            None => Identity::new("cluster.local", "mesh-system", account)
+            None => Identity::new("cluster.local", CONTROL_NAMESPACE, account)
                 .map_err(|_| missing(var, "verify the controller")),
             Some(v) => Identity::parse(&v).map_err(|_| ConfigError::Invalid {
                 name: var,
@@ -102,7 +115,7 @@ impl Config {
             let expected = "host:port, such as mesh-identity.mesh-system.svc.cluster.local:4650 or [fd00::1]:4650";
             value.parse::<Address>().map_err(|_| ConfigError::Invalid { name: var, value, expected })
         };
-        let admin_listen: SocketAddr = parse(env, "MESH_ADMIN_LISTEN", "127.0.0.1:4691", ADDRESS)?;
+        let admin_listen: SocketAddr = parse(env, "MESH_ADMIN_LISTEN", &format!("127.0.0.1:{ADMIN_PORT}"), ADDRESS)?;
         if !admin_listen.ip().is_loopback() {
             let expected = "a loopback address: the admin port changes the proxy and has no authentication";
             return Err(ConfigError::Invalid { name: "MESH_ADMIN_LISTEN", value: admin_listen.to_string(), expected });
@@ -110,9 +123,9 @@ impl Config {
         Ok(Self {
             workload: required("MESH_WORKLOAD", "say which pod this proxy serves (namespace/pod)")?,
             identity_addr: address("MESH_IDENTITY_ADDR", "get a certificate (host:port of mesh-identity)")?,
-            identity_name: name("MESH_IDENTITY_NAME", "mesh-identity")?,
+            identity_name: name("MESH_IDENTITY_NAME", MESH_IDENTITY)?,
             destination_addr: address("MESH_DESTINATION_ADDR", "find endpoints (host:port of mesh-destination)")?,
-            destination_name: name("MESH_DESTINATION_NAME", "mesh-destination")?,
+            destination_name: name("MESH_DESTINATION_NAME", MESH_DESTINATION)?,
             token_file: required("MESH_TOKEN_FILE", "prove the service account to mesh-identity")?.into(),
             trust_bundle_file: required("MESH_TRUST_BUNDLE_FILE", "verify the controller's certificate")?.into(),
             inbound_ports: pairs(env, "MESH_INBOUND_PORTS", "LISTEN=APP,... such as 18080=8080", |l, r| {
@@ -129,12 +142,14 @@ impl Config {
                 },
             )?,
             pod_ips: addresses(env, "MESH_POD_IPS")?,
-            outbound_listen: parse(env, "MESH_OUTBOUND_LISTEN", "127.0.0.1:4640", ADDRESS)?,
-            inbound_listen: parse(env, "MESH_INBOUND_LISTEN", "[::]:4643", ADDRESS)?,
+            outbound_listen: parse(env, "MESH_OUTBOUND_LISTEN", &format!("127.0.0.1:{OUTBOUND_PORT}"), ADDRESS)?,
+            inbound_listen: parse(env, "MESH_INBOUND_LISTEN", &format!("[::]:{INBOUND_PORT}"), ADDRESS)?,
             admin_listen,
-            metrics_listen: parse(env, "MESH_METRICS_LISTEN", METRICS_LISTEN, ADDRESS)?,
+            metrics_listen: metrics_listen(env)?,
+            probes: Probes::from_env(env)?,
             workers: at_least_one(env, "MESH_WORKERS", "1")?,
             cut_at_certificate_end: parse(env, "MESH_CUT_AT_CERTIFICATE_END", "false", "true or false")?,
+            denial_details: parse(env, "MESH_DENIAL_DETAILS", "false", "true or false")?,
             log: env.get("MESH_LOG").unwrap_or_else(|| "info".into()),
             limits: Limits::from_env(env)?,
             times: Times::from_env(env)?,
@@ -143,9 +158,12 @@ impl Config {
 }
 
 /// What a listening address looks like.
-pub(crate) const ADDRESS: &str = "an address with a port, such as 127.0.0.1:4640";
-/// Where the pages are unless it is said otherwise.
-pub(crate) const METRICS_LISTEN: &str = "[::]:4692";
+const ADDRESS: &str = "an address with a port, such as 127.0.0.1:4640";
+
+/// Where the pages are.
+pub(crate) fn metrics_listen(env: &impl Env) -> Result<SocketAddr, ConfigError> {
+    parse(env, "MESH_METRICS_LISTEN", &format!("[::]:{METRICS_PORT}"), ADDRESS)
+}
 
 fn missing(name: &'static str, why: &'static str) -> ConfigError {
     ConfigError::Missing { name, why }

@@ -1,6 +1,6 @@
-//! The only place that opens upstream sockets: TCP, and mutual TLS to a peer whose identity discovery named.
+//! The only module that opens upstream sockets: TCP, and mutual TLS to a peer whose identity discovery named.
 //!
-//! Whatever fails here was never delivered.
+//! A connection that fails here delivered nothing.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use mesh_credentials::tls::expect_identity;
-use mesh_policy::Identity;
+use mesh_policy::{Endpoint, Identity};
 use rustls::{ClientConfig, pki_types::ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
@@ -26,19 +26,19 @@ use crate::{
     transport::Transport,
 };
 
-/// A peer that vanished without a word is given up after this: probes begin, and unacknowledged data is abandoned.
+/// A peer that vanished silently is given up after this time: keepalive probes begin, and unacknowledged data is abandoned.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Outside the mesh a server may be far away: some lost packets must not fail a connection that would have stood without
-/// a proxy.
+/// Outside the mesh, a server may be far away: a few lost packets must not fail a connection that would succeed without a
+/// proxy.
 const EXTERNAL: Duration = Duration::from_secs(15);
 
 /// Opens a TCP connection within the connect timeout.
-pub async fn tcp(transport: &Transport, address: SocketAddr) -> Result<TcpStream, Error> {
+pub(crate) async fn tcp(transport: &Transport, address: SocketAddr) -> Result<TcpStream, Error> {
     within(transport, address, transport.config.times.connect, TcpStream::connect(address)).await
 }
 
-/// Opens a TCP connection to somebody outside the mesh, who may be far away.
-pub async fn external(transport: &Transport, address: SocketAddr) -> Result<TcpStream, Error> {
+/// Opens a TCP connection to an address outside the mesh, which may be far away.
+pub(crate) async fn external(transport: &Transport, address: SocketAddr) -> Result<TcpStream, Error> {
     within(transport, address, EXTERNAL, TcpStream::connect(address)).await
 }
 
@@ -63,21 +63,21 @@ async fn within(
 }
 
 /// A connection that was opened.
-pub struct Upstream<T> {
+pub(crate) struct Upstream<T> {
     /// Its stream.
     pub io: T,
-    /// Its place among the live connections, where it is one of the mesh. Whoever uses the stream holds it as long.
+    /// Its entry in the table of live connections, if it is one of the mesh. The user of the stream holds the entry as long.
     pub entry: Option<Rc<Entry>>,
 }
 
 impl<T> Upstream<T> {
-    /// One that is not of the mesh.
-    pub fn plain(io: T) -> Self {
+    /// A connection that is not of the mesh.
+    pub(crate) fn plain(io: T) -> Self {
         Self { io, entry: None }
     }
 
     /// The same, where the type of the stream does not matter.
-    pub fn boxed(self) -> Upstream<Box<dyn Io>>
+    pub(crate) fn boxed(self) -> Upstream<Box<dyn Io>>
     where
         T: Io,
     {
@@ -85,8 +85,20 @@ impl<T> Upstream<T> {
     }
 }
 
+/// Opens a connection to an endpoint: mutual TLS with `config` if it is meshed, else plain TCP.
+pub(crate) async fn endpoint(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    config: &Arc<ClientConfig>,
+) -> Result<Upstream<Box<dyn Io>>, Error> {
+    match &endpoint.identity {
+        None => Ok(Upstream::plain(tcp(transport, endpoint.address).await?).boxed()),
+        Some(identity) => Ok(mesh(transport, endpoint.address, identity, config).await?.boxed()),
+    }
+}
+
 /// Opens a mutual TLS connection to a peer that must prove `identity`.
-pub async fn mesh(
+pub(crate) async fn mesh(
     transport: &Transport,
     address: SocketAddr,
     identity: &Identity,
@@ -95,7 +107,7 @@ pub async fn mesh(
     if !transport.tls.held.is_ready() {
         return Err(Error::undelivered(Reason::NoIdentity, "there is no certificate to prove yet"));
     }
-    // One limit for both: a slow accept leaves less for the handshake.
+    // One limit for TCP and TLS: a slow accept leaves less time for the handshake.
     let limit = transport.config.times.connect;
     let late = tokio::time::Instant::now() + limit;
     let tcp = if transport.is_this_pod(address.ip()) {
@@ -136,11 +148,11 @@ pub async fn mesh(
     Ok(Upstream { io: stream, entry: Some(entry) })
 }
 
-/// A connection to our own inbound side, which is told that it goes to `address`.
+/// A connection to our own inbound side, which is told that its destination is `address`.
 async fn own_inbound(transport: &Transport, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
-    let announced = transport.handover.announce(socket.local_addr()?, address);
+    let announced = transport.hairpin.announce(socket.local_addr()?, address);
     let announced =
         announced.ok_or_else(|| io::Error::other("too many calls of this pod to itself are on their way"))?;
     let inbound = match transport.config.inbound_listen {
@@ -153,7 +165,7 @@ async fn own_inbound(transport: &Transport, address: SocketAddr) -> io::Result<T
 }
 
 /// Options of every connection, accepted or opened.
-pub fn tune(stream: &TcpStream) -> io::Result<()> {
+pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 6))?;
@@ -171,7 +183,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_does_not_accept_is_waited_for_no_longer_than_the_limit() {
         let worker = worker(&[]);
-        // A kernel answers nobody for whom there is no room in the queue of a listener.
+        // The kernel answers no client for which the listener's queue has no room.
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let listener = socket.listen(0).unwrap();

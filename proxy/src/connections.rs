@@ -1,21 +1,22 @@
 //! The one table of a worker's live connections: who is at the other end, how far each has come, and how to end it.
 //!
-//! Whatever asks "which connections, whose, since when" asks here and builds no list of its own: the limit on accepted
-//! connections ([`Connections::accept`], [`Entry::admitted`]), the drain ([`Connections::close`], [`Connections::none`]), the
-//! end of a certificate or of an anchor, and what ends connections by who they are ([`Connections::end_where`]).
+//! Code that asks which connections there are, whose they are, or since when, asks here and keeps no list of its own: the
+//! limit on accepted connections ([`Connections::accept`], [`Entry::admitted`]), the drain ([`Connections::close`],
+//! [`Connections::none`]), the end of a certificate or a trust anchor, and ending connections by identity or source
+//! ([`Connections::end_where`]).
 //!
-//! To the application, three kinds of connections have places of their own: those that have shown nothing yet (the source that
-//! holds most of them loses its oldest when there are too many, so the next one is always accepted), strangers that are served,
-//! and peers. A served connection is never ended for another.
+//! Connections to the application have three separate limits: for those that have proved nothing yet, for unmeshed callers
+//! that are served, and for peers. If too many have proved nothing, the source that holds most loses its oldest, so the next
+//! connection is always accepted. A served connection is never ended to make room for another.
 //!
-//! An [`Entry`] lives exactly as long as its connection, whatever became of it: whoever serves it holds the entry, and hands it
-//! on when the connection leaves HTTP. So upgraded connections and tunnels keep their place in the limit and in the drain.
-//! An end is asked for, never forced: who serves the connection waits for [`Entry::ending`] (finish what is open: GOAWAY,
-//! `Connection: close`) and for [`Entry::cut`] (at once: what nothing can end in order). Bytes and upgraded connections have
-//! no end in order, so they wait for the second alone.
+//! An [`Entry`] lives exactly as long as its connection. The code that serves the connection holds the entry, and passes it
+//! on when the connection leaves HTTP. So upgraded connections and tunnels also count for the limit and the drain. An end is
+//! requested, never forced. The code that serves the connection waits for [`Entry::ending`] (finish what is open: GOAWAY,
+//! `Connection: close`) and for [`Entry::cut`] (end at once). Bytes and upgraded connections cannot end gracefully, so they
+//! wait only for the second.
 //!
-//! Like everything of a worker it is on one thread, without a lock but that of the places, which are taken once a connection. On
-//! the way of a request stand a look whether it is to end, and how far it has come.
+//! Like everything in a worker, the table is on one thread and has no lock, except for the limits, which are taken once for
+//! each connection. A request only looks whether its connection must end, and notes how far it has come.
 
 mod entry;
 
@@ -38,16 +39,16 @@ use tokio::{
     sync::{Notify, Semaphore},
 };
 
-pub use entry::{End, Entry, Stage};
+pub(crate) use entry::{End, Entry, Stage};
 
 use crate::{config::Limits, unfinished::Unfinished};
 
-/// Connections of one source that have shown nothing, beyond which it shares with others.
+/// Unproved connections that each source has for itself. Beyond these, it shares a pool with other sources.
 const UNPROVED_EACH: usize = 32;
 
 /// Where a connection begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// Accepted, to this pod's application.
     Inbound,
     /// Accepted, from this pod's application.
@@ -58,46 +59,46 @@ pub enum Side {
 
 /// The table of one worker. Cloning gives another handle.
 #[derive(Clone)]
-pub struct Connections(Rc<Table>);
+pub(crate) struct Connections(Rc<Table>);
 
-/// When connections are to end, the soonest first, and how.
+/// When connections must end, the soonest first, and how.
 type Schedule = BTreeMap<(Instant, u64), (Weak<Entry>, End)>;
 
 struct Table {
     /// Most accepted connections of one side.
     limit: usize,
-    /// Open accepted connections, for people: inbound, outbound.
+    /// Metric of open accepted connections: inbound, outbound.
     open: [Gauge; 2],
     next: Cell<u64>,
-    /// Served connections to the application, and of those the strangers'.
+    /// Limits of served connections to the application: of all, and of unmeshed callers among them.
     served: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
-    /// Connections to the application that have shown nothing yet.
+    /// Connections to the application that have proved nothing yet.
     unproved: Arc<Places<Source, Ender>>,
-    /// Those there may be, with those that were told to end and have not ended yet.
+    /// Most of these at once, including those that were asked to end and have not ended yet.
     most_unproved: usize,
     unfinished: Unfinished,
-    /// By number, so by age.
+    /// By number, which is by age.
     entries: RefCell<BTreeMap<u64, Weak<Entry>>>,
     sides: [PerSide; 3],
-    /// Who waits until one ends: listeners without a place, and the drain.
+    /// Tasks that wait until a connection ends: listeners at their limit, and the drain.
     waiting: RefCell<Vec<Waker>>,
-    /// When connections are to end, the soonest first, and how.
+    /// When connections must end, the soonest first, and how.
     ends: RefCell<Schedule>,
-    /// One is to end before all others.
+    /// Notified when a connection must end before all others.
     earlier: Notify,
-    /// Who waits until a side is closed: the listeners.
+    /// Tasks that wait until a side is closed: the listeners.
     accepting: RefCell<Vec<Waker>>,
 }
 
-/// What is known of one side without looking at each of its connections.
+/// Totals of one side, to be read without looking at each of its connections.
 #[derive(Default)]
 struct PerSide {
     count: Cell<usize>,
     closed: Cell<bool>,
 }
 
-/// Ends a connection that has to give its place to another.
+/// Ends a connection that must make room for another.
 #[derive(Clone)]
 struct Ender(Weak<Entry>);
 
@@ -111,7 +112,7 @@ impl Ends for Ender {
 
 impl Connections {
     /// An empty table within these limits. `open` counts accepted connections, inbound and outbound.
-    pub fn new(limits: &Limits, open: [Gauge; 2]) -> Self {
+    pub(crate) fn new(limits: &Limits, open: [Gauge; 2]) -> Self {
         let most = limits.unproved;
         let unproved = Bounds { each: most.min(UNPROVED_EACH), shared: most / 4 * 3, total: most };
         Self(Rc::new(Table {
@@ -132,16 +133,23 @@ impl Connections {
         }))
     }
 
-    /// The next connection of a listener, with its place in the table. Beyond the limit, connections of the application wait
-    /// in the kernel's queue; those to it are accepted, and wait for [`Entry::admitted`]. `None`: this side takes no more.
-    pub async fn accept(&self, side: Side, listener: &TcpListener) -> Option<io::Result<(TcpStream, Rc<Entry>)>> {
-        // Looked for and taken in one step, so that several listeners never take the same place.
+    /// The next connection of a listener, with its entry in the table. Beyond the limit, connections from the application
+    /// wait in the kernel's queue. Connections to it are accepted, and wait for [`Entry::admitted`]. `None`: this side
+    /// accepts no more.
+    pub(crate) async fn accept(
+        &self,
+        side: Side,
+        listener: &TcpListener,
+    ) -> Option<io::Result<(TcpStream, Rc<Entry>)>> {
+        // The limit is checked and the connection accepted in one step, so that several listeners never exceed the limit
+        // together.
         poll_fn(|cx| {
             if self.0.side(side).closed.get() {
                 return Poll::Ready(None);
             }
             wake_later(&self.0.accepting, cx);
-            // To the application, who has shown nothing goes for the next; what was told to end still has to.
+            // Towards the application, a connection that has proved nothing makes room for the next. Those asked to end are
+            // still open for a while.
             let beside = if side == Side::Inbound { self.0.most_unproved } else { 0 };
             if self.count(side) >= self.0.limit.saturating_add(beside) {
                 wake_later(&self.0.waiting, cx);
@@ -153,7 +161,7 @@ impl Connections {
     }
 
     /// Enters a connection. `source` is the address of the other end.
-    pub fn add(&self, side: Side, source: SocketAddr) -> Rc<Entry> {
+    pub(crate) fn add(&self, side: Side, source: SocketAddr) -> Rc<Entry> {
         let table = &self.0;
         let id = table.next.replace(table.next.get() + 1);
         let entry = Rc::new(Entry {
@@ -186,23 +194,23 @@ impl Connections {
     }
 
     /// How many are open on a side.
-    pub fn count(&self, side: Side) -> usize {
+    pub(crate) fn count(&self, side: Side) -> usize {
         self.0.side(side).count.get()
     }
 
-    /// Bytes that connections to the application hold of what is not whole ([`Entry::hold`]).
+    /// Bytes of incomplete messages that connections to the application hold ([`Entry::hold`]).
     #[cfg(test)]
-    pub fn unfinished(&self) -> usize {
+    pub(crate) fn unfinished(&self) -> usize {
         self.0.unfinished.total()
     }
 
     /// All connections, the oldest first.
-    pub fn all(&self) -> Vec<Rc<Entry>> {
+    pub(crate) fn all(&self) -> Vec<Rc<Entry>> {
         self.0.entries.borrow().values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Asks every connection of which `is_meant` holds to end.
-    pub fn end_where(&self, end: End, mut is_meant: impl FnMut(&Entry) -> bool) {
+    /// Asks every connection for which `is_meant` is true to end.
+    pub(crate) fn end_where(&self, end: End, mut is_meant: impl FnMut(&Entry) -> bool) {
         for entry in self.all() {
             if is_meant(&entry) {
                 entry.end(end);
@@ -210,18 +218,18 @@ impl Connections {
         }
     }
 
-    /// When the next connection is to end ([`Entry::ends_at`]).
-    pub fn next_end(&self) -> Option<Instant> {
+    /// When the next connection must end ([`Entry::ends_at`]).
+    pub(crate) fn next_end(&self) -> Option<Instant> {
         self.0.ends.borrow().first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Waits until one is to end sooner than all others that were known.
-    pub async fn earlier_end(&self) {
+    /// Waits until a connection must end sooner than all that were known.
+    pub(crate) async fn earlier_end(&self) {
         self.0.earlier.notified().await;
     }
 
-    /// Those whose end has come, and how they are to end. They have no such time any more.
-    pub fn take_ended(&self, now: Instant) -> Vec<(Rc<Entry>, End)> {
+    /// The connections whose time to end has come, and how they must end. Removes them from the schedule.
+    pub(crate) fn take_ended(&self, now: Instant) -> Vec<(Rc<Entry>, End)> {
         let mut ended = Vec::new();
         let mut ends = self.0.ends.borrow_mut();
         while let Some(first) = ends.first_entry().filter(|first| first.key().0 <= now) {
@@ -234,15 +242,15 @@ impl Connections {
         ended
     }
 
-    /// Takes no more connections of a side, and asks those that are open to end in order.
-    pub fn close(&self, side: Side) {
+    /// Accepts no more connections of a side, and asks the open ones to end gracefully.
+    pub(crate) fn close(&self, side: Side) {
         self.0.side(side).closed.set(true);
         self.end_where(End::InOrder, |entry| entry.side == side);
         wake(&self.0.accepting);
     }
 
-    /// Waits until none is open on a side.
-    pub async fn none(&self, side: Side) {
+    /// Waits until no connection of a side is open.
+    pub(crate) async fn none(&self, side: Side) {
         poll_fn(|cx| {
             if self.count(side) == 0 {
                 return Poll::Ready(());

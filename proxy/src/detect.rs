@@ -1,14 +1,14 @@
-//! What a connection speaks, from its first bytes. They are read into a buffer and replayed, never peeked at: a
-//! ClientHello may come in pieces, and a silent client must not make anyone spin.
+//! Detects the protocol of a connection from its first bytes. They are read into a buffer and replayed, never peeked at: a
+//! ClientHello may come in pieces, and peeking would spin while a client is silent.
 //!
-//! What is looked for depends on what is said of the port ([`Expect`]): where requests alone are expected, everything that
-//! is no TLS is HTTP, to be served or refused; where nothing is said, the first line decides (`first_line`). It waits as
-//! long as the caller says and no longer; what silence means is the caller's to decide.
+//! The port's [`Mode`] says what to look for. If only requests are expected, everything that is not TLS is HTTP, to be served
+//! or refused. If nothing is declared, the first line decides (`first_line`). It waits no longer than the caller says, and
+//! the caller decides what silence means.
 
 use std::{io, time::Duration};
 
 use bytes::BytesMut;
-use mesh_policy::{InboundPolicy, OutboundPolicy, Protocol, RouteKind};
+use mesh_policy::Mode;
 use rustls::server::Acceptor;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -26,61 +26,20 @@ use crate::{
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS handshake (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 0x16;
-/// One ClientHello, post-quantum key shares and large session tickets included; beyond it is no client of ours.
+/// Largest ClientHello, in bytes: enough for post-quantum key shares and large session tickets. No client of ours sends more.
 const MAX_HELLO: usize = 64 * 1024;
-/// So much of a ClientHello is looked at after each read.
+/// Up to this many bytes, a ClientHello is parsed after each read.
 const FIRST_LOOKS: usize = 32;
 
-/// What is said of a port, and so what may come there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expect {
-    /// It is declared to speak HTTP: requests alone. Anything else is refused, TLS as well: who declares `http` says that
-    /// it is not encrypted.
-    Declared,
-    /// Nothing is declared, but HTTPRoutes or GRPCRoutes are attached: requests, or the applications' own TLS. A route
-    /// without a port is attached to the Service's port for TLS too, and no server takes a ClientHello for a request.
-    Routed,
-    /// Nothing is said: whatever comes.
-    Any,
-    /// It is declared to speak something else: bytes.
-    Bytes,
+/// Whether a connection that begins with these bytes, and is not a request, is refused.
+pub(crate) fn is_refused(mode: Mode, read: &[u8]) -> bool {
+    mode == Mode::Http || mode == Mode::HttpRoutes && !is_hello(read)
 }
 
-impl Expect {
-    /// What a client's proxy expects on connections to a target. Routes for connections are the caller's matter.
-    pub(crate) fn of_target(policy: &OutboundPolicy) -> Self {
-        Self::of(policy.protocol, policy.routes.kind().is_some_and(RouteKind::is_of_requests))
-    }
-
-    /// What a server's proxy expects on connections to a port of its application.
-    pub(crate) fn of_port(policy: &InboundPolicy) -> Self {
-        Self::of(policy.protocol, policy.has_request_routes || policy.requires_http)
-    }
-
-    fn of(protocol: Protocol, has_request_routes: bool) -> Self {
-        match protocol {
-            Protocol::Opaque => Self::Bytes,
-            Protocol::Http1 | Protocol::Http2 => Self::Declared,
-            Protocol::Detect if has_request_routes => Self::Routed,
-            Protocol::Detect => Self::Any,
-        }
-    }
-
-    /// Whether nothing but requests is served: a client that is silent is waited for, and no server is connected for it.
-    pub(crate) fn is_requests(self) -> bool {
-        matches!(self, Self::Declared | Self::Routed)
-    }
-
-    /// Whether a connection that began like this, and is no request, is refused.
-    pub(crate) fn refuses(self, read: &[u8]) -> bool {
-        self == Self::Declared || self == Self::Routed && !is_hello(read)
-    }
-}
-
-/// What the first bytes say.
+/// The protocol that the first bytes show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spoken {
-    /// HTTP/1, or what the HTTP/1 server refuses.
+pub(crate) enum Spoken {
+    /// HTTP/1, or something that the HTTP/1 server refuses.
     Http1,
     /// The HTTP/2 preface.
     Http2,
@@ -90,60 +49,60 @@ pub enum Spoken {
     Tls,
     /// Anything else.
     Opaque,
-    /// A first line that has not ended, and may yet become HTTP: it is passed on under watch.
+    /// A first line that is not complete, and may still become HTTP: it is passed on and watched.
     Words,
-    /// The client ended its side before it said anything.
+    /// The client closed its side before it sent anything.
     Closed,
-    /// The client said nothing yet.
+    /// The client has sent nothing yet.
     Silent,
 }
 
-/// Tells what is spoken while bytes come, looking at each of them once.
+/// Detects the protocol while bytes arrive, and reads each byte once.
 pub(crate) struct Look {
-    expect: Expect,
+    mode: Mode,
     line: FirstLine,
     looked_at: usize,
 }
 
 impl Look {
-    pub(crate) fn new(expect: Expect) -> Self {
-        Self { expect, line: FirstLine::default(), looked_at: 0 }
+    pub(crate) fn new(mode: Mode) -> Self {
+        Self { mode, line: FirstLine::default(), looked_at: 0 }
     }
 
-    /// The verdict, or `None` when more bytes are needed. `read`: all bytes from the first on. `ended`: no more come.
+    /// The verdict, or `None` if more bytes are needed. `read`: all bytes from the first on. `ended`: no more will come.
     pub(crate) fn at(&mut self, read: &[u8], ended: bool) -> Option<Spoken> {
-        match (read.first()?, self.expect) {
+        match (read.first()?, self.mode) {
             (&HANDSHAKE, _) if ended => Some(Spoken::Opaque),
             (&HANDSHAKE, _) if !is_worth_a_look(read, self.looked_at) => None,
             (&HANDSHAKE, _) => {
                 self.looked_at = read.len();
                 classify_hello(read)
             }
-            (_, Expect::Bytes) => Some(Spoken::Opaque),
+            (_, Mode::Opaque | Mode::ServerName) => Some(Spoken::Opaque),
             _ if read.starts_with(PREFACE) => Some(Spoken::Http2),
             _ if PREFACE.starts_with(read) && !ended => None,
-            (_, Expect::Declared | Expect::Routed) => Some(Spoken::Http1),
-            (_, Expect::Any) => self.line.look(read, ended).map(|line| match line {
+            (_, Mode::Http | Mode::HttpRoutes) => Some(Spoken::Http1),
+            (_, Mode::Detect) => self.line.look(read, ended).map(|line| match line {
                 Line::Http => Spoken::Http1,
                 Line::Other => Spoken::Opaque,
             }),
         }
     }
 
-    /// How long bytes that do not tell are kept back. `words`: those that may be the beginning of a request. `complete`:
-    /// those that are the beginning of a ClientHello or, where requests are expected, of a preface.
+    /// How long undecided bytes are held back. `words`: the limit for bytes that may begin a request. `complete`: the limit
+    /// for the beginning of a ClientHello or, where requests are expected, of an HTTP/2 preface.
     pub(crate) fn patience(&self, read: &[u8], words: Duration, complete: Duration) -> Duration {
         match read.first() {
             Some(&HANDSHAKE) => complete,
-            _ if self.expect.is_requests() => complete,
-            // Longer than any method that it could be.
+            _ if self.mode.is_requests() => complete,
+            // Longer than any method that could begin like this.
             _ if read.len() > 4 && PREFACE.starts_with(read) => complete,
             _ if self.line.begins_with_method(read) => words,
             _ => Duration::ZERO,
         }
     }
 
-    /// What is spoken when that time is over.
+    /// The verdict when that time is over.
     pub(crate) fn late(&mut self, read: &[u8]) -> Spoken {
         match self.at(read, true) {
             Some(Spoken::Opaque) if read.first() != Some(&HANDSHAKE) => Spoken::Words,
@@ -152,7 +111,7 @@ impl Look {
     }
 }
 
-/// Reads the first bytes, for at most `wait`. `Ok(None)`: something came, or had come before.
+/// Reads the first bytes, for at most `wait`. `Ok(None)`: bytes arrived now or before.
 pub(crate) async fn begin<T: AsyncRead + Unpin>(
     io: &mut T,
     read: &mut BytesMut,
@@ -169,17 +128,17 @@ pub(crate) async fn begin<T: AsyncRead + Unpin>(
     }
 }
 
-/// Whether the first byte is one of TLS: a peer's hello is met by TLS, whatever is expected.
+/// Whether the first byte is that of a TLS handshake. A peer's ClientHello is answered by TLS, whatever is expected.
 pub(crate) fn is_hello(read: &[u8]) -> bool {
     read.first() == Some(&HANDSHAKE)
 }
 
-/// Reads until the bytes tell or the client ends its side. `read` holds what came so far. It waits in silence for
-/// `silence`; once a client has begun to speak, `words` for a first line and `complete` for a ClientHello or a preface.
+/// Reads until the protocol is known or the client closes its side. `read` holds the bytes so far. Limits: `silence` until
+/// the first byte; then `words` for a first line, and `complete` for a ClientHello or a preface.
 pub(crate) async fn detect<T: AsyncRead + Unpin>(
     io: &mut T,
     read: &mut BytesMut,
-    expect: Expect,
+    mode: Mode,
     silence: Duration,
     (words, complete): (Duration, Duration),
 ) -> io::Result<Spoken> {
@@ -187,7 +146,7 @@ pub(crate) async fn detect<T: AsyncRead + Unpin>(
         return Ok(told);
     }
     let began = Instant::now();
-    let mut look = Look::new(expect);
+    let mut look = Look::new(mode);
     loop {
         if let Some(spoken) = look.at(read, false) {
             return Ok(spoken);
@@ -202,12 +161,12 @@ pub(crate) async fn detect<T: AsyncRead + Unpin>(
     }
 }
 
-/// The same, unless the connection is to end before anything was said on it: then `None`.
+/// Like [`detect`], but `None` if the connection must end before anything was received on it.
 pub(crate) async fn detect_unless_ending<T: AsyncRead + Unpin>(
     entry: &Entry,
     io: &mut T,
     read: &mut BytesMut,
-    expect: Expect,
+    mode: Mode,
     silence: Duration,
     patience: (Duration, Duration),
 ) -> io::Result<Option<Spoken>> {
@@ -218,13 +177,13 @@ pub(crate) async fn detect_unless_ending<T: AsyncRead + Unpin>(
     };
     match begun {
         Some(told) => Ok(Some(told)),
-        None => detect(io, read, expect, silence, patience).await.map(Some),
+        None => detect(io, read, mode, silence, patience).await.map(Some),
     }
 }
 
-/// Reads a ClientHello to its end, within `limit`: what it is by then, or `None` when the client closed before it said
-/// anything. `read` holds what came so far.
-pub async fn detect_hello<T: AsyncRead + Unpin>(
+/// Reads a ClientHello to its end, within `limit`. Returns its state by then, or `None` if the client closed before it sent
+/// anything. `read` holds the bytes so far.
+pub(crate) async fn detect_hello<T: AsyncRead + Unpin>(
     io: &mut T,
     read: &mut BytesMut,
     limit: Duration,
@@ -246,13 +205,13 @@ pub async fn detect_hello<T: AsyncRead + Unpin>(
     tokio::time::timeout(limit, telling).await.unwrap_or(Ok(Some(Hello::Partial)))
 }
 
-/// Whether what came of a ClientHello since the last look may tell more. A client that sends byte by byte must not have all
-/// of it read again for each: that would be quadratic.
+/// Whether parsing the ClientHello again may give a result. A client that sends byte by byte must not make us parse all of it
+/// each time: that would be quadratic.
 fn is_worth_a_look(read: &[u8], looked_at: usize) -> bool {
     looked_at < FIRST_LOOKS || end_of_records(read) <= read.len() || read.len() >= MAX_HELLO
 }
 
-/// Where the last TLS record that has begun ends (RFC 8446 section 5.1).
+/// The end of the last TLS record that has begun (RFC 8446 section 5.1).
 fn end_of_records(read: &[u8]) -> usize {
     let mut end = 0;
     while end < read.len() {
@@ -264,7 +223,7 @@ fn end_of_records(read: &[u8]) -> usize {
     end
 }
 
-/// Ours if it offers one of our ALPNs.
+/// A peer's proxy if it offers one of our ALPNs.
 fn classify_hello(read: &[u8]) -> Option<Spoken> {
     if read.len() >= 2 && read[1] != 3 {
         return Some(Spoken::Opaque);

@@ -1,18 +1,24 @@
 //! What can go wrong on the way of a request: what happened, whose fault it is, and whether a retry is safe.
 //!
 //! One [`Reason`] is at once the `mesh-proxy-error` header, the `error` label of the metrics and a heading of
-//! `docs/errors.md`. The status that a caller sees is one exhaustive match.
+//! `docs/errors.md`.
+
+mod told;
 
 use std::{borrow::Cow, fmt};
 
 use http::StatusCode;
 
+pub(crate) use self::told::{DecisionId, Told};
+
+/// The header that carries the id of the decision that refused a request, as the log of this proxy has it.
+pub(crate) const DECISION_HEADER: http::HeaderName = http::HeaderName::from_static("mesh-decision-id");
 /// The header that carries [`Reason::as_str`] on every response the proxy makes itself.
-pub const ERROR_HEADER: http::HeaderName = http::HeaderName::from_static("mesh-proxy-error");
+pub(crate) const ERROR_HEADER: http::HeaderName = http::HeaderName::from_static("mesh-proxy-error");
 
 /// Why the proxy answered itself. A bounded set: it labels metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// The request is malformed or ambiguous.
     BadRequest,
     /// The header section is over the limits.
@@ -55,7 +61,7 @@ pub enum Reason {
 
 /// Who has to act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The caller sent something that cannot be served.
     Client,
     /// The server or its proxy.
@@ -68,7 +74,7 @@ pub enum Fault {
 
 impl Reason {
     /// Every reason, for the metrics catalogue and the documentation test.
-    pub const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::BadRequest,
         Self::HeadersTooLarge,
         Self::UnknownTarget,
@@ -91,27 +97,27 @@ impl Reason {
     ];
 
     /// The stable name, in headers and metrics.
-    pub fn as_str(self) -> &'static str {
-        self.describe().0
+    pub(crate) fn as_str(self) -> &'static str {
+        self.described().1
     }
 
     /// The status of the response.
-    pub fn status(self) -> StatusCode {
-        self.describe().1
+    pub(crate) fn status(self) -> StatusCode {
+        self.described().2
     }
 
     /// Who has to act.
-    pub fn fault(self) -> Fault {
-        self.describe().2
+    pub(crate) fn fault(self) -> Fault {
+        self.described().3
     }
 
     /// What to look at, for the text body.
-    pub fn hint(self) -> &'static str {
-        self.describe().3
+    pub(crate) fn hint(self) -> &'static str {
+        self.described().4
     }
 
     /// The canonical gRPC status code (grpc/doc/statuscodes.md) for gRPC callers.
-    pub fn grpc_status(self) -> u8 {
+    pub(crate) fn grpc_status(self) -> u8 {
         // Gateway API, `GRPCRouteRule.backendRefs`: UNAVAILABLE.
         if self == Self::InvalidBackend {
             return 14;
@@ -126,127 +132,154 @@ impl Reason {
         }
     }
 
-    fn describe(self) -> (&'static str, StatusCode, Fault, &'static str) {
-        use Fault::{Client, Config, Mesh, Upstream};
-        match self {
-            Self::BadRequest => {
-                ("bad-request", StatusCode::BAD_REQUEST, Client, "Mend the request; it was not forwarded.")
-            }
-            Self::HeadersTooLarge => (
-                "headers-too-large",
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                Client,
-                "Send fewer or shorter headers, or raise MESH_MAX_HEADERS and MESH_MAX_HEADER_BYTES.",
-            ),
-            Self::UnknownTarget => (
-                "unknown-target",
-                StatusCode::SERVICE_UNAVAILABLE,
-                Config,
-                "Check the name and the port: they must be those of a Service (meshctl diagnostics endpoints).",
-            ),
-            Self::UnknownAddress => (
-                "unknown-address",
-                StatusCode::SERVICE_UNAVAILABLE,
-                Config,
-                "No pod and no Service is known to have this address of the cluster; look at who should (meshctl diagnostics endpoints).",
-            ),
-            Self::DiscoveryUnavailable => (
-                "discovery-unavailable",
-                StatusCode::SERVICE_UNAVAILABLE,
-                Mesh,
-                "The controller cannot be reached; run: meshctl check",
-            ),
-            Self::NoRoute => (
-                "no-route",
-                StatusCode::NOT_FOUND,
-                Config,
-                "The Service has routes and none matches this request; compare it with their rules.",
-            ),
-            Self::InvalidBackend => (
-                "invalid-backend",
-                StatusCode::INTERNAL_SERVER_ERROR,
-                Config,
-                "Look at the route's status: a backendRef names nothing that can be served.",
-            ),
-            Self::NoEndpoints => (
-                "no-endpoints",
-                StatusCode::SERVICE_UNAVAILABLE,
-                Upstream,
-                "The backend has no ready pod; look at its pods and its EndpointSlices.",
-            ),
-            Self::ConnectFailed => (
-                "connect-failed",
-                StatusCode::SERVICE_UNAVAILABLE,
-                Upstream,
-                "No endpoint accepted a connection; look at the server's pods. The request was not delivered.",
-            ),
-            Self::IdentityMismatch => (
-                "identity-mismatch",
-                StatusCode::SERVICE_UNAVAILABLE,
-                Mesh,
-                "The endpoint's certificate names another service account than discovery; look at its pod.",
-            ),
-            Self::Refused => (
-                "refused",
-                StatusCode::SERVICE_UNAVAILABLE,
-                Upstream,
-                "The server's application accepts no connections; look at its pod. The request was not delivered.",
-            ),
-            Self::UpstreamReset => (
-                "upstream-reset",
-                StatusCode::BAD_GATEWAY,
-                Upstream,
-                "The server closed the connection before it answered; the request may have been handled.",
-            ),
-            Self::BadResponse => (
-                "bad-response",
-                StatusCode::BAD_GATEWAY,
-                Upstream,
-                "The server's answer is not valid HTTP or over a limit.",
-            ),
-            Self::Timeout => (
-                "timeout",
-                StatusCode::GATEWAY_TIMEOUT,
-                Upstream,
-                "The time limit of the route, or the caller's own (grpc-timeout), passed; see the route's timeouts.",
-            ),
-            Self::Denied => (
-                "denied",
-                StatusCode::FORBIDDEN,
-                Config,
-                "A policy of the server does not allow this caller; the log of the server's proxy names both.",
-            ),
-            Self::Overloaded => (
-                "overloaded",
-                StatusCode::SERVICE_UNAVAILABLE,
-                Mesh,
-                "A limit of the proxy is reached; see its metrics for which.",
-            ),
-            Self::NoIdentity => (
-                "no-identity",
-                StatusCode::SERVICE_UNAVAILABLE,
-                Mesh,
-                "The proxy has no certificate yet; look at its log and at mesh-identity.",
-            ),
-            Self::Loop => (
-                "loop",
-                StatusCode::SERVICE_UNAVAILABLE,
-                Config,
-                "The destination is this proxy itself; correct the address.",
-            ),
-            Self::Flood => (
-                "flood",
-                StatusCode::TOO_MANY_REQUESTS,
-                Client,
-                "The connection was ended with ENHANCE_YOUR_CALM; look at what its client sends, and why.",
-            ),
-        }
+    fn described(self) -> &'static Described {
+        &DESCRIBED[self as usize]
     }
 }
 
+/// A reason's name, status, whose fault it is, and what to look at.
+type Described = (Reason, &'static str, StatusCode, Fault, &'static str);
+
+/// One row for each reason, in their order.
+static DESCRIBED: [Described; Reason::ALL.len()] = [
+    (
+        Reason::BadRequest,
+        "bad-request",
+        StatusCode::BAD_REQUEST,
+        Fault::Client,
+        "Mend the request; it was not forwarded.",
+    ),
+    (
+        Reason::HeadersTooLarge,
+        "headers-too-large",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Fault::Client,
+        "Send fewer or shorter headers, or raise MESH_MAX_HEADERS and MESH_MAX_HEADER_BYTES.",
+    ),
+    (
+        Reason::UnknownTarget,
+        "unknown-target",
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::Config,
+        "Check the name and the port: they must be those of a Service (meshctl diagnostics endpoints).",
+    ),
+    (
+        Reason::UnknownAddress,
+        "unknown-address",
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::Config,
+        "No pod and no Service is known to have this address of the cluster; look at who should (meshctl diagnostics endpoints).",
+    ),
+    (
+        Reason::DiscoveryUnavailable,
+        "discovery-unavailable",
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::Mesh,
+        "The controller cannot be reached; run: meshctl check",
+    ),
+    (
+        Reason::NoRoute,
+        "no-route",
+        StatusCode::NOT_FOUND,
+        Fault::Config,
+        "The Service has routes and none matches this request; compare it with their rules.",
+    ),
+    (
+        Reason::InvalidBackend,
+        "invalid-backend",
+        StatusCode::INTERNAL_SERVER_ERROR,
+        Fault::Config,
+        "Look at the route's status: a backendRef names nothing that can be served.",
+    ),
+    (
+        Reason::NoEndpoints,
+        "no-endpoints",
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::Upstream,
+        "The backend has no ready pod; look at its pods and its EndpointSlices.",
+    ),
+    (
+        Reason::ConnectFailed,
+        "connect-failed",
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::Upstream,
+        "No endpoint accepted a connection; look at the server's pods. The request was not delivered.",
+    ),
+    (
+        Reason::IdentityMismatch,
+        "identity-mismatch",
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::Mesh,
+        "The endpoint's certificate names another service account than discovery; look at its pod.",
+    ),
+    (
+        Reason::Refused,
+        "refused",
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::Upstream,
+        "The server's application accepts no connections; look at its pod. The request was not delivered.",
+    ),
+    (
+        Reason::UpstreamReset,
+        "upstream-reset",
+        StatusCode::BAD_GATEWAY,
+        Fault::Upstream,
+        "The server closed the connection before it answered; the request may have been handled.",
+    ),
+    (
+        Reason::BadResponse,
+        "bad-response",
+        StatusCode::BAD_GATEWAY,
+        Fault::Upstream,
+        "The server's answer is not valid HTTP or over a limit.",
+    ),
+    (
+        Reason::Timeout,
+        "timeout",
+        StatusCode::GATEWAY_TIMEOUT,
+        Fault::Upstream,
+        "The time limit of the route, or the caller's own (grpc-timeout), passed; see the route's timeouts.",
+    ),
+    (
+        Reason::Denied,
+        "denied",
+        StatusCode::FORBIDDEN,
+        Fault::Config,
+        "A policy of the server does not allow this caller; the log of the server's proxy names both.",
+    ),
+    (
+        Reason::Overloaded,
+        "overloaded",
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::Mesh,
+        "A limit of the proxy is reached; see its metrics for which.",
+    ),
+    (
+        Reason::NoIdentity,
+        "no-identity",
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::Mesh,
+        "The proxy has no certificate yet; look at its log and at mesh-identity.",
+    ),
+    (
+        Reason::Loop,
+        "loop",
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::Config,
+        "The destination is this proxy itself; correct the address.",
+    ),
+    (
+        Reason::Flood,
+        "flood",
+        StatusCode::TOO_MANY_REQUESTS,
+        Fault::Client,
+        "The connection was ended with ENHANCE_YOUR_CALM; look at what its client sends, and why.",
+    ),
+];
+
 /// How much of a request had gone out when it failed: decides whether it may be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
+pub(crate) enum Delivery {
     /// Certainly not handled: any method may be repeated elsewhere.
     Never,
     /// Nor was this, and the endpoint may well take it: only the connection that it was to go on was ending (GOAWAY).
@@ -259,45 +292,62 @@ pub enum Delivery {
 
 /// A failure on the way of a request or a connection.
 #[derive(Clone, Debug)]
-pub struct Error {
+pub(crate) struct Error {
     /// What happened.
     pub reason: Reason,
     /// Whether a retry is safe.
     pub delivery: Delivery,
     /// The particulars, for the log and for this pod's own application: names and addresses, never secrets.
     pub detail: Cow<'static, str>,
+    /// What everybody else is told; `None`: the reason's name.
+    pub told: Option<Box<Told>>,
 }
 
 impl Error {
     /// A failure before anything was delivered.
-    pub fn undelivered(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, delivery: Delivery::Never, detail: detail.into() }
+    pub(crate) fn undelivered(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, delivery: Delivery::Never, detail: detail.into(), told: None }
     }
 
     /// A connection that broke.
-    pub fn connection(error: std::io::Error) -> Self {
+    pub(crate) fn connection(error: std::io::Error) -> Self {
         Self::unknown(Reason::UpstreamReset, format!("connection: {error}"))
     }
 
     /// Whether it is certain that nobody handled the request.
-    pub fn is_undelivered(&self) -> bool {
+    pub(crate) fn is_undelivered(&self) -> bool {
         matches!(self.delivery, Delivery::Never | Delivery::Closing)
     }
 
     /// Whether it is the endpoint's: another one may do better. What is wrong with the request, or with this proxy, is
     /// wrong everywhere.
-    pub fn is_of_the_endpoint(&self) -> bool {
+    pub(crate) fn is_of_the_endpoint(&self) -> bool {
         matches!(self.reason, Reason::ConnectFailed | Reason::Refused | Reason::IdentityMismatch | Reason::Loop)
     }
 
     /// A connection that was ending before it took the request.
-    pub fn closing(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: Reason::Refused, delivery: Delivery::Closing, detail: detail.into() }
+    pub(crate) fn closing(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: Reason::Refused, delivery: Delivery::Closing, detail: detail.into(), told: None }
     }
 
     /// A failure after which it is not known whether the request was handled.
-    pub fn unknown(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, delivery: Delivery::Unknown, detail: detail.into() }
+    pub(crate) fn unknown(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, delivery: Delivery::Unknown, detail: detail.into(), told: None }
+    }
+
+    /// A failure of what was handled, at least in part.
+    pub(crate) fn begun(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, delivery: Delivery::Begun, detail: detail.into(), told: None }
+    }
+
+    /// The same, with what everybody is told.
+    pub(crate) fn telling(self, text: impl Into<Cow<'static, str>>, decision: Option<DecisionId>) -> Self {
+        Self { told: Some(Box::new(Told { text: text.into(), decision })), ..self }
+    }
+
+    /// What whoever knows nothing of this pod is told.
+    pub(crate) fn public(&self) -> &str {
+        self.told.as_ref().map_or(self.reason.as_str(), |told| &told.text)
     }
 }
 
@@ -311,12 +361,30 @@ impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {
+    use mesh_policy::Refusal;
+
     use super::*;
+
+    /// What is refused by plan has the status that the plan says.
+    #[test]
+    fn refusals_have_the_status_of_their_plan() {
+        let target = mesh_policy::Target::Outside(([192, 0, 2, 1], 80).into());
+        for (refusal, reasons) in [
+            (Refusal::NoRoute, &[Reason::NoRoute][..]),
+            (Refusal::NoBackend, &[Reason::InvalidBackend]),
+            (Refusal::InvalidBackend(""), &[Reason::InvalidBackend]),
+            (Refusal::BadLocation, &[Reason::BadRequest]),
+            (Refusal::Unowned(&target), &[Reason::UnknownTarget, Reason::UnknownAddress]),
+        ] {
+            assert!(reasons.iter().all(|reason| reason.status() == refusal.status()), "{refusal:?}");
+        }
+    }
 
     #[test]
     fn names_are_unique_and_statuses_are_errors() {
         let names: std::collections::HashSet<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
         assert_eq!(names.len(), Reason::ALL.len());
+        assert!(Reason::ALL.iter().zip(&DESCRIBED).all(|(reason, row)| *reason == row.0), "a row each, in order");
         assert!(Reason::ALL.iter().all(|r| r.status().as_u16() >= 400 && !r.hint().is_empty()));
     }
 }

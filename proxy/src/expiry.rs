@@ -37,7 +37,7 @@ const MOST_AHEAD: Duration = Duration::from_secs(30);
 const AHEAD: f64 = 0.1;
 
 /// Ends connections, for as long as the worker lives.
-pub async fn run(transport: Rc<Transport>) {
+pub(crate) async fn run(transport: Rc<Transport>) {
     let (connections, held) = (&transport.connections, &transport.tls.held);
     let mut new_roots = held.new_roots();
     let mut gone = Gone::default();
@@ -72,7 +72,7 @@ pub async fn run(transport: Rc<Transport>) {
 }
 
 /// Enters what both sides proved in a handshake, and when that ends. False: it does not count any more.
-pub fn proved(transport: &Transport, entry: &Rc<Entry>, session: &Session) -> bool {
+pub(crate) fn proved(transport: &Transport, entry: &Rc<Entry>, session: &Session) -> bool {
     let held = &transport.tls.held;
     let Some(peer) = session.peer_certificates().and_then(|chain| held.proof(chain)) else { return false };
     entry.proved(peer, held.own_proof());

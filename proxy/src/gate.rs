@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     app::EXIT_USAGE,
-    config::{ADDRESS, ConfigError, Env, METRICS_LISTEN, ProcessEnv, duration, parse},
+    config::{ConfigError, Env, ProcessEnv, duration, metrics_listen},
 };
 
 /// Between two questions: far less than a container's start, and no load.
@@ -39,7 +39,7 @@ struct Gate {
 }
 
 /// Runs `mesh-proxy await` as the environment says.
-pub fn main_from_env() -> ExitCode {
+pub(crate) fn main_from_env() -> ExitCode {
     let gate = match Gate::from_env(&ProcessEnv) {
         Ok(gate) => gate,
         Err(error) => {
@@ -63,7 +63,7 @@ pub fn main_from_env() -> ExitCode {
 
 impl Gate {
     fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
-        let listen: SocketAddr = parse(env, "MESH_METRICS_LISTEN", METRICS_LISTEN, ADDRESS)?;
+        let listen = metrics_listen(env)?;
         let ip = match listen.ip() {
             // A listener on [::] takes IPv4 too, and without IPv6 it is one on 0.0.0.0.
             ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

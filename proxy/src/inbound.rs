@@ -1,40 +1,45 @@
-//! The life of a connection to this pod's application: TLS or plain text, who calls, policy, then HTTP or bytes.
+//! The life of a connection to this pod's application: TLS or plain text, the caller, policy, then HTTP or bytes.
 //!
-//! Our own TLS is ended here; any other belongs to the application and passes as bytes. What is inside is found out here,
-//! whatever the ALPN says of its framing: where requests alone are expected, bytes are refused, from peers as well. What a
-//! connection is allowed is decided again for each request (`http::inbound`), so that a changed policy counts at once.
+//! The mutual TLS between proxies is terminated here. Any other TLS belongs to the application and passes as bytes. The
+//! protocol inside is always detected here, whatever framing the ALPN names: where only requests are expected, bytes are
+//! refused, also from peers. Policy decides again for each request (`http::inbound`), so a changed policy takes effect at
+//! once.
+
+mod opaque;
 
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
+use mesh_policy::Mode;
 
 use crate::{
-    connect,
-    connections::{Entry, Stage},
-    detect::{Expect, Spoken, begin, detect, detect_unless_ending, is_hello},
+    connections::Entry,
+    detect::{Spoken, begin, detect, detect_unless_ending, is_hello, is_refused},
     error::{Error, Reason},
     expiry,
     http::{Incoming, inbound::Caller, server},
-    io::{self, Io, Rewind, reset},
+    io::{Io, Rewind},
     metrics::Direction,
-    record::Record,
     target::InboundPort,
-    tcp, tls, tls_stream,
-    undecided::Undecided,
+    tls, tls_stream,
     worker::Worker,
 };
 
 /// Serves one connection for the application at `app` to its end.
-pub async fn serve<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, mut io: T, app: SocketAddr) -> Result<(), Error> {
+pub(crate) async fn serve<T: Io>(
+    worker: Rc<Worker>,
+    entry: Rc<Entry>,
+    mut io: T,
+    app: SocketAddr,
+) -> Result<(), Error> {
     let port = worker.port(app);
     let mut read = BytesMut::new();
     let times = &worker.config.times;
-    // Also where the application is known to speak first: a peer's hello must be met by TLS, not by a greeting.
+    // Even if the application is known to speak first: a peer's ClientHello must be answered by TLS, not by a greeting.
     let mut begun = begin(&mut io, &mut read, times.detect).await.map_err(Error::connection)?;
     if begun.is_none() && is_hello(&read) {
         let patience = (times.detect, times.handshake);
-        let told = detect(&mut io, &mut read, Expect::Any, Duration::ZERO, patience).await;
+        let told = detect(&mut io, &mut read, Mode::Detect, Duration::ZERO, patience).await;
         begun = Some(told.map_err(Error::connection)?);
     }
     let late = match begun {
@@ -50,7 +55,7 @@ pub async fn serve<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, mut io: T, app: 
     }
 }
 
-/// A peer's proxy: mutual TLS, then what its ALPN frames.
+/// A peer's proxy: mutual TLS, then the framing that its ALPN names.
 async fn peer<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, port: Rc<InboundPort>) -> Result<(), Error> {
     let accepting = tls_stream::accept(worker.transport.tls.server.clone(), io);
     let (stream, session) = match tokio::time::timeout(worker.config.times.handshake, accepting).await {
@@ -82,7 +87,7 @@ async fn peer<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, port: Rc<Inbou
         Some(tls::ALPN_H2) => http(caller, stream, Spoken::Http2).await,
         Some(tls::ALPN_H1) => http(caller, stream, Spoken::Http1).await,
         _ => {
-            // It was waited for at the other side.
+            // The peer's proxy has already waited for the client.
             let (mut stream, mut read) = (stream, BytesMut::new());
             let begun = begin(&mut stream, &mut read, Duration::ZERO).await.map_err(Error::connection)?;
             Box::pin(inside(caller, stream, read, begun)).await.map(drop)
@@ -90,8 +95,8 @@ async fn peer<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, port: Rc<Inbou
     }
 }
 
-/// What is inside: text of a stranger, or what a peer's `mesh-tcp` frames. `begun` is what is known of it. Gives the
-/// connection back if it is a peer's whose hello came late.
+/// The protocol inside: plain text of an unmeshed caller, or a peer's `mesh-tcp`. `begun` is what is already known of it.
+/// Returns the connection if it turns out to be a peer's whose ClientHello came late.
 async fn inside<T: Io>(
     caller: Rc<Caller>,
     mut io: T,
@@ -99,14 +104,14 @@ async fn inside<T: Io>(
     begun: Option<Spoken>,
 ) -> Result<Option<Rewind<T>>, Error> {
     let times = &caller.worker.config.times;
-    let expect = caller.port.policy().await.map_or(Expect::Any, |policy| Expect::of_port(&policy));
-    // A peer's proxy kept back what it heard for long enough.
+    let mode = caller.subject.mode().await.unwrap_or(Mode::Detect);
+    // A peer's proxy has already held back the first bytes for long enough.
     let words = if caller.identity().is_none() { times.detect } else { Duration::ZERO };
     let spoken = match begun {
-        Some(told) if told != Spoken::Silent || !expect.is_requests() => told,
+        Some(told) if told != Spoken::Silent || !mode.is_requests() => told,
         _ => {
             let patience = (words, times.handshake);
-            let told = detect_unless_ending(&caller.entry, &mut io, &mut read, expect, times.header, patience).await;
+            let told = detect_unless_ending(&caller.entry, &mut io, &mut read, mode, times.header, patience).await;
             match told.map_err(Error::connection)? {
                 Some(told) => told,
                 None => return Ok(None),
@@ -114,7 +119,7 @@ async fn inside<T: Io>(
         }
     };
     let is_late_peer = spoken == Spoken::Mesh && caller.identity().is_none();
-    let is_over = matches!(spoken, Spoken::Closed | Spoken::Silent) && expect.is_requests();
+    let is_over = matches!(spoken, Spoken::Closed | Spoken::Silent) && mode.is_requests();
     if !is_over && !is_late_peer {
         place(&caller.worker, &caller.entry).await?;
     }
@@ -123,10 +128,10 @@ async fn inside<T: Io>(
         _ if is_over => {}
         Spoken::Http1 | Spoken::Http2 => http(caller, Rewind::new(read.freeze(), io), spoken).await?,
         // The HTTP/1 server refuses it with a reason.
-        _ if expect.refuses(&read) => http(caller, Rewind::new(read.freeze(), io), Spoken::Http1).await?,
-        Spoken::Silent | Spoken::Words => return Box::pin(undecided(caller, io, read, expect, words)).await,
+        _ if is_refused(mode, &read) => http(caller, Rewind::new(read.freeze(), io), Spoken::Http1).await?,
+        Spoken::Silent | Spoken::Words => return Box::pin(opaque::undecided(caller, io, read, mode, words)).await,
         Spoken::Closed | Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
-            Box::pin(opaque(&caller, Rewind::new(read.freeze(), io))).await?;
+            Box::pin(opaque::serve(&caller, Rewind::new(read.freeze(), io))).await?;
         }
     }
     Ok(None)
@@ -148,87 +153,4 @@ async fn http<T: Io>(caller: Rc<Caller>, io: T, spoken: Spoken) -> Result<(), Er
         Spoken::Http2 => Box::pin(server::http2(&worker, &entry, is_proxy, io, service)).await,
         _ => Box::pin(server::http1(&worker, &entry, is_proxy, io, service)).await,
     }
-}
-
-/// The client has not said enough: connect to the application, and let whoever speaks first decide. A caller that may not
-/// send bytes gets no such connection; it has its time to show that it is a peer whose hello is late, or speaks HTTP.
-async fn undecided<T: Io>(
-    caller: Rc<Caller>,
-    mut io: T,
-    mut read: BytesMut,
-    expect: Expect,
-    words: Duration,
-) -> Result<Option<Rewind<T>>, Error> {
-    let worker = caller.worker.clone();
-    let complete = worker.config.times.handshake;
-    if caller.admit(true).await.is_err() {
-        let patience = (complete, complete);
-        let told = detect_unless_ending(&caller.entry, &mut io, &mut read, expect, complete, patience).await;
-        let Some(spoken) = told.map_err(Error::connection)? else { return Ok(None) };
-        let io = Rewind::new(read.freeze(), io);
-        return match spoken {
-            Spoken::Mesh if caller.identity().is_none() => Ok(Some(io)),
-            Spoken::Http1 | Spoken::Http2 => http(caller, io, spoken).await.map(|()| None),
-            Spoken::Closed | Spoken::Silent => Ok(None),
-            _ => opaque(&caller, io).await.map(|()| None),
-        };
-    }
-    let record = caller.record_of_bytes();
-    let mut app = connect_app(&caller, &record).await?;
-    let mut undecided = Undecided::new(read, expect, words, complete);
-    let spoken = match undecided.decided(&caller.entry, &mut io, &mut app).await {
-        Ok(spoken) => spoken,
-        Err(error) => {
-            reset(io);
-            // A peer's proxy that hears HTTP after all ends this connection, and asks on another.
-            undecided.broken(&worker.transport, &caller.port.pool, app, caller.identity().is_some());
-            return Err(Error::connection(error));
-        }
-    };
-    let is_late = spoken == Spoken::Mesh && caller.identity().is_none();
-    if is_late || matches!(spoken, Spoken::Http1 | Spoken::Http2) {
-        record.forget();
-        undecided.let_go(&worker.transport, &caller.port.pool, app);
-        let io = undecided.client_anew(io);
-        return if is_late { Ok(Some(io)) } else { http(caller, io, spoken).await.map(|()| None) };
-    }
-    if spoken == Spoken::Closed {
-        record.ended();
-        return Ok(None);
-    }
-    worker.inbound.bytes_sent.increment(undecided.passed());
-    let (io, app) = undecided.both(io, app);
-    copy(&caller, io, app, &record).await.map(|()| None)
-}
-
-/// Bytes for the application, if the policy lets bytes through.
-async fn opaque<T: Io>(caller: &Caller, io: T) -> Result<(), Error> {
-    let record = caller.record_of_bytes();
-    admit_bytes(caller, &record).await?;
-    let app = connect_app(caller, &record).await?;
-    copy(caller, io, app, &record).await
-}
-
-async fn connect_app(caller: &Caller, record: &Record) -> Result<TcpStream, Error> {
-    let connected = connect::tcp(&caller.worker.transport, caller.port.address).await;
-    connected.inspect_err(|error| record.failed(error.reason))
-}
-
-async fn admit_bytes(caller: &Caller, record: &Record) -> Result<(), Error> {
-    caller.admit(true).await.inspect_err(|error| {
-        record.failed(error.reason);
-        tracing::debug!("refused a connection to port {}: {error}", caller.port.address.port());
-    })
-}
-
-async fn copy<T: Io, U: Io>(caller: &Caller, mut io: T, mut app: U, record: &Record) -> Result<(), Error> {
-    let metrics = &caller.worker.inbound;
-    metrics.opaque.increment(1);
-    caller.entry.reached(Stage::Bytes);
-    let entries = (&*caller.entry, None);
-    let copied = tcp::copy(&mut io, &mut app, entries, &metrics.bytes_sent, &metrics.bytes_received).await;
-    if copied.is_ok() {
-        record.ended();
-    }
-    io::end(copied, io, app).map_err(Error::connection)
 }

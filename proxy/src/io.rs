@@ -18,7 +18,7 @@ use tokio::{
 use crate::{http::h1::Upgraded, metered::Metered};
 
 /// Any byte stream, where its type does not matter for speed.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
     /// What it is.
     fn as_any(&self) -> &dyn Any;
     /// The same, to be taken out of its box.
@@ -37,7 +37,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {
 
 /// Closes a connection so that its peer sees it fail: a reset where it is TCP, for an orderly end would look as if all were
 /// said. What else it may be is only closed: of TLS the end without its close_notify tells.
-pub fn reset<T: Io>(io: T) {
+pub(crate) fn reset<T: Io>(io: T) {
     if let Some(tcp) = tcp_of(io.as_any()) {
         let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO)); // else it is closed in order
     }
@@ -70,30 +70,21 @@ fn metered_of(any: &dyn Any) -> Option<&TcpStream> {
     any.downcast_ref::<Metered>().or_else(rewound).or_else(upgraded).or_else(both).map(Metered::get_ref)
 }
 
-/// Both ends of what was copied between them: if that failed, they see it fail.
-pub fn end<A: Io, B: Io>(copied: io::Result<()>, a: A, b: B) -> io::Result<()> {
-    if copied.is_err() {
-        reset(a);
-        reset(b);
-    }
-    copied
-}
-
 /// A stream that first yields `prefix`: what detection read, and what a codec had read beyond its message.
 #[derive(Debug)]
-pub struct Rewind<T> {
+pub(crate) struct Rewind<T> {
     prefix: Bytes,
     inner: T,
 }
 
 impl<T> Rewind<T> {
     /// Puts `prefix` before what `inner` still holds.
-    pub fn new(prefix: Bytes, inner: T) -> Self {
+    pub(crate) fn new(prefix: Bytes, inner: T) -> Self {
         Self { prefix, inner }
     }
 
     /// The stream behind.
-    pub fn get_ref(&self) -> &T {
+    pub(crate) fn get_ref(&self) -> &T {
         &self.inner
     }
 }

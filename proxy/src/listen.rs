@@ -1,17 +1,16 @@
-//! Accepts connections: where they were really going, how many at once, and until when.
+//! Accepts connections: finds where each was really going, limits how many there are, and stops when the proxy drains.
 //!
-//! Each worker has listeners of its own on the same ports (SO_REUSEPORT), so that the kernel spreads connections and no
-//! thread hands any to another.
+//! Each worker has its own listeners on the same ports (SO_REUSEPORT), so the kernel spreads connections and no thread hands
+//! one to another.
 
 use std::{
-    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
     rc::Rc,
-    time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use mesh_listen::{ACCEPT_PAUSE, bind};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
@@ -25,16 +24,9 @@ use crate::{
     worker::Worker,
 };
 
-/// Connections that the kernel holds while we are busy.
-const BACKLOG: i32 = 4096;
-/// When accepting fails (no file descriptors left), trying again at once would spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// `EAFNOSUPPORT`: the kernel has no IPv6.
-const NO_SUCH_FAMILY: i32 = 97;
-
 /// What a listener is for.
 #[derive(Clone, Debug)]
-pub enum Role {
+pub(crate) enum Role {
     /// Redirected connections of the application, or an HTTP proxy.
     Outbound,
     /// A port that stands for a destination.
@@ -55,7 +47,7 @@ impl Role {
 }
 
 /// Every address this proxy listens on for traffic, with its role.
-pub fn addresses(config: &Config) -> Vec<(SocketAddr, Role)> {
+pub(crate) fn addresses(config: &Config) -> Vec<(SocketAddr, Role)> {
     let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut all = vec![(config.outbound_listen, Role::Outbound), (config.inbound_listen, Role::Inbound)];
     // IPv4 connections are redirected to 127.0.0.1, IPv6 ones to ::1.
@@ -68,29 +60,8 @@ pub fn addresses(config: &Config) -> Vec<(SocketAddr, Role)> {
     all
 }
 
-/// Opens one listener; one on `[::]` takes IPv4 as well, and only that where there is no IPv6. `shared`: several workers
-/// open the same address. Otherwise an address that another process listens on is an error.
-pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
-    let all = address.ip() == Ipv6Addr::UNSPECIFIED;
-    let socket = match Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)) {
-        Err(error) if all && error.raw_os_error() == Some(NO_SUCH_FAMILY) => {
-            return bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())), shared);
-        }
-        socket => socket?,
-    };
-    if all {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 /// Accepts until the proxy drains.
-pub async fn run(worker: Rc<Worker>, listener: TcpListener, role: Role) {
+pub(crate) async fn run(worker: Rc<Worker>, listener: TcpListener, role: Role) {
     while let Some(accepted) = worker.transport.connections.accept(role.side(), &listener).await {
         match accepted {
             Ok((stream, entry)) => {
@@ -121,21 +92,22 @@ async fn serve(worker: Rc<Worker>, entry: Rc<Entry>, stream: TcpStream, role: Ro
             let destination = Destination::Target(worker.target(&authority));
             Box::pin(outbound::serve(worker, entry, stream, destination)).await
         }
-        // Not redirected: from our own outbound side, or from somebody who has no business here.
-        Role::Inbound => match original_destination(&stream).or_else(|| worker.transport.handover.take(entry.source()))
-        {
-            Some(address) => {
-                let stream = Metered::new(stream, entry.clone());
-                Box::pin(inbound::serve(worker, entry, stream, address)).await
+        // Not redirected: it comes from our own outbound side, or from a client that connects to the proxy directly.
+        Role::Inbound => {
+            match original_destination(&stream).or_else(|| worker.transport.hairpin.take(entry.source())) {
+                Some(address) => {
+                    let stream = Metered::new(stream, entry.clone());
+                    Box::pin(inbound::serve(worker, entry, stream, address)).await
+                }
+                None => {
+                    let from = entry.source();
+                    tracing::debug!(
+                        "refused a connection from {from} to the inbound port itself: it is for redirected ones"
+                    );
+                    Ok(())
+                }
             }
-            None => {
-                let from = entry.source();
-                tracing::debug!(
-                    "refused a connection from {from} to the inbound port itself: it is for redirected ones"
-                );
-                Ok(())
-            }
-        },
+        }
         Role::InboundFixed(app) => {
             let stream = Metered::new(stream, entry.clone());
             Box::pin(inbound::serve(worker, entry, stream, app)).await
@@ -144,9 +116,9 @@ async fn serve(worker: Rc<Worker>, entry: Rc<Entry>, stream: TcpStream, role: Ro
 }
 
 /// Where a redirected connection was going (SO_ORIGINAL_DST); `None` when it was not redirected.
-pub fn original_destination<S: AsFd>(stream: &S) -> Option<SocketAddr> {
+pub(crate) fn original_destination<S: AsFd>(stream: &S) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);
-    // A listener on [::] takes IPv4 as well, whose original destination is asked for as such.
+    // A listener on [::] accepts IPv4 as well. For such a connection, the IPv4 socket option has the original destination.
     let local = socket.local_addr().ok()?.as_socket()?;
     let (ip, port) = (local.ip().to_canonical(), local.port());
     let original = match ip {
@@ -165,7 +137,7 @@ mod tests {
         size_of::<F>()
     }
 
-    /// Thousands of connections are idle at once: what each holds while it waits is kept small.
+    /// Thousands of connections are idle at once, so each must hold little memory while it waits.
     #[test]
     fn an_idle_connection_is_small() {
         let all = size(|(w, e, s, r): (Rc<Worker>, Rc<Entry>, TcpStream, Role)| serve(w, e, s, r));

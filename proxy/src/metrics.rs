@@ -5,6 +5,8 @@
 //! is counted in one overflow series. Latencies use fixed buckets of our own: the exporter's histogram keeps every
 //! sample until it is read.
 
+mod bound;
+mod decisions;
 mod histogram;
 mod series;
 
@@ -18,17 +20,21 @@ use mesh_credentials::tls::Held;
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-pub use self::series::{Labels, Series};
-use self::{histogram::Histogram, series::Unplaced};
+pub(crate) use self::{
+    bound::BoundSeries,
+    decisions::{Decided, PolicyDecisions},
+    series::Series,
+};
+use self::{decisions::Decisions, histogram::Histogram, series::Unplaced};
 use crate::error::Reason;
 
 /// Label sets of requests; beyond it `overflow="true"` counts the rest (CVE-2025-43915 is what happens without).
-pub const MAX_SERIES: usize = 10_000;
+pub(crate) const MAX_SERIES: usize = 10_000;
 /// Identities of peers that are told apart in the count of handshakes: more than most proxies ever meet.
 const MAX_PEERS: usize = 1_000;
 
 /// Name and help of each family, in the order of `docs/metrics.md`.
-pub const CATALOGUE: &[(&str, &str)] = &[
+pub(crate) const CATALOGUE: &[(&str, &str)] = &[
     (
         "mesh_requests_total",
         "Requests that ended, by direction, identities, route, backend, response code, grpc status and why they failed.",
@@ -49,7 +55,7 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("mesh_connections_open", "Accepted connections that are open now, by direction."),
     (
         "mesh_connections_ended_total",
-        "Connections between proxies that were ended because their certificate ended or their anchor was withdrawn, by direction and why.",
+        "Connections that were ended because their certificate ended, their anchor was withdrawn or policy does not allow them any more, by direction and why.",
     ),
     ("mesh_tls_connections_total", "Finished mutual TLS handshakes by direction, peer identity, version and group."),
     ("mesh_tls_failures_total", "TLS handshakes that failed, by direction and reason."),
@@ -58,6 +64,10 @@ pub const CATALOGUE: &[(&str, &str)] = &[
         "Connections of opaque bytes that ended, by direction, identities, route, backend and why they failed.",
     ),
     ("mesh_tcp_bytes_total", "Opaque bytes copied, by direction and flow (sent towards or received from the server)."),
+    (
+        "mesh_authorization_decisions_total",
+        "Decisions of authorization policies about inbound requests and connections of bytes, by policy, verdict and tls.",
+    ),
     ("mesh_control_updates_total", "Updates from the controller that were put in force."),
     ("mesh_control_rejected_total", "Updates from the controller that were refused; the last good one stayed."),
     ("mesh_control_streams_broken_total", "Control streams that ended and were asked for again."),
@@ -72,7 +82,7 @@ pub const CATALOGUE: &[(&str, &str)] = &[
 
 /// Which way traffic flows, seen from the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
+pub(crate) enum Direction {
     /// From the application of this pod.
     Outbound,
     /// Towards the application of this pod.
@@ -81,7 +91,7 @@ pub enum Direction {
 
 impl Direction {
     /// The label value.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Outbound => "outbound",
             Self::Inbound => "inbound",
@@ -90,13 +100,15 @@ impl Direction {
 }
 
 /// The registry. One for the process.
-pub struct Metrics {
+pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     /// By label text: label sets that come back, or are known to several workers, are one.
     histograms: Mutex<BTreeMap<String, Arc<Histogram>>>,
     /// Identities that proved themselves, as far as they are told apart.
     peers: Mutex<BTreeSet<Box<str>>>,
+    /// By authorization policy.
+    decisions: Decisions,
 }
 
 static METADATA: Metadata<'static> = Metadata::new("mesh", Level::INFO, None);
@@ -109,23 +121,29 @@ impl Default for Metrics {
             recorder.describe_gauge((*name).into(), None, (*help).into());
         }
         let handle = recorder.handle();
-        Self { recorder, handle, histograms: Mutex::default(), peers: Mutex::default() }
+        Self {
+            recorder,
+            handle,
+            histograms: Mutex::default(),
+            peers: Mutex::default(),
+            decisions: Decisions::default(),
+        }
     }
 }
 
 impl Metrics {
     /// A bound counter.
-    pub fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
+    pub(crate) fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
         self.recorder.register_counter(&key(name, labels), &METADATA)
     }
 
     /// A bound gauge.
-    pub fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
+    pub(crate) fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
         self.recorder.register_gauge(&key(name, labels), &METADATA)
     }
 
     /// An identity as a label: itself, or `other` where there are too many.
-    pub fn peer<'i>(&self, identity: &'i str) -> &'i str {
+    pub(crate) fn peer<'i>(&self, identity: &'i str) -> &'i str {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if peers.contains(identity) {
             return identity;
@@ -137,17 +155,28 @@ impl Metrics {
         identity
     }
 
+    /// What counts the decisions of an authorization policy.
+    pub(crate) fn decisions(&self, policy: &Arc<str>) -> Arc<PolicyDecisions> {
+        self.decisions.of(policy)
+    }
+
     /// Everything in the text format of Prometheus.
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut text = self.handle.render();
         let histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
         if !histograms.is_empty() {
-            let _ = writeln!(text, "# HELP mesh_response_latency_seconds {}", CATALOGUE[1].1);
+            let _ = writeln!(text, "# HELP mesh_response_latency_seconds {}", help("mesh_response_latency_seconds"));
             let _ = writeln!(text, "# TYPE mesh_response_latency_seconds histogram");
             histograms.iter().for_each(|(labels, h)| h.render(labels, &mut text));
         }
+        self.decisions.render(help("mesh_authorization_decisions_total"), &mut text);
         text
     }
+}
+
+/// The help text of a family that is rendered here.
+fn help(family: &str) -> &'static str {
+    CATALOGUE.iter().find(|(name, _)| *name == family).map_or("", |(_, help)| help)
 }
 
 fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
@@ -156,7 +185,7 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 
 /// Handles of the control thread.
 #[derive(Clone)]
-pub struct ControlMetrics {
+pub(crate) struct ControlMetrics {
     /// Updates put in force.
     pub updates: Counter,
     /// Updates refused.
@@ -175,7 +204,7 @@ pub struct ControlMetrics {
 
 impl ControlMetrics {
     /// Binds them.
-    pub fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
             updates: metrics.counter("mesh_control_updates_total", &[]),
             rejected: metrics.counter("mesh_control_rejected_total", &[]),
@@ -189,7 +218,7 @@ impl ControlMetrics {
 }
 
 /// Handles of one direction of a worker.
-pub struct DirectionMetrics {
+pub(crate) struct DirectionMetrics {
     /// Which one.
     pub direction: Direction,
     /// The registry.
@@ -228,7 +257,7 @@ pub struct DirectionMetrics {
 
 impl DirectionMetrics {
     /// Binds them.
-    pub fn new(metrics: &Arc<Metrics>, held: &Arc<Held>, direction: Direction) -> Self {
+    pub(crate) fn new(metrics: &Arc<Metrics>, held: &Arc<Held>, direction: Direction) -> Self {
         let d = ("direction", direction.as_str());
         let connections = |protocol| metrics.counter("mesh_connections_total", &[d, ("protocol", protocol)]);
         let retries = |why| metrics.counter("mesh_retries_total", &[d, ("why", why)]);
@@ -259,7 +288,7 @@ impl DirectionMetrics {
     }
 
     /// Counts a failure.
-    pub fn error(&self, reason: Reason) {
+    pub(crate) fn error(&self, reason: Reason) {
         if let Some((_, counter)) = self.errors.iter().find(|(r, _)| *r == reason) {
             counter.increment(1);
         }

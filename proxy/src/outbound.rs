@@ -1,50 +1,42 @@
 //! The life of a connection from this pod's application: policy, detection, then HTTP or bytes.
 //!
-//! Where TCPRoutes are attached nothing is detected, and where TLSRoutes are nothing but the ClientHello is read. Where
-//! HTTPRoutes or GRPCRoutes are, or HTTP is declared, nothing that a server may take for HTTP passes as bytes.
+//! Where TCPRoutes are attached, nothing is detected. Where TLSRoutes are attached, only the ClientHello is read. Where
+//! HTTPRoutes or GRPCRoutes are attached, or HTTP is declared, nothing that a server may take for HTTP passes as bytes.
+//! `opaque` serves bytes, [`crate::http::outbound`] serves requests.
 //!
-//! A connection has a target of its own (a redirected address, or a listening port that stands for one), or its requests
-//! name theirs (this proxy as an HTTP proxy).
+//! A connection has one target (a redirected address, or a listening port that stands for one), or each of its requests names
+//! a target (this proxy used as an HTTP proxy).
 
-use std::{
-    cell::RefCell,
-    net::SocketAddr,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod opaque;
+
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use http::{Method, Response, Version};
-use mesh_policy::{OutboundPolicy, Protocol, RouteKind};
+use mesh_policy::{Mode, OutboundPolicy};
 
 use crate::{
-    balance::Endpoint,
-    connect::{self, Upstream},
     connections::{Entry, Stage},
-    detect::{Expect, Spoken, detect, detect_hello, detect_unless_ending},
+    detect::{Spoken, detect, detect_unless_ending, is_refused},
     error::{Error, Reason},
-    http::{Body, Incoming, Reply, exchange, headers, in_flight::InFlight, server},
-    io::{Io, Rewind, reset},
-    opaque,
+    http::{Body, Incoming, Reply, headers, outbound as requests, server},
+    io::{Io, Rewind},
     record::Record,
-    sni::Hello,
     target::OutboundTarget,
-    undecided::Undecided,
     worker::Worker,
 };
 
 /// Where a connection's traffic goes.
 #[derive(Clone)]
-pub enum Destination {
+pub(crate) enum Destination {
     /// All of it to one target.
     Target(Rc<OutboundTarget>),
-    /// Each request where its authority says.
+    /// Each request to the target that its authority names.
     Authority,
 }
 
 /// Serves one connection to its end.
-pub async fn serve<T: Io>(
+pub(crate) async fn serve<T: Io>(
     worker: Rc<Worker>,
     entry: Rc<Entry>,
     mut io: T,
@@ -55,26 +47,26 @@ pub async fn serve<T: Io>(
         return to_target(worker, entry, io, target, policy).await;
     }
     let mut read = BytesMut::new();
-    let told = begun(&worker, &entry, &mut io, &mut read, Expect::Declared, worker.config.times.header).await?;
+    let told = begun(&worker, &entry, &mut io, &mut read, Mode::Http, worker.config.times.header).await?;
     let Some(spoken) = told else { return Ok(()) };
     http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, None).await
 }
 
-/// Serves a redirected connection to its end. What goes to an address outside of the mesh passes as it is; where it is not
-/// known who has an address of the cluster, nothing does.
-pub async fn redirected<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, original: SocketAddr) -> Result<(), Error> {
+/// Serves a redirected connection to its end. A connection to an address outside of the mesh passes as it is. If it is an
+/// address of the cluster whose owner is not known, nothing passes.
+pub(crate) async fn redirected<T: Io>(
+    worker: Rc<Worker>,
+    entry: Rc<Entry>,
+    io: T,
+    original: SocketAddr,
+) -> Result<(), Error> {
     let target = worker.target(&original.to_string());
     match target.policy().await {
-        Err(error) if error.reason == Reason::UnknownTarget => Box::pin(external(worker, entry, io, original)).await,
+        Err(error) if error.reason == Reason::UnknownTarget => {
+            Box::pin(opaque::external(worker, entry, io, original)).await
+        }
         policy => to_target(worker, entry, io, target, policy).await,
     }
-}
-
-async fn external<T: Io>(worker: Rc<Worker>, entry: Rc<Entry>, io: T, original: SocketAddr) -> Result<(), Error> {
-    let record = Record::bytes(&worker.outbound);
-    let connected = connect::external(&worker.transport, original).await;
-    let upstream = connected.inspect_err(|error| record.failed(error.reason))?;
-    opaque::copy(&worker, &entry, io, Upstream::plain(upstream), InFlight::default(), record).await
 }
 
 async fn to_target<T: Io>(
@@ -88,40 +80,37 @@ async fn to_target<T: Io>(
     let mut read = BytesMut::new();
     let policy = match policy {
         Ok(policy) => policy,
-        // Whoever speaks HTTP is told why; for bytes there is nothing to say but goodbye.
+        // A client that speaks HTTP is told why. Bytes have no form for an error, so the connection is closed.
         Err(error) => {
             let destination = Destination::Target(target);
             return Box::pin(unknown(worker.clone(), entry, io, destination, error)).await;
         }
     };
-    // Routes for connections are about bytes, whatever the port is said to speak.
-    match (policy.routes.kind(), policy.protocol) {
-        (Some(RouteKind::Tls), _) => return Box::pin(by_name(&worker, &entry, &target, &policy, io)).await,
-        (Some(RouteKind::Tcp), _) | (_, Protocol::Opaque) => {
-            return Box::pin(opaque::serve(&worker, &entry, &target, &policy, None, io)).await;
-        }
-        _ => {}
+    let mode = policy.mode();
+    match mode {
+        Mode::ServerName => return Box::pin(opaque::by_name(&worker, &entry, &target, &policy, io)).await,
+        Mode::Opaque => return Box::pin(opaque::serve(&worker, &entry, &target, &policy, None, io)).await,
+        Mode::Http | Mode::HttpRoutes | Mode::Detect => {}
     }
-    let expect = Expect::of_target(&policy);
-    let greeter = if expect.is_requests() { None } else { opaque::greeter(&worker, &target, &policy) };
-    let silence = match (&greeter, expect.is_requests()) {
+    let greeter = if mode.is_requests() { None } else { opaque::greeter(&worker, &target, &policy) };
+    let silence = match (&greeter, mode.is_requests()) {
         (_, true) => times.header,
         (None, false) => times.detect,
         (Some(_), false) => Duration::ZERO,
     };
-    let Some(spoken) = begun(&worker, &entry, &mut io, &mut read, expect, silence).await? else { return Ok(()) };
+    let Some(spoken) = begun(&worker, &entry, &mut io, &mut read, mode, silence).await? else { return Ok(()) };
     match spoken {
         Spoken::Http1 | Spoken::Http2 => {
             let destination = Destination::Target(target);
             http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, None).await
         }
-        Spoken::Closed | Spoken::Silent if expect.is_requests() => Ok(()),
-        _ if expect.refuses(&read) => {
+        Spoken::Closed | Spoken::Silent if mode.is_requests() => Ok(()),
+        _ if is_refused(mode, &read) => {
             let destination = Destination::Target(target);
             http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, None).await
         }
         Spoken::Silent | Spoken::Words => {
-            Box::pin(undecided(&worker, entry, target, &policy, (io, read), greeter)).await
+            Box::pin(opaque::undecided(&worker, entry, target, &policy, (io, read), greeter)).await
         }
         Spoken::Closed | Spoken::Mesh | Spoken::Tls | Spoken::Opaque => {
             let io = Rewind::new(read.freeze(), io);
@@ -130,55 +119,20 @@ async fn to_target<T: Io>(
     }
 }
 
-/// A connection to a target with TLSRoutes: by the name that its ClientHello asks for. What begins otherwise is refused,
-/// for no route is about it.
-async fn by_name<T: Io>(
-    worker: &Rc<Worker>,
-    entry: &Entry,
-    target: &OutboundTarget,
-    policy: &OutboundPolicy,
-    mut io: T,
-) -> Result<(), Error> {
-    let limit = worker.config.times.handshake;
-    let mut read = BytesMut::new();
-    let told = tokio::select! {
-        biased;
-        told = detect_hello(&mut io, &mut read, limit) => Some(told),
-        () = entry.ending() => None,
-    };
-    let hello = match told {
-        Some(told) => told,
-        None if read.is_empty() => return Ok(()),
-        None => detect_hello(&mut io, &mut read, limit).await,
-    };
-    let why = match hello.map_err(Error::connection)? {
-        None => return Ok(()),
-        Some(Hello::Complete(name)) => {
-            return opaque::serve(worker, entry, target, policy, name.as_deref(), Rewind::new(read.freeze(), io)).await;
-        }
-        Some(Hello::Other) => "begins with something else",
-        Some(Hello::Partial) => "ended, or took too long, before that was complete",
-    };
-    reset(io);
-    let detail = format!("the TLSRoutes of {} ask for a ClientHello, and a connection {why}", target.name);
-    Record::bytes(&worker.outbound).failed(Reason::NoRoute);
-    Err(Error::undelivered(Reason::NoRoute, detail))
-}
-
-/// What the client speaks. `None`: it has said nothing, and the proxy drains.
+/// What the client speaks. `None`: it has sent nothing, and the proxy drains.
 async fn begun<T: Io>(
     worker: &Worker,
     entry: &Entry,
     io: &mut T,
     read: &mut BytesMut,
-    expect: Expect,
+    mode: Mode,
     silence: Duration,
 ) -> Result<Option<Spoken>, Error> {
     let patience = (worker.config.times.detect, worker.config.times.handshake);
-    detect_unless_ending(entry, io, read, expect, silence, patience).await.map_err(Error::connection)
+    detect_unless_ending(entry, io, read, mode, silence, patience).await.map_err(Error::connection)
 }
 
-/// Serves requests; the first of them is answered with `failed` if there is one.
+/// Serves requests. If there is an error `failed`, it is the answer to the first one.
 async fn http<T: Io>(
     worker: Rc<Worker>,
     entry: Rc<Entry>,
@@ -211,11 +165,12 @@ async fn http<T: Io>(
     }
 }
 
-/// One request. CONNECT to this proxy as an HTTP proxy names a target whose bytes are then a connection like any other.
+/// One request. A CONNECT to this proxy as an HTTP proxy names a target; the bytes after it are served like any other
+/// connection.
 async fn request(worker: Rc<Worker>, destination: Destination, incoming: Incoming) -> Result<Reply, Error> {
     let connect = incoming.request.method() == Method::CONNECT && matches!(destination, Destination::Authority);
     if !connect {
-        return exchange::serve(worker, destination, incoming).await;
+        return requests::serve(worker, destination, incoming).await;
     }
     if incoming.request.version() == Version::HTTP_2 {
         let detail = "CONNECT to this proxy takes HTTP/1.1: a tunnel has its connection to itself";
@@ -238,8 +193,8 @@ async fn request(worker: Rc<Worker>, destination: Destination, incoming: Incomin
     Ok(Reply { response: Response::new(Body::default()), upgrade: Some(Box::new(tunnel)) })
 }
 
-/// A connection whose target has no policy: an HTTP request is answered with the reason, for it was waited for already;
-/// anything else is closed.
+/// A connection whose target has no policy. An HTTP request is answered with the reason, because the client was already
+/// waited for; anything else is closed.
 async fn unknown<T: Io>(
     worker: Rc<Worker>,
     entry: Rc<Entry>,
@@ -250,7 +205,7 @@ async fn unknown<T: Io>(
     let mut read = BytesMut::new();
     let times = &worker.config.times;
     let patience = (times.detect, times.detect);
-    match detect(&mut io, &mut read, Expect::Any, times.detect, patience).await.map_err(Error::connection)? {
+    match detect(&mut io, &mut read, Mode::Detect, times.detect, patience).await.map_err(Error::connection)? {
         spoken @ (Spoken::Http1 | Spoken::Http2) => {
             http(worker.clone(), entry, Rewind::new(read.freeze(), io), destination, spoken, Some(error)).await
         }
@@ -259,57 +214,4 @@ async fn unknown<T: Io>(
             Err(error)
         }
     }
-}
-
-/// The client has not said enough, and a server may want to speak: connect, and let whoever speaks first decide. That the
-/// server did is remembered of its endpoint.
-async fn undecided<T: Io>(
-    worker: &Rc<Worker>,
-    entry: Rc<Entry>,
-    target: Rc<OutboundTarget>,
-    policy: &OutboundPolicy,
-    (mut io, read): (T, BytesMut),
-    greeter: Option<Rc<Endpoint>>,
-) -> Result<(), Error> {
-    let record = Record::bytes(&worker.outbound);
-    let opened = match greeter {
-        Some(endpoint) => opaque::open_first(worker, &target, policy, endpoint, &record).await,
-        None => opaque::open(worker, &target, policy, None, &record).await,
-    };
-    let mut opened = match opened {
-        Ok(opened) => opened,
-        Err(error) => {
-            reset(io);
-            return Err(error);
-        }
-    };
-    let times = &worker.config.times;
-    let mut undecided = Undecided::new(read, Expect::Any, times.detect, times.handshake);
-    let spoken = match undecided.decided(&entry, &mut io, &mut opened.upstream.io).await {
-        Ok(spoken) => spoken,
-        Err(error) => {
-            reset(io);
-            if !undecided.is_untouched() {
-                reset(opened.upstream.io);
-            }
-            return Err(Error::connection(error));
-        }
-    };
-    if matches!(spoken, Spoken::Http1 | Spoken::Http2) {
-        record.forget();
-        opened.let_go(&worker.transport, &undecided);
-        let io = undecided.client_anew(io);
-        return http(worker.clone(), entry, io, Destination::Target(target), spoken, None).await;
-    }
-    if spoken == Spoken::Closed {
-        record.ended();
-        return Ok(());
-    }
-    if undecided.is_greeted() {
-        opened.endpoint.greeted(Instant::now());
-    }
-    worker.outbound.bytes_sent.increment(undecided.passed());
-    let (io, upstream) = undecided.both(io, opened.upstream.io);
-    let upstream = Upstream { io: upstream, entry: opened.upstream.entry };
-    opaque::copy(worker, &entry, io, upstream, opened.in_flight, record).await
 }

@@ -10,7 +10,7 @@ use std::{
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
 #[derive(Debug)]
-pub struct Random(Cell<u64>);
+pub(crate) struct Random(Cell<u64>);
 
 impl Default for Random {
     /// Seeded by the standard library's per-process random keys.
@@ -21,12 +21,12 @@ impl Default for Random {
 
 impl Random {
     /// A generator with a known sequence, for tests.
-    pub fn seeded(seed: u64) -> Self {
+    pub(crate) fn seeded(seed: u64) -> Self {
         Self(Cell::new(seed))
     }
 
     /// The next 64 uniform bits.
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         let state = self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.0.set(state);
         let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -35,12 +35,12 @@ impl Random {
     }
 
     /// A uniform index below `n`; 0 when `n` is 0. (Lemire's multiply-shift: bias below 2^-32 for any real `n`.)
-    pub fn below(&self, n: usize) -> usize {
+    pub(crate) fn below(&self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 
     /// A time between half of `around` and one and a half of it, so that many proxies do not act at once.
-    pub fn jitter(&self, around: Duration) -> Duration {
+    pub(crate) fn jitter(&self, around: Duration) -> Duration {
         around / 2 + around.mul_f64((self.next() >> 11) as f64 / (1u64 << 53) as f64)
     }
 }

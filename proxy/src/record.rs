@@ -1,9 +1,9 @@
 //! One request, or one connection of bytes, from its first byte to its last: where it went and how it ended.
 //!
-//! It is begun where a request's head was read, or where it is known that a connection is one of bytes; everybody on the way
-//! notes what they know; it is finished once, when everything came that was to come, or when the last one lets it go. That is
-//! when it is counted: nothing else counts an outcome. A response's latency is that of its head, and is observed then, for
-//! streams live for hours.
+//! A record begins when the request's head was read, or when the connection is known to be one of bytes. Every module on the
+//! way notes what it knows. The record is finished once: when everything expected has arrived, or when its last holder drops
+//! it. Then it is counted, and nothing else counts an outcome. A response's latency is that of its head, and is observed when
+//! the head arrives, because streams live for hours.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -20,9 +20,9 @@ use crate::{
     metrics::{DirectionMetrics, Series},
 };
 
-/// Whoever asked went away before the response ended.
+/// The client went away before the response ended.
 const CLIENT_CLOSED: &str = "client-closed";
-/// One of the ends of a connection reset it, or it was cut here.
+/// One end of a connection reset it, or it was cut here.
 const RESET: &str = "reset";
 
 /// What is recorded.
@@ -38,7 +38,7 @@ pub(crate) struct Record {
     kind: Kind,
     began: Instant,
     way: RefCell<Way>,
-    /// Where it is counted, once that is known for good.
+    /// The series that it is counted in, once that is known for good.
     series: OnceCell<Rc<Series>>,
     status: Cell<Option<StatusCode>>,
     grpc: Cell<Option<u8>>,
@@ -46,7 +46,7 @@ pub(crate) struct Record {
     finished: Cell<bool>,
 }
 
-/// How far it came.
+/// Where it went so far.
 #[derive(Default)]
 struct Way {
     route: Option<RouteMeta>,
@@ -55,13 +55,13 @@ struct Way {
 }
 
 impl Record {
-    /// Begins that of a request whose head is there.
+    /// Begins the record of a request whose head was read.
     pub(crate) fn request(metrics: &Rc<DirectionMetrics>) -> Rc<Self> {
         metrics.in_flight.increment(1.0);
         Rc::new(Self::new(metrics, Kind::Request))
     }
 
-    /// Begins that of a connection of bytes.
+    /// Begins the record of a connection of bytes.
     pub(crate) fn bytes(metrics: &Rc<DirectionMetrics>) -> Self {
         Self::new(metrics, Kind::Bytes)
     }
@@ -100,19 +100,19 @@ impl Record {
         self.way.borrow_mut().endpoint = Some(endpoint.clone());
     }
 
-    /// Where it is counted, if that is known from the start.
+    /// Sets the series that it is counted in, if that is known from the start.
     pub(crate) fn counted_in(&self, series: &Rc<Series>) {
         let _known = self.series.set(series.clone());
     }
 
-    /// The head of the response is there.
+    /// The head of the response arrived.
     pub(crate) fn answered(&self, status: StatusCode, grpc: Option<u8>) {
         self.status.set(Some(status));
         self.grpc.set(grpc);
         self.series().answered(self.began.elapsed());
     }
 
-    /// The gRPC status came with the trailers.
+    /// The gRPC status arrived with the trailers.
     pub(crate) fn grpc(&self, code: u8) {
         self.grpc.set(Some(code));
     }
@@ -122,17 +122,17 @@ impl Record {
         self.error.set(Some(why));
     }
 
-    /// Everything came that was to come, which is all unless it failed.
+    /// Everything expected has arrived. That is the whole outcome, unless it failed.
     pub(crate) fn ended(&self) {
         self.finish("");
     }
 
-    /// It was none: what was opened for bytes is let go, and the client speaks HTTP.
+    /// Counts nothing: the connection that was opened for bytes is closed, because the client speaks HTTP.
     pub(crate) fn forget(&self) {
         self.finished.set(true);
     }
 
-    /// The handles of where it went: with the endpoint if it came so far.
+    /// The series for where it went, with the endpoint if it got that far.
     fn series(&self) -> &Rc<Series> {
         self.series.get_or_init(|| {
             let Way { route, backend, endpoint } = &*self.way.borrow();
@@ -146,7 +146,7 @@ impl Record {
         })
     }
 
-    /// Counts it, unless that is done. `otherwise`: what it is called where nothing failed here.
+    /// Counts it, unless it was counted before. `otherwise`: the outcome if nothing failed here.
     fn finish(&self, otherwise: &'static str) {
         if self.finished.replace(true) {
             return;
@@ -197,7 +197,7 @@ mod tests {
         let page = || worker.transport.metrics.render();
         let ended = Record::request(&worker.outbound);
         ended.route(Some(&route()));
-        let service = ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+        let service = ServiceRef::new("shop", "web", 80);
         ended.backend(&worker.known_balancer(&service));
         ended.failed(Reason::NoEndpoints);
         ended.answered(Reason::NoEndpoints.status(), None);

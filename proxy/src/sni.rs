@@ -22,7 +22,7 @@ const HOST_NAME: usize = 0;
 
 /// What the first bytes of a connection say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hello {
+pub(crate) enum Hello {
     /// A ClientHello that is not complete.
     Partial,
     /// A ClientHello, and the name that it asks for.
@@ -32,7 +32,7 @@ pub enum Hello {
 }
 
 /// Reads what came so far.
-pub fn read(bytes: &[u8]) -> Hello {
+pub(crate) fn read(bytes: &[u8]) -> Hello {
     match message(bytes) {
         Ok(Some(message)) => server_name(&message).map_or(Hello::Other, Hello::Complete),
         Ok(None) if bytes.len() < MAX_READ => Hello::Partial,

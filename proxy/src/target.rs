@@ -1,5 +1,5 @@
-//! What a worker calls and what is called through it: a destination of the application, and a port of it. Each knows its policy,
-//! and waits for the first one.
+//! What a worker connects to, and what others reach through it: a destination of the application, and a port of the
+//! application. A destination knows its policy, and waits for the first one.
 
 use std::{
     cell::{Cell, RefCell},
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_policy::{Identity, InboundPolicy, OutboundPolicy, Target};
+use mesh_policy::{Identity, OutboundDecision, OutboundPolicy, Refusal, Target};
 
 use crate::{
     balance::{Budget, Decay, Endpoint},
@@ -17,53 +17,49 @@ use crate::{
     control::{Phase, Snapshot},
     error::{Error, Reason},
     http::{app_places::AppPlaces, pool::Pool},
-    metrics::Series,
+    metrics::BoundSeries,
     remembered::Used,
 };
 
-/// How long a destination that was outside the mesh waits for the controller to say so again. Without an answer it still is.
+/// How long to wait for the controller to confirm a destination that was outside the mesh. Without an answer it is still
+/// outside.
 const SAID_AGAIN: Duration = Duration::from_millis(100);
 
+/// Number of callers of one port whose metrics stay bound.
+const MAX_BOUND_CALLERS: usize = 256;
+
 /// A destination of the application.
-pub struct OutboundTarget {
+pub(crate) struct OutboundTarget {
     /// `host:port`.
     pub name: Box<str>,
     policy: Arc<Snapshot<OutboundPolicy>>,
     /// How long the first answer about it is waited for.
     discovery: Duration,
     decay: Decay,
-    /// What retries the one endpoint may be asked, when the target is a pod's address.
+    /// The retry budget of the one endpoint, if the target is a pod's address.
     pub budget: Budget,
     /// That endpoint.
     direct: RefCell<Option<Rc<Endpoint>>>,
     used: Cell<Instant>,
-    /// A public address that was nothing known when it was asked for last: for this one it is asked again. Of a private one
-    /// the stream goes on and says when somebody has it.
+    /// Set for a public address that was unknown when it was last looked up: it is looked up again. For a private address the
+    /// stream stays open and says when somebody owns it.
     external: bool,
     asked: Instant,
 }
 
 /// A port of this pod's application.
-pub struct InboundPort {
+pub(crate) struct InboundPort {
     /// Where the application listens.
     pub address: SocketAddr,
     /// HTTP/1 requests at the application.
     pub app_places: Rc<AppPlaces>,
-    /// Connections to the application.
-    pub pool: Pool,
-    /// What retries it may be asked.
+    /// The application as an endpoint, with the connections to it.
+    pub app: Rc<Endpoint>,
+    /// The retry budget of the application.
     pub budget: Budget,
-    /// Bound metrics by caller; the last few callers.
-    pub series: RefCell<Vec<(Option<Identity>, Rc<Series>)>>,
-    policy: Arc<Snapshot<InboundPolicy>>,
-    discovery: Duration,
+    /// Bound metrics of the last few callers.
+    pub series: BoundSeries<Option<Identity>, MAX_BOUND_CALLERS>,
     used: Cell<Instant>,
-}
-
-impl AsRef<Pool> for InboundPort {
-    fn as_ref(&self) -> &Pool {
-        &self.pool
-    }
 }
 
 impl AsRef<Pool> for Endpoint {
@@ -85,7 +81,7 @@ impl Used for Rc<InboundPort> {
 }
 
 impl OutboundTarget {
-    /// One that is asked for now.
+    /// A destination that is used from now on.
     pub(crate) fn new(
         name: Box<str>,
         policy: Arc<Snapshot<OutboundPolicy>>,
@@ -99,18 +95,18 @@ impl OutboundTarget {
         Self { name, policy, discovery, decay, budget, direct, used, external, asked: now }
     }
 
-    /// It is asked for again.
+    /// Notes that it is used now.
     pub(crate) fn use_it(&self) {
         self.used.set(Instant::now());
     }
 
-    /// Whether the controller knows nothing of it.
+    /// Whether the controller does not know it.
     pub(crate) fn is_not_found(&self) -> bool {
         self.policy.is_not_found()
     }
 
-    /// The policy now, waiting for the first one within the discovery timeout. An address that nobody has is none.
-    pub async fn policy(&self) -> Result<Arc<OutboundPolicy>, Error> {
+    /// The current policy. Waits for the first one within the discovery timeout. An address without an owner has no policy.
+    pub(crate) async fn policy(&self) -> Result<Arc<OutboundPolicy>, Error> {
         let policy = match self.policy.get() {
             Some(policy) => policy,
             None => self.first().await?,
@@ -122,8 +118,8 @@ impl OutboundTarget {
         }
     }
 
-    /// The policy once somebody has the address; that is waited for, since a pod may be known before its address is, but no
-    /// longer than the discovery timeout after it was first asked for.
+    /// The policy once somebody owns the address. It waits because a pod may be known before its address is, but no longer
+    /// than the discovery timeout after the destination was first used.
     async fn owned(&self) -> Result<Arc<OutboundPolicy>, Error> {
         let limit = self.discovery.saturating_sub(self.asked.elapsed());
         let is_owned = |policy: &OutboundPolicy| !matches!(policy.target, Target::Unknown(_));
@@ -136,14 +132,32 @@ impl OutboundTarget {
         }
     }
 
-    /// What is said of an address that nobody is known to have.
-    pub fn unowned(&self, address: SocketAddr) -> Error {
+    /// The error for an address that has no known owner.
+    pub(crate) fn unowned(&self, address: SocketAddr) -> Error {
         let is_outside = self.policy.get().is_some_and(|policy| matches!(policy.target, Target::Outside(_)));
         if is_outside {
             return Error::undelivered(Reason::UnknownTarget, format!("nobody of the mesh has {address}"));
         }
         let detail = format!("the controller does not know who has {address}, an address of the cluster");
         Error::undelivered(Reason::UnknownAddress, detail)
+    }
+
+    /// The error for a client whose request or connection nobody serves.
+    pub(crate) fn refused(&self, refusal: Refusal<'_>, decision: &OutboundDecision<'_>) -> Error {
+        let (reason, detail) = match refusal {
+            Refusal::NoRoute => (Reason::NoRoute, format!("no rule of the routes of {} matches", self.name)),
+            Refusal::NoBackend => {
+                let of = decision.route.map(|route| format!("{}/{}", route.namespace, route.name)).unwrap_or_default();
+                (Reason::InvalidBackend, format!("a rule of {of} has no backend"))
+            }
+            Refusal::InvalidBackend(why) => (Reason::InvalidBackend, why.to_owned()),
+            Refusal::BadLocation => (Reason::BadRequest, "what it asks for cannot stand in a Location".to_owned()),
+            Refusal::Unowned(Target::Outside(address) | Target::Unknown(address)) => return self.unowned(*address),
+            Refusal::Unowned(Target::Service(_) | Target::Endpoint(_)) => {
+                (Reason::UnknownTarget, self.name.to_string())
+            }
+        };
+        Error::undelivered(reason, detail)
     }
 
     async fn first(&self) -> Result<Arc<OutboundPolicy>, Error> {
@@ -165,7 +179,7 @@ impl OutboundTarget {
         })
     }
 
-    /// Lets go of the one endpoint if it is not what discovery says by now.
+    /// Drops the one endpoint if discovery no longer names it.
     pub(crate) fn forget_gone(&self) {
         let policy = self.policy.get();
         let now = policy.as_ref().and_then(|policy| match &policy.target {
@@ -177,8 +191,8 @@ impl OutboundTarget {
         }
     }
 
-    /// The one endpoint of a pod's address, kept with its connections for as long as discovery says the same.
-    pub fn direct(&self, endpoint: &mesh_policy::Endpoint) -> Rc<Endpoint> {
+    /// The one endpoint of a pod's address, kept with its connections for as long as discovery names it.
+    pub(crate) fn direct(&self, endpoint: &mesh_policy::Endpoint) -> Rc<Endpoint> {
         let mut direct = self.direct.borrow_mut();
         match &*direct {
             Some(known) if known.info == *endpoint => known.clone(),
@@ -188,40 +202,27 @@ impl OutboundTarget {
 }
 
 impl InboundPort {
-    /// One that is asked for now.
-    pub(crate) fn new(address: SocketAddr, policy: Arc<Snapshot<InboundPolicy>>, config: &Config) -> Self {
+    /// A port that is used from now on.
+    pub(crate) fn new(address: SocketAddr, config: &Config, decay: Decay) -> Self {
         let now = Instant::now();
+        let info = mesh_policy::Endpoint { address, identity: None, zone: None, workload: "".into() };
         Self {
             address,
             app_places: AppPlaces::new(config.limits.app_requests),
-            pool: Pool::default(),
+            app: Rc::new(Endpoint::new(info, decay, now)),
             budget: Budget::new(now),
-            series: RefCell::default(),
-            policy,
-            discovery: config.times.discovery,
+            series: BoundSeries::default(),
             used: Cell::new(now),
         }
     }
 
-    /// It is asked for again.
+    /// Notes that it is used now.
     pub(crate) fn use_it(&self) {
         self.used.set(Instant::now());
     }
-
-    /// The policy now. While the controller has not answered yet, it is waited for; without it, nothing is allowed.
-    pub async fn policy(&self) -> Result<Arc<InboundPolicy>, Error> {
-        if let Some(policy) = self.policy.get() {
-            return Ok(policy);
-        }
-        self.policy.wait(self.discovery).await.map_err(|phase| {
-            let why = if phase == Phase::Pending { "did not answer about" } else { "does not know this pod yet, nor" };
-            let detail = format!("the controller {why} port {}", self.address.port());
-            Error::undelivered(Reason::DiscoveryUnavailable, detail)
-        })
-    }
 }
 
-/// The form in which targets are asked for: lower case, with a port, without the root's trailing dot.
+/// The form in which targets are looked up: lower case, with a port, without the trailing dot of the DNS root.
 pub(crate) fn canonical(name: &str) -> String {
     let (host, port) = match name.rsplit_once(':') {
         Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => (host, port),

@@ -15,7 +15,11 @@ use bytes::{Buf, Bytes};
 use metrics::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::connections::Entry;
+use crate::{
+    connections::Entry,
+    io::{Io, reset},
+    metrics::DirectionMetrics,
+};
 
 /// One read, and so one write: large enough that system calls are few for each byte, small enough for the cache.
 const CHUNK: usize = 256 * 1024;
@@ -26,19 +30,14 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Copies `client` <-> `server` until both have ended, or one of the entries is cut: nothing ends bytes in order. Counts bytes
-/// towards the server in `sent` and from it in `received`. An error of either side ends both.
-pub async fn copy<A, B>(
-    client: &mut A,
-    server: &mut B,
+/// Copies `client` <-> `server` until both have ended, or one of the entries is cut: nothing ends bytes in order. Counts the
+/// bytes in `metrics`. An error of either side ends both, and both see it as one.
+pub(crate) async fn copy<A: Io, B: Io>(
+    mut client: A,
+    mut server: B,
     entries: (&Entry, Option<&Entry>),
-    sent: &Counter,
-    received: &Counter,
-) -> io::Result<()>
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
+    metrics: &DirectionMetrics,
+) -> io::Result<()> {
     let upstream = async {
         match entries.1 {
             Some(entry) => entry.cut().await,
@@ -46,12 +45,17 @@ where
         }
     };
     let cut = || Err(io::Error::new(io::ErrorKind::ConnectionAborted, "who may use it changed, or the proxy ends"));
-    tokio::select! {
+    let copied = tokio::select! {
         biased;
-        copied = both_ways(client, server, sent, received) => copied,
+        copied = both_ways(&mut client, &mut server, &metrics.bytes_sent, &metrics.bytes_received) => copied,
         () = entries.0.cut() => cut(),
         () = upstream => cut(),
+    };
+    if copied.is_err() {
+        reset(client);
+        reset(server);
     }
+    copied
 }
 
 async fn both_ways<A, B>(client: &mut A, server: &mut B, sent: &Counter, received: &Counter) -> io::Result<()>

@@ -12,15 +12,15 @@ use mesh_credentials::tls::{self, Held};
 use rustls::{ClientConfig, Error as TlsError, ServerConfig};
 
 /// HTTP multiplexed: HTTP/2 whose requests carry `mesh-*` headers.
-pub const ALPN_H2: &[u8] = b"mesh-h2";
+pub(crate) const ALPN_H2: &[u8] = b"mesh-h2";
 /// HTTP/1.1 for upgrades: one request, then bytes.
-pub const ALPN_H1: &[u8] = b"mesh-h1";
+pub(crate) const ALPN_H1: &[u8] = b"mesh-h1";
 /// Opaque bytes.
-pub const ALPN_TCP: &[u8] = b"mesh-tcp";
+pub(crate) const ALPN_TCP: &[u8] = b"mesh-tcp";
 
 /// The configurations, and what they read. One for the whole process.
 #[derive(Debug)]
-pub struct Tls {
+pub(crate) struct Tls {
     /// What is proved and trusted now.
     pub held: Arc<Held>,
     /// Dials a peer for multiplexed HTTP.
@@ -37,7 +37,7 @@ pub struct Tls {
 
 impl Tls {
     /// Makes the configurations.
-    pub fn new(held: Arc<Held>) -> Result<Self, TlsError> {
+    pub(crate) fn new(held: Arc<Held>) -> Result<Self, TlsError> {
         let peer = |alpn: &[u8]| -> Result<Arc<ClientConfig>, TlsError> {
             let mut config = tls::client(held.clone(), alpn)?;
             config.enable_secret_extraction = true; // `tls_stream` takes the traffic keys over

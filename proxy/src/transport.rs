@@ -1,5 +1,5 @@
-//! What a worker's connections are made with, accepted or opened: keys and roots, the table of those that live, our own
-//! addresses. It knows nothing of requests, of targets or of policies.
+//! What a worker's connections are made with, accepted or opened: keys and trust anchors, the table of live connections, our
+//! own addresses. It knows nothing of requests, targets or policies.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,9 +10,10 @@ use mesh_policy::Identity;
 use rustls::ProtocolVersion;
 
 use crate::{
+    authorization::Callers,
     config::Config,
     connections::Connections,
-    handover::Handover,
+    hairpin::Hairpin,
     metrics::{Direction, Metrics},
     random::Random,
     tls::Tls,
@@ -21,45 +22,47 @@ use crate::{
 
 /// What all workers share.
 #[derive(Clone)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// The configuration.
     pub config: Arc<Config>,
-    /// Keys and roots.
+    /// Keys and trust anchors.
     pub tls: Arc<Tls>,
     /// The registry, to bind new series.
     pub metrics: Arc<Metrics>,
     /// Calls of the application to its own pod, on their way to the inbound side.
-    pub handover: Arc<Handover>,
+    pub hairpin: Arc<Hairpin>,
+    /// Who called this pod.
+    pub callers: Arc<Callers>,
     /// The proxy's own listening addresses.
     pub own: Vec<SocketAddr>,
 }
 
-/// See the module.
-pub struct Transport {
+/// The transport of one worker; see the module.
+pub(crate) struct Transport {
     /// The configuration.
     pub config: Arc<Config>,
-    /// Keys and roots.
+    /// Keys and trust anchors.
     pub tls: Arc<Tls>,
     /// The connections that are open.
     pub connections: Connections,
     /// The registry, to bind new series.
     pub metrics: Arc<Metrics>,
     /// Calls of the application to its own pod, on their way to the inbound side.
-    pub handover: Arc<Handover>,
-    /// Chance, for ends that are not to come together.
+    pub hairpin: Arc<Hairpin>,
+    /// Source of random numbers, so that connections do not all end together.
     pub random: Random,
     own: Vec<SocketAddr>,
 }
 
 impl Transport {
-    /// That of one worker.
+    /// The transport of one worker.
     pub(crate) fn new(parts: Parts, connections: Connections) -> Self {
-        let Parts { config, tls, metrics, handover, own } = parts;
-        Self { config, tls, connections, metrics, handover, random: Random::default(), own }
+        let Parts { config, tls, metrics, hairpin, own, .. } = parts;
+        Self { config, tls, connections, metrics, hairpin, random: Random::default(), own }
     }
 
-    /// Whether an address is one of the proxy's own listeners: dialling it would loop.
-    pub fn is_own(&self, address: SocketAddr) -> bool {
+    /// Whether an address is one of the proxy's own listeners: connecting to it would loop.
+    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
         let local = || address.ip().is_loopback() || self.is_this_pod(address.ip());
         self.own.iter().any(|own| {
             own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified() && local())
@@ -67,12 +70,12 @@ impl Transport {
     }
 
     /// Whether an address is this pod's.
-    pub fn is_this_pod(&self, ip: IpAddr) -> bool {
+    pub(crate) fn is_this_pod(&self, ip: IpAddr) -> bool {
         self.config.pod_ips.contains(&ip)
     }
 
     /// Counts a finished handshake. `peer` is the identity it proved.
-    pub fn tls_finished(&self, direction: Direction, peer: &Identity, session: &Session) {
+    pub(crate) fn tls_finished(&self, direction: Direction, peer: &Identity, session: &Session) {
         let group = session.negotiated_key_exchange_group().map_or("unknown".into(), |g| format!("{:?}", g.name()));
         let labels = [
             ("direction", direction.as_str()),
@@ -84,7 +87,7 @@ impl Transport {
     }
 
     /// Counts a handshake that failed, by a bounded reason.
-    pub fn tls_failed(&self, direction: Direction, error: &std::io::Error) {
+    pub(crate) fn tls_failed(&self, direction: Direction, error: &std::io::Error) {
         let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
         let reason = match inner {
             Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Expired)) => "certificate-expired",

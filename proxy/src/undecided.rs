@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use mesh_policy::Mode;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -22,7 +23,7 @@ use tokio::{
 
 use crate::{
     connections::Entry,
-    detect::{Expect, Look, Spoken},
+    detect::{Look, Spoken},
     http::{h1, pool::Pool, settings::h1_config},
     io::{Rewind, reset},
     transport::Transport,
@@ -55,7 +56,7 @@ pub(crate) struct Undecided {
 impl Undecided {
     /// The client said `read` so far, which was kept back for long enough. What it says from now on is kept back for
     /// `words` if it may be the beginning of a request, for `complete` if it is that of a ClientHello.
-    pub(crate) fn new(read: BytesMut, expect: Expect, words: Duration, complete: Duration) -> Self {
+    pub(crate) fn new(read: BytesMut, mode: Mode, words: Duration, complete: Duration) -> Self {
         Self {
             passed: 0,
             held: BytesMut::new(),
@@ -63,7 +64,7 @@ impl Undecided {
             greeted: false,
             released: !read.is_empty(),
             release_at: None,
-            look: Look::new(expect),
+            look: Look::new(mode),
             read,
             words,
             complete,
@@ -279,7 +280,7 @@ mod tests {
         let limits = crate::config::Config::from_env(&crate::config::tests::minimal()).unwrap().limits;
         let connections = Connections::new(&limits, [Gauge::noop(), Gauge::noop()]);
         let entry = connections.add(Side::Inbound, ([127, 0, 0, 1], 1).into());
-        let undecided = Undecided::new(read.into(), Expect::Any, WORDS, COMPLETE);
+        let undecided = Undecided::new(read.into(), Mode::Detect, WORDS, COMPLETE);
         Stage { client, server, ours: (a, b), undecided, entry }
     }
 

@@ -13,6 +13,7 @@ use mesh_policy::ServiceRef;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    authorization::Authorization,
     balance::{Balancer, Decay},
     config::Config,
     connections::{Connections, End, Side},
@@ -20,7 +21,6 @@ use crate::{
     error::{Error, Reason},
     http::mirrored::Mirrors,
     metrics::{Direction, DirectionMetrics},
-    random::Random,
     remembered::{Remembered, Used},
     target::{InboundPort, OutboundTarget, canonical},
     transport::{Parts, Transport},
@@ -33,19 +33,19 @@ const MAX_PORTS: usize = 1_024;
 const CUT: Duration = Duration::from_millis(200);
 
 /// What connections of one worker share.
-pub struct Worker {
+pub(crate) struct Worker {
     /// The configuration.
     pub config: Arc<Config>,
     /// What its connections are made with.
     pub transport: Rc<Transport>,
-    /// Chance.
-    pub random: Random,
     /// Handles for traffic from the application.
     pub outbound: Rc<DirectionMetrics>,
     /// Handles for traffic to the application.
     pub inbound: Rc<DirectionMetrics>,
     /// Cancelled when the proxy shuts down.
     pub drain: CancellationToken,
+    /// Who may call this pod.
+    pub authorization: Rc<Authorization>,
     /// Copies of requests that are under way.
     pub mirrors: Rc<Mirrors>,
     control: Arc<Control>,
@@ -62,16 +62,18 @@ impl Used for Rc<Balancer> {
 
 impl Worker {
     /// A worker over the process's shared parts.
-    pub fn new(parts: Parts, control: Arc<Control>, drain: CancellationToken) -> Self {
+    pub(crate) fn new(parts: Parts, control: Arc<Control>, drain: CancellationToken) -> Self {
         let (config, metrics) = (parts.config.clone(), parts.metrics.clone());
         let bound = |direction| Rc::new(DirectionMetrics::new(&metrics, &parts.tls.held, direction));
         let (outbound, inbound) = (bound(Direction::Outbound), bound(Direction::Inbound));
         let open = [inbound.open.clone(), outbound.open.clone()];
+        let (policy, callers) = (control.inbound().clone(), parts.callers.clone());
+        let authorization = Rc::new(Authorization::new(policy, callers, metrics.clone(), &config));
         Self {
-            random: Random::default(),
             transport: Rc::new(Transport::new(parts, Connections::new(&config.limits, open))),
             outbound,
             inbound,
+            authorization,
             mirrors: Rc::new(Mirrors::new(&metrics)),
             drain,
             targets: Remembered::new(config.limits.targets).into(),
@@ -83,7 +85,7 @@ impl Worker {
     }
 
     /// The handles of one direction.
-    pub fn direction(&self, direction: Direction) -> &Rc<DirectionMetrics> {
+    pub(crate) fn direction(&self, direction: Direction) -> &Rc<DirectionMetrics> {
         match direction {
             Direction::Outbound => &self.outbound,
             Direction::Inbound => &self.inbound,
@@ -92,7 +94,7 @@ impl Worker {
 
     /// Ends what is open in order, each side in its turn: first what callers of the application began, for until that is
     /// done the application needs others. What is still open after the shutdown grace is cut.
-    pub async fn finish(&self) {
+    pub(crate) async fn finish(&self) {
         let (connections, grace) = (&self.transport.connections, self.config.times.shutdown_grace);
         let none = async || {
             connections.none(Side::Inbound).await;
@@ -114,14 +116,14 @@ impl Worker {
 
     /// Lets go of endpoints that are gone, also where nobody calls their backend again: whoever has the address next gets no
     /// connection that was meant for them.
-    pub fn forget_gone(&self) {
+    pub(crate) fn forget_gone(&self) {
         let now = Instant::now();
         self.balancers.borrow().values().for_each(|balancer| balancer.refresh(now));
         self.targets.borrow().values().for_each(|target| target.forget_gone());
     }
 
     /// The destination named `name` (`host:port`), remembered.
-    pub fn target(&self, name: &str) -> Rc<OutboundTarget> {
+    pub(crate) fn target(&self, name: &str) -> Rc<OutboundTarget> {
         let mut targets = self.targets.borrow_mut();
         let known = targets.get(name);
         if let Some(target) = known.filter(|target| !target.is_not_found()) {
@@ -138,7 +140,7 @@ impl Worker {
     }
 
     /// The endpoints of a backend, remembered, once they are known.
-    pub async fn balancer(&self, service: &ServiceRef) -> Result<Rc<Balancer>, Error> {
+    pub(crate) async fn balancer(&self, service: &ServiceRef) -> Result<Rc<Balancer>, Error> {
         self.ready(self.known_balancer(service)).await
     }
 
@@ -169,14 +171,13 @@ impl Worker {
     }
 
     /// A port of the application, remembered.
-    pub fn port(&self, address: SocketAddr) -> Rc<InboundPort> {
+    pub(crate) fn port(&self, address: SocketAddr) -> Rc<InboundPort> {
         let mut ports = self.ports.borrow_mut();
         if let Some(port) = ports.get(&address) {
             port.use_it();
             return port.clone();
         }
-        let policy = self.control.inbound(address.port());
-        let port = Rc::new(InboundPort::new(address, policy, &self.config));
+        let port = Rc::new(InboundPort::new(address, &self.config, self.decay()));
         ports.insert(address, port.clone());
         port
     }
@@ -222,7 +223,8 @@ pub(crate) mod tests {
     /// A worker with these variables whose controller is away.
     pub(crate) fn worker(set: &[(&'static str, &'static str)]) -> Rc<Worker> {
         let (config, tls, control, metrics) = parts(set);
-        let parts = Parts { config, tls, metrics, handover: Arc::default(), own: Vec::new() };
+        let (hairpin, callers) = Default::default();
+        let parts = Parts { config, tls, metrics, hairpin, callers, own: Vec::new() };
         Rc::new(Worker::new(parts, control, CancellationToken::new()))
     }
 
@@ -231,7 +233,7 @@ pub(crate) mod tests {
         let worker = worker(&[("MESH_MAX_TARGETS", "10")]);
         (0..20).for_each(|n| drop(worker.target(&format!("web-{n}.shop:80"))));
         (1..=MAX_PORTS as u16 + 10).for_each(|port| drop(worker.port(([127, 0, 0, 1], port).into())));
-        let service = |n| ServiceRef { namespace: "shop".into(), name: format!("web-{n}").into(), port: 80 };
+        let service = |n| ServiceRef::new("shop", format!("web-{n}"), 80);
         (0..20).for_each(|n| drop(worker.known_balancer(&service(n))));
         assert_eq!(worker.targets.borrow().values().count(), 10);
         assert_eq!(worker.balancers.borrow().values().count(), 10);

@@ -76,7 +76,7 @@ impl Snapshot {
 
     /// What is wrong with the parents and references of one route.
     pub(crate) fn problems_of_references(&self, route: &RouteObject, found: &mut Found) -> Vec<Problem> {
-        if route.parents.is_empty() {
+        if !route.is_of_mesh() {
             return Vec::new();
         }
         let mut report = Report::about(id_of(route));
@@ -144,7 +144,7 @@ impl Snapshot {
     /// they may be any number.
     pub(crate) fn attached(&self, service: &ServiceRef, client_namespace: &str, with_displaced: bool) -> Attached<'_> {
         let mut attached = Attached { in_force: Vec::new(), closed: None, displaced: Vec::new() };
-        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let key = Key::of_service(service);
         let Some(port) = self.services.get(&key).filter(|s| is_parent(s)).and_then(|s| s.port(service.port)) else {
             return attached;
         };
@@ -188,7 +188,7 @@ impl Snapshot {
     /// Whether routes for requests are attached to a Service's port in its own namespace. They are in force there: such
     /// kinds go before the others.
     pub(crate) fn has_request_routes(&self, service: &ServiceRef) -> bool {
-        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let key = Key::of_service(service);
         let Some(port) = self.services.get(&key).filter(|s| is_parent(s)).and_then(|s| s.port(service.port)) else {
             return false;
         };
@@ -206,7 +206,7 @@ impl Snapshot {
         why: Displaced,
         report: &mut Report<'_>,
     ) {
-        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let key = Key::of_service(service);
         let Some(found) = self.services.get(&key) else { return };
         let covers = |parent: &&Parent| {
             parent.namespace == key.namespace
@@ -323,7 +323,7 @@ fn ports_of<'s>(service: &'s Service, parent: &'s Parent) -> impl Iterator<Item 
 }
 
 fn reference(key: &Key, port: &ServicePort) -> ServiceRef {
-    ServiceRef { namespace: key.namespace.clone(), name: key.name.clone(), port: port.port }
+    ServiceRef::new(key.namespace.clone(), key.name.clone(), port.port)
 }
 
 impl Displaced {

@@ -63,9 +63,9 @@ pub(crate) fn decode_service_ref(
     let Some(port) = node.port("port", report)? else {
         return Err(node.invalid("port", "a Service needs `port`".to_owned(), "write the Service's port", report));
     };
-    let namespace = node.name("namespace", is_label, report)?.unwrap_or(namespace).into();
-    let name = node.name("name", is_subdomain, report)?.unwrap_or_default().into();
-    Ok(Ok(ServiceRef { namespace, name, port }))
+    let namespace = node.name("namespace", is_label, report)?.unwrap_or(namespace);
+    let name = node.name("name", is_subdomain, report)?.unwrap_or_default();
+    Ok(Ok(ServiceRef::new(namespace, name, port)))
 }
 
 /// What becomes of the share of a backend that cannot be served.

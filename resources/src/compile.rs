@@ -64,7 +64,7 @@ impl Snapshot {
         let attached = self.attached(service, client_namespace, false);
         let closed = attached.closed.map(|(namespace, kind)| stand_in(&namespace, kind));
         let routes = attached.in_force.into_iter().map(|route| self.compiled_route(route)).chain(closed).collect();
-        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let key = Key::of_service(service);
         let found = self.services.get(&key).and_then(|found| found.port(service.port));
         let protocol = found.map_or(Protocol::Detect, |port| port.protocol);
         OutboundPolicy { target: target.clone(), protocol, routes: RouteTable::from_shared(routes) }
@@ -247,7 +247,7 @@ impl Snapshot {
             );
             return Some((Reason::RefNotPermitted, why, "create a ReferenceGrant beside the Service"));
         }
-        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        let key = Key::of_service(service);
         match self.services.get(&key) {
             None => {
                 let why = format!("there is no Service {}/{}", service.namespace, service.name);

@@ -1,4 +1,7 @@
 //! Durations of the Gateway API (GEP-2257): up to four pairs of at most five digits and `h`, `m`, `s` or `ms`.
+//!
+//! Read apart from our own flags, variables and annotations (`mesh_policy::duration`): what the specification forbids must be
+//! refused here, as another implementation would, and units may come in any order and repeat.
 
 use std::time::Duration;
 

@@ -99,8 +99,17 @@ impl Snapshot {
         report.finish()
     }
 
+    /// Whether there is such a port of a Service of this cluster.
+    pub fn has_port(&self, service: &ServiceRef) -> bool {
+        self.service_port(service).is_some()
+    }
+
+    /// Of this cluster: what others have is not known here.
     fn service_port(&self, service: &ServiceRef) -> Option<(Key, &Service, &ServicePort)> {
-        let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+        if service.cluster.is_some() {
+            return None;
+        }
+        let key = Key::of_service(service);
         let found = self.services.get(&key)?;
         let port = found.port(service.port)?;
         Some((key, found, port))

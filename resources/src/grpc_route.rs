@@ -26,7 +26,8 @@ fn every() -> RequestMatch {
     RequestMatch { path: PathMatch::Grpc { service: None, method: None }, ..RequestMatch::default() }
 }
 
-fn decode_match(node: &Node<'_>, report: &mut Report<'_>) -> Result<RequestMatch, Invalid> {
+/// One match.
+pub(crate) fn decode_match(node: &Node<'_>, report: &mut Report<'_>) -> Result<RequestMatch, Invalid> {
     node.only(&["method", "headers"], report)?;
     let headers = decode_headers(node, report)?;
     let path = match node.object("method", report)? {

@@ -30,7 +30,8 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> RouteObject {
     crate::route::decode(object, &form, report)
 }
 
-fn decode_match(node: &Node<'_>, report: &mut Report<'_>) -> Result<RequestMatch, Invalid> {
+/// One match.
+pub(crate) fn decode_match(node: &Node<'_>, report: &mut Report<'_>) -> Result<RequestMatch, Invalid> {
     node.only(&["path", "method", "headers", "queryParams"], report)?;
     let method =
         node.one_of("method", &METHODS, report)?.and_then(|name| http::Method::from_bytes(name.as_bytes()).ok());

@@ -8,9 +8,10 @@
 //! `patterns` and `room` (how much there may be), `attach` (which routes are in force where), `links` and `route_links` (what
 //! leads where), `owner` (who has an address), [`resolve`] (a name or
 //! an address to a target), `endpoints` (a Service to its endpoints, for a caller), [`compile`] (a target to its policy),
-//! [`problem`].
+//! [`authorization`] (who may call a pod), `workload` (a pod to its policy), [`problem`].
 
 mod attach;
+pub mod authorization;
 mod backend;
 mod closed;
 pub mod compile;
@@ -21,7 +22,6 @@ mod endpoints;
 mod filter;
 mod grpc_route;
 mod http_route;
-mod inbound;
 pub mod kinds;
 mod lines;
 mod links;
@@ -31,6 +31,7 @@ mod options;
 mod owner;
 mod patterns;
 pub mod pod;
+mod policy_status;
 pub mod problem;
 pub mod protocol;
 pub mod reference_grant;
@@ -40,15 +41,18 @@ pub mod retry_policy;
 mod room;
 pub mod route;
 mod route_links;
+mod route_status;
 mod route_sums;
 mod rule;
+pub mod selector;
 pub mod service;
 mod session;
 pub mod shared_map;
 pub mod snapshot;
-pub mod status;
+mod status;
 mod told;
 mod walker;
+mod workload;
 
 pub use attach::Found;
 pub use backend::BackendObject;
@@ -57,7 +61,7 @@ pub use filter::{FilterObject, MirrorObject, PolicyRef};
 pub use ipnet::IpNet;
 pub use kinds::{group_of, is_used};
 pub use links::Touched;
-pub use object::{Key, Object, ObjectId, ParseError, Source, parse_manifests};
+pub use object::{Key, Object, ObjectId, ParseError, Source, StatusId, parse_manifests};
 pub use options::Options;
 pub use owner::is_private;
 pub use pod::Pod;
@@ -67,9 +71,10 @@ pub use retry_policy::RetryPolicy;
 pub use room::{MAX_ALL_BYTES, MAX_NAMESPACE_BYTES};
 pub use route::RouteObject;
 pub use route_links::MAX_ROUTES;
+pub use route_status::RouteStatus;
 pub use rule::RuleObject;
 pub use service::Service;
 pub use shared_map::SharedMap;
 pub use snapshot::{Doubted, Snapshot};
-pub use status::{Condition, Judged, ParentStatus, RouteStatus};
+pub use status::{Condition, Judged, ObjectStatus, StatusEntry};
 pub use told::Told;

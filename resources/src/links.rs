@@ -13,9 +13,10 @@ use ipnet::IpNet;
 use mesh_policy::RouteKind;
 
 use crate::{
+    authorization::PolicyLinks,
     endpoint_slice::{EndpointSlice, SliceEndpoint},
     node::Node,
-    object::Key,
+    object::{Key, StatusId},
     pod::Pod,
     route_links::{Age, RouteLinks},
     service::Service,
@@ -25,13 +26,11 @@ use crate::{
 /// What changed since it was last asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// Something that any answer may depend on: a Node's zone.
-    pub everything: bool,
     /// Services whose policies may be others, for clients of a namespace: that of the routes that changed. For every client
     /// where it is the Service's own.
     pub policies: BTreeSet<(Key, Arc<str>)>,
-    /// Routes of which something else may be to be said.
-    pub routes: BTreeSet<(RouteKind, Key)>,
+    /// Objects of which something else may be to be said in their status.
+    pub statuses: BTreeSet<StatusId>,
     /// Services whose endpoints may be others.
     pub services: BTreeSet<Key>,
     /// Addresses that may stand for something else.
@@ -40,6 +39,8 @@ pub struct Touched {
     pub networks: BTreeSet<IpNet>,
     /// Pods whose own policy may be another.
     pub pods: BTreeSet<Key>,
+    /// Nodes that are in another zone, for callers that run there.
+    pub nodes: BTreeSet<Arc<str>>,
     /// Whether endpoints of slices are in doubt that were not, or the other way round: a matter for problems.
     pub doubts: bool,
 }
@@ -62,6 +63,8 @@ pub(crate) struct Unsettled {
     pub(crate) regrouped: BTreeMap<(Key, Arc<str>), From>,
     /// Routes that are themselves in force otherwise than before.
     pub(crate) recompiled: BTreeSet<(RouteKind, Key)>,
+    /// Namespaces in which policies may say something else of each other.
+    pub(crate) policies: BTreeSet<Arc<str>>,
 }
 
 impl Unsettled {
@@ -87,9 +90,14 @@ pub(crate) struct Links {
     pub(crate) slices_by_service: SharedMap<Key, Vec<Key>>,
     /// Slices with an endpoint of a Pod.
     pub(crate) slices_by_pod: SharedMap<Key, Vec<Key>>,
+    /// Slices with an endpoint whose zone is that of its Node.
+    slices_by_node: SharedMap<(Arc<str>, Key), ()>,
+    /// Pods that run on a Node. Some clusters of tests have one Node, so this is no list of each.
+    pods_by_node: SharedMap<(Arc<str>, Key), ()>,
     /// Nodes whose pods have addresses in a network.
     nodes_by_network: SharedMap<IpNet, Vec<Arc<str>>>,
     pub(crate) routes: RouteLinks,
+    pub(crate) policies: PolicyLinks,
 }
 
 impl Links {
@@ -101,6 +109,8 @@ impl Links {
     pub(crate) fn pod(&mut self, key: &Key, old: Option<&Pod>, new: Option<&Pod>) {
         let ips = |pod: Option<&Pod>| pod.map_or(Vec::new(), |pod| pod.ips.clone());
         relink(&mut self.pods_by_ip, key, ips(old), ips(new));
+        let node = |pod: Option<&Pod>| pod.and_then(|pod| pod.node.clone()).into_iter().collect();
+        place(&mut self.pods_by_node, key, node(old), node(new));
     }
 
     pub(crate) fn slice(&mut self, key: &Key, old: Option<&EndpointSlice>, new: Option<&EndpointSlice>) {
@@ -114,6 +124,11 @@ impl Links {
                 .map(|pod| beside(key, pod))
                 .collect()
         };
+        let nodes = |slice: Option<&EndpointSlice>| {
+            let endpoints = slice.into_iter().flat_map(|s| &s.endpoints);
+            endpoints.filter(|e| e.zone.is_none()).filter_map(|e| e.node.clone()).collect()
+        };
+        place(&mut self.slices_by_node, key, nodes(old), nodes(new));
         relink(&mut self.slices_by_ip, key, ips(old), ips(new));
         relink(&mut self.slices_by_pod, key, pods(old), pods(new));
         relink(&mut self.slices_by_service, key, service_of(key, old), service_of(key, new));
@@ -122,6 +137,16 @@ impl Links {
     pub(crate) fn node(&mut self, name: &Arc<str>, old: Option<&Node>, new: Option<&Node>) {
         let networks = |node: Option<&Node>| node.map_or(Vec::new(), |node| node.networks.clone());
         relink(&mut self.nodes_by_network, name, networks(old), networks(new));
+    }
+
+    /// The slices with an endpoint whose zone is that of a Node.
+    pub(crate) fn slices_on(&self, node: &Arc<str>) -> impl Iterator<Item = &Key> {
+        placed(&self.slices_by_node, node)
+    }
+
+    /// The pods that run on a Node.
+    pub(crate) fn pods_on(&self, node: &Arc<str>) -> impl Iterator<Item = &Key> {
+        placed(&self.pods_by_node, node)
     }
 
     /// The pods of a namespace that an endpoint of a slice there may be: the one that it names, or those that have its
@@ -182,6 +207,17 @@ pub(crate) fn service_of(key: &Key, slice: Option<&EndpointSlice>) -> Vec<Key> {
 
 fn beside(key: &Key, name: &Arc<str>) -> Key {
     Key { namespace: key.namespace.clone(), name: name.clone() }
+}
+
+/// Where something was and is.
+fn place(map: &mut SharedMap<(Arc<str>, Key), ()>, key: &Key, old: BTreeSet<Arc<str>>, new: BTreeSet<Arc<str>>) {
+    old.difference(&new).for_each(|gone| drop(map.remove(&(gone.clone(), key.clone()))));
+    new.difference(&old).for_each(|come| map.insert((come.clone(), key.clone()), ()));
+}
+
+fn placed<'m>(map: &'m SharedMap<(Arc<str>, Key), ()>, at: &Arc<str>) -> impl Iterator<Item = &'m Key> + use<'m> {
+    let first = (at.clone(), Key::new("", ""));
+    map.range_from(&first).map(|(found, ())| found).take_while(move |(of, _)| *of == first.0).map(|(_, key)| key)
 }
 
 fn relink<K: Ord + Clone, T: Ord + Clone>(map: &mut SharedMap<K, Vec<T>>, key: &T, mut old: Vec<K>, mut new: Vec<K>) {

@@ -1,12 +1,13 @@
 //! Nodes and Namespaces: where pods run, and the labels that select by namespace.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::{
     object::Object,
     problem::{Reason, Report},
+    selector::{Labels, labels_of},
     walker::{Node as Walk, short},
 };
 
@@ -28,7 +29,7 @@ pub struct Node {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
 }
 
 /// Decodes a Node.
@@ -60,8 +61,5 @@ fn networks(root: &Walk<'_>, report: &mut Report<'_>) -> Vec<IpNet> {
 
 /// Decodes a Namespace.
 pub(crate) fn decode_namespace(object: &Object) -> Namespace {
-    let labels = object.value.pointer("/metadata/labels").and_then(serde_json::Value::as_object);
-    let texts =
-        labels.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
-    Namespace { labels: texts.collect() }
+    Namespace { labels: labels_of(&object.value) }
 }

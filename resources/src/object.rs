@@ -8,7 +8,10 @@ use std::{fmt, sync::Arc};
 use serde::Serialize;
 use serde_json::Value;
 
-use mesh_policy::name::{is_label, is_subdomain};
+use mesh_policy::{
+    ServiceRef,
+    name::{is_label, is_subdomain},
+};
 
 use crate::{
     kinds::is_used,
@@ -23,6 +26,22 @@ pub const MAX_DEPTH: usize = 64;
 pub const MAX_OBJECTS: usize = 10_000;
 /// Most events (values, roughly) that aliases may repeat in one file; what makes a "billion laughs" harmless.
 pub const MAX_ALIAS_EVENTS: usize = 10_000;
+
+/// An object in whose status we write.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StatusId {
+    /// The name of its kind.
+    pub kind: &'static str,
+    /// Its namespace and name.
+    pub key: Key,
+}
+
+impl StatusId {
+    /// The object of a kind with this key.
+    pub fn new(kind: &'static str, key: Key) -> Self {
+        Self { kind, key }
+    }
+}
 
 /// What names an object within the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -48,6 +67,11 @@ impl Key {
     /// Makes a key.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The Service that a reference names. It does not say in which cluster that is.
+    pub fn of_service(service: &ServiceRef) -> Self {
+        Self { namespace: service.namespace.clone(), name: service.name.clone() }
     }
 
     /// What names the object of a kind that has this key.
@@ -152,6 +176,11 @@ impl Object {
     /// What names it.
     pub fn id(&self) -> ObjectId {
         ObjectId { kind: self.kind.clone(), namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    /// `metadata.generation`, which a status repeats; 0 if it has none.
+    pub(crate) fn generation(&self) -> i64 {
+        self.value.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default()
     }
 
     /// Where a field of it is, or the nearest one above that is there.

@@ -1,4 +1,4 @@
-//! What the patterns of a route cost, judged while it is decoded: compiled to be measured, and not kept.
+//! What the patterns of a route or a policy cost, judged while it is decoded: compiled to be measured, and not kept.
 //!
 //! A route may have thousands of patterns, each within its own bound. Here they are added up by rule and by route
 //! ([`mesh_policy::bounds`]); what is over is told as any value that cannot be used, and its rule matches nothing, while the
@@ -48,6 +48,8 @@ pub(crate) struct Judge {
     rule: Sum,
     /// Whether something of this rule was over.
     is_over: bool,
+    /// Whether the object is a policy and no route, for the words.
+    pub(crate) is_of_policy: bool,
 }
 
 /// What distinct patterns compile to.
@@ -97,9 +99,11 @@ impl Judge {
             return Err(self.over("they compile to more than 1 MiB, the most of one rule"));
         }
         if self.route.bytes + self.rule.bytes + cost > MAX_ROUTE_PATTERN_BYTES {
-            return Err(
-                self.over("with those of the rules before they compile to more than 2 MiB, the most of one route")
-            );
+            return Err(self.over(if self.is_of_policy {
+                "with those of the rules before they compile to more than 2 MiB, the most of one policy"
+            } else {
+                "with those of the rules before they compile to more than 2 MiB, the most of one route"
+            }));
         }
         self.rule.bytes += cost;
         self.rule.texts.insert(text.into());

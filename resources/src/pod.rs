@@ -2,25 +2,30 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use mesh_policy::Identity;
+use mesh_policy::{
+    Identity,
+    well_known::{
+        INIT_CONTAINER, INJECT_LABEL, INJECTED_ANNOTATION, PROXY_CONTAINER, SKIP_INBOUND_PORTS_ANNOTATION,
+        STRICT_PATH_PORTS_ANNOTATION,
+    },
+};
 
 use crate::{
     object::Object,
     options::Options,
     problem::{Reason, Report},
     protocol::Declared,
-    service::{MAX_RANGES, SKIP_INBOUND_PORTS_ANNOTATION, includes, port_range, port_ranges},
+    room::Bounded,
+    selector::{Labels, labels_bytes, labels_of},
+    service::{MAX_RANGES, includes, port_range, port_ranges},
     walker::Node,
 };
 
-/// Label that says in a folder of manifests that a pod is meshed.
-pub const INJECT_LABEL: &str = "meshctl.dev/inject";
-/// Container that says on a cluster that a pod is meshed.
-pub const PROXY_CONTAINER: &str = "mesh-proxy";
-/// Container that redirects a pod's connections to its proxy.
-pub const INIT_CONTAINER: &str = "mesh-init";
 /// Environment of [`INIT_CONTAINER`] that lists the ports that are not redirected.
 pub const SKIP_INBOUND_PORTS_VARIABLE: &str = "MESH_SKIP_INBOUND_PORTS";
+
+/// The first version whose proxies know policies.
+const FIRST_WITH_POLICIES: [u64; 3] = [0, 2, 0];
 
 /// A Pod, as far as the mesh cares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +46,18 @@ pub struct Pod {
     pub service_account: Arc<str>,
     /// The identity that its proxy proves; `None` when it is not meshed.
     pub identity: Option<Identity>,
+    /// Its labels, by which policies and Services select it.
+    pub labels: Labels,
     /// Container ports by name.
     pub ports: BTreeMap<String, u16>,
+    /// The TCP ports that its containers declare, sorted; without those of its proxy.
+    pub container_ports: Vec<u16>,
+    /// Whether there was no room for its ports, so that not all are known.
+    pub is_left_out: bool,
+    /// Ranges of ports that take no path which servers read in several ways.
+    pub strict_path_ports: Vec<(u16, u16)>,
+    /// Whether its proxy is of a version that knows policies. One of a folder of manifests is taken for a new one.
+    pub knows_policies: bool,
     /// What its annotations say of its ports.
     pub declared: Declared,
     /// Ranges of ports whose connections do not come to its proxy, as it was injected: what `mesh-init` was given, which
@@ -61,9 +76,47 @@ impl Pod {
         self.identity.as_ref().filter(|_| !includes(&self.skip_inbound_ports, port))
     }
 
+    fn read_ports(&mut self, containers: &[Node<'_>], report: &mut Report<'_>) {
+        for container in containers {
+            let is_ours = matches!(container.text("name", report), Ok(Some(PROXY_CONTAINER | INIT_CONTAINER)));
+            for port in container.items("ports", report).unwrap_or_default() {
+                let Ok(Some(number)) = port.port("containerPort", report) else { continue };
+                if let Ok(Some(name)) = port.text("name", report) {
+                    self.ports.entry(name.to_owned()).or_insert(number);
+                }
+                let is_tcp = port.get("protocol").is_none_or(|protocol| protocol.value == "TCP");
+                self.container_ports.extend((is_tcp && !is_ours).then_some(number));
+            }
+        }
+        self.container_ports.sort_unstable();
+        self.container_ports.dedup();
+    }
+
     /// `namespace/name`.
     pub fn workload(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Bounded for Pod {
+    fn bytes(&self) -> usize {
+        let ports: usize = self.ports.keys().map(|name| size_of::<(String, u16)>() + name.len() + 32).sum();
+        let ranges = self.declared.bytes()
+            + size_of_val(&*self.skip_inbound_ports)
+            + size_of_val(&*self.strict_path_ports)
+            + size_of_val(&*self.container_ports);
+        size_of::<Self>() + 4 * (self.namespace.len() + self.name.len()) + ports + ranges + labels_bytes(&self.labels)
+    }
+
+    /// Who it is counts, and where, and which policies select it; not what its ports are called.
+    fn left_out(self) -> Option<Self> {
+        let (ports, container_ports) = (BTreeMap::new(), Vec::new());
+        Some(Self { ports, container_ports, is_left_out: true, ..self })
+    }
+
+    /// Its addresses are its own, and perhaps its proxy's.
+    fn may_go(&self) -> bool {
+        self.ips.is_empty() && self.node_ips.is_empty()
     }
 }
 
@@ -96,7 +149,12 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
         node: spec.as_ref().and_then(|spec| spec.text("nodeName", report).ok()?).map(Into::into),
         service_account: account.into(),
         identity: None,
+        labels: labels_of(&object.value),
         ports: BTreeMap::new(),
+        container_ports: Vec::new(),
+        is_left_out: false,
+        strict_path_ports: port_ranges(&root, STRICT_PATH_PORTS_ANNOTATION, report),
+        knows_policies: options.meshed_by_label || knows_policies(object),
         declared: Declared::of(&root, report),
         skip_inbound_ports: if options.meshed_by_label {
             port_ranges(&root, SKIP_INBOUND_PORTS_ANNOTATION, report)
@@ -104,16 +162,7 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
             injected_skips(&containers, report)
         },
     };
-    let mut ports = Vec::new();
-    for container in &containers {
-        ports.extend(container.items("ports", report).unwrap_or_default());
-    }
-    for port in ports {
-        let (name, number) = (port.text("name", report), port.port("containerPort", report));
-        if let (Ok(Some(name)), Ok(Some(number))) = (name, number) {
-            pod.ports.insert(name.to_owned(), number);
-        }
-    }
+    pod.read_ports(&containers, report);
     let is_meshed = if options.meshed_by_label {
         root.label(INJECT_LABEL, report) == Ok(Some("enabled"))
     } else {
@@ -132,6 +181,16 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
         }
     }
     pod
+}
+
+/// Whether the version that injected a pod is one whose proxies know policies. One that is not told is an old one.
+fn knows_policies(object: &Object) -> bool {
+    let annotations = object.value.pointer("/metadata/annotations").and_then(|all| all.get(INJECTED_ANNOTATION));
+    let Some(version) = annotations.and_then(serde_json::Value::as_str) else { return false };
+    // What stands behind the numbers says which build of a version it is.
+    let numbers = version.split(['-', '+']).next().unwrap_or_default().split('.');
+    let numbers: Option<Vec<u64>> = numbers.map(|number| number.parse().ok()).collect();
+    numbers.is_some_and(|numbers| numbers.as_slice() >= &FIRST_WITH_POLICIES)
 }
 
 /// What the init container was told not to redirect. Without that container nobody knows of a port that is not redirected.

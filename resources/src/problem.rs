@@ -194,7 +194,12 @@ impl<'o> Report<'o> {
 
     /// Something that is left out without harm to the rest.
     pub(crate) fn warning(&mut self, field: &str, reason: Reason, what: impl Into<String>, fix: impl Into<String>) {
-        self.push(Severity::Warning, Class::Status, self.place(field), reason, what.into(), fix.into());
+        self.warning_at(&self.place(field), reason, what, fix);
+    }
+
+    /// As [`Self::warning`], for a place that was kept.
+    pub(crate) fn warning_at(&mut self, at: &Place, reason: Reason, what: impl Into<String>, fix: impl Into<String>) {
+        self.push(Severity::Warning, Class::Status, at.clone(), reason, what.into(), fix.into());
     }
 
     /// Where a field is.

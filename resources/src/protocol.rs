@@ -1,7 +1,10 @@
 //! What ports speak where annotations say so, which goes before `appProtocol`: `opaque-ports` of the mesh lists ports whose
 //! bytes pass unread, `protocol` says it of each port.
 
-use mesh_policy::Protocol;
+use mesh_policy::{
+    Protocol,
+    well_known::{OPAQUE_PORTS_ANNOTATION, PROTOCOL_ANNOTATION},
+};
 
 use crate::{
     problem::Report,
@@ -9,11 +12,7 @@ use crate::{
     walker::Node,
 };
 
-/// Annotation of a Service or Pod that lists opaque ports: `3306,5000-5010`.
-pub const OPAQUE_PORTS_ANNOTATION: &str = "config.meshctl.dev/opaque-ports";
-/// Annotation of a Service or Pod that says what ports speak: `8080=http2,9000-9010=tcp`. It goes before the other.
-pub const PROTOCOL_ANNOTATION: &str = "config.meshctl.dev/protocol";
-/// What it may say; the names of `appProtocol`, and one to take that back.
+/// What [`PROTOCOL_ANNOTATION`] may say; the names of `appProtocol`, and one to take that back.
 const NAMES: [(&str, Protocol); 5] = [
     ("http", Protocol::Http1),
     ("http2", Protocol::Http2),
@@ -60,6 +59,11 @@ impl Declared {
     /// Bytes that it takes beside itself.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&*self.ranges)
+    }
+
+    /// Ranges of ports of which they say something, in no order.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (u16, u16)> {
+        self.ranges.iter().map(|(low, high, _)| (*low, *high))
     }
 
     /// What they say of a port.

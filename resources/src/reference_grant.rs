@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use mesh_policy::RouteKind;
+use mesh_policy::{RouteKind, well_known::GATEWAY_GROUP};
 
 use crate::{
-    kinds::GATEWAY_GROUP,
     object::Object,
     problem::Report,
     walker::{Invalid, MAX_LIST, Node},

@@ -145,7 +145,7 @@ impl Snapshot {
     fn service_target(&self, key: &Key, port: u16) -> Option<Target> {
         let service = self.services.get(key).filter(|service| service.external_name.is_none())?;
         service.port(port)?;
-        Some(Target::Service(ServiceRef { namespace: key.namespace.clone(), name: key.name.clone(), port }))
+        Some(Target::Service(ServiceRef::new(key.namespace.clone(), key.name.clone(), port)))
     }
 }
 

@@ -61,6 +61,8 @@ const LEFT_OUT: &str = "it is left out";
 /// A decoded RetryPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RetryPolicy {
+    /// `metadata.generation`, which its status repeats; 0 if it has none.
+    pub generation: i64,
     /// What is tried again.
     pub retry: Retry,
     /// `onNoResponse`, where it is written.
@@ -91,7 +93,7 @@ impl RetryPolicy {
 
 /// Decodes a RetryPolicy.
 pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> RetryPolicy {
-    let mut policy = RetryPolicy::default();
+    let mut policy = RetryPolicy { generation: object.generation(), ..RetryPolicy::default() };
     let root = Node::root(&object.value);
     root.ignore_others(&["apiVersion", "kind", "metadata", "spec", "status"], report);
     let Ok(Some(spec)) = root.object("spec", report) else {

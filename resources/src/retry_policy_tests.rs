@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kinds::POLICY_GROUP;
 use crate::{Class, Problem};
+use mesh_policy::well_known::POLICY_GROUP;
 
 fn read(spec: Value) -> (RetryPolicy, Vec<Problem>) {
     let value = json!({"apiVersion": "policy.meshctl.dev/v1alpha1", "kind": "RetryPolicy",

@@ -18,11 +18,11 @@ use crate::{
     endpoint_slice::EndpointSlice,
     object::Key,
     object::ObjectId,
-    pod::Pod,
     problem::{Problem, Reason, Report},
     reference_grant::ReferenceGrant,
     retry_policy::RetryPolicy,
     route::{Parent, RouteObject},
+    selector::Selector,
     service::Service,
     shared_map::SharedMap,
 };
@@ -257,34 +257,18 @@ impl Bounded for RouteObject {
 impl Bounded for Service {
     fn bytes(&self) -> usize {
         let ports: usize = self.ports.iter().map(|port| size_of_val(port) + port.name.len() + 32).sum();
-        size_of::<Self>() + self.namespace.len() + self.name.len() + ports
+        let selector = self.selector.as_ref().map_or(0, Selector::bytes);
+        size_of::<Self>() + self.namespace.len() + self.name.len() + ports + selector
     }
 
+    /// Its pods are still its own, for policies that are about it.
     fn left_out(self) -> Option<Self> {
-        Some(Self { ports: Vec::new(), ..self })
+        Some(Self { ports: Vec::new(), is_cut: true, ..self })
     }
 
     /// Its addresses are a Service's, and not outside of the cluster.
     fn may_go(&self) -> bool {
         self.cluster_ips.is_empty()
-    }
-}
-
-impl Bounded for Pod {
-    fn bytes(&self) -> usize {
-        let ports: usize = self.ports.keys().map(|name| size_of::<(String, u16)>() + name.len() + 32).sum();
-        let ranges = self.declared.bytes() + size_of_val(&*self.skip_inbound_ports);
-        size_of::<Self>() + 4 * (self.namespace.len() + self.name.len()) + ports + ranges
-    }
-
-    /// Who it is counts, and where; not what its ports are called.
-    fn left_out(self) -> Option<Self> {
-        Some(Self { ports: std::collections::BTreeMap::new(), ..self })
-    }
-
-    /// Its addresses are its own, and perhaps its proxy's.
-    fn may_go(&self) -> bool {
-        self.ips.is_empty() && self.node_ips.is_empty()
     }
 }
 

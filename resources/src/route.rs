@@ -17,11 +17,11 @@ use mesh_policy::{
     RequestMatch, RouteKind, RouteMeta,
     bounds::{MAX_ROUTE_BYTES, matches_bytes},
     route::{HostMatch, HostMatchError},
+    well_known::GATEWAY_GROUP,
 };
 use serde_json::Value;
 
 use crate::{
-    kinds::GATEWAY_GROUP,
     object::{Object, Source},
     problem::{Place, Reason, Report},
     rule::{DecodeMatch, RuleObject, decode_rule},
@@ -96,6 +96,13 @@ fn no_rule(kind: RouteKind) -> &'static str {
     }
 }
 
+impl RouteObject {
+    /// Whether it is of the mesh: it has a Service as parent.
+    pub(crate) fn is_of_mesh(&self) -> bool {
+        !self.parents.is_empty()
+    }
+}
+
 /// Decodes a route.
 pub(crate) fn decode(object: &Object, form: &Form, report: &mut Report<'_>) -> RouteObject {
     let meta = RouteMeta {
@@ -106,7 +113,7 @@ pub(crate) fn decode(object: &Object, form: &Form, report: &mut Report<'_>) -> R
     };
     let mut route = RouteObject {
         meta,
-        generation: object.value.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default(),
+        generation: object.generation(),
         source: object.source.clone(),
         parents: Vec::new(),
         hostnames: Vec::new(),

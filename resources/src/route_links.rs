@@ -15,7 +15,7 @@ use mesh_policy::{
 use crate::{
     filter::FilterObject,
     links::{Touched, Unsettled},
-    object::Key,
+    object::{Key, StatusId},
     route::{Parent, RouteObject},
     shared_map::SharedMap,
 };
@@ -96,7 +96,11 @@ impl RouteLinks {
         touched: &mut Touched,
         unsettled: &mut Unsettled,
     ) {
-        touched.routes.insert((kind, key.clone()));
+        touched.statuses.insert(StatusId::new(kind.as_str(), key.clone()));
+        // The policies that a route of the mesh refers to say so.
+        let (before, after) = (policies(key, old), policies(key, new));
+        let changed = before.symmetric_difference(&after);
+        touched.statuses.extend(changed.map(|policy| StatusId::new("RetryPolicy", policy.clone())));
         let (old_groups, new_groups) = (old.map(|old| groups(kind, key, old)), new.map(|new| groups(kind, key, new)));
         for (route, is_new) in old.map(|old| (old, false)).into_iter().chain(new.map(|new| (new, true))) {
             let age = age_of(route);
@@ -344,6 +348,17 @@ fn groups(kind: RouteKind, key: &Key, route: &RouteObject) -> BTreeSet<Group> {
     parents.map(group).collect()
 }
 
+/// The RetryPolicies that a route of the mesh refers to.
+fn policies(key: &Key, route: Option<&RouteObject>) -> BTreeSet<Key> {
+    let of_mesh = route.filter(|route| route.is_of_mesh());
+    let all = of_mesh.map(|route| references(key, route)).into_iter().flatten();
+    all.filter_map(|reference| match reference {
+        Reference::RetryPolicy(policy) => Some(policy),
+        Reference::Service(_) | Reference::Abroad(_) => None,
+    })
+    .collect()
+}
+
 fn references(key: &Key, route: &RouteObject) -> BTreeSet<Reference> {
     let mut all = BTreeSet::new();
     for rule in &route.rules {
@@ -372,5 +387,5 @@ fn references(key: &Key, route: &RouteObject) -> BTreeSet<Reference> {
 }
 
 fn service(service: &ServiceRef) -> Reference {
-    Reference::Service(Key { namespace: service.namespace.clone(), name: service.name.clone() })
+    Reference::Service(Key::of_service(service))
 }

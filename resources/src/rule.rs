@@ -249,7 +249,10 @@ pub(crate) fn decode_regex(
         }
         Refused::Sum(what) => {
             let what = format!("no room is left for this pattern and those after it: {what}");
-            let fix = "use prefixes and exact values, merge patterns, or attach another route";
+            let fix = match report.patterns.is_of_policy {
+                true => "use prefixes and exact values, merge patterns, or write another policy",
+                false => "use prefixes and exact values, merge patterns, or attach another route",
+            };
             node.too_large(field, what, fix, report)
         }
         Refused::Again => Invalid,

@@ -8,11 +8,9 @@ use crate::{
     object::Object,
     problem::{Reason, Report},
     protocol::Declared,
+    selector::Selector,
     walker::{Invalid, Node},
 };
-
-/// Annotation of a Pod that lists the ports whose connections do not come to its proxy.
-pub const SKIP_INBOUND_PORTS_ANNOTATION: &str = "config.meshctl.dev/skip-inbound-ports";
 
 /// Most ports of a Service that are followed: far above what people write, and an API server takes tens of thousands.
 pub(crate) const MAX_PORTS: usize = 1_024;
@@ -42,6 +40,11 @@ pub struct Service {
     pub prefers_v6: bool,
     /// Its TCP ports.
     pub ports: Vec<ServicePort>,
+    /// Which pods of its namespace it leads to (`selector`); `None`: somebody else says it.
+    pub selector: Option<Selector>,
+    /// Whether it has ports, or selects by labels, that are not known here: whatever is meant for its ports must then hold of
+    /// every port.
+    pub is_cut: bool,
 }
 
 /// `trafficDistribution` of a [`Service`].
@@ -103,6 +106,8 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
         distribution: Distribution::Any,
         prefers_v6: false,
         ports: Vec::new(),
+        selector: None,
+        is_cut: false,
     };
     let declared = Declared::of(&root, report);
     let Ok(Some(spec)) = root.object("spec", report) else { return service };
@@ -141,7 +146,18 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
     let family = families.first().and_then(|family| family.value.as_str());
     service.prefers_v6 =
         family.map_or(service.cluster_ips.first().is_some_and(IpAddr::is_ipv6), |family| family == "IPv6");
-    let ports = spec.items("ports", report).unwrap_or_default();
+    decode_pods(&mut service, &spec, &declared, report);
+    service
+}
+
+/// Which pods it leads to, and at which ports.
+fn decode_pods(service: &mut Service, spec: &Node<'_>, declared: &Declared, report: &mut Report<'_>) {
+    let selector = Selector::of_map(spec, "selector", report);
+    service.is_cut = selector.is_err();
+    service.selector = selector.unwrap_or_else(|Invalid| Some(Selector::default()));
+    let ports = spec.items("ports", report);
+    service.is_cut |= ports.as_ref().is_ok_and(|ports| ports.len() > MAX_PORTS) || ports.is_err();
+    let ports = ports.unwrap_or_default();
     if ports.len() > MAX_PORTS {
         let mark = report.mark();
         let what = format!("the Service has {} ports; the first {MAX_PORTS} are followed", ports.len());
@@ -149,11 +165,11 @@ pub(crate) fn decode(object: &Object, report: &mut Report<'_>) -> Service {
         report.effect(mark, "the others are known to nobody");
     }
     for node in ports.into_iter().take(MAX_PORTS) {
-        if let Some(port) = decode_port(&node, &declared, report) {
-            service.ports.push(port);
+        match decode_port(&node, declared, report) {
+            Ok(port) => service.ports.extend(port),
+            Err(Invalid) => service.is_cut = true,
         }
     }
-    service
 }
 
 /// Tells of `sessionAffinity: ClientIP`, which kube-proxy keeps and a sidecar does not. The default is `None`.
@@ -165,19 +181,20 @@ fn session_affinity(spec: &Node<'_>, report: &mut Report<'_>) {
     }
 }
 
-fn decode_port(node: &Node<'_>, declared: &Declared, report: &mut Report<'_>) -> Option<ServicePort> {
+/// A port; `None` when it is not of TCP.
+fn decode_port(node: &Node<'_>, declared: &Declared, report: &mut Report<'_>) -> Result<Option<ServicePort>, Invalid> {
     let mark = report.mark();
     let port = decode_number(node, report);
     report.effect(mark, "the port is left out");
-    let port = port.ok()??;
-    let name = node.text("name", report).ok()?.unwrap_or_default().to_owned();
-    let target = match node.get("targetPort") {
-        Some(target) if target.value.is_string() => TargetPort::Name(target.value.as_str()?.to_owned()),
-        _ => TargetPort::Number(node.port("targetPort", report).ok()?.unwrap_or(port)),
+    let Some(port) = port? else { return Ok(None) };
+    let name = node.text("name", report)?.unwrap_or_default().to_owned();
+    let target = match node.get("targetPort").and_then(|target| target.value.as_str()) {
+        Some(name) => TargetPort::Name(name.to_owned()),
+        None => TargetPort::Number(node.port("targetPort", report)?.unwrap_or(port)),
     };
-    let said = node.text("appProtocol", report).ok()?.map_or(Protocol::Detect, protocol_of);
+    let said = node.text("appProtocol", report)?.map_or(Protocol::Detect, protocol_of);
     let protocol = declared.get(port).unwrap_or(said);
-    Some(ServicePort { name, port, target, protocol })
+    Ok(Some(ServicePort { name, port, target, protocol }))
 }
 
 /// The port's number; `None` when it is not of TCP.

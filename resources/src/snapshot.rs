@@ -15,12 +15,13 @@ use std::{
 use mesh_policy::{Route, RouteKind};
 
 use crate::{
+    authorization::{ClusterRoom, PolicyObject},
     closed::Closed,
     endpoint_slice::EndpointSlice,
     kinds::is_namespaced,
     links::{Links, Touched, Unsettled},
     node::{Namespace, Node},
-    object::{Key, Object, ObjectId},
+    object::{Key, Object, ObjectId, StatusId},
     options::Options,
     patterns::{Judge, Verdicts},
     pod::Pod,
@@ -59,6 +60,10 @@ pub struct Snapshot {
     pub reference_grants: SharedMap<Key, ReferenceGrant>,
     /// RetryPolicies.
     pub retry_policies: SharedMap<Key, RetryPolicy>,
+    /// AuthorizationPolicies.
+    pub authorization_policies: SharedMap<Key, PolicyObject>,
+    /// ClusterAuthorizationPolicies, by name.
+    pub cluster_authorization_policies: SharedMap<Arc<str>, PolicyObject>,
     pub(crate) options: Options,
     pub(crate) links: Links,
     /// What was wrong with each object when it was decoded.
@@ -71,11 +76,13 @@ pub struct Snapshot {
     pub(crate) compiled: SharedMap<(RouteKind, Key), Compiled>,
     /// What the objects of each namespace take.
     room: Room,
+    /// What ClusterAuthorizationPolicies take.
+    cluster_room: ClusterRoom,
     /// What is closed for those of which only the names are known.
     pub(crate) closed: Closed,
     verdicts: Verdicts,
-    touched: Touched,
-    unsettled: Unsettled,
+    pub(crate) touched: Touched,
+    pub(crate) unsettled: Unsettled,
 }
 
 /// What something may be wrong with because of other objects.
@@ -138,9 +145,10 @@ impl Snapshot {
 
     /// An object, or what is kept of it where its namespace has no room; what the namespace holds follows.
     fn fit<T: Bounded>(&mut self, object: &Object, key: &Key, new: T, report: &mut Report<'_>) -> Option<T> {
-        let id = object.id();
+        let (id, had_gone) = (object.id(), self.has_gone(&key.namespace));
         let fit = self.room.fit(&id, self.bytes_of(&id, key), new, report);
         self.open_again(&key.namespace);
+        self.note_gone(&key.namespace, had_gone);
         match fit {
             Fit::Kept(kept) => kept,
             Fit::Gone(closes) => {
@@ -158,7 +166,9 @@ impl Snapshot {
     fn open_again(&mut self, namespace: &Arc<str>) {
         self.touched.doubts |= self.room.has_gone(namespace);
         if !self.room.has_gone(namespace) {
-            self.touched.everything |= self.closed.is_all(namespace);
+            if self.closed.is_all(namespace) {
+                self.touch_all_services(namespace);
+            }
             for service in self.closed.clear(namespace) {
                 self.touched.doubts = true;
                 self.touch_closed(namespace, service);
@@ -166,16 +176,43 @@ impl Snapshot {
         }
     }
 
+    /// Whether there are objects of a namespace of which nothing but the name is known.
+    pub(crate) fn has_gone(&self, namespace: &Arc<str>) -> bool {
+        self.room.has_gone(namespace)
+    }
+
+    fn note_gone(&mut self, namespace: &Arc<str>, had_gone: bool) {
+        if self.has_gone(namespace) != had_gone {
+            self.touch_policies_of_gone(namespace);
+        }
+    }
+
     fn touch_closed(&mut self, namespace: &Arc<str>, service: Key) {
-        self.touched.everything |= self.closed.is_all(namespace);
+        if self.closed.is_all(namespace) {
+            self.touch_all_services(namespace);
+        }
         self.touched.policies.insert((service.clone(), namespace.clone()));
         self.unsettled.regroup(service, namespace.clone(), None);
+    }
+
+    /// Whatever routes of a namespace could be attached to may be closed, or open again: its own Services for everyone, and
+    /// all others for its clients.
+    fn touch_all_services(&mut self, namespace: &Arc<str>) {
+        let services: Vec<Key> = self.services.keys().cloned().collect();
+        for service in services {
+            if service.namespace == *namespace {
+                self.touch_pods(&service);
+            }
+            self.touched.policies.insert((service, namespace.clone()));
+        }
     }
 
     /// Objects that were left out for want of room and find it by now: whoever has them, or can read them again, is to
     /// [`Self::apply`] them, or to [`Self::delete`] those that are gone. Each is named once for each time that room came.
     pub fn take_readable(&mut self) -> Vec<ObjectId> {
-        self.room.take_readable()
+        let mut readable = self.room.take_readable();
+        readable.extend(self.cluster_room.take_readable());
+        readable
     }
 
     /// What is wrong with namespaces that hold more than there is room for.
@@ -199,8 +236,10 @@ impl Snapshot {
         let id = ObjectId { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
         // The others are of no namespace, and are not counted.
         if is_namespaced(kind) {
+            let had_gone = self.has_gone(&key.namespace);
             self.room.free(&id, self.bytes_of(&id, &key));
             self.open_again(&key.namespace);
+            self.note_gone(&key.namespace, had_gone);
         }
         if !self.remove(kind, key) {
             return Vec::new();
@@ -223,12 +262,14 @@ impl Snapshot {
             }
         }
         for ((service, namespace), from) in std::mem::take(&mut self.unsettled.regrouped) {
-            self.touched.routes.extend(self.links.routes.attached_from(&service, Some(&namespace), from));
+            let attached = self.links.routes.attached_from(&service, Some(&namespace), from);
+            self.touched.statuses.extend(attached.map(|(kind, route)| StatusId::new(kind.as_str(), route)));
             if namespace == service.namespace {
                 // What a port's server is told depends on what kinds of routes there are.
                 self.touch_pods(&service);
             }
         }
+        self.settle_policies();
         std::mem::take(&mut self.touched)
     }
 
@@ -237,6 +278,7 @@ impl Snapshot {
     pub fn problems(&self) -> Vec<Problem> {
         let mut all: Vec<Problem> = self.problems.values().flatten().cloned().collect();
         all.extend(self.reference_problems());
+        all.extend(self.doubts_of_policies());
         all.extend(self.room.problems());
         let unjudged = self.all_unjudged();
         all.extend(
@@ -292,13 +334,21 @@ impl Snapshot {
     pub fn len(&self) -> usize {
         let namespaced = self.services.len() + self.endpoint_slices.len() + self.pods.len();
         let routes: usize = RouteKind::ALL.into_iter().map(|kind| self.routes(kind).len()).sum();
-        let policies = self.reference_grants.len() + self.retry_policies.len();
+        let policies = self.reference_grants.len()
+            + self.retry_policies.len()
+            + self.authorization_policies.len()
+            + self.cluster_authorization_policies.len();
         namespaced + routes + policies + self.nodes.len() + self.namespaces.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// A route by the name of its kind.
+    pub(crate) fn route(&self, kind: &str, key: &Key) -> Option<&RouteObject> {
+        self.routes(RouteKind::ALL.into_iter().find(|known| known.as_str() == kind)?).get(key)
     }
 
     /// The routes of a kind.
@@ -312,7 +362,7 @@ impl Snapshot {
     }
 }
 
-fn put<K: Ord + Clone, V>(map: &mut SharedMap<K, V>, key: K, value: Option<V>) {
+pub(crate) fn put<K: Ord + Clone, V>(map: &mut SharedMap<K, V>, key: K, value: Option<V>) {
     match value {
         Some(value) => map.insert(key, value),
         None => drop(map.remove(&key)),

@@ -1,55 +1,39 @@
-//! What belongs in `status.parents` of each route: pure; writing it is the controller's.
+//! What belongs in the status of each object whose status is ours to write ([`crate::kinds`] says of which kinds, and in which
+//! form): pure; writing it is the controller's.
 //!
-//! The conditions and reasons are those of `RouteConditionType` and `RouteConditionReason`; the messages are the words of
-//! the [`Problem`]s, so that a status, `/problems` and `meshctl lint` say the same. A rule that is not served as written
-//! is a dropped one: with good rules beside it the route is accepted and `PartiallyInvalid`, without any it is not
-//! accepted. Fields that are left out harm nothing: the message of `Accepted` names them.
-
-use std::collections::BTreeSet;
+//! One function judges a kind: `route_status` of routes, `policy_status` of RetryPolicies, [`crate::authorization`] of its kinds. The messages are the words of the
+//! [`Problem`]s, so that a status, `/problems` and `meshctl lint` say the same.
 
 use serde_json::Value;
 
-use mesh_policy::RouteKind;
-
-use crate::{
-    attach::{Found, id_of},
-    object::Key,
-    problem::{Problem, Reason, Report, Severity},
-    route::{Parent, RouteObject},
-    rule::RuleObject,
-    snapshot::Snapshot,
-};
+use crate::{attach::Found, object::StatusId, problem::Problem, snapshot::Snapshot};
 
 /// Longest message, in bytes. An API server takes 32 KiB; what is longer nobody reads.
-const MAX_MESSAGE: usize = 1024;
-/// Most rules whose numbers a message begins with.
-const MAX_NUMBERS: usize = 10;
+pub(crate) const MAX_MESSAGE: usize = 1024;
 
-/// The status of one route, as far as it is the mesh's.
+/// The status of one object, as far as it is ours.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RouteStatus {
-    /// Kind of the route.
-    pub kind: RouteKind,
-    /// Its namespace and name.
-    pub key: Key,
-    /// One entry a parent that is a Service, each reference once, in the order written. Empty: the mesh has nothing to
-    /// say of the route, and entries that it once wrote must go.
-    pub parents: Vec<ParentStatus>,
+pub struct ObjectStatus {
+    /// Which version of the object it is about (`metadata.generation`).
+    pub generation: i64,
+    /// Entries of its list. Empty: we have nothing to say of the object, and entries that we once wrote must go.
+    pub entries: Vec<StatusEntry>,
 }
 
-/// What is said about a route at one parent.
+/// What is said of an object at one parent of a route, or for one ancestor of a policy.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ParentStatus {
-    /// `group`, `kind`, `namespace`, `name`, `sectionName` and `port`, those that are written in `spec`, as written.
-    pub parent_ref: Value,
-    /// `Accepted`, `ResolvedRefs` and perhaps `PartiallyInvalid`.
+pub struct StatusEntry {
+    /// The `parentRef` or `ancestorRef`. A parent's has `group`, `kind`, `namespace`, `name`, `sectionName` and `port`, those
+    /// that are written in `spec`, as written.
+    pub reference: Value,
+    /// `Accepted`; of routes `ResolvedRefs` and perhaps `PartiallyInvalid`, too; of authorization policies `Enforced`.
     pub conditions: Vec<Condition>,
 }
 
 /// One condition; time and generation are the writer's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// `Accepted`, `ResolvedRefs` or `PartiallyInvalid`.
+    /// `Accepted`, `ResolvedRefs`, `PartiallyInvalid` or `Enforced`.
     pub kind: &'static str,
     /// Whether it holds.
     pub status: bool,
@@ -59,147 +43,47 @@ pub struct Condition {
     pub message: String,
 }
 
-/// What is to be said of one route.
+/// What is to be said of one object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judged {
     /// Its status.
-    pub status: RouteStatus,
+    pub status: ObjectStatus,
     /// What is wrong with its parents and with what it refers to. What is wrong with the object by itself is known since it
     /// was decoded.
     pub problems: Vec<Problem>,
 }
 
 impl Snapshot {
-    /// What belongs in the status of a route; `None` when there is no such route.
-    pub fn route_status(&self, kind: RouteKind, key: &Key) -> Option<RouteStatus> {
-        self.route_status_with(kind, key, &mut Found::default())
-    }
-
-    /// The same for one of many routes. `found` is of this snapshot and of no other.
-    pub fn route_status_with(&self, kind: RouteKind, key: &Key, found: &mut Found) -> Option<RouteStatus> {
-        Some(self.status_of(self.routes(kind).get(key)?, found))
-    }
-
-    /// What is to be said of a route of the mesh; `None` when there is no such route. `found` is of this snapshot and of no
-    /// other.
-    pub fn judge(&self, kind: RouteKind, key: &Key, found: &mut Found) -> Option<Judged> {
-        let route = self.routes(kind).get(key).filter(|route| !route.parents.is_empty())?;
-        Some(Judged { status: self.status_of(route, found), problems: self.problems_of_references(route, found) })
-    }
-
-    fn status_of(&self, route: &RouteObject, found: &mut Found) -> RouteStatus {
-        let mut report = Report::about(id_of(route));
-        self.check_references(route, &mut report);
-        let references = report.finish();
-        let mut problems: Vec<&Problem> = self.problems_of(&id_of(route)).iter().chain(&references).collect();
-        problems.sort_by_key(|problem| rule_of(problem));
-        let resolved = resolved_refs(&problems);
-        let mut parents: Vec<ParentStatus> = Vec::new();
-        let mut done = BTreeSet::new();
-        for parent in route.parents.iter().filter(|parent| done.insert(&*parent.reference)) {
-            let mut conditions = self.acceptance(route, parent, &problems, found);
-            conditions.insert(1, resolved.clone());
-            // It is what was written from a value.
-            let parent_ref = serde_json::from_str(&parent.reference).unwrap_or_default();
-            parents.push(ParentStatus { parent_ref, conditions });
+    /// What belongs in the status of an object; `None` when it is not there. `found` is of this snapshot and of no other.
+    pub fn object_status(&self, id: &StatusId, found: &mut Found) -> Option<ObjectStatus> {
+        let StatusId { kind, key } = id;
+        if *kind == "RetryPolicy" {
+            return self.retry_policy_status(key);
         }
-        RouteStatus { kind: route.meta.kind, key: key_of(route), parents }
-    }
-
-    /// `Accepted`, and `PartiallyInvalid` where that holds.
-    fn acceptance(
-        &self,
-        route: &RouteObject,
-        parent: &Parent,
-        problems: &[&Problem],
-        found: &mut Found,
-    ) -> Vec<Condition> {
-        let mut report = Report::about(id_of(route));
-        let kept_out = self.check_parent(route, parent, found, &mut report);
-        let mut here = report.finish();
-        here.extend(problems.iter().filter(|p| is_within(&p.field, &parent.place.field)).copied().cloned());
-        let no = |reason: Reason, message: String| {
-            vec![Condition { kind: "Accepted", status: false, reason: reason.as_str(), message }]
-        };
-        if let Some(reason) = kept_out {
-            return no(reason, words("Not attached", here.iter()));
+        if let Some(judged) = self.judge_policy(id) {
+            return Some(judged.status);
         }
-        // What a reference leads to is told by `ResolvedRefs`.
-        let own = || problems.iter().copied().filter(|p| !p.reason.is_of_references());
-        if let Some(reason) = route.rejected {
-            let whole = own().filter(|p| p.severity == Severity::Error && !is_within(&p.field, "spec.parentRefs"));
-            return no(reason, words("Not served", whole));
+        let route = self.route(kind, key)?;
+        Some(ObjectStatus { generation: route.generation, entries: self.status_of(route, found).parents })
+    }
+
+    /// The same, and what is wrong with what the object refers to; `None` also of a route that is none of the mesh's.
+    pub fn judge(&self, id: &StatusId, found: &mut Found) -> Option<Judged> {
+        if let Some(judged) = self.judge_policy(id) {
+            return Some(judged);
         }
-        let dropped: Vec<_> =
-            route.rules.iter().enumerate().filter_map(|(i, rule)| Some((i, self.rejection(route, rule)?))).collect();
-        let of_dropped = own().filter(|p| p.severity == Severity::Error && is_of(p, &dropped));
-        match dropped.first() {
-            Some((_, reason)) if dropped.len() == route.rules.len() => {
-                no(*reason, words("No rule is good", of_dropped))
-            }
-            first => {
-                let notes = own().filter(|p| !is_within(&p.field, "spec.parentRefs"));
-                let notes = notes.filter(|p| p.severity == Severity::Warning || !is_of(p, &dropped));
-                let message = words("In force", here.iter().chain(notes));
-                let mut conditions = vec![Condition { kind: "Accepted", status: true, reason: "Accepted", message }];
-                if let Some((_, reason)) = first {
-                    let numbers: Vec<_> = dropped.iter().take(MAX_NUMBERS).map(|(i, _)| i.to_string()).collect();
-                    let others = if dropped.len() > MAX_NUMBERS { " and others" } else { "" };
-                    let title = format!("Dropped Rule {}{others}", numbers.join(", "));
-                    let message = words(&title, of_dropped);
-                    conditions.push(Condition {
-                        kind: "PartiallyInvalid",
-                        status: true,
-                        reason: reason.as_str(),
-                        message,
-                    });
-                }
-                conditions
-            }
+        let route = self.route(id.kind, &id.key);
+        if route.is_some_and(|route| !route.is_of_mesh()) {
+            return None;
         }
+        let status = self.object_status(id, found)?;
+        let problems = route.map(|route| self.problems_of_references(route, found));
+        Some(Judged { status, problems: problems.unwrap_or_default() })
     }
-
-    /// Why some of a rule's traffic is not served as written, beside what it refers to.
-    fn rejection(&self, route: &RouteObject, rule: &RuleObject) -> Option<Reason> {
-        rule.rejected.or_else(|| self.is_over(route, rule).then_some(Reason::TooLarge))
-    }
-}
-
-/// Whether a problem is about one of the rules that are dropped.
-fn is_of(problem: &Problem, dropped: &[(usize, Reason)]) -> bool {
-    let rule = rule_of(problem).checked_sub(1);
-    dropped.iter().any(|(place, _)| Some(*place) == rule)
-}
-
-fn resolved_refs(problems: &[&Problem]) -> Condition {
-    let mut bad = problems.iter().copied().filter(|p| p.reason.is_of_references()).peekable();
-    let reason = bad.peek().map(|problem| problem.reason.as_str());
-    let title = if reason.is_some() { "Not resolved" } else { "All references are resolved" };
-    Condition {
-        kind: "ResolvedRefs",
-        status: reason.is_none(),
-        reason: reason.unwrap_or("ResolvedRefs"),
-        message: words(title, bad),
-    }
-}
-
-/// Which rule a problem is about, from 1; 0: none.
-fn rule_of(problem: &Problem) -> usize {
-    let number = problem.field.strip_prefix("spec.rules[").and_then(|rest| rest.split_once(']'));
-    number.and_then(|(number, _)| number.parse::<usize>().ok()).map_or(0, |number| number + 1)
-}
-
-/// Whether a field is another one or below it.
-fn is_within(field: &str, above: &str) -> bool {
-    field.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-}
-
-fn key_of(route: &RouteObject) -> Key {
-    Key { namespace: route.meta.namespace.clone(), name: route.meta.name.clone() }
 }
 
 /// A title and as many problems as a message has room for.
-fn words<'p>(title: &str, problems: impl Iterator<Item = &'p Problem>) -> String {
+pub(crate) fn words<'p>(title: &str, problems: impl Iterator<Item = &'p Problem>) -> String {
     /// Room for the number of those that are left out.
     const RESERVE: usize = 24;
     let mut message = title.to_owned();

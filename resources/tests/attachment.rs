@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 
 use mesh_policy::{OutboundPolicy, RouteKind, ServiceRef, Target};
-use mesh_resources::{Found, Key, Object, Options, Snapshot};
+use mesh_resources::{Found, Key, Object, Options, Snapshot, StatusId, kinds::KINDS};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 const NAMESPACES: [&str; 2] = ["shop", "bank"];
-const KINDS: [&str; 4] = ["GRPCRoute", "HTTPRoute", "TLSRoute", "TCPRoute"];
+const ROUTES: [&str; 4] = ["GRPCRoute", "HTTPRoute", "TLSRoute", "TCPRoute"];
 
 fn service() -> impl Strategy<Value = Value> {
     let port = (80..83u16, prop::sample::select(vec!["", "tcp", "grpc"]));
@@ -57,7 +57,7 @@ fn route() -> impl Strategy<Value = Value> {
                 let named = json!({"group": "policy.meshctl.dev", "kind": "RetryPolicy", "name": "again"});
                 rule["filters"] = json!([{"type": "ExtensionRef", "extensionRef": named}]);
             }
-            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": KINDS[kind],
+            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": ROUTES[kind],
             "metadata": {"name": format!("r{name}"), "namespace": NAMESPACES[namespace],
                 "creationTimestamp": format!("2026-01-01T00:00:0{created}Z")},
             "spec": {"parentRefs": parents, "rules": [rule]}})
@@ -112,9 +112,7 @@ fn fresh(there: &There) -> Snapshot {
 fn targets() -> impl Iterator<Item = (ServiceRef, &'static str)> {
     let services = NAMESPACES.into_iter().flat_map(|namespace| ["web0", "web1"].map(|name| (namespace, name)));
     let ports = services.flat_map(|(namespace, name)| (80..84).map(move |port| (namespace, name, port)));
-    ports.flat_map(|(namespace, name, port)| {
-        NAMESPACES.map(|client| (ServiceRef { namespace: namespace.into(), name: name.into(), port }, client))
-    })
+    ports.flat_map(|(namespace, name, port)| NAMESPACES.map(|client| (ServiceRef::new(namespace, name, port), client)))
 }
 
 fn policies(snapshot: &Snapshot) -> Vec<OutboundPolicy> {
@@ -123,7 +121,7 @@ fn policies(snapshot: &Snapshot) -> Vec<OutboundPolicy> {
 
 /// GEP-1426, word by word over all routes: the names of those in force.
 fn oracle(snapshot: &Snapshot, service: &ServiceRef, client: &str) -> Vec<(RouteKind, Key)> {
-    let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+    let key = Key::of_service(service);
     let Some(found) = snapshot.services.get(&key) else { return Vec::new() };
     let Some(port) = found.port(service.port).filter(|_| !found.is_headless && found.external_name.is_none()) else {
         return Vec::new();
@@ -179,22 +177,22 @@ proptest! {
                     .collect();
                 prop_assert_eq!(names, oracle(&whole, &service, client));
                 // Whoever is concerned is told.
-                let key = Key { namespace: service.namespace.clone(), name: service.name.clone() };
+                let key = Key::of_service(&service);
                 let is_told = |namespace: &str| touched.policies.contains(&(key.clone(), namespace.into()));
-                prop_assert!(before == now || touched.everything || is_told(client) || is_told(&service.namespace));
+                prop_assert!(before == now || is_told(client) || is_told(&service.namespace));
             }
             // What is judged again is all of which something else is to be said.
             let mut found = Found::default();
-            for (kind, key) in &touched.routes {
-                match kept.judge(*kind, key, &mut found) {
-                    Some(judged) => drop(said.insert((*kind, key.clone()), judged)),
-                    None => drop(said.remove(&(*kind, key.clone()))),
+            for id in &touched.statuses {
+                match kept.judge(id, &mut found) {
+                    Some(judged) => drop(said.insert(id.clone(), judged)),
+                    None => drop(said.remove(id)),
                 }
             }
             let mut found = Found::default();
-            let keys = RouteKind::ALL.into_iter().flat_map(|kind| whole.routes(kind).keys().map(move |key| (kind, key.clone())));
-            let all: BTreeMap<_, _> =
-                keys.filter_map(|(kind, key)| Some(((kind, key.clone()), whole.judge(kind, &key, &mut found)?))).collect();
+            let kinds = KINDS.iter().filter(|kind| kind.status.is_some()).map(|kind| kind.kind);
+            let ids = kinds.flat_map(|kind| whole.keys_of(kind).into_iter().map(move |key| StatusId::new(kind, key)));
+            let all: BTreeMap<_, _> = ids.filter_map(|id| Some((id.clone(), whole.judge(&id, &mut found)?))).collect();
             prop_assert_eq!(&said, &all);
         }
     }

@@ -2,13 +2,15 @@
 //! is beside it goes on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Method};
 use mesh_policy::{
     OutboundPolicy, OutboundVerdict, Patterns, RequestFacts, RouteKind, ServiceRef, Target,
     bounds::{MAX_NAMESPACE_PATTERN_BYTES, MAX_POLICY_BYTES, MAX_POLICY_PATTERN_BYTES, MAX_ROUTE_PATTERN_BYTES},
     decide_outbound,
 };
-use mesh_resources::{Condition, Key, MAX_NAMESPACE_BYTES, Object, Options, Reason, Snapshot};
+use mesh_resources::{Condition, Key, MAX_NAMESPACE_BYTES, Object, Options, Reason, Snapshot, StatusId};
 use serde_json::{Value, json};
 
 fn object(value: Value) -> Object {
@@ -50,7 +52,7 @@ fn snapshot(values: impl IntoIterator<Item = Value>) -> Snapshot {
 }
 
 fn policy(snapshot: &Snapshot, service: &str) -> OutboundPolicy {
-    let service = ServiceRef { namespace: "tenant".into(), name: service.into(), port: 80 };
+    let service = ServiceRef::new("tenant", service, 80);
     snapshot.outbound_policy(&Target::Service(service), "shop")
 }
 
@@ -72,7 +74,12 @@ fn condition(snapshot: &Snapshot, name: &str, kind: &str) -> Option<Condition> {
 }
 
 fn compiled(policy: &OutboundPolicy) -> usize {
-    Patterns::default().compile(&policy.routes, usize::MAX).unwrap().iter().map(|program| program.cost()).sum()
+    Patterns::default()
+        .compile(policy.routes.patterns(), usize::MAX)
+        .unwrap()
+        .iter()
+        .map(|program| program.cost())
+        .sum()
 }
 
 #[test]
@@ -146,7 +153,7 @@ fn the_patterns_of_a_namespace_are_bounded_over_all_its_services() {
         all.delete("HTTPRoute", "tenant", &format!("r{n:02}"));
     }
     let touched = all.take_touched();
-    assert!(touched.routes.contains(&(RouteKind::Http, Key::new("tenant", "r23"))), "it is judged again");
+    assert!(touched.statuses.contains(&StatusId::new("HTTPRoute", Key::new("tenant", "r23"))), "it is judged again");
     assert!(touched.policies.contains(&(Key::new("tenant", "s23"), "tenant".into())), "and its callers are told");
     assert!(condition(&all, "r23", "PartiallyInvalid").is_none());
     assert!(compiled(&policy(&all, "s23")) > 0);
@@ -251,7 +258,9 @@ fn what_is_left_out_has_a_bound_and_closes_what_it_guards() {
     assert!(rule_of(&policy(&all, "guarded"), "/").is_some(), "the old ones go on");
     // They go, and it is open again.
     (0..4_000).for_each(|n| drop(all.delete("HTTPRoute", "tenant", &format!("w{n:05}"))));
-    assert!(all.take_touched().everything);
+    let (touched, tenant) = (all.take_touched(), Arc::<str>::from("tenant"));
+    let services = ["free", "guarded"].map(|name| (Key::new("tenant", name), tenant.clone()));
+    assert!(services.iter().all(|service| touched.policies.contains(service)), "{:?}", touched.policies);
     assert_eq!(policy(&all, &format!("s{last}-0")).routes.routes().len(), 0);
     assert_eq!(all.problems_of_room().count(), 0);
     ["free", "guarded", &format!("s{last}-0")].iter().for_each(|name| drop(all.delete("Service", "tenant", name)));
@@ -274,7 +283,7 @@ fn a_route_that_is_left_out_stays_where_it_is_written() {
     let told = all.apply(&object(narrow));
     assert!(told.iter().any(|problem| problem.reason == Reason::TooLarge), "{told:?}");
     let at = |port: u16| {
-        let service = ServiceRef { namespace: "tenant".into(), name: "web".into(), port };
+        let service = ServiceRef::new("tenant", "web", port);
         all.outbound_policy(&Target::Service(service), "shop").routes.routes().len()
     };
     assert_eq!((at(80), at(5432)), (1, 0));

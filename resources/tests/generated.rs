@@ -92,14 +92,18 @@ fn valid() -> Vec<Value> {
         ),
         route("TLSRoute", rule(json!({"backendRefs": to_web}))),
         route("TCPRoute", json!({"parentRefs": parents, "rules": [{"name": "first", "backendRefs": to_web}]})),
-        json!({"apiVersion": "policy.meshctl.dev/v1alpha1", "kind": "RetryPolicy", "metadata": {"name": "p", "namespace": "n"},
-            "spec": {"attempts": 3, "backoff": "10ms", "maxBackoff": "1s", "perTryTimeout": "1s", "timeout": "5s",
-                "codes": [503], "grpcCodes": ["Unavailable", 8], "onNoResponse": true, "methods": ["POST"],
-                "budget": {"percent": 10, "minPerSecond": 5}}}),
+        retry_policy(),
         json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "ReferenceGrant", "metadata": {"name": "g", "namespace": "n"},
             "spec": {"from": [{"group": "gateway.networking.k8s.io", "kind": "TLSRoute", "namespace": "m"}],
                 "to": [{"group": "", "kind": "Service", "name": "web"}]}}),
     ]
+}
+
+fn retry_policy() -> Value {
+    json!({"apiVersion": "policy.meshctl.dev/v1alpha1", "kind": "RetryPolicy", "metadata": {"name": "p", "namespace": "n"},
+        "spec": {"attempts": 3, "backoff": "10ms", "maxBackoff": "1s", "perTryTimeout": "1s", "timeout": "5s",
+            "codes": [503], "grpcCodes": ["Unavailable", 8], "onNoResponse": true, "methods": ["POST"],
+            "budget": {"percent": 10, "minPerSecond": 5}}})
 }
 
 /// A generator of splitmix64.
@@ -218,7 +222,7 @@ fn decide(policy: &OutboundPolicy, bits: u64) {
 fn run(snapshot: &mut Snapshot, value: Value, number: usize) -> Vec<Problem> {
     let object = Object::from_value(value, None).unwrap();
     let problems = snapshot.apply(&object);
-    let service = ServiceRef { namespace: "n".into(), name: "web".into(), port: 80 };
+    let service = ServiceRef::new("n", "web", 80);
     let (policy, _) = snapshot.compile_outbound(&Target::Service(service), "n");
     decide(&policy, (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     if number.is_multiple_of(SENT) {

@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use mesh_policy::{OutboundPolicy, RouteKind, ServiceRef, Target};
-use mesh_resources::{Found, Key, MAX_ROUTES, Object, Options, Reason, Snapshot, parse_manifests};
+use mesh_resources::{Found, Key, MAX_ROUTES, Object, Options, Reason, Snapshot, StatusId, parse_manifests};
 use serde_json::{Value, json};
 
 fn web() -> Target {
-    Target::Service(ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 })
+    Target::Service(ServiceRef::new("shop", "web", 80))
 }
 
 fn service() -> Value {
@@ -60,18 +60,18 @@ fn of_too_many_routes_the_youngest_are_left_out() {
     assert_eq!(accepted(&snapshot, "bank", "consumer"), (true, "Accepted"), "another group");
     assert_eq!(accepted(&snapshot, "shop", "elsewhere"), (true, "Accepted"), "another port");
     let mut found = Found::default();
-    let mut status = |key: &Key| snapshot.route_status_with(RouteKind::Http, key, &mut found).unwrap();
-    let no = snapshot.http_routes.keys().filter(|key| !status(key).parents[0].conditions[0].status).count();
+    let mut status = |key: &Key| snapshot.object_status(&StatusId::new("HTTPRoute", key.clone()), &mut found).unwrap();
+    let no = snapshot.http_routes.keys().filter(|key| !status(key).entries[0].conditions[0].status).count();
     assert_eq!((no, snapshot.http_routes.len()), (more, MAX_ROUTES + more + 2));
     // One less, and the next one is in force.
     let mut snapshot = snapshot;
     snapshot.take_touched();
     snapshot.delete("HTTPRoute", "shop", &name(0));
     assert_eq!(accepted(&snapshot, "shop", &name(MAX_ROUTES)), (true, "Accepted"));
-    assert!(snapshot.take_touched().routes.contains(&(RouteKind::Http, Key::new("shop", name(MAX_ROUTES)))));
+    assert!(snapshot.take_touched().statuses.contains(&StatusId::new("HTTPRoute", Key::new("shop", name(MAX_ROUTES)))));
     // Those before one that comes or goes stay where they are, and are not looked at again.
     snapshot.delete("HTTPRoute", "shop", &name(MAX_ROUTES + more - 3));
-    assert_eq!(snapshot.take_touched().routes.len(), 4, "itself, two behind it, and one at another port");
+    assert_eq!(snapshot.take_touched().statuses.len(), 4, "itself, two behind it, and one at another port");
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn run(value: Value) -> Vec<String> {
     let mut objects = parse_manifests(SERVICES, "s.yaml").unwrap();
     objects.push(Object::from_value(value, None).unwrap());
     let (snapshot, problems) = Snapshot::from_objects(&objects, Options::default());
-    let service = ServiceRef { namespace: "n".into(), name: "web".into(), port: 80 };
+    let service = ServiceRef::new("n", "web", 80);
     let (policy, _) = snapshot.compile_outbound(&Target::Service(service), "n");
     let read = OutboundPolicy::try_from(mesh_proto::v1::OutboundPolicy::from(&policy));
     assert_eq!(read.as_ref(), Ok(&policy), "a proxy must be able to read it");

@@ -209,7 +209,7 @@ impl Questions {
         let addresses = directly.map(|ip| std::net::SocketAddr::new(ip, 8080).to_string());
         let names = ["10.0.0.1:9000", "h0.web.shop:8080", "h2.web.evil:9000"].map(str::to_owned);
         Self {
-            services: NAMESPACES.map(|ns| ServiceRef { namespace: ns.into(), name: "web".into(), port: 80 }),
+            services: NAMESPACES.map(|ns| ServiceRef::new(ns, "web", 80)),
             targets: addresses.chain(names).collect(),
         }
     }

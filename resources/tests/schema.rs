@@ -32,11 +32,18 @@ fn object(kind: &str, rest: &str) -> String {
 
 const META: &str = "metadata: {name: x, namespace: shop, labels: {kubernetes.io/service-name: x}}";
 
+/// Exactly one thing is wrong that an API server would have refused: at a field, and what.
+fn is_refused(text: &str, field: &str, what: &str) {
+    let found = problems(text);
+    assert!(found.iter().all(|p| !p.to_string().contains('\n')), "{found:?}");
+    let schema: Vec<_> = found.iter().filter(|p| p.class == Class::Schema).collect();
+    assert_eq!(schema.len(), 1, "{text}{found:?}");
+    assert!(schema[0].field.ends_with(field), "{text}{:?}", schema[0]);
+    assert!(schema[0].what.contains(what), "{text}{:?}", schema[0]);
+}
+
 #[test]
-fn what_no_api_server_takes() {
-    let slice = |rest: &str| object("EndpointSlice", &format!("{META}\n{rest}"));
-    let grant = |spec: &str| http_route(spec).replace("kind: HTTPRoute\n", "kind: ReferenceGrant\n");
-    let pod = |rest: &str| object("Pod", &format!("{META}\n{rest}"));
+fn what_no_api_server_takes_of_a_route() {
     for (text, field, what) in [
         (backend("name: a, port: 1, weight: -5"), "weight", "weight is -5; it must be 0 to 1000000"),
         (backend("name: a, port: 1, weight: 1000001"), "weight", "weight is 1000001; it must be 0 to 1000000"),
@@ -78,6 +85,17 @@ fn what_no_api_server_takes() {
         (http_route(&format!("hostnames: [{}]", vec!["a"; 65].join(", "))), "hostnames", "at most 64"),
         (rule(&format!("name: {}", "a".repeat(5000))), "name", "at most 4096"),
         (rule("name: 'a b'"), "rules[0].name", "name is \"a b\""),
+    ] {
+        is_refused(&text, field, what);
+    }
+}
+
+#[test]
+fn what_no_api_server_takes_of_other_objects() {
+    let slice = |rest: &str| object("EndpointSlice", &format!("{META}\n{rest}"));
+    let grant = |spec: &str| http_route(spec).replace("kind: HTTPRoute\n", "kind: ReferenceGrant\n");
+    let pod = |rest: &str| object("Pod", &format!("{META}\n{rest}"));
+    for (text, field, what) in [
         (slice("endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: A}}]"), "targetRef.name", "\"A\""),
         (slice("endpoints: [{addresses: [10.0.0.1], zone: \"a\\n\"}]"), "zone", "control characters"),
         (object("Service", &format!("{META}\nspec: {{ports: [{{port: http}}]}}")), "spec.ports[0].port", "\"http\""),
@@ -100,12 +118,7 @@ fn what_no_api_server_takes() {
             "is true; it must be a text",
         ),
     ] {
-        let found = problems(&text);
-        assert!(found.iter().all(|p| !p.to_string().contains('\n')), "{found:?}");
-        let schema: Vec<_> = found.iter().filter(|p| p.class == Class::Schema).collect();
-        assert_eq!(schema.len(), 1, "{text}{found:?}");
-        assert!(schema[0].field.ends_with(field), "{text}{:?}", schema[0]);
-        assert!(schema[0].what.contains(what), "{text}{:?}", schema[0]);
+        is_refused(&text, field, what);
     }
 }
 

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use mesh_policy::RouteKind;
-use mesh_resources::{Condition, Found, Key, Object, Options, ParentStatus, RouteStatus, Snapshot, parse_manifests};
+use mesh_resources::{
+    Condition, Found, Key, Object, ObjectStatus, Options, RouteStatus, Snapshot, StatusEntry, StatusId, parse_manifests,
+};
 use serde_json::{Value, json};
 
 fn cases() -> Vec<Value> {
@@ -20,7 +22,7 @@ fn status(snapshot: &Snapshot, route: &Value) -> RouteStatus {
 }
 
 /// As the table writes it.
-fn as_written(parent: &ParentStatus) -> Value {
+fn as_written(parent: &StatusEntry) -> Value {
     let mut written = json!({});
     for Condition { kind, status, reason, .. } in &parent.conditions {
         let mut name = (*kind).to_owned();
@@ -51,8 +53,9 @@ fn conditions_are_those_of_the_table() {
         // In whatever order objects come.
         objects.reverse();
         assert_eq!(status(&Snapshot::from_objects(&objects, Options::default()).0, &case["route"]), found, "{name}");
-        let judged = snapshot.judge(found.kind, &found.key, &mut Found::default()).unwrap();
-        assert_eq!(judged.status, found);
+        let judged =
+            snapshot.judge(&StatusId::new(found.kind.as_str(), found.key.clone()), &mut Found::default()).unwrap();
+        assert_eq!(judged.status.entries, found.parents);
     }
 }
 
@@ -75,11 +78,11 @@ fn a_parent_is_told_as_it_is_written_and_once() {
     let found = only(&route(
         "parentRefs: [{name: gw}, {group: '', kind: Service, name: web, port: 80, sectionName: ''}, {kind: Service, group: '', name: web, port: 80, sectionName: ''}], rules: [{}]",
     ));
-    let references: Vec<_> = found.parents.iter().map(|p| p.parent_ref.clone()).collect();
+    let references: Vec<_> = found.parents.iter().map(|p| p.reference.clone()).collect();
     assert_eq!(references, [json!({"group": "", "kind": "Service", "name": "web", "port": 80, "sectionName": ""})]);
     let snapshot = route("parentRefs: [{name: gw}], rules: [{}]");
     assert_eq!(only(&snapshot).parents, []);
-    assert_eq!(snapshot.judge(RouteKind::Http, &Key::new("n", "r"), &mut Found::default()), None);
+    assert_eq!(snapshot.judge(&StatusId::new("HTTPRoute", Key::new("n", "r")), &mut Found::default()), None);
     assert_eq!(snapshot.route_status(RouteKind::Grpc, &Key::new("n", "r")), None);
     assert_eq!(snapshot.http_routes.values().next().unwrap().generation, 7);
 }
@@ -121,4 +124,74 @@ fn messages_are_bounded() {
     let partly = &found.parents[0].conditions[2];
     assert!(partly.kind == "PartiallyInvalid" && partly.message.starts_with("Dropped Rule"), "{partly:?}");
     assert!(partly.message.len() <= 1024);
+}
+
+/// A RetryPolicy `p` with this spec, and routes of a kind that refer to it.
+fn policy(spec: &str, routes: impl IntoIterator<Item = (&'static str, String, &'static str)>) -> Snapshot {
+    let mut text = format!(
+        "apiVersion: policy.meshctl.dev/v1alpha1\nkind: RetryPolicy\n\
+         metadata: {{name: p, namespace: n, generation: 4}}\nspec: {{{spec}}}\n"
+    );
+    for (kind, name, parent) in routes {
+        text.push_str(&format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: n}}\n\
+             spec: {{parentRefs: [{{{parent}}}], rules: [{{filters: [{{type: ExtensionRef, extensionRef: \
+             {{group: policy.meshctl.dev, kind: RetryPolicy, name: p}}}}]}}]}}\n"
+        ));
+    }
+    let mut snapshot = Snapshot::from_objects(&parse_manifests(&text, "p.yaml").unwrap(), Options::default()).0;
+    snapshot.take_touched();
+    snapshot
+}
+
+const TO_SERVICE: &str = "group: '', kind: Service, name: web";
+
+fn of_policy(snapshot: &Snapshot) -> ObjectStatus {
+    snapshot.object_status(&StatusId::new("RetryPolicy", Key::new("n", "p")), &mut Found::default()).unwrap()
+}
+
+#[test]
+fn a_policy_says_of_each_route_whether_it_is_accepted() {
+    let routes = [("HTTPRoute", "b", TO_SERVICE), ("GRPCRoute", "c", TO_SERVICE), ("HTTPRoute", "a", "name: gateway")];
+    let routes = routes.map(|(kind, name, parent)| (kind, name.to_owned(), parent));
+    let mut snapshot = policy("attempts: 2, brandNew: 1", routes);
+    let found = of_policy(&snapshot);
+    let of = |kind: &str, name: &str| json!({"group": "gateway.networking.k8s.io", "kind": kind, "namespace": "n", "name": name});
+    let references: Vec<_> = found.entries.iter().map(|entry| entry.reference.clone()).collect();
+    assert_eq!((found.generation, references), (4, vec![of("GRPCRoute", "c"), of("HTTPRoute", "b")]));
+    let message = "In force: spec.brandNew: `brandNew` is not supported here and ignored; \
+                   fix: remove it, or do without its effect";
+    let accepted = Condition { kind: "Accepted", status: true, reason: "Accepted", message: message.to_owned() };
+    assert!(found.entries.iter().all(|entry| entry.conditions == [accepted.clone()]), "{found:#?}");
+    // A route goes, and the policy is judged again; another change of a route is none of its.
+    let id = StatusId::new("RetryPolicy", Key::new("n", "p"));
+    snapshot.delete("GRPCRoute", "n", "c");
+    assert!(snapshot.take_touched().statuses.contains(&id));
+    assert_eq!(of_policy(&snapshot).entries.len(), 1);
+    snapshot.delete("HTTPRoute", "n", "a");
+    assert!(!snapshot.take_touched().statuses.contains(&id), "one that is no route of the mesh");
+    snapshot.delete("HTTPRoute", "n", "b");
+    assert_eq!(of_policy(&snapshot).entries, []);
+    snapshot.delete("RetryPolicy", "n", "p");
+    assert!(snapshot.take_touched().statuses.contains(&id));
+    assert_eq!(snapshot.judge(&id, &mut Found::default()), None);
+}
+
+#[test]
+fn a_policy_that_is_not_in_force_as_written_says_why() {
+    let accepted = |spec: &str| {
+        let found = of_policy(&policy(spec, [("HTTPRoute", "a".to_owned(), TO_SERVICE)]));
+        found.entries[0].conditions[0].clone()
+    };
+    let bad = accepted("attempts: 1000");
+    assert_eq!((bad.status, bad.reason), (false, "Invalid"));
+    assert!(bad.message.starts_with("Not in force as written: spec.attempts: attempts is 1000"), "{}", bad.message);
+    assert_eq!(accepted("attempts: 3").message, "In force");
+}
+
+#[test]
+fn a_policy_has_at_most_sixteen_ancestors() {
+    let found = of_policy(&policy("attempts: 2", (0..20).map(|n| ("HTTPRoute", format!("r{n:02}"), TO_SERVICE))));
+    let names: Vec<_> = found.entries.iter().map(|entry| entry.reference["name"].as_str().unwrap()).collect();
+    assert_eq!((names.len(), names[0], names[15]), (16, "r00", "r15"));
 }

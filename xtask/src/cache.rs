@@ -26,7 +26,7 @@ const COMPLETE: &str = "complete";
 
 /// A built tool, or one to be built.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct CacheEntry {
     folder: PathBuf,
     name: String,
 }
@@ -42,7 +42,7 @@ pub fn folder() -> Result<PathBuf> {
     Ok(root().join(folder))
 }
 
-impl Entry {
+impl CacheEntry {
     /// The entry of a tool in a version, pinned by these files.
     ///
     /// # Errors
@@ -200,7 +200,7 @@ mod tests {
         let name = |first: &str, second: &str| {
             fs::write(&pins[0], first).unwrap();
             fs::write(&pins[1], second).unwrap();
-            Entry::in_folder(folder.0.clone(), "helm", "3.0.0", &pins).unwrap().name
+            CacheEntry::in_folder(folder.0.clone(), "helm", "3.0.0", &pins).unwrap().name
         };
         let one = name("a\n", "b\n");
         assert!(one.starts_with(&format!("helm-3.0.0-{}-", env::consts::ARCH)), "{one}");
@@ -208,13 +208,13 @@ mod tests {
         assert_ne!(one, name("a\nb\n", ""));
         assert_ne!(one, name("a\n", "c\n"));
         fs::remove_file(&pins[1]).unwrap();
-        assert!(Entry::in_folder(folder.0.clone(), "helm", "3.0.0", &pins).is_err());
+        assert!(CacheEntry::in_folder(folder.0.clone(), "helm", "3.0.0", &pins).is_err());
     }
 
     #[test]
     fn checkouts_at_once_build_it_once_and_a_failed_build_leaves_none() {
         let folder = Folder::new("once");
-        let entry = Entry::in_folder(folder.0.clone(), "tool", "1", &[]).unwrap();
+        let entry = CacheEntry::in_folder(folder.0.clone(), "tool", "1", &[]).unwrap();
         assert!(entry.built("a tool", |_| anyhow::bail!("no compiler")).is_err());
         assert!(!entry.is_there());
         let builds = AtomicUsize::new(0);
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn what_stays_in_place_is_there_only_when_it_is_complete() {
         let folder = Folder::new("place");
-        let entry = Entry::in_folder(folder.0.clone(), "wheel", "1", &[]).unwrap();
+        let entry = CacheEntry::in_folder(folder.0.clone(), "wheel", "1", &[]).unwrap();
         let half = |path: &Path| {
             fs::write(path.join("half"), "")?;
             anyhow::bail!("no network")

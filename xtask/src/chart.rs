@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    cache::Entry,
+    cache::CacheEntry,
     step::{root, run, shown},
     tools::{HELM, KUBE_SCORE, KUBECONFORM},
 };
@@ -91,7 +91,7 @@ fn quietly(mut command: Command) -> Result<()> {
 
 /// JSON schemas, one file a kind, made of the API's own description in the Go module of Kubernetes.
 fn schemas() -> Result<PathBuf> {
-    let entry = Entry::of("schemas", KUBERNETES, &[])?;
+    let entry = CacheEntry::of("schemas", KUBERNETES, &[])?;
     entry.built(&format!("the schemas of Kubernetes {KUBERNETES} (its Go module is 40 MB)"), |folder| {
         let mut download = Command::new("go");
         download.args(["mod", "download", "-json", &format!("k8s.io/kubernetes@v{KUBERNETES}")]);

@@ -11,14 +11,8 @@ pub const MOST: usize = 4;
 /// The modules of one crate: what each imports of the others.
 #[derive(Debug, Default)]
 pub struct Crate {
-    /// By the path of the module; the root is empty.
-    modules: BTreeMap<Vec<String>, Source>,
-}
-
-#[derive(Debug, Default)]
-struct Source {
-    /// Paths as they stand, from the root.
-    imports: BTreeSet<Vec<String>>,
+    /// By the path of the module, which of the root is empty: the paths that it imports, as they stand, from the root.
+    imports: BTreeMap<Vec<String>, BTreeSet<Vec<String>>>,
 }
 
 impl Crate {
@@ -33,12 +27,12 @@ impl Crate {
             module.pop();
         }
         let imports = imports(text).filter_map(|path| from_root(&module, &path)).collect();
-        self.modules.insert(module, Source { imports });
+        self.imports.insert(module, imports);
     }
 
     /// The circles of more than [`MOST`] files, each as the names of its modules.
     pub fn circles(&self) -> Vec<String> {
-        let names: Vec<&Vec<String>> = self.modules.keys().collect();
+        let names: Vec<&Vec<String>> = self.imports.keys().collect();
         let edges: Vec<BTreeSet<usize>> = names.iter().map(|name| self.imported(name, &names)).collect();
         let reached: Vec<BTreeSet<usize>> = (0..names.len()).map(|from| reach(from, &edges)).collect();
         let mut seen = BTreeSet::new();
@@ -56,7 +50,7 @@ impl Crate {
     fn imported(&self, name: &Vec<String>, names: &[&Vec<String>]) -> BTreeSet<usize> {
         let place =
             |path: &[String]| (0..=path.len()).rev().find_map(|n| names.binary_search(&&path[..n].to_vec()).ok());
-        let paths = self.modules.get(name).into_iter().flat_map(|source| &source.imports);
+        let paths = self.imports.get(name).into_iter().flatten();
         paths.filter_map(|path| place(path)).filter(|at| names[*at] != name).collect()
     }
 }

@@ -54,7 +54,7 @@ pub struct Options {
 }
 
 /// What came of the suite.
-pub struct Outcome {
+pub struct SuiteOutcome {
     /// Each test for a mesh, in the order in which it ran.
     tests: Vec<Ran>,
     /// The official report.
@@ -89,7 +89,7 @@ pub fn run_conformance(options: &Options) -> Result<()> {
 }
 
 /// Builds what is needed and runs the suite. What it made in the cluster is taken away, whatever comes of it.
-pub fn run_suite(suite: &Suite, options: &Options) -> Result<Outcome> {
+pub fn run_suite(suite: &Suite, options: &Options) -> Result<SuiteOutcome> {
     let work = root().join("target/conformance");
     fs::create_dir_all(&work)?;
     if let Some(context) = &options.context {
@@ -130,7 +130,7 @@ pub fn gateway_api_of(cluster: &Described) -> Result<Option<String>> {
     Ok((!there.is_empty()).then(|| there.trim_start_matches('v').to_owned()))
 }
 
-impl Outcome {
+impl SuiteOutcome {
     /// How many tests ended so.
     pub fn count(&self, verdict: Verdict) -> u64 {
         self.tests.iter().map(|ran| u64::from(ran.verdict == verdict)).sum()
@@ -269,13 +269,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn outcome(tests: &[(&str, Verdict)]) -> Outcome {
+    fn outcome(tests: &[(&str, Verdict)]) -> SuiteOutcome {
         let ran = |(name, verdict): &(&str, Verdict)| Ran {
             name: (*name).into(),
             verdict: *verdict,
             took: Duration::from_secs(1),
         };
-        Outcome {
+        SuiteOutcome {
             tests: tests.iter().map(ran).collect(),
             report: root().join("target/conformance/report.yaml"),
             log: root().join("target/conformance/suite.log"),

@@ -13,7 +13,10 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::cluster::processes::{pids, signal};
+use crate::{
+    cluster::processes::{pids, signal},
+    stat::Stat,
+};
 
 /// How much of a log is shown: the last lines say what a process waits for.
 const LINES: usize = 20;
@@ -50,7 +53,7 @@ impl Silence {
 
 /// A process and all that were started by it and by those, and are not yet orphans.
 fn with_descendants(first: u32) -> Vec<u32> {
-    let parents: Vec<(u32, u32)> = pids().into_iter().filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let parents: Vec<(u32, u32)> = pids().into_iter().filter_map(|pid| Some((pid, Stat::of(pid)?.parent))).collect();
     let mut all = vec![first];
     let mut next = 0;
     while let Some(&pid) = all.get(next) {
@@ -58,12 +61,6 @@ fn with_descendants(first: u32) -> Vec<u32> {
         next += 1;
     }
     all
-}
-
-/// The fourth field of /proc/PID/stat (proc_pid_stat(5)); the second, in parentheses, may hold anything.
-fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The logs in the sandboxes of tests (`mesh_integration::harness::Sandbox`) that something was written to since then.

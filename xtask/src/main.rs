@@ -10,6 +10,7 @@ mod conformance;
 mod hung;
 mod images;
 mod limits;
+mod stat;
 mod step;
 mod test;
 mod tidy;

@@ -6,7 +6,7 @@ use std::{
     fmt::Write as _,
     io::{BufRead, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{self, Command, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::hung::Silence;
+use crate::{hung::Silence, stat::Stat};
 
 /// The folder of the workspace.
 pub fn root() -> PathBuf {
@@ -89,14 +89,10 @@ fn table(steps: &[&Done]) -> String {
     table
 }
 
-/// Processor seconds, user's and kernel's, of all programs that this one has started and that have ended: fields 16 and
-/// 17 of /proc/self/stat, in hundredths (proc_pid_stat(5)). Those that run on, such as a cluster, are not in it.
+/// Processor seconds of all programs that this one has started and that have ended. Those that run on, such as a cluster,
+/// are not in it.
 fn children_cpu() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // Behind the name, which may hold anything, the third field comes first.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(16 - 3);
-    let mut ticks = || fields.next()?.parse::<f64>().ok();
-    Some((ticks()? + ticks()?) / 100.0)
+    Stat::of(process::id()).map(|stat| stat.children_cpu)
 }
 
 /// Runs a command whose output goes to ours.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    cache::Entry,
+    cache::CacheEntry,
     step::{cargo, root, run},
 };
 
@@ -76,7 +76,7 @@ impl GoTool {
     pub fn build(&self) -> Result<Option<PathBuf>> {
         let GoTool { name, version, package, .. } = self;
         let module = root().join("xtask").join(name);
-        let entry = Entry::of(name, version, &[module.join("go.mod"), module.join("go.sum")])?;
+        let entry = CacheEntry::of(name, version, &[module.join("go.mod"), module.join("go.sum")])?;
         if !entry.is_there() && !go_is_there() {
             return Ok(None);
         }
@@ -93,7 +93,7 @@ impl GoTool {
 
 /// cargo-deny, installed if it is not there yet.
 pub fn cargo_deny() -> Result<PathBuf> {
-    let entry = Entry::of("cargo-deny", DENY, &[])?;
+    let entry = CacheEntry::of("cargo-deny", DENY, &[])?;
     let folder = entry.built(&format!("cargo-deny {DENY} (a minute or two)"), |folder| {
         // Its own target folder is temporary; without debug information and optimisation it builds four times faster.
         let mut install = cargo(["install", "cargo-deny", "--version", DENY, "--locked", "--debug", "--quiet"]);

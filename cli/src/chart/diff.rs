@@ -1,14 +1,17 @@
 //! What `kubectl apply` would change, for `meshctl upgrade --dry-run`: the three-way merge of an object, and two texts
 //! line by line.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Map, Value};
+use similar::{Algorithm, Change, DiffOp, capture_diff_slices_deadline, group_diff_ops};
 
 /// What kubectl keeps of the object it applied last.
-pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The object as `kubectl apply` would send it: ours laid over what is there, without what we had there before and
 /// have no longer. Lists are replaced: the API server gives their items the same defaults again.
-pub fn merged(live: &Value, ours: &Value) -> Value {
+pub(crate) fn merged(live: &Value, ours: &Value) -> Value {
     let last = live.pointer("/metadata/annotations").and_then(|all| all.get(LAST_APPLIED)).and_then(Value::as_str);
     let last = last.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
     lay(live, &last, ours)
@@ -31,7 +34,7 @@ fn lay(live: &Value, last: &Value, ours: &Value) -> Value {
 }
 
 /// An object without what the API server alone writes.
-pub fn shown(object: &Value) -> Value {
+pub(crate) fn shown(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
         for name in ["managedFields", "resourceVersion", "generation", "uid", "creationTimestamp"] {
@@ -64,65 +67,17 @@ pub fn shown(object: &Value) -> Value {
 
 /// Lines around a change that are shown with it.
 const AROUND: usize = 2;
-/// Texts of more lines are shown whole, old and then new: the comparison takes the product of both.
-const MAX_LINES: usize = 2000;
+/// How long the shortest difference is looked for; after it a longer one is shown.
+const DIFF_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The lines that differ, with `-` and `+` before them and a few others around; empty when none does.
-pub fn lines(old: &str, new: &str) -> String {
+pub(crate) fn lines(old: &str, new: &str) -> String {
     let (old, new): (Vec<_>, Vec<_>) = (old.lines().collect(), new.lines().collect());
-    if old == new {
-        return String::new();
-    }
-    let edits = if old.len().max(new.len()) > MAX_LINES {
-        old.iter().map(|line| ('-', *line)).chain(new.iter().map(|line| ('+', *line))).collect()
-    } else {
-        edits(&old, &new)
-    };
-    let near = |n: usize| {
-        edits[n.saturating_sub(AROUND)..edits.len().min(n + AROUND + 1)].iter().any(|(sign, _)| *sign != ' ')
-    };
-    let mut text = String::new();
-    let mut skipped = false;
-    for (n, (sign, line)) in edits.iter().enumerate() {
-        if near(n) {
-            text.push_str(&format!("{sign} {line}\n"));
-        } else if !skipped && !text.is_empty() {
-            text.push_str("  ...\n");
-        }
-        skipped = !near(n);
-    }
-    text.trim_end_matches("  ...\n").to_owned()
-}
-
-/// Every line with its sign, by the longest common subsequence.
-fn edits<'t>(old: &[&'t str], new: &[&'t str]) -> Vec<(char, &'t str)> {
-    let width = new.len() + 1;
-    let mut longest = vec![0_u16; (old.len() + 1) * width];
-    for i in (0..old.len()).rev() {
-        for j in (0..new.len()).rev() {
-            longest[i * width + j] = if old[i] == new[j] {
-                longest[(i + 1) * width + j + 1] + 1
-            } else {
-                longest[(i + 1) * width + j].max(longest[i * width + j + 1])
-            };
-        }
-    }
-    let (mut i, mut j, mut edits) = (0, 0, Vec::with_capacity(old.len() + new.len()));
-    while i < old.len() && j < new.len() {
-        if old[i] == new[j] {
-            edits.push((' ', old[i]));
-            (i, j) = (i + 1, j + 1);
-        } else if longest[(i + 1) * width + j] >= longest[i * width + j + 1] {
-            edits.push(('-', old[i]));
-            i += 1;
-        } else {
-            edits.push(('+', new[j]));
-            j += 1;
-        }
-    }
-    edits.extend(old[i..].iter().map(|line| ('-', *line)));
-    edits.extend(new[j..].iter().map(|line| ('+', *line)));
-    edits
+    let deadline = Some(Instant::now() + DIFF_TIMEOUT);
+    let ops = capture_diff_slices_deadline(Algorithm::Myers, &old, &new, deadline);
+    let line = |change: Change<&str>| format!("{} {}\n", change.tag(), change.value());
+    let group = |ops: Vec<DiffOp>| ops.iter().flat_map(|op| op.iter_changes(&old, &new)).map(line).collect::<String>();
+    group_diff_ops(ops, AROUND).into_iter().map(group).collect::<Vec<_>>().join("  ...\n")
 }
 
 #[cfg(test)]

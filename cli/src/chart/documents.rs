@@ -6,16 +6,17 @@ use std::{env, fs, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{files, values, values::Values, yaml};
+use super::{files, values, values::Values};
+use crate::yaml;
 
 /// A line of values.yaml that has a value, with the comment above it.
-struct Entry {
+struct DocumentedValue {
     path: String,
     comment: String,
 }
 
 /// Every value with its comment, in the order of the file. A map of defaults (resources) is one value.
-fn entries() -> Vec<Entry> {
+fn documented_values() -> Vec<DocumentedValue> {
     let (mut found, mut parents, mut comment) = (Vec::new(), Vec::<(usize, String)>::new(), Vec::new());
     for line in files::VALUES.lines() {
         let text = line.trim_start();
@@ -27,7 +28,7 @@ fn entries() -> Vec<Entry> {
         } else if let Some((name, rest)) = text.split_once(':') {
             parents.retain(|(of, _)| *of < indent);
             let path: Vec<_> = parents.iter().map(|(_, name)| name.as_str()).chain([name]).collect();
-            found.push(Entry { path: path.join("."), comment: comment.join(" ") });
+            found.push(DocumentedValue { path: path.join("."), comment: comment.join(" ") });
             if rest.trim().is_empty() {
                 parents.push((indent, name.to_owned()));
             }
@@ -35,7 +36,9 @@ fn entries() -> Vec<Entry> {
         }
     }
     // Amounts and node labels are parts of a value that is one.
-    found.retain(|entry: &Entry| !entry.path.contains(".resources.") && !entry.path.starts_with("nodeSelector."));
+    found.retain(|entry: &DocumentedValue| {
+        !entry.path.contains(".resources.") && !entry.path.starts_with("nodeSelector.")
+    });
     found
 }
 
@@ -65,7 +68,7 @@ fn defaults_are_valid_and_every_value_has_a_comment() {
     let defaults = values::defaults().unwrap();
     let read = Values::read(&defaults).unwrap();
     assert_eq!(serde_json::to_value(read).unwrap(), defaults, "values.yaml has every value, and no other");
-    for entry in entries() {
+    for entry in documented_values() {
         let value = at(&defaults, &entry.path).unwrap_or_else(|| panic!("{} was read wrongly", entry.path));
         assert!(value.is_object() || !entry.comment.is_empty(), "{} has no comment", entry.path);
     }
@@ -75,7 +78,7 @@ fn defaults_are_valid_and_every_value_has_a_comment() {
 fn the_schema_is_that_of_the_types() {
     let mut schema = schemars::schema_for!(Values).to_value();
     schema["title"] = "Values of the chart mesh".into();
-    let descriptions: Vec<_> = entries().into_iter().filter(|entry| !entry.comment.is_empty()).collect();
+    let descriptions: Vec<_> = documented_values().into_iter().filter(|entry| !entry.comment.is_empty()).collect();
     for entry in descriptions {
         describe(&mut schema, &entry.path, &entry.comment);
     }
@@ -111,7 +114,7 @@ fn describe(schema: &mut Value, path: &str, comment: &str) {
 fn the_table_of_the_documentation_has_every_value() {
     let defaults = values::defaults().unwrap();
     let mut table = String::from("| Value | Default | Meaning |\n|---|---|---|\n");
-    for entry in entries() {
+    for entry in documented_values() {
         let value = at(&defaults, &entry.path).unwrap();
         let resources = entry.path.ends_with("resources") || entry.path == "nodeSelector";
         if value.as_object().is_some_and(|map| !map.is_empty()) && !resources {

@@ -13,15 +13,15 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use gotmpl::{FuncMap, Template, TemplateError, Value};
 use serde_json::Value as Json;
 
-use super::yaml;
+use crate::yaml;
 
 /// Templates call each other: what they share is known only once all are parsed.
 type Helpers = OnceLock<Template>;
-type Answer = Result<Value, TemplateError>;
+type FuncResult = Result<Value, TemplateError>;
 
 /// Why a template gave nothing.
 #[derive(Debug, thiserror::Error)]
-pub enum EngineError {
+pub(crate) enum EngineError {
     /// The template called `fail`: the values do not suffice. The text says what to give.
     #[error("{0}")]
     Refused(String),
@@ -36,7 +36,7 @@ pub enum EngineError {
 }
 
 /// Renders each template with the data; `helpers` holds the named parts. The texts are in the order of the templates.
-pub fn render(helpers: &str, templates: &[(&str, &str)], data: &Json) -> Result<Vec<String>, EngineError> {
+pub(super) fn render(helpers: &str, templates: &[(&str, &str)], data: &Json) -> Result<Vec<String>, EngineError> {
     let shared = Arc::new(Helpers::new());
     let functions = functions(&shared);
     let at = |file: &str| {
@@ -74,7 +74,7 @@ fn functions(helpers: &Arc<Helpers>) -> FuncMap {
         Ok(text(named.execute_template_to_string(&name.to_string(), data)?))
     };
     let mut map = FuncMap::new();
-    let mut add = |name: &str, function: fn(&[Value]) -> Answer| map.insert(name.into(), Arc::new(function));
+    let mut add = |name: &str, function: fn(&[Value]) -> FuncResult| map.insert(name.into(), Arc::new(function));
     add("fail", |args| Err(TemplateError::Exec(format!("{FAILED}{}", exactly::<1>("fail", args)?[0]))));
     add("default", |args| {
         let [other, given] = exactly("default", args)?;

@@ -8,15 +8,22 @@ macro_rules! templates {
     };
 }
 
+macro_rules! definitions {
+    ($($name:literal),+ $(,)?) => {
+        &[$(($name, include_str!(concat!("../../../charts/mesh/crds/", $name)))),+]
+    };
+}
+
 /// `Chart.yaml`.
-pub const CHART: &str = include_str!("../../../charts/mesh/Chart.yaml");
+pub(super) const CHART: &str = include_str!("../../../charts/mesh/Chart.yaml");
 /// `values.yaml`: the default of every value.
-pub const VALUES: &str = include_str!("../../../charts/mesh/values.yaml");
+pub(super) const VALUES: &str = include_str!("../../../charts/mesh/values.yaml");
 /// Named parts that templates include.
-pub const HELPERS: &str = include_str!("../../../charts/mesh/templates/_helpers.tpl");
+pub(super) const HELPERS: &str = include_str!("../../../charts/mesh/templates/_helpers.tpl");
 /// Templates with their names, in the order of the names, which is the order Helm takes them in.
-pub const TEMPLATES: &[(&str, &str)] = templates![
+pub(super) const TEMPLATES: &[(&str, &str)] = templates![
     "admission-policies.yaml",
+    "aggregated-roles.yaml",
     "config.yaml",
     "destination-rbac.yaml",
     "destination.yaml",
@@ -32,8 +39,8 @@ pub const TEMPLATES: &[(&str, &str)] = templates![
 ];
 
 /// CustomResourceDefinitions with their names: files that Helm does not render.
-pub const DEFINITIONS: &[(&str, &str)] =
-    &[("retrypolicies.yaml", include_str!("../../../charts/mesh/crds/retrypolicies.yaml"))];
+pub(super) const DEFINITIONS: &[(&str, &str)] =
+    definitions!["authorizationpolicies.yaml", "clusterauthorizationpolicies.yaml", "retrypolicies.yaml"];
 
 #[cfg(test)]
 mod tests {

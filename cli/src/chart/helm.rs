@@ -11,9 +11,11 @@ use std::{
 };
 
 use clap::Parser;
+use mesh_policy::well_known::CONTROL_NAMESPACE;
 use serde_json::{Value, json};
 
-use super::{definitions, given::Given, identity, read_documents, render, yaml};
+use super::{definitions, identity, read_documents, render, values_args::ValuesArgs};
+use crate::yaml;
 
 /// Names it; `cargo xtask test` builds it and sets this, `cargo xtask tools` prints it.
 const HELM: &str = "MESH_HELM";
@@ -32,7 +34,7 @@ const SETS: &[&[&str]] = &[
     &["--set", "imagePullSecrets[1]=b,imagePullSecrets[0]=a"],
     &["--set", "trustDomain=corp.example,clusterDomain=k8s.corp.example"],
     &["--set", "clusterNetworks={10.96.0.0/12,fd00:10:96::/112}"],
-    &["--set", r"logLevel=info\,mesh_controller::kube=debug"],
+    &["--set", r"logLevel=info\,mesh_controller::source=debug"],
     &["--set", "identity.external=true"],
     &["--set", "identity.external=true,identity.trustAnchorsConfigMap=roots"],
     &["--set", "identity.leafLifetime=30m"],
@@ -81,7 +83,7 @@ const REFUSED: &[(&[&str], &str)] = &[
 #[derive(Parser)]
 struct Line {
     #[command(flatten)]
-    given: Given,
+    values: ValuesArgs,
 }
 
 /// The words with names of files, and the same with what signs.
@@ -111,7 +113,7 @@ impl Words {
     /// The objects by meshctl.
     fn ours(&self) -> Result<Vec<Value>, String> {
         let line = Line::try_parse_from(["install".to_owned()].iter().chain(&self.words)).map_err(|e| e.to_string())?;
-        let given = line.given.over(json!({})).map_err(|error| format!("{error:#}"))?;
+        let given = line.values.over(json!({})).map_err(|error| format!("{error:#}"))?;
         let rendered = render(given).map_err(|error| error.to_string())?;
         let definitions = definitions().map_err(|error| error.to_string())?;
         Ok(definitions.into_iter().chain(rendered).map(|manifest| manifest.object).collect())
@@ -127,17 +129,17 @@ impl Words {
                 "mesh",
                 chart,
                 "--namespace",
-                "mesh-system",
+                CONTROL_NAMESPACE,
                 "--kube-version",
                 "1.34.0",
                 "--include-crds",
             ])
             .args(&self.words);
-        let said = command.output().unwrap();
-        if !said.status.success() {
-            return Err(String::from_utf8_lossy(&said.stderr).into_owned());
+        let output = command.output().unwrap();
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
-        Ok(read_documents(&String::from_utf8(said.stdout).unwrap()).unwrap())
+        Ok(read_documents(&String::from_utf8(output.stdout).unwrap()).unwrap())
     }
 }
 
@@ -184,8 +186,8 @@ fn every_set_is_rendered_by_both_to_the_same() {
     }
     for (set, expected) in REFUSED {
         let words = Words::new(set, &signing);
-        for (who, said) in [("meshctl", words.ours().unwrap_err()), ("helm", words.helms(&helm).unwrap_err())] {
-            assert!(said.contains(expected), "{who}: {set:?}: {said}");
+        for (who, message) in [("meshctl", words.ours().unwrap_err()), ("helm", words.helms(&helm).unwrap_err())] {
+            assert!(message.contains(expected), "{who}: {set:?}: {message}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who signs: a trust anchor and an issuer, made when none is given, and judged as mesh-identity will judge them.
+//! Who signs: a trust anchor and an issuer, made when none is given, and checked as mesh-identity will check them.
 //!
 //! Both are ECDSA P-256. The anchor's key is needed again only to make another issuer, and is never put into the
 //! cluster. What is refused here would keep mesh-identity from becoming ready.
@@ -10,8 +10,11 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use aws_lc_rs::digest::{SHA256, digest};
-use mesh_controller::issuer::{self, Object, Stored};
-use mesh_policy::Identity;
+use mesh_controller::issuer::{self, Stored, StoredObject};
+use mesh_policy::{
+    Identity,
+    well_known::{CONTROL_NAMESPACE, ISSUER_SECRET, MESH_IDENTITY},
+};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer as Signer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd,
@@ -19,7 +22,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 
-use crate::{certificate::Certificate, clock, kube::CONTROL_NAMESPACE};
+use crate::{certificate::Certificate, clock};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Life of a trust anchor that is made here: longer than most clusters live.
@@ -31,7 +34,7 @@ const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
 /// What signs the certificates of workloads, and what is trusted, as PEM.
 #[derive(Clone)]
-pub struct Material {
+pub(crate) struct Material {
     /// The trust anchors.
     pub anchors: String,
     /// The issuer's certificate, and then what leads to an anchor.
@@ -41,7 +44,7 @@ pub struct Material {
 }
 
 /// A trust anchor and an issuer that were made, and the anchor's key, which is in neither.
-pub struct Made {
+pub(crate) struct Made {
     /// What is installed.
     pub material: Material,
     /// The anchor's key as PEM.
@@ -49,7 +52,7 @@ pub struct Made {
 }
 
 /// Makes a trust anchor and an issuer of a trust domain.
-pub fn make(trust_domain: &str) -> anyhow::Result<Made> {
+pub(crate) fn make(trust_domain: &str) -> anyhow::Result<Made> {
     let make = || -> Result<Made, rcgen::Error> {
         let anchor_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let anchor = authority(trust_domain, "trust anchor", 1, ANCHOR_LIFETIME)?;
@@ -64,7 +67,7 @@ pub fn make(trust_domain: &str) -> anyhow::Result<Made> {
 
 /// A new issuer under one of the anchors, the one whose key this is. Nothing has to be restarted for it: what is trusted
 /// stays the same.
-pub fn renew(trust_domain: &str, anchors: &str, anchor_key: &str) -> anyhow::Result<Material> {
+pub(crate) fn renew(trust_domain: &str, anchors: &str, anchor_key: &str) -> anyhow::Result<Material> {
     let key_pair = KeyPair::from_pem(anchor_key).context("the anchor's key is none (PEM, PKCS #8)")?;
     for anchor in CertificateDer::pem_slice_iter(anchors.as_bytes()).flatten() {
         let is_its_key = x509_parser::parse_x509_certificate(&anchor)
@@ -109,26 +112,26 @@ fn authority(domain: &str, what: &str, below: u8, lifetime: Duration) -> Result<
 
 impl Material {
     /// Judges it as mesh-identity will.
-    pub fn check(&self, trust_domain: &str) -> anyhow::Result<()> {
-        let probe = Identity::new(trust_domain, CONTROL_NAMESPACE, "mesh-identity")
+    pub(crate) fn check(&self, trust_domain: &str) -> anyhow::Result<()> {
+        let probe = Identity::new(trust_domain, CONTROL_NAMESPACE, MESH_IDENTITY)
             .map_err(|error| anyhow!("the trust domain {trust_domain:?} cannot be: {error}"))?;
         let data =
             [(issuer::CERTIFICATE, &self.certificate), (issuer::KEY, &self.key), (issuer::ANCHORS, &self.anchors)];
         let data: BTreeMap<_, _> = data.map(|(key, text)| (key.to_owned(), text.clone().into_bytes())).into();
-        let secret = Object { name: format!("Secret {CONTROL_NAMESPACE}/mesh-issuer"), data };
+        let secret = StoredObject { name: format!("Secret {CONTROL_NAMESPACE}/{ISSUER_SECRET}"), data };
         issuer::read(&Stored { secret, more_anchors: None }, &probe)
-            .context("mesh-identity would refuse this issuer")?;
+            .with_context(|| format!("{MESH_IDENTITY} would refuse this issuer"))?;
         Ok(())
     }
 
     /// The values of the chart that it is.
-    pub fn values(&self) -> Value {
+    pub(crate) fn values(&self) -> Value {
         let issuer = json!({"crt": self.certificate, "key": self.key});
         json!({"identity": {"trustAnchors": self.anchors, "issuer": issuer}})
     }
 
     /// Lines for people: what each certificate is.
-    pub fn describe(&self) -> Vec<String> {
+    pub(crate) fn describe(&self) -> Vec<String> {
         let mut lines = describe("trust anchor", &self.anchors);
         lines.extend(describe("issuer", &self.certificate));
         lines
@@ -136,7 +139,7 @@ impl Material {
 }
 
 /// Lines for people about certificates: name, end, fingerprint.
-pub fn describe(what: &str, pem: &str) -> Vec<String> {
+pub(crate) fn describe(what: &str, pem: &str) -> Vec<String> {
     let certificates = match Certificate::decode_pem(pem.as_bytes()) {
         Ok(certificates) => certificates,
         Err(why) => return vec![format!("{what}: {why}")],
@@ -181,20 +184,20 @@ mod tests {
         assert_eq!(next.anchors, both);
         assert_ne!(next.certificate, one.material.certificate);
         Material { anchors: one.material.anchors.clone(), ..next }.check("cluster.local").unwrap();
-        let said = |key: &str| format!("{:#}", renew("cluster.local", &one.material.anchors, key).err().unwrap());
-        assert!(said(&other.anchor_key).contains("belongs to none"), "{}", said(&other.anchor_key));
-        assert!(said("x").contains("the anchor's key is none"), "{}", said("x"));
+        let message = |key: &str| format!("{:#}", renew("cluster.local", &one.material.anchors, key).err().unwrap());
+        assert!(message(&other.anchor_key).contains("belongs to none"), "{}", message(&other.anchor_key));
+        assert!(message("x").contains("the anchor's key is none"), "{}", message("x"));
     }
 
     #[test]
     fn what_does_not_belong_together_is_refused_with_the_reason() {
         let (one, other) = (make("cluster.local").unwrap(), make("cluster.local").unwrap());
-        let said = |material: &Material| format!("{:#}", material.check("cluster.local").unwrap_err());
+        let message = |material: &Material| format!("{:#}", material.check("cluster.local").unwrap_err());
         let wrong_key = Material { key: other.material.key.clone(), ..one.material.clone() };
-        assert!(said(&wrong_key).contains("the key does not belong"), "{}", said(&wrong_key));
+        assert!(message(&wrong_key).contains("the key does not belong"), "{}", message(&wrong_key));
         let wrong_anchor = Material { anchors: other.material.anchors.clone(), ..one.material.clone() };
-        assert!(said(&wrong_anchor).contains("a proxy would not believe"), "{}", said(&wrong_anchor));
+        assert!(message(&wrong_anchor).contains("a proxy would not believe"), "{}", message(&wrong_anchor));
         let garbage = Material { certificate: "x".into(), ..one.material };
-        assert!(said(&garbage).contains("there is no certificate"), "{}", said(&garbage));
+        assert!(message(&garbage).contains("there is no certificate"), "{}", message(&garbage));
     }
 }

@@ -3,20 +3,28 @@
 //! It reads objects by name and judges nothing about how they work: that is `meshctl check`'s.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use mesh_policy::well_known::{
+    CONTROL_NAMESPACE, ISSUER_SECRET, MESH_DESTINATION, MESH_IDENTITY, MESH_INJECTOR, PROXY_CONTAINER, TRUST_BUNDLE,
+    VALUES_CONFIG_MAP,
+};
 use serde_json::Value;
 
 use super::{ChartError, identity::Material, values};
 use crate::{
     clock,
-    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object, path, pods::is_alive, value},
+    kube::{
+        Cluster, ClusterError, core_object, path,
+        pods::{injected, is_alive},
+        value,
+    },
 };
 
 /// The parts of the control plane: Deployments.
-pub const PARTS: [&str; 3] = ["mesh-identity", "mesh-destination", "mesh-injector"];
+pub(crate) const PARTS: [&str; 3] = [MESH_IDENTITY, MESH_DESTINATION, MESH_INJECTOR];
 
 /// What was found.
 #[derive(Debug, Default)]
-pub struct Installed {
+pub(crate) struct Installed {
     /// The namespace mesh-system.
     pub namespace: Option<Value>,
     /// The Deployments that are there.
@@ -31,7 +39,7 @@ pub struct Installed {
 
 /// How much of an install there is.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Extent {
+pub(crate) enum Extent {
     /// Nothing.
     None,
     /// All of it.
@@ -49,7 +57,7 @@ pub enum Extent {
 
 impl Installed {
     /// Looks at a cluster.
-    pub async fn look(cluster: &Cluster) -> Result<Self, ClusterError> {
+    pub(crate) async fn look(cluster: &Cluster) -> Result<Self, ClusterError> {
         let config_map = |name| core_object(CONTROL_NAMESPACE, "configmaps", name);
         let mut deployments = Vec::new();
         for part in PARTS {
@@ -59,14 +67,14 @@ impl Installed {
         Ok(Self {
             namespace: cluster.find(&path(&["api", "v1", "namespaces", CONTROL_NAMESPACE])).await?,
             deployments,
-            values: cluster.find(&config_map("mesh-values")).await?,
-            bundle: cluster.find(&config_map("mesh-trust-bundle")).await?,
-            webhook: cluster.find(WEBHOOK).await?,
+            values: cluster.find(&config_map(VALUES_CONFIG_MAP)).await?,
+            bundle: cluster.find(&config_map(TRUST_BUNDLE)).await?,
+            webhook: cluster.find(&webhook_path()).await?,
         })
     }
 
     /// How much there is.
-    pub fn extent(&self) -> Extent {
+    pub(crate) fn extent(&self) -> Extent {
         let ending = self.namespace.as_ref().is_some_and(|found| !found["metadata"]["deletionTimestamp"].is_null());
         if ending {
             return Extent::Ending;
@@ -74,9 +82,9 @@ impl Installed {
         let deployed = |part: &str| self.deployments.iter().any(|found| value::name(found) == part);
         let mut objects: Vec<(String, bool)> =
             PARTS.iter().map(|part| (format!("Deployment {part}"), deployed(part))).collect();
-        objects.push(("ConfigMap mesh-values".into(), self.values.is_some()));
-        objects.push(("ConfigMap mesh-trust-bundle".into(), self.bundle.is_some()));
-        objects.push(("MutatingWebhookConfiguration mesh-injector".into(), self.webhook.is_some()));
+        objects.push((format!("ConfigMap {VALUES_CONFIG_MAP}"), self.values.is_some()));
+        objects.push((format!("ConfigMap {TRUST_BUNDLE}"), self.bundle.is_some()));
+        objects.push((format!("MutatingWebhookConfiguration {MESH_INJECTOR}"), self.webhook.is_some()));
         let (there, missing): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(_, there)| *there);
         let names = |objects: Vec<(String, bool)>| objects.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         match (names(there), names(missing)) {
@@ -87,44 +95,47 @@ impl Installed {
     }
 
     /// The version, by the labels of what is there.
-    pub fn version(&self) -> Option<&str> {
+    pub(crate) fn version(&self) -> Option<&str> {
         let objects = self.deployments.iter().chain(&self.values).chain(&self.webhook);
         objects.map(|found| value::label(found, "app.kubernetes.io/version")).find(|version| !version.is_empty())
     }
 
     /// Whether Helm installed it: then Helm alone knows its values.
-    pub fn is_helms(&self) -> bool {
+    pub(crate) fn is_helms(&self) -> bool {
         let objects = self.deployments.iter().chain(&self.values).chain(&self.webhook);
         objects.into_iter().any(|found| value::label(found, "app.kubernetes.io/managed-by") == "Helm")
     }
 
     /// The values that it was installed with, as stored; `None` where they are lost. An installation stores every value,
     /// defaults too, so that none at all says nothing about what they were.
-    pub fn stored_values(&self) -> Result<Option<Value>, ChartError> {
+    pub(crate) fn stored_values(&self) -> Result<Option<Value>, ChartError> {
         let text = self.values.as_ref().and_then(|found| found["data"]["values.yaml"].as_str());
         let Some(text) = text else { return Ok(None) };
-        let values = values::read_yaml(&format!("ConfigMap {CONTROL_NAMESPACE}/mesh-values, key values.yaml"), text)?;
+        let values =
+            values::read_yaml(&format!("ConfigMap {CONTROL_NAMESPACE}/{VALUES_CONFIG_MAP}, key values.yaml"), text)?;
         Ok(Some(values).filter(|values| values.as_object().is_some_and(|values| !values.is_empty())))
     }
 
     /// Whether there is a namespace that no installation made: it is neither changed nor deleted.
-    pub fn is_in_anothers_namespace(&self) -> bool {
+    pub(crate) fn is_in_anothers_namespace(&self) -> bool {
         self.namespace.as_ref().is_some_and(|found| !is_ours(found))
     }
 
     /// How long ago its youngest object was made, for messages.
-    pub fn age(&self) -> Option<i64> {
+    pub(crate) fn age(&self) -> Option<i64> {
         let objects = self.deployments.iter().chain(&self.values).chain(&self.bundle).chain(&self.webhook);
         let made = objects.filter_map(|found| clock::parse(value::text(found, "/metadata/creationTimestamp")));
         made.max().map(|made| clock::now() - made)
     }
 }
 
-/// The webhook's configuration.
-pub const WEBHOOK: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/mesh-injector";
+/// Where the webhook's configuration is.
+pub(crate) fn webhook_path() -> String {
+    format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{MESH_INJECTOR}")
+}
 
 /// The Secret mesh-issuer as it was found.
-pub struct FoundIssuer {
+pub(crate) struct FoundIssuer {
     /// What signs; a key that is not there is empty.
     pub material: Material,
     /// Whether an installation made it; else something else keeps it, such as cert-manager, or somebody wrote it anew.
@@ -132,8 +143,8 @@ pub struct FoundIssuer {
 }
 
 /// Reads the Secret mesh-issuer; `None` when there is none.
-pub async fn issuer(cluster: &Cluster) -> Result<Option<FoundIssuer>, ClusterError> {
-    let Some(secret) = cluster.find(&core_object(CONTROL_NAMESPACE, "secrets", "mesh-issuer")).await? else {
+pub(crate) async fn issuer(cluster: &Cluster) -> Result<Option<FoundIssuer>, ClusterError> {
+    let Some(secret) = cluster.find(&core_object(CONTROL_NAMESPACE, "secrets", ISSUER_SECRET)).await? else {
         return Ok(None);
     };
     let part = |key: &str| {
@@ -147,20 +158,20 @@ pub async fn issuer(cluster: &Cluster) -> Result<Option<FoundIssuer>, ClusterErr
 }
 
 /// Whether an object carries the label of an installation.
-pub fn is_ours(object: &Value) -> bool {
+pub(crate) fn is_ours(object: &Value) -> bool {
     value::label(object, "app.kubernetes.io/part-of") == "mesh"
 }
 
-/// Pods with a sidecar that have not ended and are not ending: a label alone makes none, and whoever holds a pod by a finalizer
-/// holds up nobody.
-pub async fn injected_pods(cluster: &Cluster) -> Result<Vec<Value>, ClusterError> {
-    let mut pods = cluster.list("/api/v1/pods", "labelSelector=meshctl.dev%2Fproxy-version").await?;
-    pods.retain(|pod| value::container(pod, "mesh-proxy").is_some() && is_alive(pod));
+/// Pods with a sidecar that have not ended and are not ending. A label alone does not count, and a pod that is held by a
+/// finalizer holds up nobody.
+pub(crate) async fn injected_pods(cluster: &Cluster) -> Result<Vec<Value>, ClusterError> {
+    let mut pods = cluster.list("/api/v1/pods", &injected()).await?;
+    pods.retain(|pod| value::container(pod, PROXY_CONTAINER).is_some() && is_alive(pod));
     Ok(pods)
 }
 
 /// Names of pods for a message: the first few and how many more.
-pub fn named(pods: &[Value]) -> String {
+pub(crate) fn named(pods: &[Value]) -> String {
     const SHOWN: usize = 5;
     let name = |pod: &Value| format!("{}/{}", value::namespace(pod), value::name(pod));
     let mut text = pods.iter().take(SHOWN).map(name).collect::<Vec<_>>().join(", ");

@@ -1,35 +1,37 @@
 //! The chart `charts/mesh`, rendered here as Helm renders it: one source for `meshctl install` and `helm install`.
 //!
-//! `files` is the chart, [`values`], `set` and [`given`] say what it is rendered with, [`identity`] makes and judges what
-//! signs, `engine` and [`yaml`] are the template language, [`installed`] and [`diff`] look at what a cluster has, [`mod@print`]
+//! `files` is the chart, [`values`], [`values_args`] and `strvals` say what it is rendered with, [`identity`] makes and judges what
+//! signs, `engine` is the template language, [`installed`] and [`diff`] look at what a cluster has, [`mod@print`]
 //! writes. A test renders many sets of values with both and compares. It writes nothing into a cluster.
 
-pub mod diff;
+pub(crate) mod diff;
 mod engine;
 mod files;
-pub mod given;
-pub mod identity;
-pub mod installed;
-pub mod print;
-mod set;
-pub mod values;
-pub mod yaml;
+pub(crate) mod identity;
+pub(crate) mod installed;
+pub(crate) mod print;
+mod strvals;
+pub(crate) mod values;
+pub(crate) mod values_args;
 
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
 mod helm;
+#[cfg(test)]
+mod names;
 
+use mesh_policy::well_known::CONTROL_NAMESPACE;
 use serde_json::{Value, json};
 
-use crate::kube::{CONTROL_NAMESPACE, path};
+use crate::kube::path;
 use engine::EngineError;
 use values::Values;
 
 /// Why there are no manifests.
 #[derive(Debug, thiserror::Error)]
-pub enum ChartError {
-    /// A value cannot be. The fault is whoever gave it.
+pub(crate) enum ChartError {
+    /// A value is not allowed. The fault is with whoever gave it.
     #[error("{name}: {why}")]
     Values {
         /// Where it stands.
@@ -37,7 +39,7 @@ pub enum ChartError {
         /// What is wrong.
         why: String,
     },
-    /// The chart refused the values, or is wrong itself.
+    /// The chart refused the values, or has an error itself.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// What was rendered is no manifest; the fault is the chart's.
@@ -52,7 +54,7 @@ pub enum ChartError {
 
 /// One object of an install.
 #[derive(Clone, Debug)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// As the template wrote it, with its comments.
     pub text: String,
     /// The object.
@@ -60,7 +62,7 @@ pub struct Manifest {
 }
 
 /// Renders the chart with the values that were given; defaults are added. In the order in which Helm installs.
-pub fn render(given: Value) -> Result<Vec<Manifest>, ChartError> {
+pub(crate) fn render(given: Value) -> Result<Vec<Manifest>, ChartError> {
     let values = values::with_defaults(given)?;
     // Everything is refused here that the schema would refuse in Helm.
     Values::read(&values)?;
@@ -90,8 +92,8 @@ pub fn render(given: Value) -> Result<Vec<Manifest>, ChartError> {
 }
 
 /// The CustomResourceDefinitions of Mesh: what Helm takes from the chart's folder `crds`. They come before all else,
-/// no value changes them, and they outlive an installation, for policies of users go with them.
-pub fn definitions() -> Result<Vec<Manifest>, ChartError> {
+/// no value changes them, and they outlive an installation, because deleting them deletes the policies of users.
+pub(crate) fn definitions() -> Result<Vec<Manifest>, ChartError> {
     let mut manifests = Vec::new();
     for (file, text) in files::DEFINITIONS {
         for text in documents(text) {
@@ -103,7 +105,7 @@ pub fn definitions() -> Result<Vec<Manifest>, ChartError> {
     Ok(manifests)
 }
 
-/// Judges the injector's configuration as the injector will.
+/// Checks the injector's configuration as the injector will.
 fn check_injection(manifests: &[Manifest]) -> Result<(), ChartError> {
     for manifest in manifests {
         if let Some(text) = manifest.object["data"]["config.yaml"].as_str() {
@@ -115,14 +117,14 @@ fn check_injection(manifests: &[Manifest]) -> Result<(), ChartError> {
 }
 
 /// The objects of a text of YAML documents.
-pub fn read_documents(text: &str) -> Result<Vec<Value>, ChartError> {
+pub(crate) fn read_documents(text: &str) -> Result<Vec<Value>, ChartError> {
     let wrong = |error: serde_saphyr::Error| ChartError::Values { name: "YAML".to_owned(), why: error.to_string() };
     let read: Result<Vec<Value>, _> = documents(text).into_iter().map(serde_saphyr::from_str).collect();
     Ok(read.map_err(wrong)?.into_iter().filter(|object| !object.is_null()).collect())
 }
 
-/// Values by which the chart has every object that it can have; what signs is not real.
-pub fn largest() -> Value {
+/// Values with which the chart has every object that it can have; certificates and keys are not real ones.
+pub(crate) fn largest() -> Value {
     let issuer = json!({"crt": "-", "key": "-"});
     json!({
         "ha": true, "namespace": {"create": true}, "networkPolicy": {"enabled": true},
@@ -131,7 +133,7 @@ pub fn largest() -> Value {
 }
 
 /// The path of an object in the API; `None` for a kind that is not in our chart.
-pub fn object_path(object: &Value) -> Option<String> {
+pub(crate) fn object_path(object: &Value) -> Option<String> {
     let kind = object["kind"].as_str()?;
     let (_, resource) = RESOURCES.iter().find(|(known, _)| *known == kind)?;
     let version = object["apiVersion"].as_str()?;
@@ -167,7 +169,7 @@ const RESOURCES: [(&str, &str); 17] = [
     ("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
 ];
 
-/// The parts of a text that lines of three dashes divide.
+/// The parts of a text between lines of three dashes.
 fn documents(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut start = 0;

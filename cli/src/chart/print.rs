@@ -4,44 +4,38 @@
 use std::io::IsTerminal;
 
 use anyhow::bail;
-use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::{Manifest, yaml};
-use crate::output;
+use super::Manifest;
+use crate::{
+    output::{self, Format},
+    yaml,
+};
 
-/// The forms of manifests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Form {
-    /// YAML documents
-    Yaml,
-    /// One JSON object, a List
-    Json,
-}
+/// What `-o` takes where manifests are printed.
+pub(crate) const FORMATS: [(Format, &str); 2] =
+    [(Format::Yaml, "YAML documents"), (Format::Json, "One JSON object, a List")];
 
-/// Refuses to print a private key to a screen that nobody asked to print to. `pipe` is the command that is meant.
-pub fn wanted(form: Option<Form>, pipe: &str) -> anyhow::Result<Form> {
-    if form.is_none() && std::io::stdout().is_terminal() {
+/// Refuses to print a private key to a terminal unless `-o` asks for it. `pipe` is the command that is meant.
+pub(crate) fn wanted(format: Option<Format>, pipe: &str) -> anyhow::Result<Format> {
+    if format.is_none() && std::io::stdout().is_terminal() {
         bail!("the manifests would go to the terminal; write `{pipe}`, or give -o yaml to see them");
     }
-    Ok(form.unwrap_or(Form::Yaml))
+    Ok(format.unwrap_or(Format::Yaml))
 }
 
 /// Prints manifests.
-pub fn manifests(form: Form, manifests: &[Manifest]) -> anyhow::Result<()> {
-    match form {
-        Form::Yaml => {
-            let texts: Vec<_> = manifests.iter().map(|manifest| manifest.text.as_str()).collect();
-            output::line(&format!("---\n{}", texts.join("\n---\n")))
-        }
-        Form::Json => {
-            let items: Vec<_> = manifests.iter().map(|manifest| &manifest.object).collect();
-            output::line(&serde_json::to_string_pretty(&json!({"apiVersion": "v1", "kind": "List", "items": items}))?)
-        }
+pub(crate) fn manifests(format: Format, manifests: &[Manifest]) -> anyhow::Result<()> {
+    if format == Format::Json {
+        let items: Vec<_> = manifests.iter().map(|manifest| &manifest.object).collect();
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        return output::line(&output::pretty(Format::Json, &list)?);
     }
+    let texts: Vec<_> = manifests.iter().map(|manifest| manifest.text.as_str()).collect();
+    output::line(&format!("---\n{}", texts.join("\n---\n")))
 }
 
-/// Objects without a text of their own, as manifests.
-pub fn plain(objects: Vec<Value>) -> Vec<Manifest> {
+/// Manifests of objects that have no text of their own.
+pub(crate) fn plain(objects: Vec<Value>) -> Vec<Manifest> {
     objects.into_iter().map(|object| Manifest { text: yaml::write(&object), object }).collect()
 }

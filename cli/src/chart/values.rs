@@ -12,29 +12,29 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
-pub use self::merge::{defaults, merge, read_yaml, take_away, with_defaults};
+pub(crate) use self::merge::{defaults, merge, read_yaml, take_away, with_defaults};
 use super::ChartError;
 
 /// A DNS name, of the cluster or of a trust domain.
-pub const DNS_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+const DNS_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// The same, or empty.
-pub const OPTIONAL_DNS_NAME: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$";
+const OPTIONAL_DNS_NAME: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$";
 /// A whole number and a unit.
-pub const DURATION: &str = r"^[1-9][0-9]*[hms]$";
+pub(crate) const DURATION: &str = r"^[1-9][0-9]*[hms]$";
 /// A registry with a path, or a reference to an image; the registry has the last word.
-pub const IMAGE: &str = r"^[A-Za-z0-9][-A-Za-z0-9._:/@\[\]]*$";
+const IMAGE: &str = r"^[A-Za-z0-9][-A-Za-z0-9._:/@\[\]]*$";
 /// The same, or empty.
-pub const OPTIONAL_IMAGE: &str = r"^([A-Za-z0-9][-A-Za-z0-9._:/@\[\]]*)?$";
+const OPTIONAL_IMAGE: &str = r"^([A-Za-z0-9][-A-Za-z0-9._:/@\[\]]*)?$";
 /// A tag of an image, or empty.
-pub const OPTIONAL_TAG: &str = r"^([A-Za-z0-9_][-A-Za-z0-9._]{0,127})?$";
+const OPTIONAL_TAG: &str = r"^([A-Za-z0-9_][-A-Za-z0-9._]{0,127})?$";
 /// Levels, also of modules.
-pub const LOG_FILTER: &str = r"^[A-Za-z0-9_:]+(=[a-z]+)?(,[A-Za-z0-9_:]+(=[a-z]+)?)*$";
+const LOG_FILTER: &str = r"^[A-Za-z0-9_:]+(=[a-z]+)?(,[A-Za-z0-9_:]+(=[a-z]+)?)*$";
 /// A port or a range of ports.
-pub const PORTS: &str = r"^[0-9]{1,5}(-[0-9]{1,5})?$";
+const PORTS: &str = r"^[0-9]{1,5}(-[0-9]{1,5})?$";
 /// An amount of CPU or memory.
-pub const QUANTITY: &str = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$";
+const QUANTITY: &str = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$";
 /// Most replicas of a part: far more than any cluster needs.
-pub const MAX_REPLICAS: u32 = 100;
+const MAX_REPLICAS: u32 = 100;
 
 macro_rules! values {
     ($($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* })*) => {$(
@@ -42,7 +42,7 @@ macro_rules! values {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[serde(rename_all = "camelCase", deny_unknown_fields)]
-        pub struct $name { $($(#[$attribute])* pub $field: $type,)* }
+        pub(crate) struct $name { $($(#[$attribute])* pub $field: $type,)* }
     )*};
 }
 
@@ -125,6 +125,7 @@ values! {
         #[cfg_attr(test, schemars(range(max = 3600)))]
         shutdown_grace_seconds: u32,
         native_sidecar: bool,
+        denial_details: bool,
         opaque_ports: Vec<Ports>,
         skip_inbound_ports: Vec<Ports>,
         skip_outbound_ports: Vec<Ports>,
@@ -147,7 +148,7 @@ values! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[allow(missing_docs)] // Kubernetes' own words
-pub enum PullPolicy {
+pub(crate) enum PullPolicy {
     Always,
     IfNotPresent,
     Never,
@@ -157,7 +158,7 @@ pub enum PullPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[allow(missing_docs)] // Kubernetes' own words
-pub enum FailurePolicy {
+pub(crate) enum FailurePolicy {
     Fail,
     Ignore,
 }
@@ -166,7 +167,7 @@ pub enum FailurePolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
-pub enum Ports {
+pub(crate) enum Ports {
     /// 3306
     One(#[cfg_attr(test, schemars(range(min = 1)))] u16),
     /// "3306-3310"
@@ -177,7 +178,7 @@ pub enum Ports {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
-pub enum Quantity {
+pub(crate) enum Quantity {
     /// 1, 0.5
     Number(#[cfg_attr(test, schemars(with = "f64", range(min = 0)))] Number),
     /// "100m", "64Mi"
@@ -186,7 +187,7 @@ pub enum Quantity {
 
 impl Values {
     /// Reads the values in force. The error names the value, as in `proxy.workers`.
-    pub fn read(values: &Value) -> Result<Self, ChartError> {
+    pub(crate) fn read(values: &Value) -> Result<Self, ChartError> {
         let wrong = |why: String| ChartError::Values { name: "the values".to_owned(), why };
         let read: Self = serde_json::from_value(values.clone()).map_err(|error| {
             // serde says which field is unknown or of which type, and not where: the place is searched for.

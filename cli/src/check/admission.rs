@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh_policy::well_known::{MESH_IDENTITY, MESH_INJECTOR};
 use serde_json::{Value, json};
 
 use super::{
@@ -25,7 +26,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: "Kubernetes",
         what: "the API server knows ValidatingAdmissionPolicy",
         why: "by such policies the control plane's accounts are held to what they must do; where they are not known they cannot be applied",
-        mend: "meshctl install --set admissionPolicies.enabled=false | kubectl apply -f -",
+        fix: "meshctl install --set admissionPolicies.enabled=false | kubectl apply -f -",
         page: page!("kubernetes-admission-policies"),
         when: &[When::Pre],
         after: &["kubernetes-api"],
@@ -36,7 +37,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: "Control plane",
         what: "the control plane's accounts are held to what they must do",
         why: "without its admission policy, whoever has a pod of mesh-identity may turn the webhook on every object of the cluster",
-        mend: "meshctl upgrade | kubectl apply -f -",
+        fix: "meshctl upgrade | kubectl apply -f -",
         page: page!("control-plane-admission-policies"),
         when: &[When::Installed],
         after: &["control-plane-namespace"],
@@ -71,17 +72,17 @@ async fn held(context: Arc<Context>) -> Result<Outcome, ClusterError> {
             continue;
         };
         there += 1;
-        // What another version wrote may well differ; `control-plane-version` tells of that.
+        // What another version wrote may differ; `control-plane-version` reports that.
         let is_of_ours = value::label(&found, "app.kubernetes.io/version") == context.version;
         if is_of_ours && !says_the_same(&ours["spec"], &found["spec"]) {
             wrong.push(format!("{title} is not as it was made"));
         }
     }
-    let patch = attributes("patch", GROUP, "mutatingwebhookconfigurations", "mesh-injector", false);
-    if there == 0 && !may(&context, "mesh-identity", &patch).await? {
-        return Ok(Outcome::pass(
-            "there are no admission policies (admissionPolicies.enabled is false), and mesh-identity may not change the webhook",
-        ));
+    let patch = attributes("patch", GROUP, "mutatingwebhookconfigurations", MESH_INJECTOR, false);
+    if there == 0 && !may(&context, MESH_IDENTITY, &patch).await? {
+        return Ok(Outcome::pass(format!(
+            "there are no admission policies (admissionPolicies.enabled is false), and {MESH_IDENTITY} may not change the webhook"
+        )));
     }
     Ok(match wrong.as_slice() {
         [] => Outcome::pass("identity, destination and injector are held to what they must do by admission policies"),

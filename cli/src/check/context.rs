@@ -8,24 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mesh_policy::well_known::{INJECT_LABEL, PROXY_CONTAINER};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-pub use crate::kube::pods::is_alive;
+pub(super) use crate::kube::pods::is_alive;
 use crate::kube::{Cluster, ClusterError, core, path, value};
 
 /// How long a list is shared.
 const KEPT: Duration = Duration::from_millis(800);
 
-/// Label that says whether pods get a sidecar.
-pub const INJECT: &str = "meshctl.dev/inject";
-/// Container that says that a pod is in the mesh.
-pub const PROXY: &str = "mesh-proxy";
-/// The init container that sets the redirection.
-pub const INIT: &str = "mesh-init";
-
 /// What checks share.
-pub struct Context {
+pub(crate) struct Context {
     /// The cluster.
     pub cluster: Cluster,
     /// The one namespace whose pods are looked at; all if `None`.
@@ -41,7 +35,7 @@ type Recent = Mutex<Option<(Instant, Arc<Vec<Value>>)>>;
 
 impl Context {
     /// Begins.
-    pub fn new(cluster: Cluster, scope: Option<String>) -> Self {
+    pub(crate) fn new(cluster: Cluster, scope: Option<String>) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Self {
             cluster,
@@ -54,7 +48,7 @@ impl Context {
     }
 
     /// The pods of the scope.
-    pub async fn pods(&self) -> Result<Arc<Vec<Value>>, ClusterError> {
+    pub(crate) async fn pods(&self) -> Result<Arc<Vec<Value>>, ClusterError> {
         let path = match &self.scope {
             Some(namespace) => core(namespace, "pods"),
             None => "/api/v1/pods".to_owned(),
@@ -62,19 +56,23 @@ impl Context {
         self.recent(&self.pods, &path).await
     }
 
-    /// The pods of the scope that have a sidecar and are not over.
-    pub async fn meshed(&self) -> Result<Vec<Value>, ClusterError> {
+    /// The pods of the scope that have a sidecar and have not ended.
+    pub(crate) async fn meshed(&self) -> Result<Vec<Value>, ClusterError> {
         let pods = self.pods().await?;
-        Ok(pods.iter().filter(|pod| value::container(pod, PROXY).is_some() && is_alive(pod)).cloned().collect())
+        Ok(pods
+            .iter()
+            .filter(|pod| value::container(pod, PROXY_CONTAINER).is_some() && is_alive(pod))
+            .cloned()
+            .collect())
     }
 
     /// All namespaces.
-    pub async fn namespaces(&self) -> Result<Arc<Vec<Value>>, ClusterError> {
+    pub(crate) async fn namespaces(&self) -> Result<Arc<Vec<Value>>, ClusterError> {
         self.recent(&self.namespaces, "/api/v1/namespaces").await
     }
 
     /// Names of the namespaces of the scope whose label asks for injection, and that are not being deleted.
-    pub async fn labelled(&self) -> Result<Vec<String>, ClusterError> {
+    pub(crate) async fn labelled(&self) -> Result<Vec<String>, ClusterError> {
         let namespaces = self.namespaces().await?;
         let wanted = namespaces.iter().filter(|namespace| {
             asks_for_injection(namespace) && self.scope.as_deref().is_none_or(|scope| scope == value::name(namespace))
@@ -83,12 +81,12 @@ impl Context {
     }
 
     /// All nodes.
-    pub async fn nodes(&self) -> Result<Arc<Vec<Value>>, ClusterError> {
+    pub(crate) async fn nodes(&self) -> Result<Arc<Vec<Value>>, ClusterError> {
         self.recent(&self.nodes, "/api/v1/nodes").await
     }
 
     /// An object of an API group, in a namespace; `None` when it is not there.
-    pub async fn object(
+    pub(crate) async fn object(
         &self,
         group: &str,
         version: &str,
@@ -115,11 +113,11 @@ impl Context {
 }
 
 /// Whether a namespace's label asks for injection, and it is not being deleted.
-pub fn asks_for_injection(namespace: &Value) -> bool {
-    value::label(namespace, INJECT) == "enabled" && value::text(namespace, "/status/phase") != "Terminating"
+pub(super) fn asks_for_injection(namespace: &Value) -> bool {
+    value::label(namespace, INJECT_LABEL) == "enabled" && value::text(namespace, "/status/phase") != "Terminating"
 }
 
 /// `namespace/name`.
-pub fn full_name(object: &Value) -> String {
+pub(super) fn full_name(object: &Value) -> String {
     format!("{}/{}", value::namespace(object), value::name(object))
 }

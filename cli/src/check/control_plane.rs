@@ -2,29 +2,30 @@
 
 use std::sync::Arc;
 
+use mesh_policy::well_known::{
+    CONTROL_NAMESPACE, INJECT_LABEL, ISSUER_SECRET, MESH_DESTINATION, MESH_IDENTITY, MESH_INJECTOR, PAGES_PORT,
+    TRUST_BUNDLE,
+};
 use mesh_resources::kinds::{KINDS, Kind};
 use serde_json::{Value, json};
 
 use super::{
     Check, Context, Finding, Outcome, When,
-    context::INJECT,
     kubernetes::{attributes, refused},
     names, page,
 };
 use crate::{
     chart::installed::PARTS,
     clock,
-    kube::{CONTROL_NAMESPACE, ClusterError, core, value},
+    kube::{ClusterError, core, value},
 };
 
 const AREA: &str = "Control plane";
 const INSTALLED: &[When] = &[When::Installed];
-/// A leader renews its Lease every few seconds; one that is a minute over is of a leader that is gone.
+/// A leader renews its Lease every few seconds; if one is a minute late, its leader is gone.
 const LEASE_GRACE: i64 = 60;
-/// The read-only pages of each part.
-pub(super) const PAGES: u16 = 4652;
 /// The Leases that leaders hold.
-const LEASES: [&str; 2] = ["mesh-identity", "mesh-destination"];
+const LEASES: [&str; 2] = [MESH_IDENTITY, MESH_DESTINATION];
 
 pub(super) static CHECKS: &[Check] = &[
     Check {
@@ -32,7 +33,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "the namespace mesh-system is as it was made",
         why: "its labels keep the injector away from the control plane, and its pods within Pod Security \"restricted\"",
-        mend: "kubectl label --overwrite namespace mesh-system meshctl.dev/inject=disabled pod-security.kubernetes.io/enforce=restricted",
+        fix: "kubectl label --overwrite namespace mesh-system meshctl.dev/inject=disabled pod-security.kubernetes.io/enforce=restricted",
         page: page!("control-plane-namespace"),
         when: &[When::Installed, When::Proxy],
         after: &["kubernetes-api"],
@@ -43,7 +44,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "every part of the control plane is ready",
         why: "without identity no pod gets a certificate, without destination none learns of changes, without the injector none gets a sidecar",
-        mend: "kubectl -n mesh-system get deployments,pods",
+        fix: "kubectl -n mesh-system get deployments,pods",
         page: page!("control-plane-pods"),
         when: INSTALLED,
         after: &["control-plane-namespace"],
@@ -54,7 +55,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "every Service of the control plane has endpoints",
         why: "sidecars and the API server reach the control plane by these Services",
-        mend: "kubectl -n mesh-system get services,endpointslices",
+        fix: "kubectl -n mesh-system get services,endpointslices",
         page: page!("control-plane-services"),
         when: INSTALLED,
         after: &["control-plane-pods"],
@@ -65,7 +66,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "identity and destination have one leader each",
         why: "the leader of identity hands the trust bundle to namespaces and to the webhook, that of destination writes the status of routes",
-        mend: "kubectl -n mesh-system get leases",
+        fix: "kubectl -n mesh-system get leases",
         page: page!("control-plane-leader"),
         when: INSTALLED,
         after: &["control-plane-pods"],
@@ -76,7 +77,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "the control plane may do what it does",
         why: "a control plane without its ClusterRoles runs, and knows of no Service and no token",
-        mend: "meshctl upgrade | kubectl apply -f -",
+        fix: "meshctl upgrade | kubectl apply -f -",
         page: page!("control-plane-permissions"),
         when: INSTALLED,
         after: &["control-plane-namespace"],
@@ -87,7 +88,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "meshctl and the control plane are of one version",
         why: "what one version writes, another may not understand",
-        mend: "meshctl upgrade | kubectl apply -f -",
+        fix: "meshctl upgrade | kubectl apply -f -",
         page: page!("control-plane-version"),
         when: &[When::Installed, When::Proxy],
         after: &["control-plane-namespace"],
@@ -97,7 +98,7 @@ pub(super) static CHECKS: &[Check] = &[
 
 async fn namespace(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let Some(found) = context.cluster.find(&format!("/api/v1/namespaces/{CONTROL_NAMESPACE}")).await? else {
-        return Ok(Outcome::Fail(Finding::mend(
+        return Ok(Outcome::Fail(Finding::with_fix(
             format!("there is no namespace {CONTROL_NAMESPACE}: Mesh is not installed here"),
             "meshctl install | kubectl apply -f -",
         )));
@@ -106,7 +107,7 @@ async fn namespace(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         return Ok(Outcome::fail(format!("the namespace {CONTROL_NAMESPACE} is being deleted")));
     }
     let mut wrong = Vec::new();
-    for (label, wanted) in [(INJECT, "disabled"), ("pod-security.kubernetes.io/enforce", "restricted")] {
+    for (label, wanted) in [(INJECT_LABEL, "disabled"), ("pod-security.kubernetes.io/enforce", "restricted")] {
         let has = value::label(&found, label);
         if has != wanted {
             wrong.push(format!("the label {label} is {has:?} instead of {wanted:?}"));
@@ -123,7 +124,7 @@ async fn pods(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let mut waiting = Vec::new();
     for part in PARTS {
         let Some(found) = context.object("apps", "v1", CONTROL_NAMESPACE, "deployments", part).await? else {
-            return Ok(Outcome::Fail(Finding::mend(
+            return Ok(Outcome::Fail(Finding::with_fix(
                 format!("there is no Deployment {CONTROL_NAMESPACE}/{part}: the installation is not whole"),
                 "meshctl upgrade | kubectl apply -f -",
             )));
@@ -134,7 +135,7 @@ async fn pods(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         let is_current =
             value::number(&found, "/status/observedGeneration") >= value::number(&found, "/metadata/generation");
         if wanted == 0 {
-            return Ok(Outcome::Fail(Finding::mend(
+            return Ok(Outcome::Fail(Finding::with_fix(
                 format!("the Deployment {CONTROL_NAMESPACE}/{part} is scaled to 0"),
                 format!("kubectl -n {CONTROL_NAMESPACE} scale deployment {part} --replicas=1"),
             )));
@@ -153,15 +154,15 @@ async fn pods(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     for pod in &pods {
         let Some(why) = trouble_of(pod) else { continue };
         trouble.push(match not_ready(&context, pod).await {
-            Some(said) => format!("{}: {said}", value::name(pod)),
+            Some(message) => format!("{}: {message}", value::name(pod)),
             None => why,
         });
     }
-    let mut said = names(&waiting);
+    let mut message = names(&waiting);
     if !trouble.is_empty() {
-        said.push_str(&format!(": {}", names(&trouble)));
+        message.push_str(&format!(": {}", names(&trouble)));
     }
-    Ok(Outcome::NotYet(said.into()))
+    Ok(Outcome::NotYet(message.into()))
 }
 
 /// What a running pod that is not ready says of itself (`/ready`); `None` where it says nothing.
@@ -169,9 +170,9 @@ async fn not_ready(context: &Context, pod: &Value) -> Option<String> {
     if value::text(pod, "/status/phase") != "Running" {
         return None;
     }
-    let page = context.cluster.page(CONTROL_NAMESPACE, value::name(pod), PAGES, "/ready").await.ok()?;
-    let said = String::from_utf8_lossy(&page.body).trim().to_owned();
-    (page.status == http::StatusCode::SERVICE_UNAVAILABLE && !said.is_empty()).then_some(said)
+    let page = context.cluster.page(CONTROL_NAMESPACE, value::name(pod), PAGES_PORT, "/ready").await.ok()?;
+    let message = String::from_utf8_lossy(&page.body).trim().to_owned();
+    (page.status == http::StatusCode::SERVICE_UNAVAILABLE && !message.is_empty()).then_some(message)
 }
 
 /// What keeps a pod from being ready, in the words of the kubelet or the scheduler.
@@ -224,7 +225,7 @@ async fn services(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let mut wrong = Vec::new();
     for part in PARTS {
         if context.object("", "v1", CONTROL_NAMESPACE, "services", part).await?.is_none() {
-            return Ok(Outcome::Fail(Finding::mend(
+            return Ok(Outcome::Fail(Finding::with_fix(
                 format!("there is no Service {CONTROL_NAMESPACE}/{part}: the installation is not whole"),
                 "meshctl upgrade | kubectl apply -f -",
             )));
@@ -302,29 +303,29 @@ const LEASES_GROUP: &str = "coordination.k8s.io";
 
 /// One verb of each resource of the chart's roles, but for what a value takes away (`patch` of the webhook).
 static NEEDED: [Needed; 12] = [
-    needed("mesh-identity", "create", "authentication.k8s.io", "tokenreviews"),
-    needed("mesh-identity", "list", "", "pods"),
-    needed("mesh-identity", "list", "", "namespaces"),
-    needed("mesh-identity", "create", "", "configmaps"),
-    of_one("mesh-trust-bundle", false, needed("mesh-identity", "patch", "", "configmaps")),
+    needed(MESH_IDENTITY, "create", "authentication.k8s.io", "tokenreviews"),
+    needed(MESH_IDENTITY, "list", "", "pods"),
+    needed(MESH_IDENTITY, "list", "", "namespaces"),
+    needed(MESH_IDENTITY, "create", "", "configmaps"),
+    of_one(TRUST_BUNDLE, false, needed(MESH_IDENTITY, "patch", "", "configmaps")),
     of_one(
-        "mesh-injector",
+        MESH_INJECTOR,
         false,
-        needed("mesh-identity", "get", "admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+        needed(MESH_IDENTITY, "get", "admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
     ),
-    of_one("mesh-issuer", true, needed("mesh-identity", "get", "", "secrets")),
-    inside(needed("mesh-identity", "create", LEASES_GROUP, "leases")),
-    of_one("mesh-identity", true, needed("mesh-identity", "update", LEASES_GROUP, "leases")),
-    inside(needed("mesh-destination", "create", LEASES_GROUP, "leases")),
-    of_one("mesh-destination", true, needed("mesh-destination", "update", LEASES_GROUP, "leases")),
-    needed("mesh-injector", "create", "", "events"),
+    of_one(ISSUER_SECRET, true, needed(MESH_IDENTITY, "get", "", "secrets")),
+    inside(needed(MESH_IDENTITY, "create", LEASES_GROUP, "leases")),
+    of_one(MESH_IDENTITY, true, needed(MESH_IDENTITY, "update", LEASES_GROUP, "leases")),
+    inside(needed(MESH_DESTINATION, "create", LEASES_GROUP, "leases")),
+    of_one(MESH_DESTINATION, true, needed(MESH_DESTINATION, "update", LEASES_GROUP, "leases")),
+    needed(MESH_INJECTOR, "create", "", "events"),
 ];
 
 /// The same, and what destination must be allowed of the kinds that the mesh reads.
 pub(super) fn all_needed() -> Vec<Needed> {
-    let of = |verb, kind: &'static Kind| needed("mesh-destination", verb, kind.group, kind.plural);
+    let of = |verb, kind: &'static Kind| needed(MESH_DESTINATION, verb, kind.group, kind.plural);
     let watched = KINDS.iter().map(|kind| of("watch", kind));
-    let written = KINDS.iter().filter(|kind| kind.has_status);
+    let written = KINDS.iter().filter(|kind| kind.status.is_some());
     let written = written.map(|kind| Needed { subresource: "status", ..of("patch", kind) });
     NEEDED.iter().copied().chain(watched).chain(written).collect()
 }

@@ -3,32 +3,33 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use futures_util::{StreamExt, stream};
+use mesh_policy::well_known::{
+    CONTROL_NAMESPACE, INIT_CONTAINER, INJECT_LABEL, METRICS_PORT, PROXY_CONTAINER, VERSION_LABEL,
+};
 use serde_json::Value;
 
 use super::{
     Check, Context, Finding, Outcome, When,
-    context::{INIT, INJECT, PROXY, full_name, is_alive},
+    context::{full_name, is_alive},
     control_plane::trouble_of,
     count, names, page,
 };
 use crate::{
     chart::installed::PARTS,
     clock,
-    kube::{CONTROL_NAMESPACE, ClusterError, value},
+    kube::{ClusterError, value},
     metrics::{Sample, parse, total},
 };
 
 const AREA: &str = "Data plane";
 const PROXY_ONLY: &[When] = &[When::Proxy];
-/// The read-only pages of a sidecar.
-pub const PAGES: u16 = 4692;
-/// Sidecars whose pages are read; beyond, one of each hundred tells no less.
+/// Sidecars whose pages are read; the rest of a larger cluster would hardly say more.
 const READ: usize = 500;
 const READ_AT_ONCE: usize = 8;
-/// A certificate is renewed at 70 % of its life at the latest. One with less than this left, of a sidecar that tried to
-/// get another and could not, is told before it ends. Installations with very short certificates are below it always.
+/// A certificate is renewed at 70 % of its life at the latest. One with less than this left is reported before it ends if its
+/// sidecar tried to get another and could not. Very short certificates are always below it.
 const RENEWAL_LATE: i64 = 3600;
-/// A control stream that is away longer than this is no restart of the control plane.
+/// A control stream that is away for longer than this is not explained by a restart of the control plane.
 const STALE: i64 = 60;
 
 pub(super) static CHECKS: &[Check] = &[
@@ -37,7 +38,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "the traffic of every pod is redirected to its sidecar",
         why: "a pod whose redirection failed does not start, so that nothing leaves it unencrypted",
-        mend: "kubectl -n NAMESPACE logs POD -c mesh-init",
+        fix: "kubectl -n NAMESPACE logs POD -c mesh-init",
         page: page!("proxy-redirection"),
         when: PROXY_ONLY,
         after: &["kubernetes-api"],
@@ -48,7 +49,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "every sidecar is ready",
         why: "a sidecar that is not ready has no certificate: its pod gets and sends no traffic",
-        mend: "kubectl -n NAMESPACE logs POD -c mesh-proxy",
+        fix: "kubectl -n NAMESPACE logs POD -c mesh-proxy",
         page: page!("proxy-ready"),
         when: PROXY_ONLY,
         after: &["proxy-redirection"],
@@ -59,7 +60,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "every sidecar has a current certificate",
         why: "with a certificate that has ended a pod is refused by every other",
-        mend: "meshctl identity POD -n NAMESPACE",
+        fix: "meshctl identity POD -n NAMESPACE",
         page: page!("proxy-certificates"),
         when: PROXY_ONLY,
         after: &["proxy-ready"],
@@ -70,7 +71,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "every sidecar hears from the control plane",
         why: "a sidecar that does not goes on with what it knew, and learns of no new pod and no new route",
-        mend: "kubectl -n mesh-system logs deployment/mesh-destination",
+        fix: "kubectl -n mesh-system logs deployment/mesh-destination",
         page: page!("proxy-policy"),
         when: PROXY_ONLY,
         after: &["proxy-ready"],
@@ -81,7 +82,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "sidecars and the control plane are of one version",
         why: "a pod keeps its sidecar until it is made anew, and with it what an upgrade was to mend",
-        mend: "kubectl rollout restart deployment -n NAMESPACE",
+        fix: "kubectl rollout restart deployment -n NAMESPACE",
         page: page!("proxy-version"),
         when: PROXY_ONLY,
         after: &["kubernetes-api"],
@@ -92,7 +93,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "every pod of a labelled namespace has a sidecar",
         why: "the label counts for new pods only: one that was there before is not in the mesh until it is made anew",
-        mend: "kubectl rollout restart deployment -n NAMESPACE",
+        fix: "kubectl rollout restart deployment -n NAMESPACE",
         page: page!("proxy-missing"),
         when: &[When::Installed, When::Proxy],
         after: &["kubernetes-api"],
@@ -107,7 +108,7 @@ fn none(context: &Context) -> Outcome {
 
 async fn redirection(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let pods = context.meshed().await?;
-    let with: Vec<_> = pods.iter().filter(|pod| value::container(pod, INIT).is_some()).collect();
+    let with: Vec<_> = pods.iter().filter(|pod| value::container(pod, INIT_CONTAINER).is_some()).collect();
     match (with.is_empty(), pods.len()) {
         (true, 0) => return Ok(none(&context)),
         (true, some) => {
@@ -117,26 +118,26 @@ async fn redirection(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     }
     let (mut done, mut wrong) = (0, Vec::new());
     for pod in &with {
-        let Some(status) = value::container_status(pod, INIT) else { continue };
+        let Some(status) = value::container_status(pod, INIT_CONTAINER) else { continue };
         let (now, last) = (status.pointer("/state/terminated"), status.pointer("/lastState/terminated"));
         match now.or(last).map(|ended| (value::number(ended, "/exitCode"), value::text(ended, "/message").trim())) {
             Some((0, _)) => done += 1,
             Some((code, why)) => {
-                wrong.push((*pod, format!("{INIT} of {} ended with code {code} {why}", full_name(pod))))
+                wrong.push((*pod, format!("{INIT_CONTAINER} of {} ended with code {code} {why}", full_name(pod))))
             }
             None => {}
         }
     }
     if let Some((pod, _)) = wrong.first() {
-        let mend = format!("kubectl -n {} logs {} -c {INIT}", value::namespace(pod), value::name(pod));
-        let told: Vec<_> = wrong.iter().map(|(_, said)| said.trim_end().to_owned()).collect();
-        return Ok(Outcome::some_not_yet(&context, Finding::mend(names(&told), mend), wrong.len(), with.len()));
+        let fix = format!("kubectl -n {} logs {} -c {INIT_CONTAINER}", value::namespace(pod), value::name(pod));
+        let told: Vec<_> = wrong.iter().map(|(_, message)| message.trim_end().to_owned()).collect();
+        return Ok(Outcome::some_not_yet(&context, Finding::with_fix(names(&told), fix), wrong.len(), with.len()));
     }
     Ok(match done == with.len() {
         true => Outcome::pass(format!("the traffic of {} is redirected", count(done, "pod"))),
         false => {
-            let said = format!("{} of {} are redirected", done, count(with.len(), "pod"));
-            Outcome::some_not_yet(&context, said.into(), with.len() - done, with.len())
+            let message = format!("{} of {} are redirected", done, count(with.len(), "pod"));
+            Outcome::some_not_yet(&context, message.into(), with.len() - done, with.len())
         }
     })
 }
@@ -146,8 +147,9 @@ async fn ready(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     if pods.is_empty() {
         return Ok(none(&context));
     }
-    let is_ready =
-        |pod: &&Value| value::container_status(pod, PROXY).is_some_and(|status| value::flag(status, "/ready"));
+    let is_ready = |pod: &&Value| {
+        value::container_status(pod, PROXY_CONTAINER).is_some_and(|status| value::flag(status, "/ready"))
+    };
     let waiting: Vec<_> = pods.iter().filter(|pod| !is_ready(pod)).collect();
     let Some(first) = waiting.first() else {
         return Ok(Outcome::pass(format!("{} ready", are(pods.len()))));
@@ -156,9 +158,9 @@ async fn ready(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         .iter()
         .map(|pod| trouble_of(pod).map_or_else(|| full_name(pod), |why| format!("{}/{why}", value::namespace(pod))))
         .collect();
-    let mend = format!("kubectl -n {} logs {} -c {PROXY}", value::namespace(first), value::name(first));
-    let said = format!("{} of {} not ready: {}", waiting.len(), count(pods.len(), "sidecar"), names(&told));
-    Ok(Outcome::some_not_yet(&context, Finding::mend(said, mend), waiting.len(), pods.len()))
+    let fix = format!("kubectl -n {} logs {} -c {PROXY_CONTAINER}", value::namespace(first), value::name(first));
+    let message = format!("{} of {} not ready: {}", waiting.len(), count(pods.len(), "sidecar"), names(&told));
+    Ok(Outcome::some_not_yet(&context, Finding::with_fix(message, fix), waiting.len(), pods.len()))
 }
 
 fn are(number: usize) -> String {
@@ -169,11 +171,11 @@ fn are(number: usize) -> String {
 async fn metrics(context: &Arc<Context>) -> Result<Vec<(Value, Result<Vec<Sample>, String>)>, ClusterError> {
     let pods = context.meshed().await?;
     let is_ready =
-        |pod: &Value| value::container_status(pod, PROXY).is_some_and(|status| value::flag(status, "/ready"));
+        |pod: &Value| value::container_status(pod, PROXY_CONTAINER).is_some_and(|status| value::flag(status, "/ready"));
     let read = pods.into_iter().filter(is_ready).take(READ).map(|pod| {
         let context = context.clone();
         async move {
-            let page = context.cluster.page(value::namespace(&pod), value::name(&pod), PAGES, "/metrics").await;
+            let page = context.cluster.page(value::namespace(&pod), value::name(&pod), METRICS_PORT, "/metrics").await;
             let samples = page.map(|page| parse(&page.text())).map_err(|error| error.to_string());
             (pod, samples)
         }
@@ -211,9 +213,9 @@ async fn certificates(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         }
     }
     if let Some((pod, _)) = wrong.first() {
-        let mend = format!("kubectl -n {} logs {} -c {PROXY}", value::namespace(pod), value::name(pod));
-        let told: Vec<_> = wrong.iter().map(|(_, said)| said.clone()).collect();
-        return Ok(Outcome::some_not_yet(&context, Finding::mend(names(&told), mend), wrong.len(), read.len()));
+        let fix = format!("kubectl -n {} logs {} -c {PROXY_CONTAINER}", value::namespace(pod), value::name(pod));
+        let told: Vec<_> = wrong.iter().map(|(_, message)| message.clone()).collect();
+        return Ok(Outcome::some_not_yet(&context, Finding::with_fix(names(&told), fix), wrong.len(), read.len()));
     }
     Ok(match unread.as_slice() {
         [] => Outcome::pass(format!(
@@ -274,14 +276,14 @@ async fn version(context: Arc<Context>) -> Result<Outcome, ClusterError> {
             control = label.to_owned();
         }
     }
-    let version = |pod: &Value| value::label(pod, "meshctl.dev/proxy-version").to_owned();
+    let version = |pod: &Value| value::label(pod, VERSION_LABEL).to_owned();
     let other: Vec<_> = pods.iter().filter(|pod| version(pod) != control).collect();
     let Some(first) = other.first() else {
         return Ok(Outcome::pass(format!("{} {control}, as the control plane is", are(pods.len()))));
     };
     let told: Vec<_> = other.iter().map(|pod| format!("{} has {}", full_name(pod), version(pod))).collect();
-    let said = format!("the control plane is {control}, {}", names(&told));
-    Ok(Outcome::Warn(Finding::mend(said, restart(first))))
+    let message = format!("the control plane is {control}, {}", names(&told));
+    Ok(Outcome::Warn(Finding::with_fix(message, restart(first))))
 }
 
 async fn missing(context: Arc<Context>) -> Result<Outcome, ClusterError> {
@@ -292,18 +294,18 @@ async fn missing(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         .filter(|n| !matches!(n.as_str(), "kube-system" | CONTROL_NAMESPACE))
         .collect();
     if labelled.is_empty() {
-        return Ok(Outcome::skip(format!("no namespace is labelled {INJECT}=enabled yet")));
+        return Ok(Outcome::skip(format!("no namespace is labelled {INJECT_LABEL}=enabled yet")));
     }
     let pods = context.pods().await?;
     let wanted = |pod: &&Value| {
         labelled.contains(value::namespace(pod))
             && is_alive(pod)
-            && value::label(pod, INJECT) != "disabled"
+            && value::label(pod, INJECT_LABEL) != "disabled"
             && !value::flag(pod, "/spec/hostNetwork")
     };
     let (mut meshed, mut without) = (0, Vec::new());
     for pod in pods.iter().filter(wanted) {
-        match value::container(pod, PROXY) {
+        match value::container(pod, PROXY_CONTAINER) {
             Some(_) => meshed += 1,
             None => without.push(pod),
         }
@@ -315,11 +317,11 @@ async fn missing(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         )));
     };
     let told: Vec<_> = without.iter().map(|pod| full_name(pod)).collect();
-    let said = format!("{} without a sidecar: {}", count(without.len(), "pod"), names(&told));
-    Ok(Outcome::Warn(Finding::mend(said, restart(first))))
+    let message = format!("{} without a sidecar: {}", count(without.len(), "pod"), names(&told));
+    Ok(Outcome::Warn(Finding::with_fix(message, restart(first))))
 }
 
-/// The command that has the pods of a pod's owner made anew.
+/// The command that replaces the pods of a pod's owner.
 fn restart(pod: &Value) -> String {
     let (namespace, owners) = (value::namespace(pod), value::items(pod, "/metadata/ownerReferences"));
     let owner = owners.first();

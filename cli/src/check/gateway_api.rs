@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use mesh_resources::kinds::{GATEWAY_GROUP, KINDS, Kind, POLICY_GROUP, Version};
+use mesh_policy::well_known::{CONTROL_NAMESPACE, GATEWAY_GROUP, MESH_DESTINATION, POLICY_GROUP};
+use mesh_resources::kinds::{KINDS, Kind, Version};
 use serde_json::Value;
 
 use super::{Check, Context, Finding, Outcome, When, kubernetes::numbers, names, page};
-use crate::kube::{CONTROL_NAMESPACE, ClusterError, value};
+use crate::kube::{ClusterError, value};
 
 const AREA: &str = "Gateway API";
 /// The oldest release that Mesh is tried with.
 const OLDEST: (u64, u64) = (1, 4);
-const MEND: &str = "meshctl install --gateway-api-crds | kubectl apply --server-side -f -";
-const MEND_OURS: &str = "meshctl upgrade | kubectl apply -f -";
+const FIX: &str = "meshctl install --gateway-api-crds | kubectl apply --server-side -f -";
+const FIX_OURS: &str = "meshctl upgrade | kubectl apply -f -";
 
 pub(super) static CHECKS: &[Check] = &[
     Check {
@@ -20,7 +21,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "the Gateway API is there",
         why: "routes (weights, retries, rewrites) are written as its own kinds; without it traffic is only encrypted and balanced",
-        mend: MEND,
+        fix: FIX,
         page: page!("gateway-api-present"),
         when: &[When::Pre, When::Installed],
         after: &["kubernetes-api"],
@@ -31,7 +32,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "every kind of the Gateway API and of Mesh is served",
         why: "objects of a kind that is not served, or in another version, are not seen by anyone",
-        mend: "kubectl get crd",
+        fix: "kubectl get crd",
         page: page!("gateway-api-served"),
         when: &[When::Pre, When::Installed],
         after: &["kubernetes-api"],
@@ -85,16 +86,16 @@ async fn served(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         wrong.extend(unready(found));
     }
     if !wrong.is_empty() {
-        return Ok(Outcome::NotYet(Finding::mend(names(&wrong), MEND)));
+        return Ok(Outcome::NotYet(Finding::with_fix(names(&wrong), FIX)));
     }
     // They come with an installation.
     let is_installed =
-        context.object("apps", "v1", CONTROL_NAMESPACE, "deployments", "mesh-destination").await?.is_some();
+        context.object("apps", "v1", CONTROL_NAMESPACE, "deployments", MESH_DESTINATION).await?.is_some();
     let expected: Vec<String> = of_group(POLICY_GROUP).map(|kind| format!("{}{ours}", kind.plural)).collect();
     let missing: Vec<_> = expected.iter().filter(|name| !all.iter().any(|found| value::name(found) == *name)).collect();
     if let Some(first) = missing.first().filter(|_| is_installed) {
-        let said = format!("there is no {first}: policies of that kind cannot be written");
-        return Ok(Outcome::Warn(Finding::mend(said, MEND_OURS)));
+        let message = format!("there is no {first}: policies of that kind cannot be written");
+        return Ok(Outcome::Warn(Finding::with_fix(message, FIX_OURS)));
     }
     Ok(match seen {
         0 => Outcome::skip("there are none"),

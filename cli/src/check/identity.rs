@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use mesh_policy::well_known::{CONTROL_NAMESPACE, IDENTITY_PORT, INJECT_LABEL, ISSUER_SECRET, MESH_IDENTITY};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::Value;
@@ -10,21 +11,17 @@ use super::{Check, Context, Finding, Outcome, Status, When, context::full_name, 
 use crate::{
     certificate::{self, Certificate},
     clock,
-    kube::{CONTROL_NAMESPACE, ClusterError, core, core_object, trust_bundle, value},
+    kube::{ClusterError, core, core_object, trust_bundle, value},
     manifests::cluster::options,
 };
 
 const AREA: &str = "Identity";
 const INSTALLED: &[When] = &[When::Installed];
-/// Secret with the issuer.
-const ISSUER: &str = "mesh-issuer";
-/// Port of identity.
-const IDENTITY_PORT: u16 = 4650;
 /// An issuer or an anchor with less than this left is to be replaced now: leaves of a day must not outlive it.
 const SOON: i64 = 30 * 24 * 3600;
 /// Of a life shorter than [`SOON`], the share that must be left.
 const SHARE: f64 = 0.2;
-/// How long it is waited for mesh-identity to end what holds a bundle.
+/// How long mesh-identity may take to remove a finalizer from a bundle.
 const HELD: Duration = Duration::from_secs(5);
 
 pub(super) static CHECKS: &[Check] = &[
@@ -33,7 +30,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "the trust anchors are valid",
         why: "every proxy trusts what leads to these anchors, and nothing else",
-        mend: "kubectl -n mesh-system get configmap mesh-trust-bundle -o yaml",
+        fix: "kubectl -n mesh-system get configmap mesh-trust-bundle -o yaml",
         page: page!("identity-anchors"),
         when: &[When::Installed, When::Proxy],
         after: &["control-plane-namespace"],
@@ -44,7 +41,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "the issuer is valid, has its key and leads to the trust anchors",
         why: "an issuer that has ended, or that no proxy trusts, means pods without certificates within a day",
-        mend: "kubectl -n mesh-system describe secret mesh-issuer",
+        fix: "kubectl -n mesh-system describe secret mesh-issuer",
         page: page!("identity-issuer"),
         when: INSTALLED,
         after: &["identity-anchors"],
@@ -55,7 +52,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "every labelled namespace has the trust bundle",
         why: "a pod whose namespace has none does not start: its sidecar's volume cannot be mounted",
-        mend: "kubectl -n mesh-system logs deployment/mesh-identity",
+        fix: "kubectl -n mesh-system logs deployment/mesh-identity",
         page: page!("identity-bundles"),
         when: &[When::Installed, When::Proxy],
         after: &["identity-anchors"],
@@ -66,7 +63,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "identity proves itself with a certificate of the mesh",
         why: "a sidecar gives its token to nobody else",
-        mend: "kubectl -n mesh-system rollout restart deployment mesh-identity",
+        fix: "kubectl -n mesh-system rollout restart deployment mesh-identity",
         page: page!("identity-serves"),
         when: INSTALLED,
         after: &["control-plane-pods", "identity-anchors"],
@@ -75,7 +72,7 @@ pub(super) static CHECKS: &[Check] = &[
 ];
 
 /// Why a certificate ends too soon, if so.
-pub(super) fn ends_soon(certificate: &Certificate, now: i64) -> Option<String> {
+fn ends_soon(certificate: &Certificate, now: i64) -> Option<String> {
     let left = certificate.left(now);
     let is_soon = left < SOON && certificate.share_left(now) < SHARE;
     is_soon.then(|| format!("{} ends in {}, at {}", certificate.subject, clock::span(left), certificate.not_after))
@@ -84,7 +81,7 @@ pub(super) fn ends_soon(certificate: &Certificate, now: i64) -> Option<String> {
 async fn anchors_valid(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let anchors = match trust_bundle::anchors(&context.cluster).await? {
         Ok(anchors) => anchors,
-        Err(why) => return Ok(Outcome::Fail(Finding::mend(why, "meshctl upgrade | kubectl apply -f -"))),
+        Err(why) => return Ok(Outcome::Fail(Finding::with_fix(why, "meshctl upgrade | kubectl apply -f -"))),
     };
     let now = clock::now();
     let wrong: Vec<_> = anchors
@@ -106,18 +103,18 @@ async fn anchors_valid(context: Arc<Context>) -> Result<Outcome, ClusterError> {
 }
 
 async fn issuer(context: Arc<Context>) -> Result<Outcome, ClusterError> {
-    let path = core_object(CONTROL_NAMESPACE, "secrets", ISSUER);
+    let path = core_object(CONTROL_NAMESPACE, "secrets", ISSUER_SECRET);
     let secret = match context.cluster.find(&path).await {
         Ok(Some(secret)) => secret,
         Ok(None) => {
-            return Ok(Outcome::Fail(Finding::mend(
-                format!("there is no Secret {CONTROL_NAMESPACE}/{ISSUER}"),
+            return Ok(Outcome::Fail(Finding::with_fix(
+                format!("there is no Secret {CONTROL_NAMESPACE}/{ISSUER_SECRET}"),
                 "meshctl upgrade | kubectl apply -f -",
             )));
         }
         Err(error) if error.is_forbidden() => {
             return Ok(Outcome::skip(format!(
-                "this user may not read the Secret {CONTROL_NAMESPACE}/{ISSUER}, which is as it should be"
+                "this user may not read the Secret {CONTROL_NAMESPACE}/{ISSUER_SECRET}, which is as it should be"
             )));
         }
         Err(error) => return Err(error),
@@ -128,7 +125,7 @@ async fn issuer(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     };
     let chain = match issuer_of(&secret, &anchors) {
         Ok(chain) => chain,
-        Err(why) => return Ok(Outcome::fail(format!("the Secret {CONTROL_NAMESPACE}/{ISSUER}: {why}"))),
+        Err(why) => return Ok(Outcome::fail(format!("the Secret {CONTROL_NAMESPACE}/{ISSUER_SECRET}: {why}"))),
     };
     let now = clock::now();
     if let Some(why) = chain.iter().find_map(|link| ends_soon(link, now)) {
@@ -171,7 +168,7 @@ fn issuer_of(secret: &Value, anchors: &[Certificate]) -> Result<Vec<Certificate>
 async fn bundles(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let labelled = context.labelled().await?;
     if labelled.is_empty() {
-        return Ok(Outcome::skip("no namespace is labelled meshctl.dev/inject=enabled yet"));
+        return Ok(Outcome::skip(format!("no namespace is labelled {INJECT_LABEL}=enabled yet")));
     }
     let wanted = context.cluster.get(&trust_bundle::path(CONTROL_NAMESPACE)).await?;
     let (mut held, mut wrong) = (Vec::new(), Vec::new());
@@ -187,15 +184,14 @@ async fn bundles(context: Arc<Context>) -> Result<Outcome, ClusterError> {
             Some(_) => {}
         }
     }
-    let told: Vec<_> = held.iter().map(|held| held.said.clone()).chain(wrong.iter().cloned()).collect();
-    let mend = held.first().map(|held| held.mend.clone());
-    let finding = Finding { said: names(&told), mend };
+    let told: Vec<_> = held.iter().map(|held| held.message.clone()).chain(wrong.iter().cloned()).collect();
+    let fix = held.first().map(|held| held.fix.clone());
+    let finding = Finding { message: names(&told), fix };
     Ok(match (held.is_empty(), wrong.is_empty()) {
         (true, true) => {
             Outcome::pass(format!("the trust bundle is in {}", count(labelled.len(), "labelled namespace")))
         }
-        // mesh-identity ends that by itself at once, unless it is held anew: that is for those of the namespace, who harm
-        // nobody else by it.
+        // mesh-identity removes the finalizer at once. Whoever sets it again harms only their own namespace.
         (false, true) => {
             let then = if context.scope.is_some() { Status::Failed } else { Status::Warning };
             Outcome::Behind { finding, within: HELD, then }
@@ -205,14 +201,14 @@ async fn bundles(context: Arc<Context>) -> Result<Outcome, ClusterError> {
 }
 
 async fn serves(context: Arc<Context>) -> Result<Outcome, ClusterError> {
-    let Some(pod) = ready_pod(&context, "mesh-identity").await? else {
-        return Ok(Outcome::not_yet("no pod of mesh-identity is ready"));
+    let Some(pod) = ready_pod(&context, MESH_IDENTITY).await? else {
+        return Ok(Outcome::not_yet(format!("no pod of {MESH_IDENTITY} is ready")));
     };
     let anchors = match trust_bundle::anchors(&context.cluster).await? {
         Ok(anchors) => anchors,
         Err(why) => return Ok(Outcome::fail(why)),
     };
-    let name = format!("mesh-identity.{CONTROL_NAMESPACE}.svc");
+    let name = format!("{MESH_IDENTITY}.{CONTROL_NAMESPACE}.svc");
     let handshake = |stream| certificate::served(stream, name, vec![b"h2".to_vec()]);
     let chain = context.cluster.forward(CONTROL_NAMESPACE, value::name(&pod), IDENTITY_PORT, handshake).await?;
     let wrong = |why: String| Ok(Outcome::NotYet(format!("{}: {why}", full_name(&pod)).into()));
@@ -226,11 +222,11 @@ async fn serves(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     };
     let id = leaf.spiffe_id.clone().unwrap_or_default();
     let domain = options(&context.cluster).await?.trust_domain;
-    let expected = format!("spiffe://{domain}/ns/{CONTROL_NAMESPACE}/sa/mesh-identity");
+    let expected = format!("spiffe://{domain}/ns/{CONTROL_NAMESPACE}/sa/{MESH_IDENTITY}");
     if id != expected {
         return wrong(format!("it proves {id:?}, not {expected}"));
     }
-    Ok(Outcome::pass(format!("mesh-identity proves {id}, for {} more", clock::span(leaf.left(clock::now())))))
+    Ok(Outcome::pass(format!("{MESH_IDENTITY} proves {id}, for {} more", clock::span(leaf.left(clock::now())))))
 }
 
 /// A ready pod of a part of the control plane.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use http::Method;
+use mesh_policy::well_known::{CONTROL_NAMESPACE, MESH_INJECTOR};
 use serde_json::{Value, json};
 
 use super::{Check, Context, Finding, Outcome, When, count, names, page};
 use crate::{
     chart::installed::{Extent, Installed},
     clock,
-    kube::{CONTROL_NAMESPACE, ClusterError, value},
+    kube::{ClusterError, value},
 };
 
 const AREA: &str = "Kubernetes";
@@ -25,7 +26,7 @@ const PRE_STOP_SLEEP: (u64, u64) = (1, 30);
 const KERNEL: (u64, u64) = (5, 2);
 /// Certificates are dated back by this: a clock that is further behind refuses fresh ones.
 const SKEW_LIMIT: i64 = 300;
-/// What a clock may be off without a word; the header `Date` has whole seconds, and requests take time.
+/// What a clock may be off without a warning; the header `Date` has whole seconds, and requests take time.
 const SKEW_UNSEEN: i64 = 5;
 /// Nodes renew their Lease every 10 s; one that is a minute old is of a node that is gone, or behind.
 const LEASE_LATE: i64 = 60;
@@ -38,7 +39,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "the API server answers and is new enough",
         why: "everything else is asked of it, and the manifests of Mesh need Kubernetes 1.27 or later",
-        mend: "kubectl cluster-info",
+        fix: "kubectl cluster-info",
         page: page!("kubernetes-api"),
         when: ALWAYS,
         after: &[],
@@ -49,7 +50,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "this user may install",
         why: "an installation that stops half-way leaves a cluster with a part of Mesh",
-        mend: "kubectl auth can-i --list",
+        fix: "kubectl auth can-i --list",
         page: page!("kubernetes-permissions"),
         when: &[When::Pre],
         after: &["kubernetes-api"],
@@ -60,7 +61,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "this user may look at what is checked",
         why: "checks that may not look are skipped, and say nothing",
-        mend: "kubectl auth can-i --list",
+        fix: "kubectl auth can-i --list",
         page: page!("kubernetes-check-permissions"),
         when: &[When::Installed, When::Proxy],
         after: &["kubernetes-api"],
@@ -71,7 +72,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "the clocks agree",
         why: "a certificate is valid between two times; a machine whose clock is off refuses good ones, or serves bad ones",
-        mend: "timedatectl status",
+        fix: "timedatectl status",
         page: page!("kubernetes-clock"),
         when: ALWAYS,
         after: &["kubernetes-api"],
@@ -82,7 +83,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "every node runs native sidecars",
         why: "a native sidecar starts before the application and ends after it; without it Jobs do not end by themselves",
-        mend: "meshctl install --set proxy.nativeSidecar=false | kubectl apply -f -",
+        fix: "meshctl install --set proxy.nativeSidecar=false | kubectl apply -f -",
         page: page!("kubernetes-sidecars"),
         when: &[When::Pre, When::Installed],
         after: &["kubernetes-api"],
@@ -93,7 +94,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "the API server knows `preStop: sleep`",
         why: "pods get one, so that they serve until everyone knows that they leave; where it is not known, it is refused or lost",
-        mend: "meshctl install --set preStopSleep=false | kubectl apply -f -",
+        fix: "meshctl install --set preStopSleep=false | kubectl apply -f -",
         page: page!("kubernetes-pre-stop"),
         when: &[When::Pre],
         after: &["kubernetes-api"],
@@ -104,7 +105,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "every node's kernel can redirect traffic",
         why: "the sidecar gets a pod's traffic by nf_tables rules, which the node's kernel must know",
-        mend: "kubectl get nodes -o wide",
+        fix: "kubectl get nodes -o wide",
         page: page!("kubernetes-kernel"),
         when: &[When::Pre, When::Installed],
         after: &["kubernetes-api"],
@@ -115,7 +116,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "there is no Mesh yet",
         why: "an installation over another one replaces its trust anchor, and its workloads no longer trust each other",
-        mend: "meshctl upgrade | kubectl apply -f -",
+        fix: "meshctl upgrade | kubectl apply -f -",
         page: page!("kubernetes-no-mesh"),
         when: &[When::Pre],
         after: &["kubernetes-api"],
@@ -129,7 +130,7 @@ async fn api(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let server = context.cluster.server();
     Ok(match numbers(found) {
         None => Outcome::fail(format!("{server} says its version is {found:?}, which is none of Kubernetes")),
-        Some(version) if version < OLDEST => Outcome::Fail(Finding::mend(
+        Some(version) if version < OLDEST => Outcome::Fail(Finding::with_fix(
             format!("{server} is Kubernetes {found}, older than {}.{}", OLDEST.0, OLDEST.1),
             "upgrade the cluster, or choose another with --context",
         )),
@@ -187,7 +188,7 @@ async fn check_permissions(context: Arc<Context>) -> Result<Outcome, ClusterErro
     })
 }
 
-/// Which of the permissions this user has not, as `create secrets in mesh-system`.
+/// The permissions that this user lacks, as `create secrets in mesh-system`.
 async fn lacking(context: &Context, wanted: &[Permission]) -> Result<Vec<String>, ClusterError> {
     const PATH: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     let review = |(verb, group, resource, inside): Permission| async move {
@@ -211,7 +212,7 @@ pub(super) fn attributes(verb: &str, group: &str, resource: &str, name: &str, in
     })
 }
 
-/// Asks some reviews at a time; what those say that are refused.
+/// Sends several reviews at a time; the texts of those that were refused.
 pub(super) async fn refused<R>(reviews: impl Iterator<Item = R>) -> Result<Vec<String>, ClusterError>
 where
     R: Future<Output = Result<Option<String>, ClusterError>>,
@@ -234,13 +235,13 @@ async fn clocks(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         return Ok(Outcome::skip("the API server does not say what time it is"));
     };
     let off = here - there;
-    let said = format!(
+    let message = format!(
         "this machine's clock is {} s {} the API server's",
         off.abs(),
         if off > 0 { "ahead of" } else { "behind" }
     );
     if off.abs() >= SKEW_LIMIT {
-        return Ok(Outcome::fail(said));
+        return Ok(Outcome::fail(message));
     }
     let mut wrong = Vec::new();
     for lease in &leases {
@@ -262,7 +263,7 @@ async fn clocks(context: Arc<Context>) -> Result<Outcome, ClusterError> {
             "the clocks of the API server, of {} and of this machine agree",
             count(leases.len(), "node")
         )),
-        _ => Outcome::warn(said),
+        _ => Outcome::warn(message),
     })
 }
 
@@ -311,11 +312,15 @@ async fn no_mesh(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         Extent::None => Outcome::pass("there is no Mesh here yet"),
         Extent::Ending => Outcome::not_yet(format!("the namespace {CONTROL_NAMESPACE} is being deleted")),
         Extent::Whole => Outcome::warn(format!("Mesh {version} is installed in {CONTROL_NAMESPACE}")),
-        Extent::Half { .. } if found.deployments.is_empty() && found.webhook.is_some() => Outcome::Fail(Finding::mend(
-            "the webhook configuration mesh-injector is there without a control plane: pods of labelled namespaces are refused",
-            UNINSTALL,
-        )),
-        Extent::Half { there, missing } => Outcome::Fail(Finding::mend(
+        Extent::Half { .. } if found.deployments.is_empty() && found.webhook.is_some() => {
+            Outcome::Fail(Finding::with_fix(
+                format!(
+                    "the webhook configuration {MESH_INJECTOR} is there without a control plane: pods of labelled namespaces are refused"
+                ),
+                UNINSTALL,
+            ))
+        }
+        Extent::Half { there, missing } => Outcome::Fail(Finding::with_fix(
             format!("Mesh {version} is half installed: there is {}; missing is {}", names(&there), names(&missing)),
             UNINSTALL,
         )),

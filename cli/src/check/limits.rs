@@ -4,10 +4,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use mesh_policy::well_known::{CONTROL_NAMESPACE, MESH_DESTINATION, PAGES_PORT};
 use serde_json::Value;
 
-use super::{Check, Context, Finding, Outcome, When, control_plane::PAGES, count, identity::ready_pod, names, page};
-use crate::kube::{CONTROL_NAMESPACE, ClusterError, value};
+use super::{Check, Context, Finding, Outcome, When, count, identity::ready_pod, names, page};
+use crate::kube::{ClusterError, value};
 
 /// Reasons of problems that say that something is over a limit.
 const OVER: [&str; 2] = ["TooLarge", "TooManyRoutes"];
@@ -17,7 +18,7 @@ pub(super) static CHECKS: &[Check] = &[Check {
     area: "Control plane",
     what: "nothing is left out because there is too much of it",
     why: "a route, a Service or a slice that is over a limit is not in force; what else its namespace has goes on",
-    mend: "kubectl get --raw /api/v1/namespaces/mesh-system/pods/POD:4652/proxy/problems",
+    fix: "kubectl get --raw /api/v1/namespaces/mesh-system/pods/POD:4652/proxy/problems",
     page: page!("control-plane-limits"),
     when: &[When::Installed, When::Proxy],
     after: &["control-plane-pods"],
@@ -25,10 +26,10 @@ pub(super) static CHECKS: &[Check] = &[Check {
 }];
 
 async fn limits(context: Arc<Context>) -> Result<Outcome, ClusterError> {
-    let Some(pod) = ready_pod(&context, "mesh-destination").await? else {
-        return Ok(Outcome::skip("no pod of mesh-destination is ready"));
+    let Some(pod) = ready_pod(&context, MESH_DESTINATION).await? else {
+        return Ok(Outcome::skip(format!("no pod of {MESH_DESTINATION} is ready")));
     };
-    let page = context.cluster.page(CONTROL_NAMESPACE, value::name(&pod), PAGES, "/problems").await?;
+    let page = context.cluster.page(CONTROL_NAMESPACE, value::name(&pod), PAGES_PORT, "/problems").await?;
     let Ok(problems) = serde_json::from_slice::<Vec<Value>>(&page.body) else {
         return Ok(Outcome::skip(format!("/problems of {} is no list of problems", value::name(&pod))));
     };
@@ -51,11 +52,11 @@ async fn limits(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let of = |(namespace, objects): (&&str, &Vec<&str>)| {
         format!("{} of {namespace} ({})", count(objects.len(), "object"), names(objects))
     };
-    let said = names(&over.iter().map(of).collect::<Vec<_>>());
-    Ok(Outcome::Warn(Finding::mend(
-        format!("over a limit: {said}"),
+    let message = names(&over.iter().map(of).collect::<Vec<_>>());
+    Ok(Outcome::Warn(Finding::with_fix(
+        format!("over a limit: {message}"),
         format!(
-            "kubectl get --raw /api/v1/namespaces/{CONTROL_NAMESPACE}/pods/{}:{PAGES}/proxy/problems",
+            "kubectl get --raw /api/v1/namespaces/{CONTROL_NAMESPACE}/pods/{}:{PAGES_PORT}/proxy/problems",
             value::name(&pod)
         ),
     )))

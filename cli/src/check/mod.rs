@@ -1,5 +1,5 @@
 //! The checks of `meshctl check`: a registry. A check is one function, what it makes sure of, why that matters, how to
-//! mend it, and a page of `docs/checks/`. To add one, write it in the file of its area and list it in [`ALL`].
+//! fix it, and a page of `docs/checks/`. To add one, write it in the file of its area and list it in [`ALL`].
 //!
 //! Checks only look: nothing in a cluster is changed by them (a pod is created as a dry run, which stores nothing).
 
@@ -13,8 +13,8 @@ mod kubernetes;
 mod limits;
 mod pod_networks;
 mod pod_security;
-pub mod report;
-pub mod run;
+pub(crate) mod report;
+pub(crate) mod run;
 #[cfg(test)]
 mod tests;
 mod webhook;
@@ -23,18 +23,17 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-pub use context::Context;
-pub use data_plane::PAGES as READ_ONLY_PAGES;
+pub(crate) use context::Context;
 
 use crate::kube::ClusterError;
 
-/// How long a check of the whole cluster waits for some pods or namespaces while others are well: what comes up by itself
+/// How long a check of the whole cluster waits for some pods or namespaces while others are well. What starts by itself
 /// takes less.
 const SOME_BEHIND: Duration = Duration::from_secs(60);
 
 /// When a check makes sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
+pub(crate) enum When {
     /// Before an installation.
     Pre,
     /// After it.
@@ -44,7 +43,7 @@ pub enum When {
 }
 
 /// A check.
-pub struct Check {
+pub(crate) struct Check {
     /// Its name, and that of its page.
     pub id: &'static str,
     /// The heading it stands under.
@@ -53,8 +52,8 @@ pub struct Check {
     pub what: &'static str,
     /// Why it matters.
     pub why: &'static str,
-    /// A command that mends it, or shows what is to be mended.
-    pub mend: &'static str,
+    /// A command that fixes it, or shows what is wrong.
+    pub fix: &'static str,
     /// Its page, for `--explain`.
     pub page: &'static str,
     /// When it is run.
@@ -65,22 +64,22 @@ pub struct Check {
     pub run: Run,
 }
 
-/// A check at work. All of them share one thread.
-pub type Running = Pin<Box<dyn Future<Output = Result<Outcome, ClusterError>>>>;
+/// A check that runs. All of them share one thread.
+pub(crate) type Running = Pin<Box<dyn Future<Output = Result<Outcome, ClusterError>>>>;
 /// Starts a check.
-pub type Run = fn(Arc<Context>) -> Running;
+pub(crate) type Run = fn(Arc<Context>) -> Running;
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// All is well; what was seen.
     Pass(String),
     /// Something to know; the mesh works.
     Warn(Finding),
-    /// Not well yet, as happens while things come up: asked again until the wait is over.
+    /// Not well yet, as happens while things start: asked again until the wait is over.
     NotYet(Finding),
-    /// Not well yet for some while others are: no more than `within` is waited for those, for it may be that their own
-    /// namespace holds them up; then it ends as `then`.
+    /// Not well yet for some, while others are well: it waits for those no longer than `within`, since the cause may be in
+    /// their own namespace, and then ends as `then`.
     Behind {
         /// What is not well.
         finding: Finding,
@@ -91,50 +90,50 @@ pub enum Outcome {
     },
     /// Not well, and waiting does not help.
     Fail(Finding),
-    /// It could not be found out, or there is nothing to look at; why.
+    /// It could not be checked, or there is nothing to check; why.
     Skip(String),
 }
 
 /// What is not well.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// What was seen; names the object.
-    pub said: String,
-    /// What mends it, where that is more exact than the check's own.
-    pub mend: Option<String>,
+    pub message: String,
+    /// What fixes it, where that is more exact than the check's own.
+    pub fix: Option<String>,
 }
 
 impl From<String> for Finding {
-    fn from(said: String) -> Self {
-        Self { said, mend: None }
+    fn from(message: String) -> Self {
+        Self { message, fix: None }
     }
 }
 
 impl Finding {
-    fn mend(said: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { said: said.into(), mend: Some(mend.into()) }
+    fn with_fix(message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { message: message.into(), fix: Some(fix.into()) }
     }
 }
 
 impl Outcome {
-    fn pass(said: impl Into<String>) -> Self {
-        Self::Pass(said.into())
+    fn pass(message: impl Into<String>) -> Self {
+        Self::Pass(message.into())
     }
 
-    fn warn(said: impl Into<String>) -> Self {
-        Self::Warn(said.into().into())
+    fn warn(message: impl Into<String>) -> Self {
+        Self::Warn(message.into().into())
     }
 
-    fn fail(said: impl Into<String>) -> Self {
-        Self::Fail(said.into().into())
+    fn fail(message: impl Into<String>) -> Self {
+        Self::Fail(message.into().into())
     }
 
-    fn not_yet(said: impl Into<String>) -> Self {
-        Self::NotYet(said.into().into())
+    fn not_yet(message: impl Into<String>) -> Self {
+        Self::NotYet(message.into().into())
     }
 
-    /// Not well yet, for `bad` of `all`. In a check of the whole cluster a few are waited for no longer than it takes to
-    /// come up: one namespace must not hold up what is said of the others.
+    /// Not well yet, for `bad` of `all`. A check of the whole cluster waits for a few no longer than they take to
+    /// start: one namespace must not hold up the report on the others.
     fn some_not_yet(context: &Context, finding: Finding, bad: usize, all: usize) -> Self {
         if context.scope.is_some() || bad >= all {
             return Self::NotYet(finding);
@@ -142,27 +141,27 @@ impl Outcome {
         Self::Behind { finding, within: SOME_BEHIND, then: Status::Failed }
     }
 
-    fn skip(said: impl Into<String>) -> Self {
-        Self::Skip(said.into())
+    fn skip(message: impl Into<String>) -> Self {
+        Self::Skip(message.into())
     }
 }
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub(crate) enum Status {
     /// All is well.
     Ok,
     /// Something to know.
     Warning,
     /// Not well.
     Failed,
-    /// Not found out.
+    /// Not checked.
     Skipped,
 }
 
-/// Every check, in the order in which they are told.
-pub static ALL: &[&[Check]] = &[
+/// Every check, in the order in which they are reported.
+static ALL: &[&[Check]] = &[
     kubernetes::CHECKS,
     pod_security::CHECKS,
     pod_networks::CHECKS,
@@ -176,7 +175,7 @@ pub static ALL: &[&[Check]] = &[
 ];
 
 /// Every check.
-pub fn all() -> impl Iterator<Item = &'static Check> {
+pub(crate) fn all() -> impl Iterator<Item = &'static Check> {
     ALL.iter().flat_map(|area| area.iter())
 }
 

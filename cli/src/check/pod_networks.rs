@@ -1,5 +1,5 @@
-//! Networks of pods and Services: whether those are known in which an address without an owner is never taken for one outside
-//! of the mesh.
+//! Networks of pods and Services: whether they are known. An address in one of them that has no owner is never taken for
+//! one outside of the mesh.
 //!
 //! It reads Nodes and the installation's values.
 
@@ -18,7 +18,7 @@ pub(super) static CHECKS: &[Check] = &[Check {
     area: "Kubernetes",
     what: "it is known which addresses are of the cluster",
     why: "what an address means that nobody is known to have cannot be told: it is taken for one outside of the mesh",
-    mend: "meshctl upgrade --set 'clusterNetworks={10.0.0.0/8}' | kubectl apply -f -",
+    fix: "meshctl upgrade --set 'clusterNetworks={10.0.0.0/8}' | kubectl apply -f -",
     page: page!("kubernetes-pod-networks"),
     when: &[When::Installed],
     after: &["kubernetes-api"],

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use mesh_injector::config::Config;
+use mesh_policy::well_known::{CONTROL_NAMESPACE, INIT_CONTAINER, MESH_INJECTOR};
 use serde_json::Value;
 
 use super::{Check, Context, Finding, Outcome, When, context::asks_for_injection, count, names, page};
-use crate::kube::{CONTROL_NAMESPACE, ClusterError, core_object, value};
+use crate::kube::{ClusterError, core_object, value};
 
 /// The label by which a namespace says what its pods may be.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
@@ -19,7 +20,7 @@ pub(super) static CHECKS: &[Check] = &[Check {
     area: "Kubernetes",
     what: "no namespace labelled for injection refuses what is injected",
     why: "mesh-init needs NET_ADMIN, which Pod Security \"baseline\" and \"restricted\" refuse: no new pod starts there",
-    mend: "kubectl get namespaces -L meshctl.dev/inject,pod-security.kubernetes.io/enforce",
+    fix: "kubectl get namespaces -L meshctl.dev/inject,pod-security.kubernetes.io/enforce",
     page: page!("kubernetes-pod-security"),
     when: &[When::Pre, When::Installed, When::Proxy],
     after: &["kubernetes-api"],
@@ -28,9 +29,9 @@ pub(super) static CHECKS: &[Check] = &[Check {
 
 async fn pod_security(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     if !injects_init(&context).await? {
-        return Ok(Outcome::pass(
-            "no pod gets mesh-init (init.enabled is false), so that Pod Security refuses nothing",
-        ));
+        return Ok(Outcome::pass(format!(
+            "no pod gets {INIT_CONTAINER} (init.enabled is false), so that Pod Security refuses nothing"
+        )));
     }
     let namespaces = context.namespaces().await?;
     let in_scope = |namespace: &&Value| {
@@ -48,8 +49,8 @@ async fn pod_security(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     };
     if !labelled.is_empty() {
         let all: Vec<_> = labelled.iter().map(|namespace| value::name(namespace)).collect();
-        return Ok(Outcome::Warn(Finding::mend(
-            format!("Pod Security of {} refuses NET_ADMIN, which mesh-init needs", told(&labelled)),
+        return Ok(Outcome::Warn(Finding::with_fix(
+            format!("Pod Security of {} refuses NET_ADMIN, which {INIT_CONTAINER} needs", told(&labelled)),
             format!("kubectl label namespace {} --overwrite {ENFORCE}=privileged", all.join(" ")),
         )));
     }
@@ -70,7 +71,7 @@ fn refuses(namespace: &Value) -> bool {
 
 /// Whether pods get mesh-init: so unless the installation says that something else redirects their traffic.
 async fn injects_init(context: &Context) -> Result<bool, ClusterError> {
-    let found = match context.cluster.find(&core_object(CONTROL_NAMESPACE, "configmaps", "mesh-injector")).await {
+    let found = match context.cluster.find(&core_object(CONTROL_NAMESPACE, "configmaps", MESH_INJECTOR)).await {
         Err(error) if !error.is_forbidden() => return Err(error),
         found => found.ok().flatten(),
     };

@@ -1,48 +1,44 @@
-//! How checks are told: as text that can be read aloud, one line where all is well, as JSON for scripts.
+//! How the results of checks are printed: as text, one line where all is well, or as an object for scripts.
 
 use std::time::Duration;
 
-use anyhow::Context;
-use clap::ValueEnum;
 use crossterm::style::Color;
 use serde::Serialize;
 
 use super::{Status, run::Report};
-use crate::output::{self, Style};
+use crate::output::{self, Format, JSON, Style, YAML};
 
-/// The forms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Form {
-    /// Every check, by area
-    Table,
-    /// Only what is not well, and the result
-    Short,
-    /// One JSON object
-    Json,
-}
+/// What `-o` takes of `meshctl check`.
+pub(crate) const FORMATS: [(Format, &str); 4] =
+    [(Format::Table, "Every check, by area"), (Format::Short, "Only what is not well, and the result"), JSON, YAML];
 
-/// Tells reports one after the other.
-pub struct Teller {
-    form: Form,
+/// Prints reports one after the other.
+pub(crate) struct Teller {
+    format: Format,
     style: Style,
     area: &'static str,
 }
 
 impl Teller {
     /// Begins.
-    pub fn new(form: Form, style: Style) -> Self {
-        Self { form, style, area: "" }
+    pub(crate) fn new(format: Format, style: Style) -> Self {
+        Self { format, style, area: "" }
+    }
+
+    /// Whether all reports are printed together at the end.
+    fn is_object(&self) -> bool {
+        matches!(self.format, Format::Json | Format::Yaml)
     }
 
     /// The text of one report, which may be none.
-    pub fn text(&mut self, report: &Report) -> String {
+    pub(crate) fn text(&mut self, report: &Report) -> String {
         let check = report.check;
         let mut text = String::new();
         let plain = matches!(report.status, Status::Ok | Status::Skipped);
-        if self.form == Form::Json || (self.form == Form::Short && plain) {
+        if self.is_object() || (self.format == Format::Short && plain) {
             return text;
         }
-        if self.form == Form::Table && self.area != check.area {
+        if self.format == Format::Table && self.area != check.area {
             let gap = if self.area.is_empty() { "" } else { "\n" };
             text.push_str(&format!("{gap}{}\n", self.style.bold(check.area)));
             self.area = check.area;
@@ -53,15 +49,15 @@ impl Teller {
             Status::Failed => ("FAILED ", Color::Red),
             Status::Skipped => ("skipped", Color::DarkGrey),
         };
-        // What passed is told by what was seen; the rest begins with what was looked for.
+        // A check that passed shows what was seen; any other begins with what should have been.
         let head = match report.status {
-            Status::Ok => report.said.clone(),
-            Status::Skipped | Status::Warning | Status::Failed => format!("{}: {}", check.what, report.said),
+            Status::Ok => report.message.clone(),
+            Status::Skipped | Status::Warning | Status::Failed => format!("{}: {}", check.what, report.message),
         };
         text.push_str(&format!("  {} {head}\n", self.style.paint(word, colour)));
         if !plain {
             text.push_str(&format!("          why:  {}\n", check.why));
-            text.push_str(&format!("          mend: {}\n", report.mend));
+            text.push_str(&format!("          mend: {}\n", report.fix));
             text.push_str(&format!(
                 "          page: docs/checks/{id}.md, or: meshctl check --explain {id}\n",
                 id = check.id
@@ -70,10 +66,10 @@ impl Teller {
         text
     }
 
-    /// The end of it.
-    pub fn end(&self, reports: &[Report], took: Duration) -> anyhow::Result<String> {
-        if self.form == Form::Json {
-            return json(reports, took);
+    /// The last line, or the whole object.
+    pub(crate) fn end(&self, reports: &[Report], took: Duration) -> anyhow::Result<String> {
+        if self.is_object() {
+            return output::pretty(self.format, &Object::new(reports, took));
         }
         let of = |status| reports.iter().filter(|report| report.status == status).count();
         let (failed, warnings, skipped) = (of(Status::Failed), of(Status::Warning), of(Status::Skipped));
@@ -86,53 +82,62 @@ impl Teller {
         }
         parts.extend((warnings > 0).then(|| count(warnings, "warning")));
         parts.extend((skipped > 0).then(|| format!("{skipped} skipped")));
-        let gap = if self.form == Form::Table { "\n" } else { "" };
+        let gap = if self.format == Format::Table { "\n" } else { "" };
         Ok(format!("{gap}{}, in {:.1} s", parts.join(", "), took.as_secs_f64()))
     }
 }
 
-/// The object of `-o json`.
-fn json(reports: &[Report], took: Duration) -> anyhow::Result<String> {
-    #[derive(Serialize)]
-    struct Object<'r> {
-        result: Status,
-        seconds: f64,
-        checks: Vec<Line<'r>>,
+/// The object of `-o json|yaml`; its keys are an interface.
+#[derive(Serialize)]
+struct Object<'r> {
+    result: Status,
+    seconds: f64,
+    checks: Vec<CheckObject<'r>>,
+}
+
+/// A check in it.
+#[derive(Serialize)]
+struct CheckObject<'r> {
+    id: &'r str,
+    area: &'r str,
+    what: &'r str,
+    status: Status,
+    #[serde(rename = "said")]
+    message: &'r str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'r str>,
+    #[serde(rename = "mend", skip_serializing_if = "Option::is_none")]
+    fix: Option<&'r str>,
+    page: String,
+    milliseconds: u128,
+}
+
+impl<'r> Object<'r> {
+    fn new(reports: &'r [Report], took: Duration) -> Self {
+        let checks = reports.iter().map(CheckObject::from).collect();
+        Self { result: result(reports), seconds: took.as_secs_f64(), checks }
     }
-    #[derive(Serialize)]
-    struct Line<'r> {
-        id: &'r str,
-        area: &'r str,
-        what: &'r str,
-        status: Status,
-        said: &'r str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        why: Option<&'r str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        mend: Option<&'r str>,
-        page: String,
-        milliseconds: u128,
-    }
-    let lines = reports.iter().map(|report| {
+}
+
+impl<'r> From<&'r Report> for CheckObject<'r> {
+    fn from(report: &'r Report) -> Self {
         let is_bad = matches!(report.status, Status::Warning | Status::Failed);
-        Line {
+        Self {
             id: report.check.id,
             area: report.check.area,
             what: report.check.what,
             status: report.status,
-            said: &report.said,
+            message: &report.message,
             why: is_bad.then_some(report.check.why),
-            mend: is_bad.then_some(&report.mend),
+            fix: is_bad.then_some(&report.fix),
             page: format!("docs/checks/{}.md", report.check.id),
             milliseconds: report.took.as_millis(),
         }
-    });
-    let object = Object { result: result(reports), seconds: took.as_secs_f64(), checks: lines.collect() };
-    serde_json::to_string_pretty(&object).context("the result has no JSON form")
+    }
 }
 
-/// The worst that happened; what was skipped does not count.
-pub fn result(reports: &[Report]) -> Status {
+/// The worst status; what was skipped does not count.
+pub(crate) fn result(reports: &[Report]) -> Status {
     let has = |status| reports.iter().any(|report| report.status == status);
     match (has(Status::Failed), has(Status::Warning)) {
         (true, _) => Status::Failed,
@@ -142,7 +147,7 @@ pub fn result(reports: &[Report]) -> Status {
 }
 
 /// Prints text that may be empty.
-pub fn print(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     match text.strip_suffix('\n') {
         Some(text) => output::line(text),
         None if text.is_empty() => Ok(()),

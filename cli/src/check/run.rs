@@ -1,4 +1,4 @@
-//! Runs checks: many at a time, those that need others after them, those that are not well yet again.
+//! Runs checks: several at a time, each after those that it needs, and again while something is not well yet.
 
 use std::{
     collections::BTreeMap,
@@ -11,22 +11,22 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use super::{Check, Context, Finding, Outcome, Status};
 use crate::kube::ClusterError;
 
-/// Checks at work at a time: an API server has better to do.
+/// Checks that run at a time, to spare the API server.
 const AT_ONCE: usize = 8;
 /// Pause before a check that is not well yet is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// How a check ended.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub(crate) struct Report {
     /// Which one.
     pub check: &'static Check,
     /// How.
     pub status: Status,
     /// What was seen.
-    pub said: String,
-    /// What mends it; empty when nothing is to be mended.
-    pub mend: String,
+    pub message: String,
+    /// What fixes it; empty when there is nothing to fix.
+    pub fix: String,
     /// How long it took.
     pub took: Duration,
 }
@@ -37,16 +37,16 @@ impl std::fmt::Debug for Check {
     }
 }
 
-/// What happens, for whoever tells it.
-pub enum Event<'e> {
+/// What happens, for whoever prints it.
+pub(crate) enum Event<'e> {
     /// A check is not well yet and is asked again.
     Waiting(&'static Check, &'e str),
-    /// A check has ended. They end in any order, and are told in that of the registry.
+    /// A check has ended. They end in any order, and are reported in that of the registry.
     Ended(&'e Report),
 }
 
 /// Runs `checks`, waiting at most `wait` for what is coming up. Reports come in the order of `checks`.
-pub async fn run(
+pub(crate) async fn run(
     checks: &[&'static Check],
     context: Arc<Context>,
     wait: Duration,
@@ -65,12 +65,13 @@ pub async fn run(
             let is_bad = |report: &&Report| !matches!(report.status, Status::Ok | Status::Warning);
             let bad = needs().find_map(|id| done.get(*id).filter(is_bad));
             if let Some(bad) = bad {
-                // Where there is nothing to look at, there is nothing for what builds on it.
-                let said = match bad.status {
-                    Status::Skipped => bad.said.clone(),
+                // Where there is nothing to check, there is nothing for the checks that build on it either.
+                let message = match bad.status {
+                    Status::Skipped => bad.message.clone(),
                     _ => format!("it needs {}, which did not pass", bad.check.id),
                 };
-                let report = Report { check, status: Status::Skipped, said, mend: String::new(), took: Duration::ZERO };
+                let report =
+                    Report { check, status: Status::Skipped, message, fix: String::new(), took: Duration::ZERO };
                 done.insert(check.id, report);
                 return false;
             }
@@ -100,7 +101,7 @@ pub async fn run(
         if let Some((finding, until)) = coming
             && Instant::now() < until
         {
-            tell(Event::Waiting(check, &finding.said));
+            tell(Event::Waiting(check, &finding.message));
             running.push(attempt(check, context.clone(), AGAIN));
             continue;
         }
@@ -123,22 +124,22 @@ async fn attempt(check: &'static Check, context: Arc<Context>, pause: Duration) 
 }
 
 fn report(check: &'static Check, outcome: Outcome, took: Duration, wait: Duration) -> Report {
-    let mend = |finding: &Finding| finding.mend.clone().unwrap_or_else(|| check.mend.to_owned());
-    let (status, said, mend) = match outcome {
-        Outcome::Pass(said) => (Status::Ok, said, String::new()),
-        Outcome::Skip(said) => (Status::Skipped, said, String::new()),
-        Outcome::Warn(finding) => (Status::Warning, finding.said.clone(), mend(&finding)),
-        Outcome::Fail(finding) => (Status::Failed, finding.said.clone(), mend(&finding)),
-        Outcome::NotYet(finding) => (Status::Failed, after(&finding, wait), mend(&finding)),
-        Outcome::Behind { finding, within, then } => (then, after(&finding, wait.min(within)), mend(&finding)),
+    let fix = |finding: &Finding| finding.fix.clone().unwrap_or_else(|| check.fix.to_owned());
+    let (status, message, fix) = match outcome {
+        Outcome::Pass(message) => (Status::Ok, message, String::new()),
+        Outcome::Skip(message) => (Status::Skipped, message, String::new()),
+        Outcome::Warn(finding) => (Status::Warning, finding.message.clone(), fix(&finding)),
+        Outcome::Fail(finding) => (Status::Failed, finding.message.clone(), fix(&finding)),
+        Outcome::NotYet(finding) => (Status::Failed, after(&finding, wait), fix(&finding)),
+        Outcome::Behind { finding, within, then } => (then, after(&finding, wait.min(within)), fix(&finding)),
     };
-    Report { check, status, said, mend, took }
+    Report { check, status, message, fix, took }
 }
 
 /// What was seen, and how long it was waited for.
 fn after(finding: &Finding, waited: Duration) -> String {
     match waited.as_secs() {
-        0 => finding.said.clone(),
-        seconds => format!("{}, still after {seconds} s", finding.said),
+        0 => finding.message.clone(),
+        seconds => format!("{}, still after {seconds} s", finding.message),
     }
 }

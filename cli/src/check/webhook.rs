@@ -3,22 +3,18 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
+use mesh_policy::well_known::{
+    CONTROL_NAMESPACE, INIT_CONTAINER, INJECT_LABEL, MESH_INJECTOR, PROXY_CONTAINER, WEBHOOK, WEBHOOK_PORT,
+};
 use serde_json::{Value, json};
 
-use super::{
-    Check, Context, Finding, Outcome, When,
-    context::{INJECT, PROXY},
-    count, identity, names, page,
-};
+use super::{Check, Context, Finding, Outcome, When, count, identity, names, page};
 use crate::{
     certificate::{self, Certificate},
-    kube::{CONTROL_NAMESPACE, ClusterError, core, value},
+    kube::{ClusterError, core, value},
 };
 
 const AREA: &str = "Injection";
-const NAME: &str = "mesh-injector";
-/// The container port of the injector, behind port 443 of its Service.
-const PORT: u16 = 4653;
 /// Namespaces in which the webhook is tried; the configuration is the same for all of them.
 const TRIED: usize = 20;
 const TRIED_AT_ONCE: usize = 4;
@@ -33,7 +29,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "the webhook is configured, and only for what is labelled",
         why: "without it no pod gets a sidecar; with too wide a reach an injector that is away holds up the whole cluster",
-        mend: "meshctl upgrade | kubectl apply -f -",
+        fix: "meshctl upgrade | kubectl apply -f -",
         page: page!("webhook-configuration"),
         when: &[When::Installed],
         after: &["control-plane-namespace"],
@@ -44,7 +40,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "the injector serves a certificate that the API server accepts",
         why: "an API server that does not trust the injector refuses pods of labelled namespaces, or lets them in without a sidecar",
-        mend: "kubectl -n mesh-system rollout restart deployment mesh-injector",
+        fix: "kubectl -n mesh-system rollout restart deployment mesh-injector",
         page: page!("webhook-serves"),
         when: &[When::Installed],
         after: &["webhook-configuration", "control-plane-pods"],
@@ -55,7 +51,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "no namespace of the system is labelled for injection",
         why: "such a label has no effect: pods of kube-system and mesh-system never get a sidecar, for the mesh needs them to start",
-        mend: "kubectl label namespace kube-system meshctl.dev/inject-",
+        fix: "kubectl label namespace kube-system meshctl.dev/inject-",
         page: page!("webhook-namespaces"),
         when: &[When::Installed],
         after: &["kubernetes-api"],
@@ -66,7 +62,7 @@ pub(super) static CHECKS: &[Check] = &[
         area: AREA,
         what: "a new pod that is to have a sidecar gets one",
         why: "a webhook that is not called leaves pods without encryption, in silence",
-        mend: "kubectl -n mesh-system logs deployment/mesh-injector",
+        fix: "kubectl -n mesh-system logs deployment/mesh-injector",
         page: page!("webhook-called"),
         when: &[When::Installed],
         after: &["webhook-serves"],
@@ -75,24 +71,24 @@ pub(super) static CHECKS: &[Check] = &[
 ];
 
 async fn read(context: &Context) -> Result<Option<Value>, ClusterError> {
-    let path = format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{NAME}");
+    let path = format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{MESH_INJECTOR}");
     context.cluster.find(&path).await
 }
 
 async fn configuration(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let Some(found) = read(&context).await? else {
-        return Ok(Outcome::fail(format!("there is no MutatingWebhookConfiguration {NAME}")));
+        return Ok(Outcome::fail(format!("there is no MutatingWebhookConfiguration {MESH_INJECTOR}")));
     };
     let webhooks = value::items(&found, "/webhooks");
     if webhooks.is_empty() {
-        return Ok(Outcome::fail(format!("the MutatingWebhookConfiguration {NAME} has no webhook")));
+        return Ok(Outcome::fail(format!("the MutatingWebhookConfiguration {MESH_INJECTOR} has no webhook")));
     }
     let mut wrong = Vec::new();
     for webhook in webhooks {
         let name = value::text(webhook, "/name");
         let timeout = value::number(webhook, "/timeoutSeconds");
-        if value::text(webhook, "/clientConfig/service/name") != NAME {
-            wrong.push(format!("{name} does not lead to the Service {CONTROL_NAMESPACE}/{NAME}"));
+        if value::text(webhook, "/clientConfig/service/name") != MESH_INJECTOR {
+            wrong.push(format!("{name} does not lead to the Service {CONTROL_NAMESPACE}/{MESH_INJECTOR}"));
         }
         if timeout > LONGEST_TIMEOUT {
             wrong.push(format!("{name} may take {timeout} s"));
@@ -139,18 +135,18 @@ fn authority(webhooks: &[Value]) -> Result<Vec<Certificate>, String> {
 }
 
 async fn serves(context: Arc<Context>) -> Result<Outcome, ClusterError> {
-    let Some(pod) = identity::ready_pod(&context, NAME).await? else {
-        return Ok(Outcome::not_yet(format!("no pod of {NAME} is ready")));
+    let Some(pod) = identity::ready_pod(&context, MESH_INJECTOR).await? else {
+        return Ok(Outcome::not_yet(format!("no pod of {MESH_INJECTOR} is ready")));
     };
     let found = read(&context).await?.unwrap_or_default();
     let anchors = match authority(value::items(&found, "/webhooks")) {
         Ok(anchors) => anchors,
         Err(why) => return Ok(Outcome::not_yet(why)),
     };
-    let host = format!("{NAME}.{CONTROL_NAMESPACE}.svc");
+    let host = format!("{MESH_INJECTOR}.{CONTROL_NAMESPACE}.svc");
     let named = host.clone();
     let handshake = |stream| certificate::served(stream, named, Vec::new());
-    let chain = context.cluster.forward(CONTROL_NAMESPACE, value::name(&pod), PORT, handshake).await?;
+    let chain = context.cluster.forward(CONTROL_NAMESPACE, value::name(&pod), WEBHOOK_PORT, handshake).await?;
     Ok(match certificate::verify(&chain, &anchors, Some(&host)) {
         Ok(()) => Outcome::pass(format!("the injector serves {host} with a certificate that the API server accepts")),
         Err(why) => Outcome::not_yet(format!("the certificate of {}: {why}", value::name(&pod))),
@@ -161,14 +157,14 @@ async fn namespaces(context: Arc<Context>) -> Result<Outcome, ClusterError> {
     let namespaces = context.namespaces().await?;
     let system = |namespace: &&Value| {
         matches!(value::name(namespace), "kube-system" | CONTROL_NAMESPACE)
-            && value::label(namespace, INJECT) == "enabled"
+            && value::label(namespace, INJECT_LABEL) == "enabled"
     };
     let labelled: Vec<_> = namespaces.iter().filter(system).map(value::name).collect();
     Ok(match labelled.first() {
-        None => Outcome::pass("neither kube-system nor mesh-system is labelled for injection"),
-        Some(first) => Outcome::Warn(Finding::mend(
+        None => Outcome::pass(format!("neither kube-system nor {CONTROL_NAMESPACE} is labelled for injection")),
+        Some(first) => Outcome::Warn(Finding::with_fix(
             format!("the label of {} has no effect", labelled.join(" and ")),
-            format!("kubectl label namespace {first} {INJECT}-"),
+            format!("kubectl label namespace {first} {INJECT_LABEL}-"),
         )),
     })
 }
@@ -204,9 +200,9 @@ async fn called(context: Arc<Context>) -> Result<Outcome, ClusterError> {
         return Ok(Outcome::some_not_yet(&context, names(&coming).into(), coming.len(), all));
     }
     if !refused.is_empty() {
-        return Ok(Outcome::Fail(Finding::mend(
+        return Ok(Outcome::Fail(Finding::with_fix(
             format!(
-                "Pod Security of {} refuses NET_ADMIN, which mesh-init needs: no pod can start there with a sidecar",
+                "Pod Security of {} refuses NET_ADMIN, which {INIT_CONTAINER} needs: no pod can start there with a sidecar",
                 names(&refused)
             ),
             format!(
@@ -228,12 +224,12 @@ async fn called(context: Arc<Context>) -> Result<Outcome, ClusterError> {
 
 /// Tries a pod with a label of its own, where no namespace is labelled yet.
 async fn asks_itself(context: &Context) -> Result<Outcome, ClusterError> {
-    Ok(match dry_run(context, UNLABELLED, &json!({ INJECT: "enabled" })).await? {
-        Tried::Injected => Outcome::pass(format!("a new pod with the label {INJECT}=enabled gets a sidecar")),
+    Ok(match dry_run(context, UNLABELLED, &json!({ INJECT_LABEL: "enabled" })).await? {
+        Tried::Injected => Outcome::pass(format!("a new pod with the label {INJECT_LABEL}=enabled gets a sidecar")),
         Tried::NotYet(why) => Outcome::not_yet(why),
         // Whatever keeps such a pod out of there says nothing of the namespaces that will be labelled.
         _ => Outcome::skip(format!(
-            "no namespace is labelled {INJECT}=enabled yet; kubectl label namespace NAME {INJECT}=enabled"
+            "no namespace is labelled {INJECT_LABEL}=enabled yet; kubectl label namespace NAME {INJECT_LABEL}=enabled"
         )),
     })
 }
@@ -251,8 +247,8 @@ enum Tried {
 }
 
 /// Whether a pod is refused for what is injected, and not for what it is itself.
-fn refuses_init(said: &str) -> bool {
-    said.contains("violates PodSecurity") && said.contains("mesh-init")
+fn refuses_init(message: &str) -> bool {
+    message.contains("violates PodSecurity") && message.contains(INIT_CONTAINER)
 }
 
 /// Creates a pod without storing it, and looks at what came back. It is one that Pod Security "restricted" accepts.
@@ -271,14 +267,14 @@ async fn dry_run(context: &Context, namespace: &str, labels: &Value) -> Result<T
     });
     let answer = context.cluster.post(&format!("{}?dryRun=All", core(namespace, "pods")), &pod).await;
     Ok(match answer {
-        Ok(pod) if value::container(&pod, PROXY).is_some() => Tried::Injected,
+        Ok(pod) if value::container(&pod, PROXY_CONTAINER).is_some() => Tried::Injected,
         Ok(_) => Tried::NotYet(format!("a new pod of the namespace {namespace} came back without a sidecar")),
         Err(ClusterError::Forbidden { message }) if message.contains("cannot create") => {
             Tried::Skipped("this user may not create pods".to_owned())
         }
         Err(error) if refuses_init(&error.to_string()) => Tried::Refused,
         // A webhook of ours that cannot be reached, or that refuses; the API server names it.
-        Err(error) if error.to_string().contains("inject.meshctl.dev") => {
+        Err(error) if error.to_string().contains(WEBHOOK) => {
             Tried::NotYet(format!("the API server could not have a pod of {namespace} injected: {error}"))
         }
         Err(error) => Tried::Skipped(format!("a new pod is refused for another reason: {error}")),

@@ -14,12 +14,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::{
     check::{
         self, Check, Context, Status, When,
-        report::{Form, Teller, print, result},
+        report::{FORMATS, Teller, print, result},
         run::{Event, run as run_checks},
     },
     globals::Globals,
     kube::Cluster,
-    output::{self, Style},
+    output::{self, Format, Style, formats},
 };
 
 /// How long what is coming up is waited for, if `--wait` does not say.
@@ -35,7 +35,7 @@ const WAIT: Duration = Duration::from_secs(300);
   meshctl check --explain webhook-called
 
 Exit codes: 0 all well or only warnings, 1 something failed, 2 wrong usage.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Check whether Mesh can be installed
     #[arg(long, conflicts_with = "proxy")]
     pre: bool,
@@ -46,12 +46,12 @@ pub struct Args {
     #[arg(long, value_name = "CHECK", conflicts_with_all = ["pre", "proxy"])]
     explain: Option<String>,
     /// How to print it
-    #[arg(short, long, value_enum, default_value_t = Form::Table)]
-    output: Form,
+    #[arg(short, long, value_parser = formats(FORMATS), default_value_t = Format::Table)]
+    output: Format,
 }
 
 /// Runs the checks.
-pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     if let Some(id) = &args.explain {
         return explain(id);
     }
@@ -71,7 +71,7 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         let progress = Progress::new();
         let mut printed = Ok(());
         let reports = run_checks(&checks, context, wait, |event| match event {
-            Event::Waiting(check, said) => progress.waiting(check, said),
+            Event::Waiting(check, message) => progress.waiting(check, message),
             Event::Ended(report) => {
                 let text = teller.text(report);
                 let now = progress.aside(|| print(&text));
@@ -113,8 +113,8 @@ impl Progress {
         Self { bar, is_terminal, last: std::cell::RefCell::default() }
     }
 
-    fn waiting(&self, check: &Check, said: &str) {
-        let text = format!("waiting for {}: {said}", check.id);
+    fn waiting(&self, check: &Check, message: &str) {
+        let text = format!("waiting for {}: {message}", check.id);
         if self.is_terminal {
             self.bar.set_message(text);
             self.bar.tick();

@@ -11,14 +11,14 @@ use clap_complete::Shell;
 #[command(
     after_help = "Examples:\n  source <(meshctl completion bash)\n  meshctl completion fish > ~/.config/fish/completions/meshctl.fish"
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// The shell that will read the script
     #[arg(value_enum)]
     shell: Shell,
 }
 
 /// Prints the script. Into memory first: the generator panics when its writer fails, and a closed pipe is no bug.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut crate::Cli::command(), "meshctl", &mut script);
     std::io::stdout().write_all(&script).context("the script could not be written to standard output")?;

@@ -5,23 +5,20 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use crossterm::style::Color;
+use mesh_policy::well_known::{ADMIN_PORT, PROXY_CONTAINER};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     certificate::{self, Certificate},
     clock,
     globals::Globals,
     kube::{Cluster, pods::Which, trust_bundle, value},
-    output::{self, Style},
+    output::{self, Format, JSON, Style, YAML, formats},
 };
-
-/// The pages of a sidecar on its loopback.
-pub const LOCAL_PAGES: u16 = 4691;
 
 /// Arguments of `meshctl identity`.
 #[derive(Debug, Parser)]
@@ -31,24 +28,17 @@ pub const LOCAL_PAGES: u16 = 4691;
   meshctl identity shop/web-5d4f-x7k -o pem | openssl x509 -noout -text
 
 Exit codes: 0 ok, 1 a certificate is missing or not valid, 2 wrong usage.")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     which: Which,
     /// How to print it
-    #[arg(short, long, value_enum, default_value_t = Form::Table)]
-    output: Form,
+    #[arg(short, long, value_parser = formats(FORMATS), default_value_t = Format::Table)]
+    output: Format,
 }
 
-/// The forms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// Text for people
-    Table,
-    /// One JSON object
-    Json,
-    /// The certificates, leaf first
-    Pem,
-}
+/// What `-o` takes here.
+const FORMATS: [(Format, &str); 4] =
+    [(Format::Table, "Text for people"), JSON, YAML, (Format::Pem, "The certificates, leaf first")];
 
 /// What one pod proves.
 #[derive(Debug, Serialize)]
@@ -72,7 +62,7 @@ struct Proof {
 }
 
 /// Prints the identities.
-pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let proofs = super::block_on(async {
         let cluster = Cluster::connect(globals).await?;
         let pods = cluster.pods(&args.which).await?;
@@ -84,17 +74,14 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         Ok(proofs)
     })?;
     match args.output {
-        Form::Json => {
-            let text = serde_json::to_string_pretty(&serde_json::json!({ "pods": proofs }));
-            output::line(&text.context("the result has no JSON form")?)?;
-        }
-        Form::Pem => {
+        Format::Json | Format::Yaml => output::line(&output::pretty(args.output, &json!({ "pods": proofs }))?)?,
+        Format::Pem => {
             for certificate in proofs.iter().flat_map(|proof| &proof.chain) {
                 output::line(&certificate.pem())?;
             }
             proofs.iter().filter_map(|proof| proof.error.as_ref()).for_each(|error| output::note(error));
         }
-        Form::Table => {
+        _ => {
             for proof in &proofs {
                 output::line(&proof.table(Style::stdout()))?;
             }
@@ -115,11 +102,11 @@ async fn proof(cluster: &Cluster, pod: &Value, anchors: &Result<Vec<Certificate>
         age_seconds: 0,
         left_seconds: 0,
     };
-    if value::container(pod, "mesh-proxy").is_none() {
+    if value::container(pod, PROXY_CONTAINER).is_none() {
         proof.error = Some(format!("pod {namespace}/{name} has no sidecar; see: meshctl check --proxy -n {namespace}"));
         return proof;
     }
-    let chain = match cluster.page(namespace, name, LOCAL_PAGES, "/certificate").await {
+    let chain = match cluster.page(namespace, name, ADMIN_PORT, "/certificate").await {
         Ok(page) => page.ok().and_then(|page| Certificate::decode_all(&page.body)),
         Err(error) => Err(error.to_string()),
     };
@@ -171,7 +158,7 @@ impl Proof {
             ("key", leaf.key.clone()),
             ("chain", format!("{} certificates, {chain}", self.chain.len())),
         ];
-        let lines: Vec<String> = lines.iter().map(|(name, said)| format!("  {name:<9} {said}")).collect();
+        let lines: Vec<String> = lines.iter().map(|(name, text)| format!("  {name:<9} {text}")).collect();
         format!("{title}\n{}", lines.join("\n"))
     }
 }
@@ -180,7 +167,6 @@ impl Proof {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use rcgen::{CertificateParams, CertifiedIssuer, KeyPair, SanType};
-    use serde_json::json;
 
     use super::*;
     use crate::kube::mock::Mock;
@@ -198,13 +184,13 @@ mod tests {
     }
 
     fn pod() -> Value {
-        json!({ "metadata": { "name": "web", "namespace": "shop" }, "spec": { "containers": [{ "name": "mesh-proxy" }] } })
+        json!({ "metadata": { "name": "web", "namespace": "shop" }, "spec": { "containers": [{ "name": PROXY_CONTAINER }] } })
     }
 
     #[tokio::test]
     async fn a_chain_is_decoded_and_verified() {
         let (der, root) = issued();
-        let cluster = Mock::default().bytes("shop/web", LOCAL_PAGES, "/certificate", der).cluster();
+        let cluster = Mock::default().bytes("shop/web", ADMIN_PORT, "/certificate", der).cluster();
         let anchors = Certificate::decode_pem(root.as_bytes());
         let found = proof(&cluster, &pod(), &anchors).await;
         assert_eq!(found.chain[0].spiffe_id.as_deref(), Some("spiffe://cluster.local/ns/shop/sa/web"));
@@ -226,10 +212,10 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_shown_says_why() {
         let cluster = Mock::default().cluster();
-        let said = proof(&cluster, &pod(), &Ok(Vec::new())).await.error.unwrap();
-        assert!(said.contains("port 4691 of pod shop/web cannot be reached"), "{said}");
+        let message = proof(&cluster, &pod(), &Ok(Vec::new())).await.error.unwrap();
+        assert!(message.contains("port 4691 of pod shop/web cannot be reached"), "{message}");
         let bare = json!({ "metadata": { "name": "web", "namespace": "shop" } });
-        let said = proof(&cluster, &bare, &Ok(Vec::new())).await.error.unwrap();
-        assert!(said.contains("has no sidecar"), "{said}");
+        let message = proof(&cluster, &bare, &Ok(Vec::new())).await.error.unwrap();
+        assert!(message.contains("has no sidecar"), "{message}");
     }
 }

@@ -14,23 +14,23 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use mesh_policy::well_known::{CONTROL_NAMESPACE, INJECT_LABEL, ISSUER_SECRET};
 use serde_json::json;
 
 use crate::{
     chart::{
-        self,
-        given::{Given, Signing, sign},
-        identity,
+        self, identity,
         installed::{Extent, Installed},
-        print::{self, Form},
+        print,
+        values_args::{Signing, ValuesArgs, sign},
     },
     clock,
     globals::Globals,
-    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object},
-    output,
+    kube::{Cluster, ClusterError, core_object},
+    output::{self, Format, formats},
 };
 
-/// The manifests must also come where no cluster answers.
+/// How long the look at the cluster may take: manifests are printed also where no cluster answers.
 const LOOK: Duration = Duration::from_secs(5);
 /// The Gateway API's own definitions, its standard channel (Apache-2.0, The Kubernetes Authors).
 const GATEWAY_API: &str = include_str!("../../gateway-api/standard-v1.6.3.yaml");
@@ -45,9 +45,9 @@ const GATEWAY_API: &str = include_str!("../../gateway-api/standard-v1.6.3.yaml")
 
 A trust anchor (10 years) and an issuer (1 year) are made when none is given.
 Exit codes: 0 ok, 1 failed, 2 wrong usage.")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
-    given: Given,
+    values: ValuesArgs,
     /// Where the key of the trust anchor that is made goes; otherwise it is not kept
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     identity_anchor_key_out: Option<PathBuf>,
@@ -61,26 +61,26 @@ pub struct Args {
     #[arg(long)]
     ignore_cluster: bool,
     /// How to print it
-    #[arg(short, long, value_enum)]
-    output: Option<Form>,
+    #[arg(short, long, value_parser = formats(print::FORMATS))]
+    output: Option<Format>,
 }
 
 /// Prints the manifests.
-pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     if args.gateway_api_crds {
         return gateway_api(args);
     }
-    let form = print::wanted(args.output, "meshctl install | kubectl apply -f -")?;
+    let format = print::wanted(args.output, "meshctl install | kubectl apply -f -")?;
     only_namespace(globals)?;
     // Helm needs the namespace before the chart; kubectl is given it with the rest, unless it is somebody else's.
     let found = if args.ignore_cluster { Room::unknown() } else { super::block_on(absent(globals))? };
-    let mut given = args.given.over(json!({"namespace": {"create": found.create_namespace}}))?;
+    let mut given = args.values.over(json!({"namespace": {"create": found.create_namespace}}))?;
     let signing = sign(&mut given)?;
     if let (Signing::Made(_), Some(server)) = (&signing, &found.issuer_at) {
         bail!(
-            "the Secret {CONTROL_NAMESPACE}/mesh-issuer is at {server} already, and a new identity would take its place. If \
+            "the Secret {CONTROL_NAMESPACE}/{ISSUER_SECRET} is at {server} already, and a new identity would take its place. If \
              something else keeps it (cert-manager), give --identity-external-issuer; if it is left from an installation that no \
-             pod trusts any more, delete it: kubectl -n {CONTROL_NAMESPACE} delete secret mesh-issuer"
+             pod trusts any more, delete it: kubectl -n {CONTROL_NAMESPACE} delete secret {ISSUER_SECRET}"
         );
     }
     if args.identity_anchor_key_out.is_some() && !matches!(signing, Signing::Made(_)) {
@@ -89,12 +89,12 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let mut manifests = if args.skip_crds { Vec::new() } else { chart::definitions()? };
     manifests.extend(chart::render(given)?);
     tell(&signing, args.identity_anchor_key_out.as_deref())?;
-    print::manifests(form, &manifests)?;
+    print::manifests(format, &manifests)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The names of the control plane are fixed: refuses another namespace.
-pub fn only_namespace(globals: &Globals) -> anyhow::Result<()> {
+pub(crate) fn only_namespace(globals: &Globals) -> anyhow::Result<()> {
     match globals.namespace.as_deref() {
         None | Some(CONTROL_NAMESPACE) => Ok(()),
         Some(other) => bail!(
@@ -125,7 +125,7 @@ async fn absent(globals: &Globals) -> anyhow::Result<Room> {
     let look = async {
         let cluster = Cluster::connect(globals).await?;
         let found = Installed::look(&cluster).await?;
-        let has_issuer = match cluster.find(&core_object(CONTROL_NAMESPACE, "secrets", "mesh-issuer")).await {
+        let has_issuer = match cluster.find(&core_object(CONTROL_NAMESPACE, "secrets", ISSUER_SECRET)).await {
             Ok(found) => found.is_some(),
             // Whoever may not read it may not replace it either; kubectl will say so.
             Err(error) if error.is_forbidden() => false,
@@ -144,13 +144,13 @@ async fn absent(globals: &Globals) -> anyhow::Result<Room> {
     if found.is_in_anothers_namespace() {
         output::note(&format!(
             "note: the namespace {CONTROL_NAMESPACE} is there and stays as it is. Label it, so that our own pods are never injected: \
-             kubectl label namespace {CONTROL_NAMESPACE} meshctl.dev/inject=disabled"
+             kubectl label namespace {CONTROL_NAMESPACE} {INJECT_LABEL}=disabled"
         ));
     }
     Ok(Room { create_namespace: !found.is_in_anothers_namespace(), issuer_at: has_issuer.then_some(server) })
 }
 
-/// What is there decides whether an install may follow.
+/// Whether an install may follow, by what is in the cluster.
 fn judge(found: &Installed, server: &str) -> anyhow::Result<()> {
     let version = found.version().unwrap_or("of an unknown version");
     let upgrade =
@@ -181,7 +181,7 @@ fn judge(found: &Installed, server: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Says what signs, and writes the anchor's key where it was asked for.
+/// Prints which identity is used, and writes the anchor's key where that was asked for.
 pub(super) fn tell(signing: &Signing, key_out: Option<&Path>) -> anyhow::Result<()> {
     match signing {
         Signing::Made(made) => {
@@ -215,7 +215,7 @@ pub(super) fn tell(signing: &Signing, key_out: Option<&Path>) -> anyhow::Result<
     Ok(())
 }
 
-/// Never over a file that is there, and for its owner alone.
+/// Writes a key into a new file that only its owner can read; never over an existing one.
 fn write_key(file: &Path, key: &str) -> anyhow::Result<()> {
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
     let written = opened.and_then(|mut opened| opened.write_all(key.as_bytes()).and_then(|()| opened.sync_all()));
@@ -224,11 +224,11 @@ fn write_key(file: &Path, key: &str) -> anyhow::Result<()> {
 
 fn gateway_api(args: &Args) -> anyhow::Result<ExitCode> {
     match print::wanted(args.output, "meshctl install --gateway-api-crds | kubectl apply --server-side -f -")? {
-        Form::Yaml => output::line(GATEWAY_API.trim_end())?,
-        Form::Json => {
+        Format::Json => {
             let objects = chart::read_documents(GATEWAY_API).context("the Gateway API's definitions")?;
-            print::manifests(Form::Json, &print::plain(objects))?;
+            print::manifests(Format::Json, &print::plain(objects))?;
         }
+        _ => output::line(GATEWAY_API.trim_end())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -248,10 +248,10 @@ mod tests {
 
     #[test]
     fn what_is_there_already_is_said_with_the_next_step() {
-        let said = |found: &Installed| judge(found, "https://k").unwrap_err().to_string();
+        let message = |found: &Installed| judge(found, "https://k").unwrap_err().to_string();
         judge(&Installed::default(), "https://k").unwrap();
         let mut found = Installed { bundle: Some(object("mesh-trust-bundle", "meshctl")), ..Installed::default() };
-        let half = said(&found);
+        let half = message(&found);
         assert!(
             half.contains("half installed") && half.contains("made 5 s ago") && half.contains("uninstall"),
             "{half}"
@@ -259,12 +259,12 @@ mod tests {
         found.deployments = PARTS.map(|part| object(part, "meshctl")).into();
         found.values = Some(object("mesh-values", "meshctl"));
         found.webhook = Some(object("mesh-injector", "meshctl"));
-        let whole = said(&found);
+        let whole = message(&found);
         assert!(whole.contains("Mesh 0.1.0 is installed") && whole.contains("meshctl upgrade"), "{whole}");
         found.deployments = PARTS.map(|part| object(part, "Helm")).into();
-        assert!(said(&found).contains("helm upgrade"), "{}", said(&found));
+        assert!(message(&found).contains("helm upgrade"), "{}", message(&found));
         found.namespace = Some(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
-        assert!(said(&found).contains("being deleted"), "{}", said(&found));
+        assert!(message(&found).contains("being deleted"), "{}", message(&found));
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn an_issuance_lifetime_reaches_the_arguments() {
         let args = Args::try_parse_from(["install", "--identity-issuance-lifetime", "30m", "--ha"]).unwrap();
-        let mut given = args.given.over(json!({})).unwrap();
+        let mut given = args.values.over(json!({})).unwrap();
         sign(&mut given).unwrap();
         let manifests = chart::render(given).unwrap();
         let identity = manifests

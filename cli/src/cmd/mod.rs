@@ -1,20 +1,21 @@
 //! The commands, one file each. A new one is a file here, a variant of [`Command`] and an arm of [`Command::run`].
 
-pub mod check;
-pub mod completion;
-pub mod demo;
-pub mod diagnostics;
-pub mod explain;
-pub mod identity;
-pub mod inject;
-pub mod install;
-pub mod lint;
-pub mod routes;
-pub mod run;
-pub mod test;
-pub mod uninstall;
-pub mod upgrade;
-pub mod version;
+pub(crate) mod authz;
+pub(crate) mod check;
+pub(crate) mod completion;
+pub(crate) mod demo;
+pub(crate) mod diagnostics;
+pub(crate) mod explain;
+pub(crate) mod identity;
+pub(crate) mod inject;
+pub(crate) mod install;
+pub(crate) mod lint;
+pub(crate) mod routes;
+pub(crate) mod run;
+pub(crate) mod test;
+pub(crate) mod uninstall;
+pub(crate) mod upgrade;
+pub(crate) mod version;
 
 use std::{future::Future, process::ExitCode};
 
@@ -25,7 +26,7 @@ use crate::globals::Globals;
 
 /// Every command of `meshctl`.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Try the mesh on this machine: two versions of a service, a client, real sidecars, mutual TLS
     Demo(demo::Args),
     /// Print the manifests of the control plane, for kubectl apply
@@ -44,6 +45,8 @@ pub enum Command {
     Explain(explain::Args),
     /// Show the routes in force, their backends, status and traffic
     Routes(routes::Args),
+    /// Show who may call what and by which policy, who called, and policies for just that
+    Authz(authz::Args),
     /// Find what is wrong with manifests, before a cluster sees them
     Lint(lint::Args),
     /// Check expectations about requests against manifests
@@ -65,7 +68,7 @@ pub enum Command {
 impl Command {
     /// Runs the command. The code is 0 when all was well and 1 when the command itself has said what was not; an error
     /// is printed by the caller.
-    pub fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+    pub(crate) fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         match self {
             Self::Demo(args) => demo::run(args),
             Self::Install(args) => install::run(&args, globals),
@@ -76,6 +79,7 @@ impl Command {
             Self::Check(args) => check::run(&args, globals),
             Self::Explain(args) => explain::run(&args, globals),
             Self::Routes(args) => routes::run(&args, globals),
+            Self::Authz(args) => authz::run(&args, globals),
             Self::Lint(args) => lint::run(&args, globals),
             Self::Test(args) => test::run(&args),
             Self::Identity(args) => identity::run(&args, globals),

@@ -18,15 +18,15 @@ use clap::{Parser, Subcommand};
 use super::demo::app;
 
 /// Environment variable: `1` makes a process end with its parent.
-pub const PARENT: &str = "MESH_DEMO_PARENT";
+pub(crate) const PARENT: &str = "MESH_DEMO_PARENT";
 
 /// Environment variable: a folder to remove when the parent died without doing it. Set for one process only, and never
 /// for a folder that a person chose.
-pub const FOLDER: &str = "MESH_DEMO_FOLDER";
+pub(crate) const FOLDER: &str = "MESH_DEMO_FOLDER";
 
 /// Arguments of `meshctl run`.
 #[derive(Debug, Parser)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     process: Process,
 }
@@ -50,7 +50,7 @@ enum Process {
 }
 
 /// Runs the process until it ends or is told to.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if env::var_os(PARENT).is_some_and(|v| v == "1") {
         let folder = env::var_os(FOLDER).map(PathBuf::from);
         thread::Builder::new()

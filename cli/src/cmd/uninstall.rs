@@ -1,23 +1,24 @@
-//! `meshctl uninstall`: what `kubectl delete -f -` must delete, in the order that hurts nobody.
+//! `meshctl uninstall`: what `kubectl delete -f -` must delete, in an order that breaks no workload.
 //!
 //! The webhook comes first: without it new pods start, with it and without an injector they would be refused. Pods that
-//! are meshed go on for as long as their certificates last, so they are to be restarted without sidecars before.
+//! have a sidecar work only until their certificates end, so they should be restarted without one first.
 
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Parser;
+use mesh_policy::well_known::{CONTROL_NAMESPACE, ISSUER_SECRET, MESH_DESTINATION, MESH_IDENTITY, TRUST_BUNDLE};
 use serde_json::{Value, json};
 
 use crate::{
     chart::{
         self,
         installed::{self, Installed},
-        print::{self, Form},
+        print,
     },
     globals::Globals,
-    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, trust_bundle, value},
-    output,
+    kube::{Cluster, ClusterError, trust_bundle, value},
+    output::{self, Format, formats},
 };
 
 /// Arguments of `meshctl uninstall`.
@@ -28,7 +29,7 @@ use crate::{
   meshctl uninstall --ignore-cluster | kubectl delete --ignore-not-found -f -
 
 Exit codes: 0 ok, 1 failed (also: pods still have sidecars), 2 wrong usage.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Go on although pods still have sidecars
     #[arg(long)]
     force: bool,
@@ -36,14 +37,14 @@ pub struct Args {
     #[arg(long, conflicts_with = "force")]
     ignore_cluster: bool,
     /// How to print it
-    #[arg(short, long, value_enum)]
-    output: Option<Form>,
+    #[arg(short, long, value_parser = formats(print::FORMATS))]
+    output: Option<Format>,
 }
 
 /// Prints the objects.
-pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     super::install::only_namespace(globals)?;
-    let form = print::wanted(args.output, "meshctl uninstall | kubectl delete -f -")?;
+    let format = print::wanted(args.output, "meshctl uninstall | kubectl delete -f -")?;
     let objects = if args.ignore_cluster {
         everything()?
     } else {
@@ -52,7 +53,7 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
             there(&cluster, args.force).await
         })?
     };
-    print::manifests(form, &print::plain(objects))?;
+    print::manifests(format, &print::plain(objects))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -67,10 +68,10 @@ async fn there(cluster: &Cluster, force: bool) -> anyhow::Result<Vec<Value>> {
     for object in everything()? {
         let Some(place) = chart::object_path(&object) else { continue };
         let Some(there) = cluster.find(&place).await? else { continue };
-        // Asked of the object itself: the values, which say whether it is ours, may be lost.
+        // Read from the object itself: the values, which say whether it is ours, may be lost.
         if object["kind"] == "Secret" && !installed::is_ours(&there) {
             output::note(&format!(
-                "note: the Secret {CONTROL_NAMESPACE}/mesh-issuer stays: it was not made by this installation"
+                "note: the Secret {CONTROL_NAMESPACE}/{ISSUER_SECRET} stays: it was not made by this installation"
             ));
             continue;
         }
@@ -125,11 +126,11 @@ async fn bundles(cluster: &Cluster) -> anyhow::Result<Vec<Value>> {
         let namespace = value::namespace(bundle);
         // `kubectl delete` waits for what it deletes, and here that is not ours to end.
         if let Some(held) = trust_bundle::held(bundle) {
-            output::note(&format!("note: the trust bundle of the namespace {namespace} stays: {}", held.said));
-            output::note(&format!("      to end that: {}", held.mend));
+            output::note(&format!("note: the trust bundle of the namespace {namespace} stays: {}", held.message));
+            output::note(&format!("      to end that: {}", held.fix));
             continue;
         }
-        objects.push(reference("v1", "ConfigMap", "mesh-trust-bundle", Some(namespace)));
+        objects.push(reference("v1", "ConfigMap", TRUST_BUNDLE, Some(namespace)));
     }
     Ok(objects)
 }
@@ -145,7 +146,7 @@ fn everything() -> anyhow::Result<Vec<Value>> {
         })
         .collect();
     // Made while it ran, not by the chart.
-    for lease in ["mesh-destination", "mesh-identity"] {
+    for lease in [MESH_DESTINATION, MESH_IDENTITY] {
         objects.push(reference("coordination.k8s.io/v1", "Lease", lease, Some(CONTROL_NAMESPACE)));
     }
     objects.sort_by_key(|object| match value::text(object, "/kind") {
@@ -208,11 +209,14 @@ mod tests {
             Mock::default()
                 .list(CONFIG_MAPS, vec![bundle("mesh-system"), bundle("shop")])
                 .object(NAMESPACE, ours.clone())
-                .object(installed::WEBHOOK, webhook.clone())
+                .object(&installed::webhook_path(), webhook.clone())
         };
         let cluster = mock().list(PODS, vec![pod, done.clone()]).cluster();
-        let said = there(&cluster, false).await.unwrap_err().to_string();
-        assert!(said.contains("sidecars (1)") && said.contains("shop/web-1") && said.contains("--force"), "{said}");
+        let message = there(&cluster, false).await.unwrap_err().to_string();
+        assert!(
+            message.contains("sidecars (1)") && message.contains("shop/web-1") && message.contains("--force"),
+            "{message}"
+        );
         there(&cluster, true).await.unwrap();
         let objects = there(&mock().list(PODS, vec![done, claims, kept]).cluster(), false).await.unwrap();
         let names: Vec<_> = objects.iter().map(|o| (value::text(o, "/kind"), value::namespace(o))).collect();

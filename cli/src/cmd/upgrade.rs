@@ -12,20 +12,21 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Parser;
 use http::Method;
+use mesh_policy::well_known::{CONTROL_NAMESPACE, ISSUER_SECRET, VALUES_CONFIG_MAP, VERSION_LABEL};
 use serde_json::{Value, json};
 
 use crate::{
     chart::{
         self, Manifest, diff,
-        given::{Given, Signing, sign},
         identity::{self, Material},
         installed::{self, Extent, FoundIssuer, Installed},
-        print::{self, Form},
-        values, yaml,
+        print, values,
+        values_args::{Signing, ValuesArgs, sign},
     },
     globals::Globals,
-    kube::{CONTROL_NAMESPACE, Cluster, path, trust_bundle, value},
-    output,
+    kube::{Cluster, path, trust_bundle, value},
+    output::{self, Format, formats},
+    yaml,
 };
 
 /// How many minor versions control plane and sidecars may be apart.
@@ -44,9 +45,9 @@ const SKEW: u64 = 1;
 What is lost is never made up: without the stored values (ConfigMap mesh-values) or the issuer (Secret mesh-issuer)
 nothing is printed unless it is said what to do.
 Exit codes: 0 ok, 1 failed, 2 wrong usage.")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
-    given: Given,
+    values: ValuesArgs,
     /// Begin with the defaults: forget the values of the installation, or do without them where they are lost. The
     /// identity is kept
     #[arg(long)]
@@ -70,15 +71,15 @@ pub struct Args {
     #[arg(long)]
     skip_crds: bool,
     /// How to print it
-    #[arg(short, long, value_enum)]
-    output: Option<Form>,
+    #[arg(short, long, value_parser = formats(print::FORMATS))]
+    output: Option<Format>,
 }
 
 /// Prints the manifests, or what they would change.
-pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     super::install::only_namespace(globals)?;
-    let form =
-        if args.dry_run { Form::Yaml } else { print::wanted(args.output, "meshctl upgrade | kubectl apply -f -")? };
+    let format =
+        if args.dry_run { Format::Yaml } else { print::wanted(args.output, "meshctl upgrade | kubectl apply -f -")? };
     super::block_on(async {
         let cluster = Cluster::connect(globals).await?;
         let found = Installed::look(&cluster).await?;
@@ -94,7 +95,7 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         if args.dry_run {
             return difference(&cluster, &manifests).await;
         }
-        print::manifests(form, &manifests)?;
+        print::manifests(format, &manifests)?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -133,10 +134,8 @@ async fn check_skew(cluster: &Cluster, found: &Installed, force: bool) -> anyhow
         }
         Err(error) => return Err(error.into()),
     };
-    let old: Vec<Value> = pods
-        .into_iter()
-        .filter(|pod| too_far(value::label(pod, "meshctl.dev/proxy-version"), ours).is_some())
-        .collect();
+    let old: Vec<Value> =
+        pods.into_iter().filter(|pod| too_far(value::label(pod, VERSION_LABEL), ours).is_some()).collect();
     if !old.is_empty() {
         let text = format!(
             "Mesh {ours} cannot serve the sidecars of {}: they are more than {SKEW} minor version apart",
@@ -181,7 +180,7 @@ async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Resu
         "the values of the installation, in the ConfigMap mesh-system/mesh-values, are not those of this version; correct \
          them there, or begin with the defaults (--reset-values)",
     )?;
-    let over = args.given.over(base)?;
+    let over = args.values.over(base)?;
     let issuer = installed::issuer(cluster).await?;
     let external = is_external(&over, issuer.as_ref())?;
     let mut given = identity_of(issuer.map(|issuer| issuer.material), found.bundle.as_ref(), external);
@@ -195,11 +194,11 @@ async fn kept(args: &Args, cluster: &Cluster, found: &Installed) -> anyhow::Resu
     Ok(given)
 }
 
-/// The values of the installation; where they are lost, whoever upgrades must say what is to be in force.
+/// The values of the installation; where they are lost, whoever upgrades must give them.
 fn stored(found: &Installed) -> anyhow::Result<Value> {
     found.stored_values()?.with_context(|| {
         format!(
-            "the values of the installation are lost: there is no ConfigMap {CONTROL_NAMESPACE}/mesh-values with them; put it \
+            "the values of the installation are lost: there is no ConfigMap {CONTROL_NAMESPACE}/{VALUES_CONFIG_MAP} with them; put it \
              back (from a backup, or from the manifests that were applied), or begin with the defaults and say again \
              what was set: meshctl upgrade --reset-values --values FILE"
         )
@@ -208,14 +207,14 @@ fn stored(found: &Installed) -> anyhow::Result<Value> {
 
 /// Whether something else keeps the issuer, by the values or by what was given; where neither says so, the Secret must.
 fn is_external(given: &Value, issuer: Option<&FoundIssuer>) -> anyhow::Result<bool> {
-    let said = &given["identity"]["external"];
-    if said.is_null() && issuer.is_some_and(|issuer| !issuer.is_ours) {
+    let external = &given["identity"]["external"];
+    if external.is_null() && issuer.is_some_and(|issuer| !issuer.is_ours) {
         bail!(
-            "the Secret {CONTROL_NAMESPACE}/mesh-issuer does not carry the labels of an installation: say whether something else \
+            "the Secret {CONTROL_NAMESPACE}/{ISSUER_SECRET} does not carry the labels of an installation: say whether something else \
              keeps it (--identity-external-issuer) or not (--set identity.external=false)"
         );
     }
-    Ok(*said == true)
+    Ok(*external == true)
 }
 
 /// The identity that is there, as values of the chart.
@@ -229,11 +228,11 @@ fn identity_of(issuer: Option<Material>, bundle: Option<&Value>, external: bool)
     }
 }
 
-/// Says what signs; refuses one that nobody asked for.
+/// Prints which identity is used; refuses a new one that nobody asked for.
 fn tell_identity(args: &Args, signing: &Signing) -> anyhow::Result<()> {
     match signing {
         Signing::Made(_) if !args.new_identity => bail!(
-            "the issuer of the installation is lost: there is no Secret {CONTROL_NAMESPACE}/mesh-issuer with one. A new identity \
+            "the issuer of the installation is lost: there is no Secret {CONTROL_NAMESPACE}/{ISSUER_SECRET} with one. A new identity \
              would be a new trust anchor for the whole cluster. mesh-identity goes on with what it holds until it is restarted; \
              meanwhile put the Secret back (from a backup, or from the manifests that were applied), give the files \
              (--identity-trust-anchors-file, --identity-issuer-certificate-file, --identity-issuer-key-file), or have \
@@ -263,7 +262,7 @@ fn tell_identity(args: &Args, signing: &Signing) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lays a new issuer over the one that signs, under an anchor that is trusted already.
+/// Replaces the issuer in the values by a new one, under an anchor that is trusted already.
 fn next_issuer(given: &mut Value, file: &Path, external: bool) -> anyhow::Result<()> {
     if external {
         bail!("something else keeps the issuer of this installation (identity.external): it makes the next one");
@@ -275,13 +274,13 @@ fn next_issuer(given: &mut Value, file: &Path, external: bool) -> anyhow::Result
     Ok(())
 }
 
-/// Kinds of which an installation has some only by certain values: `kubectl apply` does not remove them.
+/// Kinds that an installation has with certain values only: `kubectl apply` does not remove their objects.
 const OPTIONAL: [(&str, &str, &str); 2] = [
     ("PodDisruptionBudget", "policy", "poddisruptionbudgets"),
     ("NetworkPolicy", "networking.k8s.io", "networkpolicies"),
 ];
 
-/// Names what the cluster has of ours and this version, with these values, has not.
+/// Names the objects of ours in the cluster that this version, with these values, no longer has.
 async fn tell_leftovers(cluster: &Cluster, manifests: &[Manifest]) -> anyhow::Result<()> {
     for (kind, group, resource) in OPTIONAL {
         let list = path(&["apis", group, "v1", "namespaces", CONTROL_NAMESPACE, resource]);

@@ -3,13 +3,18 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use clap::Parser;
+use mesh_policy::well_known::{CONTROL_NAMESPACE, VERSION_LABEL};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
     globals::Globals,
-    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core, pods::is_alive, value},
-    output::{self, Format},
+    kube::{
+        Cluster, ClusterError, core,
+        pods::{injected, is_alive},
+        value,
+    },
+    output::{self, COMMON, Format, formats},
 };
 
 /// Arguments of `meshctl version`.
@@ -20,12 +25,12 @@ use crate::{
 
 Without a kubeconfig, only this program's version is printed.
 Exit codes: 0 ok, 1 the cluster does not answer, 2 wrong usage.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Only this program's version; no cluster is asked
     #[arg(long)]
     client: bool,
     /// How to print it
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    #[arg(short, long, value_parser = formats(COMMON), default_value_t = Format::Table)]
     output: Format,
 }
 
@@ -43,7 +48,7 @@ struct Version {
 }
 
 /// Prints the versions.
-pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let mut version = Version { client: env!("CARGO_PKG_VERSION"), ..Version::default() };
     let mut code = ExitCode::SUCCESS;
     if !args.client {
@@ -76,9 +81,9 @@ async fn ask(globals: &Globals, version: &mut Version) -> Result<(), ClusterErro
     version.control_plane = Some(deployments.iter().map(of).collect());
     // Their label narrows the list on the side of the API server.
     let path = globals.namespace.as_ref().map_or("/api/v1/pods".to_owned(), |namespace| core(namespace, "pods"));
-    let pods = cluster.list(&path, "labelSelector=meshctl.dev%2Fproxy-version").await?;
+    let pods = cluster.list(&path, &injected()).await?;
     let mut proxies = BTreeMap::new();
-    for found in pods.iter().filter(|pod| is_alive(pod)).filter_map(|pod| label(pod, "meshctl.dev/proxy-version")) {
+    for found in pods.iter().filter(|pod| is_alive(pod)).filter_map(|pod| label(pod, VERSION_LABEL)) {
         *proxies.entry(found).or_default() += 1;
     }
     version.proxies = Some(proxies);

@@ -124,14 +124,17 @@ users:
 
     #[tokio::test]
     async fn wrong_files_and_contexts_say_the_next_step() {
-        let said = loaded(TWO, Some("three")).await.unwrap_err().to_string();
-        assert!(said.contains("\"three\"") && said.contains("one, two") && said.contains("--context"), "{said}");
-        let said = loaded(&TWO.replace("current-context: one", ""), None).await.unwrap_err().to_string();
-        assert!(said.contains("no context is the current one"), "{said}");
-        let said = loaded("[", None).await.unwrap_err().to_string();
-        assert!(said.contains("correct it"), "{said}");
+        let message = loaded(TWO, Some("three")).await.unwrap_err().to_string();
+        assert!(
+            message.contains("\"three\"") && message.contains("one, two") && message.contains("--context"),
+            "{message}"
+        );
+        let message = loaded(&TWO.replace("current-context: one", ""), None).await.unwrap_err().to_string();
+        assert!(message.contains("no context is the current one"), "{message}");
+        let message = loaded("[", None).await.unwrap_err().to_string();
+        assert!(message.contains("correct it"), "{message}");
         let absent = Globals { kubeconfig: Some("/nonexistent/config".into()), ..Globals::default() };
-        let said = load(&absent).await.unwrap_err().to_string();
-        assert!(said.contains("/nonexistent/config") && said.contains("--kubeconfig"), "{said}");
+        let message = load(&absent).await.unwrap_err().to_string();
+        assert!(message.contains("/nonexistent/config") && message.contains("--kubeconfig"), "{message}");
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{error::Error, io};
 
-/// Why the cluster did not answer, or not as asked.
+/// Why a cluster did not answer, or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
+pub(crate) enum ClusterError {
     /// There is nothing that says where a cluster is.
     #[error("no cluster is known here: {tried}; name its kubeconfig with --kubeconfig FILE or in KUBECONFIG")]
     NoKubeconfig {
@@ -108,7 +108,7 @@ pub enum ClusterError {
 }
 
 impl ClusterError {
-    /// Of an exchange that got no answer.
+    /// The error of an exchange that got no answer.
     pub(super) fn of_transport(server: &str, error: &::kube::Error) -> Self {
         let (server, why) = (server.to_owned(), causes(error));
         let mut cause: Option<&dyn Error> = Some(error);
@@ -126,7 +126,7 @@ impl ClusterError {
         }
     }
 
-    /// Of an answer that is no success.
+    /// The error of an answer that is no success.
     pub(super) fn of_status(server: &str, status: u16, message: String) -> Self {
         match status {
             401 => Self::Unauthorised { server: server.to_owned() },
@@ -137,30 +137,30 @@ impl ClusterError {
     }
 
     /// Whether the object is not there.
-    pub fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
 
     /// Whether this user may not do it.
-    pub fn is_forbidden(&self) -> bool {
+    pub(crate) fn is_forbidden(&self) -> bool {
         matches!(self, Self::Forbidden { .. })
     }
 }
 
-/// The causes of an error, each said once.
-pub fn causes(error: &dyn Error) -> String {
-    let mut said: Vec<String> = Vec::new();
+/// The causes of an error, each named once.
+pub(crate) fn causes(error: &dyn Error) -> String {
+    let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
         let text = error.to_string();
         // Many errors repeat their cause; the innermost words are the ones that help.
-        said.retain(|earlier| !earlier.contains(&text));
-        if !said.iter().any(|earlier| text.contains(earlier.as_str()) && *earlier == text) {
-            said.push(text);
+        texts.retain(|earlier| !earlier.contains(&text));
+        if !texts.iter().any(|earlier| text.contains(earlier.as_str()) && *earlier == text) {
+            texts.push(text);
         }
         next = error.source();
     }
-    said.join(": ")
+    texts.join(": ")
 }
 
 #[cfg(test)]

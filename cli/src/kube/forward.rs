@@ -23,7 +23,7 @@ const REASON_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_PAGE: usize = 32 * 1024 * 1024;
 
 /// What a forwarded port is read and written through.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Who opens ports.
@@ -38,7 +38,7 @@ pub(super) enum Forwarding {
 
 /// A page of a pod.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub(crate) struct Page {
     /// The HTTP status.
     pub status: StatusCode,
     /// What came.
@@ -47,12 +47,12 @@ pub struct Page {
 
 impl Page {
     /// The page as text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The page, if it is one: an error says what the pod answered instead.
-    pub fn ok(self) -> Result<Self, String> {
+    pub(crate) fn ok(self) -> Result<Self, String> {
         if self.status.is_success() {
             return Ok(self);
         }
@@ -64,7 +64,7 @@ type Reason = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
 
 impl Cluster {
     /// Opens a port of a pod and has one exchange over it.
-    pub async fn forward<T, F>(
+    pub(crate) async fn forward<T, F>(
         &self,
         namespace: &str,
         pod: &str,
@@ -84,14 +84,14 @@ impl Cluster {
         match tokio::time::timeout(FORWARD_TIMEOUT, exchange(stream)).await.map_err(silent)? {
             Ok(done) => Ok(done),
             Err(why) => {
-                let said = tokio::time::timeout(REASON_TIMEOUT, reason).await.ok().flatten();
-                Err(failed(said.unwrap_or(why)))
+                let reason = tokio::time::timeout(REASON_TIMEOUT, reason).await.ok().flatten();
+                Err(failed(reason.unwrap_or(why)))
             }
         }
     }
 
     /// `GET` of a page of a pod, such as `/metrics` of its proxy.
-    pub async fn page(&self, namespace: &str, pod: &str, port: u16, path: &str) -> Result<Page, ClusterError> {
+    pub(crate) async fn page(&self, namespace: &str, pod: &str, port: u16, path: &str) -> Result<Page, ClusterError> {
         self.forward(namespace, pod, port, |stream| get(stream, path.to_owned())).await
     }
 

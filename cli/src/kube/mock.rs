@@ -28,11 +28,11 @@ enum Port {
 
 /// Ports of pods by `namespace/pod:port`.
 #[derive(Default)]
-pub struct Ports(BTreeMap<String, Port>);
+pub(crate) struct Ports(BTreeMap<String, Port>);
 
 /// Builds a [`Cluster`].
 #[derive(Default)]
-pub struct Mock {
+pub(crate) struct Mock {
     objects: BTreeMap<String, (u16, Value)>,
     /// Lists by path and a word of the query.
     lists: BTreeMap<(String, String), Value>,
@@ -45,48 +45,52 @@ pub struct Mock {
 
 impl Mock {
     /// An API server that answers with an object.
-    pub fn object(mut self, path: &str, value: Value) -> Self {
+    pub(crate) fn object(mut self, path: &str, value: Value) -> Self {
         self.objects.insert(path.to_owned(), (200, value));
         self
     }
 
     /// An API server that answers with a list.
-    pub fn list(self, path: &str, items: Vec<Value>) -> Self {
+    pub(crate) fn list(self, path: &str, items: Vec<Value>) -> Self {
         self.object(path, json!({ "kind": "List", "metadata": {}, "items": items }))
     }
 
     /// A list for queries that have a word in them; [`Mock::list`] is for all others.
-    pub fn list_of(mut self, path: &str, word: &str, items: Vec<Value>) -> Self {
+    pub(crate) fn list_of(mut self, path: &str, word: &str, items: Vec<Value>) -> Self {
         self.lists.insert((path.to_owned(), word.to_owned()), json!({ "metadata": {}, "items": items }));
         self
     }
 
     /// An object that is another one the first few times.
-    pub fn after(self, path: &str, times: usize, first: Value) -> Self {
+    pub(crate) fn after(self, path: &str, times: usize, first: Value) -> Self {
         self.first.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), (times, first));
         self
     }
 
     /// An API server that answers with an error.
-    pub fn refuses(mut self, path: &str, status: u16, message: &str) -> Self {
+    pub(crate) fn refuses(mut self, path: &str, status: u16, message: &str) -> Self {
         self.objects.insert(path.to_owned(), (status, json!({ "kind": "Status", "message": message })));
         self
     }
 
     /// An API server that takes posts.
-    pub fn post(mut self, path: &str, handler: impl Fn(&str, Value) -> (u16, Value) + Send + Sync + 'static) -> Self {
+    pub(crate) fn post(
+        mut self,
+        path: &str,
+        handler: impl Fn(&str, Value) -> (u16, Value) + Send + Sync + 'static,
+    ) -> Self {
         self.posts.insert(0, (path.to_owned(), Box::new(handler)));
         self
     }
 
     /// The time it says it is.
-    pub fn date(mut self, date: &str) -> Self {
+    pub(crate) fn date(mut self, date: &str) -> Self {
         self.date = Some(date.to_owned());
         self
     }
 
     /// A page of a pod.
-    pub fn page(mut self, pod: &str, port: u16, path: &str, text: &str) -> Self {
+    pub(crate) fn page(mut self, pod: &str, port: u16, path: &str, text: &str) -> Self {
         let port = self.ports.0.entry(format!("{pod}:{port}")).or_insert_with(|| Port::Pages(BTreeMap::new()));
         if let Port::Pages(pages) = port {
             pages.insert(path.to_owned(), (200, Bytes::from(text.to_owned())));
@@ -96,27 +100,27 @@ impl Mock {
 
     /// A page that says, with 503, that something is not well.
     #[cfg(test)]
-    pub fn failing_page(mut self, pod: &str, port: u16, path: &str, text: &str) -> Self {
+    pub(crate) fn failing_page(mut self, pod: &str, port: u16, path: &str, text: &str) -> Self {
         let pages = BTreeMap::from([(path.to_owned(), (503, Bytes::from(text.to_owned())))]);
         self.ports.0.insert(format!("{pod}:{port}"), Port::Pages(pages));
         self
     }
 
     /// A page of a pod that is no text.
-    pub fn bytes(mut self, pod: &str, port: u16, path: &str, body: Vec<u8>) -> Self {
+    pub(crate) fn bytes(mut self, pod: &str, port: u16, path: &str, body: Vec<u8>) -> Self {
         let pages = BTreeMap::from([(path.to_owned(), (200, Bytes::from(body)))]);
         self.ports.0.insert(format!("{pod}:{port}"), Port::Pages(pages));
         self
     }
 
     /// A port of a pod that speaks TLS.
-    pub fn tls(mut self, pod: &str, port: u16, config: Arc<ServerConfig>) -> Self {
+    pub(crate) fn tls(mut self, pod: &str, port: u16, config: Arc<ServerConfig>) -> Self {
         self.ports.0.insert(format!("{pod}:{port}"), Port::Tls(config));
         self
     }
 
     /// The cluster, in the namespace `shop`.
-    pub fn cluster(mut self) -> Cluster {
+    pub(crate) fn cluster(mut self) -> Cluster {
         let ports = Arc::new(std::mem::take(&mut self.ports));
         let mock = Arc::new(self);
         let service = tower::service_fn(move |request: Request<Body>| {

@@ -7,10 +7,10 @@ mod config;
 mod error;
 mod forward;
 #[cfg(test)]
-pub mod mock;
-pub mod pods;
-pub mod trust_bundle;
-pub mod value;
+pub(crate) mod mock;
+pub(crate) mod pods;
+pub(crate) mod trust_bundle;
+pub(crate) mod value;
 
 use std::time::{Duration, Instant};
 
@@ -19,13 +19,10 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
-pub use error::{ClusterError, causes};
-pub use forward::Stream;
+pub(crate) use error::{ClusterError, causes};
+pub(crate) use forward::Stream;
 
 use crate::{globals::Globals, output};
-
-/// The namespace of the control plane.
-pub const CONTROL_NAMESPACE: &str = "mesh-system";
 
 /// One answer of the API server; a list of pods comes in parts of [`PAGE`].
 const MAX_BODY: usize = 64 * 1024 * 1024;
@@ -38,7 +35,7 @@ const MAX_OBJECTS: usize = 200_000;
 
 /// A cluster and the user that speaks to it.
 #[derive(Clone)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     client: Client,
     /// Its address, for messages.
     server: String,
@@ -48,9 +45,9 @@ pub struct Cluster {
     forwarding: forward::Forwarding,
 }
 
-/// An answer of the API server that is a success.
+/// A successful response of the API server.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub(crate) struct ApiResponse {
     /// The object; `null` when there is none.
     pub value: Value,
     /// The header `Date`.
@@ -59,7 +56,7 @@ pub struct Answer {
 
 impl Cluster {
     /// Reads the configuration and prepares the client; nothing is sent yet.
-    pub async fn connect(globals: &Globals) -> Result<Self, ClusterError> {
+    pub(crate) async fn connect(globals: &Globals) -> Result<Self, ClusterError> {
         let config = config::load(globals).await?;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let namespace = globals.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
@@ -68,22 +65,22 @@ impl Cluster {
     }
 
     /// The API server's address.
-    pub fn server(&self) -> &str {
+    pub(crate) fn server(&self) -> &str {
         &self.server
     }
 
     /// The namespace of `-n`, or of the context.
-    pub fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }
 
     /// Reads an object or a page.
-    pub async fn get(&self, path: &str) -> Result<Value, ClusterError> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, ClusterError> {
         Ok(self.exchange(Method::GET, path, None).await?.value)
     }
 
     /// Reads an object that may not be there.
-    pub async fn find(&self, path: &str) -> Result<Option<Value>, ClusterError> {
+    pub(crate) async fn find(&self, path: &str) -> Result<Option<Value>, ClusterError> {
         match self.get(path).await {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.is_not_found() => Ok(None),
@@ -92,12 +89,12 @@ impl Cluster {
     }
 
     /// Sends an object (a review, a dry run).
-    pub async fn post(&self, path: &str, object: &Value) -> Result<Value, ClusterError> {
+    pub(crate) async fn post(&self, path: &str, object: &Value) -> Result<Value, ClusterError> {
         Ok(self.exchange(Method::POST, path, Some(object)).await?.value)
     }
 
     /// Every object of a list, in parts. `query` is what narrows it, as in `labelSelector=app%3Dweb`, or empty.
-    pub async fn list(&self, path: &str, query: &str) -> Result<Vec<Value>, ClusterError> {
+    pub(crate) async fn list(&self, path: &str, query: &str) -> Result<Vec<Value>, ClusterError> {
         let mut items = Vec::new();
         let mut next = String::new();
         loop {
@@ -117,7 +114,12 @@ impl Cluster {
     }
 
     /// One exchange, with its answer's date.
-    pub async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, ClusterError> {
+    pub(crate) async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<ApiResponse, ClusterError> {
         let request_text = format!("{method} {path}");
         let begun = Instant::now();
         let bytes = body.map(Value::to_string).unwrap_or_default().into_bytes();
@@ -148,13 +150,13 @@ impl Cluster {
         let (head, body) = answered?;
         let parsed = serde_json::from_slice::<Value>(&body);
         if !head.status.is_success() {
-            let said = parsed.ok().and_then(|value| Some(value.get("message")?.as_str()?.to_owned()));
-            let message = said.unwrap_or_else(|| request_text.clone());
+            let message = parsed.ok().and_then(|value| Some(value.get("message")?.as_str()?.to_owned()));
+            let message = message.unwrap_or_else(|| request_text.clone());
             return Err(ClusterError::of_status(&self.server, head.status.as_u16(), message));
         }
         let date = head.headers.get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
         let value = parsed.map_err(|error| self.malformed(&request_text, &error.to_string()))?;
-        Ok(Answer { value, date })
+        Ok(ApiResponse { value, date })
     }
 
     fn malformed(&self, request: &str, why: &str) -> ClusterError {
@@ -163,22 +165,22 @@ impl Cluster {
 }
 
 /// A path of the API: its parts, each made safe. Names come from people.
-pub fn path(parts: &[&str]) -> String {
+pub(crate) fn path(parts: &[&str]) -> String {
     parts.iter().map(|part| format!("/{}", encode(part))).collect()
 }
 
 /// Path of a resource of the core group, in a namespace.
-pub fn core(namespace: &str, resource: &str) -> String {
+pub(crate) fn core(namespace: &str, resource: &str) -> String {
     path(&["api", "v1", "namespaces", namespace, resource])
 }
 
 /// Path of one object of the core group, in a namespace.
-pub fn core_object(namespace: &str, resource: &str, name: &str) -> String {
+pub(crate) fn core_object(namespace: &str, resource: &str, name: &str) -> String {
     path(&["api", "v1", "namespaces", namespace, resource, name])
 }
 
 /// Percent-encodes what is not unreserved (RFC 3986).
-pub fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

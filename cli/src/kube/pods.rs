@@ -2,6 +2,7 @@
 
 use anyhow::{bail, ensure};
 use clap::Args;
+use mesh_policy::well_known::{PROXY_CONTAINER, VERSION_LABEL};
 use serde_json::Value;
 
 use super::{Cluster, core, core_object, encode, value};
@@ -9,9 +10,14 @@ use super::{Cluster, core, core_object, encode, value};
 /// Pods of one command; a person who names more wants a script.
 const MAX_PODS: usize = 200;
 
+/// What narrows a list to pods that say that they were injected, on the side of the API server.
+pub(crate) fn injected() -> String {
+    format!("labelSelector={}", encode(VERSION_LABEL))
+}
+
 /// Which pods.
 #[derive(Clone, Debug, Default, Args)]
-pub struct Which {
+pub(crate) struct Which {
     /// Pods: POD (in the namespace of --namespace) or NAMESPACE/POD
     #[arg(value_name = "POD", conflicts_with_all = ["selector", "all_namespaces"])]
     pub pods: Vec<String>,
@@ -25,7 +31,7 @@ pub struct Which {
 
 impl Cluster {
     /// The pods that are meant; at least one.
-    pub async fn pods(&self, which: &Which) -> anyhow::Result<Vec<Value>> {
+    pub(crate) async fn pods(&self, which: &Which) -> anyhow::Result<Vec<Value>> {
         if which.pods.is_empty() && which.selector.is_none() && !which.all_namespaces {
             bail!("no pod was named: give POD or NAMESPACE/POD, -l LABELS, or -A for all");
         }
@@ -40,7 +46,7 @@ impl Cluster {
         let path = if which.all_namespaces { "/api/v1/pods".to_owned() } else { core(self.namespace(), "pods") };
         let selector = which.selector.as_ref().map(|labels| format!("labelSelector={}", encode(labels)));
         let mut found = self.list(&path, selector.as_deref().unwrap_or_default()).await?;
-        found.retain(|pod| value::container(pod, "mesh-proxy").is_some() && is_alive(pod));
+        found.retain(|pod| value::container(pod, PROXY_CONTAINER).is_some() && is_alive(pod));
         let place =
             if which.all_namespaces { "the cluster".to_owned() } else { format!("namespace {}", self.namespace()) };
         let labels = which.selector.as_ref().map(|labels| format!(" and the labels {labels}")).unwrap_or_default();
@@ -54,7 +60,7 @@ impl Cluster {
     }
 
     /// The namespace and the name in `NAMESPACE/POD` or `POD`; `pod/POD` is taken as kubectl takes it.
-    pub fn pod_name<'n>(&'n self, name: &'n str) -> (&'n str, &'n str) {
+    pub(crate) fn pod_name<'n>(&'n self, name: &'n str) -> (&'n str, &'n str) {
         match name.split_once('/') {
             Some(("pod" | "pods" | "po", pod)) => (self.namespace(), pod),
             Some((namespace, pod)) => (namespace, pod),
@@ -63,8 +69,8 @@ impl Cluster {
     }
 }
 
-/// Whether a pod is neither over nor being deleted.
-pub fn is_alive(pod: &Value) -> bool {
+/// Whether a pod has not ended and is not being deleted.
+pub(crate) fn is_alive(pod: &Value) -> bool {
     !matches!(value::text(pod, "/status/phase"), "Succeeded" | "Failed")
         && value::text(pod, "/metadata/deletionTimestamp").is_empty()
 }

@@ -1,60 +1,59 @@
 //! The trust bundle: the ConfigMap with the trust anchors that mesh-identity writes, as commands read it.
 //!
-//! Its name and its key are those of the controller, which writes it. Whether an anchor is still valid, and whether a
+//! Whether an anchor is still valid, and whether a
 //! chain leads to one, is for the callers.
 
+use mesh_policy::well_known::{CONTROL_NAMESPACE, TRUST_BUNDLE, TRUST_BUNDLE_KEY};
 use serde_json::Value;
 
-pub use mesh_controller::{issuer::BUNDLE as KEY, kube::trust_writer::NAME};
-
-use super::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object, value};
+use super::{Cluster, ClusterError, core_object, value};
 use crate::certificate::Certificate;
 
 /// Where the trust bundle of a namespace is.
-pub fn path(namespace: &str) -> String {
-    core_object(namespace, "configmaps", NAME)
+pub(crate) fn path(namespace: &str) -> String {
+    core_object(namespace, "configmaps", TRUST_BUNDLE)
 }
 
 /// The trust anchors, as installed; the inner error says why there are none.
-pub async fn anchors(cluster: &Cluster) -> Result<Result<Vec<Certificate>, String>, ClusterError> {
+pub(crate) async fn anchors(cluster: &Cluster) -> Result<Result<Vec<Certificate>, String>, ClusterError> {
     let found = cluster.find(&path(CONTROL_NAMESPACE)).await?;
     Ok(match found {
-        None => Err(format!("there is no ConfigMap {CONTROL_NAMESPACE}/{NAME}")),
+        None => Err(format!("there is no ConfigMap {CONTROL_NAMESPACE}/{TRUST_BUNDLE}")),
         Some(found) => Certificate::decode_pem(text(&found).as_bytes())
-            .map_err(|why| format!("the ConfigMap {CONTROL_NAMESPACE}/{NAME}, key {KEY}: {why}")),
+            .map_err(|why| format!("the ConfigMap {CONTROL_NAMESPACE}/{TRUST_BUNDLE}, key {TRUST_BUNDLE_KEY}: {why}")),
     })
 }
 
 /// The anchors in a trust bundle as they are written (PEM); empty when it has none.
-pub fn text(bundle: &Value) -> &str {
-    bundle.get("data").and_then(|data| data.get(KEY)).and_then(Value::as_str).unwrap_or_default()
+pub(crate) fn text(bundle: &Value) -> &str {
+    bundle.get("data").and_then(|data| data.get(TRUST_BUNDLE_KEY)).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// What keeps a bundle from being deleted and written anew.
-pub struct Held {
+pub(crate) struct FinalizerHold {
     /// By whom, for people.
-    pub said: String,
+    pub message: String,
     /// A command that ends it.
-    pub mend: String,
+    pub fix: String,
 }
 
 /// Whether somebody holds a bundle by a finalizer: the API server deletes no object that has one, so that
 /// `kubectl delete` waits for it, and nobody can write the name anew once it is being deleted.
-pub fn held(bundle: &Value) -> Option<Held> {
+pub(crate) fn held(bundle: &Value) -> Option<FinalizerHold> {
     let finalizers: Vec<_> = value::items(bundle, "/metadata/finalizers").iter().filter_map(Value::as_str).collect();
     if finalizers.is_empty() {
         return None;
     }
     let namespace = value::namespace(bundle);
     let is_deleted = !value::text(bundle, "/metadata/deletionTimestamp").is_empty();
-    Some(Held {
-        said: format!(
-            "the ConfigMap {namespace}/{NAME} {} by the finalizer {}",
+    Some(FinalizerHold {
+        message: format!(
+            "the ConfigMap {namespace}/{TRUST_BUNDLE} {} by the finalizer {}",
             if is_deleted { "is being deleted and is held" } else { "is held" },
             finalizers.join(", ")
         ),
-        mend: format!(
-            "kubectl -n {namespace} patch configmap {NAME} --type=merge -p '{{\"metadata\":{{\"finalizers\":null}}}}'"
+        fix: format!(
+            "kubectl -n {namespace} patch configmap {TRUST_BUNDLE} --type=merge -p '{{\"metadata\":{{\"finalizers\":null}}}}'"
         ),
     })
 }

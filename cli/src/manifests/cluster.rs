@@ -3,24 +3,24 @@
 //! The kinds are found out by discovery, so that routes of the experimental channel, or of an older or newer Gateway
 //! API, are read where they are.
 
+use std::collections::BTreeSet;
+
 use mesh_injector::config::Config;
+use mesh_policy::well_known::{CONTROL_NAMESPACE, MESH_INJECTOR, VALUES_CONFIG_MAP};
 use mesh_resources::{
     IpNet, Object, Options, is_used,
-    kinds::{GATEWAY_GROUP, KINDS, Kind, POLICY_GROUP, Version},
+    kinds::{KINDS, Kind, Version, is_namespaced},
 };
 use serde_json::Value;
 
 use crate::{
     chart::values,
-    kube::{CONTROL_NAMESPACE, Cluster, ClusterError, core_object, path, value},
+    kube::{Cluster, ClusterError, core_object, path, value},
 };
-
-/// Groups whose kinds are found by discovery.
-const GROUPS: [&str; 2] = [GATEWAY_GROUP, POLICY_GROUP];
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub(crate) enum Wanted {
     /// Services, routes, and what routes refer to: all that decides about requests to Services.
     Routes,
     /// Endpoints and pods as well, for targets that are addresses.
@@ -31,7 +31,7 @@ pub enum Wanted {
 
 /// What a cluster has.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(crate) struct Found {
     /// Its objects.
     pub objects: Vec<Object>,
     /// How they are to be read.
@@ -42,23 +42,23 @@ pub struct Found {
 
 /// A kind as the API server serves it.
 #[derive(Debug)]
-struct Served {
+pub(super) struct Served {
     /// `v1` or `group/version`.
     api_version: String,
-    kind: String,
-    plural: String,
+    pub(super) kind: String,
+    pub(super) plural: String,
 }
 
 impl Served {
     /// One that every API server has in this version.
-    fn fixed(kind: &Kind) -> Option<Self> {
+    pub(super) fn fixed(kind: &Kind) -> Option<Self> {
         let Version::Fixed(version) = kind.version else { return None };
         let api_version = if kind.group.is_empty() { version.to_owned() } else { format!("{}/{version}", kind.group) };
         Some(Self { api_version, kind: kind.kind.to_owned(), plural: kind.plural.to_owned() })
     }
 
     /// Path of its list: of a namespace, or of all.
-    fn path(&self, namespace: Option<&str>) -> String {
+    pub(super) fn path(&self, namespace: Option<&str>) -> String {
         let mut parts = match self.api_version.split_once('/') {
             Some((group, version)) => vec!["apis", group, version],
             None => vec!["api", &self.api_version],
@@ -71,29 +71,38 @@ impl Served {
 
 /// Reads the objects. Where a kind may not be listed in the whole cluster, only those of `namespaces` are read, and a
 /// note says so.
-pub async fn read(cluster: &Cluster, wanted: Wanted, namespaces: &[&str]) -> Result<Found, ClusterError> {
+pub(crate) async fn read(cluster: &Cluster, wanted: Wanted, namespaces: &[&str]) -> Result<Found, ClusterError> {
     let is_wanted = |kind: &&Kind| match wanted {
         Wanted::Routes => kind.kind == "Service",
         Wanted::Addresses => kind.is_namespaced,
         Wanted::Everything => true,
     };
     let mut kinds: Vec<Served> = KINDS.iter().filter(is_wanted).filter_map(Served::fixed).collect();
-    for group in GROUPS {
+    let is_served = |kind: &&Kind| matches!(kind.version, Version::Served(_));
+    let groups: BTreeSet<&str> = KINDS.iter().filter(is_served).map(|kind| kind.group).collect();
+    for group in groups {
         kinds.extend(served(cluster, group).await?);
     }
     let mut found = Found { options: options(cluster).await?, ..Found::default() };
     for kind in &kinds {
-        for mut item in list(cluster, kind, namespaces, &mut found.notes).await? {
+        let items = list(cluster, kind, namespaces, &mut found.notes).await?;
+        found.take(kind, items);
+    }
+    Ok(found)
+}
+
+impl Found {
+    pub(super) fn take(&mut self, kind: &Served, items: Vec<Value>) {
+        for mut item in items {
             // Lists of the API do not repeat these in each item.
             if let Some(item) = item.as_object_mut() {
                 item.insert("apiVersion".to_owned(), kind.api_version.as_str().into());
                 item.insert("kind".to_owned(), kind.kind.as_str().into());
             }
             // What an API server gives out has a name; anything else is not the mesh's business.
-            found.objects.extend(Object::from_value(item, None));
+            self.objects.extend(Object::from_value(item, None));
         }
     }
-    Ok(found)
 }
 
 /// The kinds of a group that the mesh has a use for, each in the version that the API server prefers.
@@ -124,6 +133,10 @@ async fn list(
 ) -> Result<Vec<Value>, ClusterError> {
     match cluster.list(&kind.path(None), "").await {
         Err(error) if error.is_not_found() => Ok(Vec::new()),
+        Err(error) if error.is_forbidden() && !is_namespaced(&kind.kind) && !namespaces.is_empty() => {
+            notes.push(format!("{} may not be listed; what they say is not seen", kind.plural));
+            Ok(Vec::new())
+        }
         Err(error) if error.is_forbidden() && !namespaces.is_empty() => {
             let mut items = Vec::new();
             for namespace in namespaces {
@@ -139,7 +152,7 @@ async fn list(
 
 /// The domains and networks of the installation; the defaults where there is none, or where it may not be read.
 pub(crate) async fn options(cluster: &Cluster) -> Result<Options, ClusterError> {
-    let text = if_allowed(installed(cluster, "mesh-injector", "/data/config.yaml").await)?.flatten();
+    let text = if_allowed(installed(cluster, MESH_INJECTOR, "/data/config.yaml").await)?.flatten();
     let config = text.and_then(|text| Config::from_yaml(&text).ok()).unwrap_or_default();
     Ok(Options {
         meshed_by_label: false,
@@ -151,8 +164,10 @@ pub(crate) async fn options(cluster: &Cluster) -> Result<Options, ClusterError> 
 
 /// The installation's value `clusterNetworks`; none where there is no installation.
 pub(crate) async fn cluster_networks(cluster: &Cluster) -> Result<Vec<IpNet>, ClusterError> {
-    let text = installed(cluster, "mesh-values", "/data/values.yaml").await?;
-    let values = text.and_then(|text| values::read_yaml("ConfigMap mesh-values", &text).ok()).unwrap_or_default();
+    let text = installed(cluster, VALUES_CONFIG_MAP, "/data/values.yaml").await?;
+    let values = text
+        .and_then(|text| values::read_yaml(&format!("ConfigMap {VALUES_CONFIG_MAP}"), &text).ok())
+        .unwrap_or_default();
     let networks = value::items(&values, "/clusterNetworks").iter().filter_map(Value::as_str);
     Ok(networks.filter_map(|network| network.parse().ok()).collect())
 }
@@ -164,7 +179,7 @@ async fn installed(cluster: &Cluster, name: &str, key: &str) -> Result<Option<St
 }
 
 /// What was read; nothing where it may not be.
-fn if_allowed<T>(read: Result<T, ClusterError>) -> Result<Option<T>, ClusterError> {
+pub(super) fn if_allowed<T>(read: Result<T, ClusterError>) -> Result<Option<T>, ClusterError> {
     match read {
         Err(error) if error.is_forbidden() => Ok(None),
         read => read.map(Some),
@@ -221,7 +236,7 @@ mod tests {
         let map = |key: &str, text: &str| json!({ "data": { key: text } });
         let at = |name: &str| format!("/api/v1/namespaces/mesh-system/configmaps/{name}");
         let cluster = mock()
-            .object(&at("mesh-injector"), map("config.yaml", "trustDomain: example.org\n"))
+            .object(&at(MESH_INJECTOR), map("config.yaml", "trustDomain: example.org\n"))
             .object(&at("mesh-values"), map("values.yaml", "clusterNetworks: [10.0.0.0/8, nonsense]\n"));
         let found = options(&cluster.cluster()).await.unwrap();
         let networks: Vec<_> = found.cluster_networks.iter().map(ToString::to_string).collect();

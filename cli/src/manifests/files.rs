@@ -16,12 +16,12 @@ const MAX_FILES: usize = 10_000;
 const MAX_DEPTH: usize = 16;
 /// The name of standard input.
 const STDIN: &str = "-";
-/// Files that have the ending of manifests and are none.
+/// Files that are named like manifests and are none.
 const OTHERS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Chart.yaml"];
 
-/// What files say.
+/// The manifests of some files.
 #[derive(Debug, Default)]
-pub struct Given {
+pub(crate) struct ManifestFiles {
     /// Their objects, in the order of the files' names; of two of one name the first.
     pub objects: Vec<Object>,
     /// Files that cannot be read as manifests.
@@ -31,9 +31,9 @@ pub struct Given {
     seen: BTreeSet<ObjectId>,
 }
 
-impl Given {
+impl ManifestFiles {
     /// Reads files, folders and `-`. Errors when one cannot be read at all, or holds no manifest by its name.
-    pub fn read(paths: &[PathBuf]) -> anyhow::Result<Self> {
+    pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Self> {
         let mut given = Self::default();
         for path in paths {
             if path.as_os_str() == STDIN {
@@ -58,7 +58,7 @@ impl Given {
     }
 
     /// Takes in the text of a file.
-    pub fn take(&mut self, text: &str, file: &str) {
+    pub(crate) fn take(&mut self, text: &str, file: &str) {
         match parse_manifests(text, file) {
             Ok(objects) => objects.into_iter().for_each(|object| self.add(object)),
             Err(error) => self.broken.push(error),
@@ -66,7 +66,7 @@ impl Given {
     }
 
     /// Takes in an object.
-    pub fn add(&mut self, object: Object) {
+    pub(crate) fn add(&mut self, object: Object) {
         if self.seen.insert(object.id()) {
             self.objects.push(object);
         } else {
@@ -74,8 +74,8 @@ impl Given {
         }
     }
 
-    /// The objects; an error when a file is broken, for what it says is not known.
-    pub fn into_objects(self) -> anyhow::Result<Vec<Object>> {
+    /// The objects; an error when a file is broken, since its objects are not known.
+    pub(crate) fn into_objects(self) -> anyhow::Result<Vec<Object>> {
         match self.broken.into_iter().next() {
             Some(error) => Err(error.into()),
             None => Ok(self.objects),
@@ -144,7 +144,7 @@ mod tests {
         write("kustomization.yaml", "resources: [a.yaml]");
         write(".hidden/x.yaml", "not: read");
         write("d.yaml", "kind: [");
-        let given = Given::read(&[folder.path().to_owned()]).unwrap();
+        let given = ManifestFiles::read(&[folder.path().to_owned()]).unwrap();
         let names: Vec<_> = given.objects.iter().map(|object| object.name.as_str()).collect();
         assert_eq!((names, given.repeated.len(), given.broken.len()), (vec!["first", "second"], 1, 1));
         assert!(given.repeated[0].source.as_ref().unwrap().file.ends_with("c.json"));
@@ -154,12 +154,12 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let said = Given::read(&[folder.path().to_owned()]).unwrap_err().to_string();
-        assert!(said.contains("there is no .yaml"), "{said}");
+        let message = ManifestFiles::read(&[folder.path().to_owned()]).unwrap_err().to_string();
+        assert!(message.contains("there is no .yaml"), "{message}");
         let absent = folder.path().join("absent.yaml");
-        assert!(format!("{:#}", Given::read(&[absent]).unwrap_err()).contains("No such file"));
+        assert!(format!("{:#}", ManifestFiles::read(&[absent]).unwrap_err()).contains("No such file"));
         let binary = folder.path().join("x.yaml");
         fs::write(&binary, [0, 159, 146, 150]).unwrap();
-        assert!(Given::read(&[binary]).unwrap_err().to_string().contains("it is not text"));
+        assert!(ManifestFiles::read(&[binary]).unwrap_err().to_string().contains("it is not text"));
     }
 }

@@ -1,22 +1,23 @@
 //! The objects that commands are about, in one form: from files and folders, or from a cluster.
 //!
-//! Nothing is decoded here: that is `mesh-resources`', for these commands as for the controller.
+//! Nothing is decoded here: `mesh-resources` does that, for these commands as for the controller.
 
 pub(crate) mod cluster;
 mod files;
+mod pods;
 
 use std::process::ExitCode;
 
-pub use cluster::{Found, Wanted, read as read_cluster};
-pub use files::Given;
+pub(crate) use cluster::{Found, Wanted, read as read_cluster};
+pub(crate) use files::ManifestFiles;
 
 use crate::output;
 
-/// What commands that judge files or requests end with when they could not judge: neither a yes nor a no.
-pub const UNREADABLE: u8 = 2;
+/// The exit code of commands that judge files or requests when they could not: neither yes nor no.
+pub(crate) const UNREADABLE: u8 = 2;
 
-/// The code of a command that judges: an error means that there was nothing to judge.
-pub fn judged(result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+/// The exit code of a command that judges: an error means that there was nothing to judge.
+pub(crate) fn judged(result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     Ok(result.unwrap_or_else(|error| {
         output::error(&error);
         ExitCode::from(UNREADABLE)

@@ -11,8 +11,8 @@ use std::{
 /// A folder with files, in which commands run.
 pub struct Folder(tempfile::TempDir);
 
-/// What a command said and how it ended.
-pub struct Said {
+/// What a command printed and how it ended.
+pub struct CommandResult {
     pub code: Option<i32>,
     pub out: String,
     pub err: String,
@@ -40,14 +40,14 @@ impl Folder {
     }
 
     /// Runs meshctl where no cluster is known.
-    pub fn meshctl(&self, args: &[&str]) -> Said {
+    pub fn meshctl(&self, args: &[&str]) -> CommandResult {
         self.meshctl_with(args, "")
     }
 
-    pub fn meshctl_with(&self, args: &[&str], stdin: &str) -> Said {
+    pub fn meshctl_with(&self, args: &[&str], stdin: &str) -> CommandResult {
         let output = run(Path::new(env!("CARGO_BIN_EXE_meshctl")), self.path(), args, stdin);
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+        CommandResult { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 }
 

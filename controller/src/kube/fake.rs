@@ -8,10 +8,11 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use kube::{Client, client::Body};
+use mesh_policy::well_known::TOKEN_AUDIENCE;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
@@ -95,7 +96,7 @@ impl Fake {
     pub(crate) fn accept_token(&self, token: &str, username: &str, pod: &str, uid: &str) {
         let extra =
             json!({"authentication.kubernetes.io/pod-name": [pod], "authentication.kubernetes.io/pod-uid": [uid]});
-        let status = json!({"authenticated": true, "audiences": [crate::token::AUDIENCE],
+        let status = json!({"authenticated": true, "audiences": [TOKEN_AUDIENCE],
             "user": {"username": username, "extra": extra}});
         self.state.lock().unwrap().tokens.insert(token.to_owned(), status);
     }
@@ -168,55 +169,7 @@ impl Fake {
                 answer(&json!({"metadata": {"resourceVersion": state.version.to_string()}, "items": items}))
             }
             Method::GET => self.get(&path).map_or_else(|| failure(404, "not found"), |object| answer(&object)),
-            Method::PATCH | Method::PUT => {
-                let patch: Value = serde_json::from_slice(&body).unwrap();
-                let is = |wanted: &str| parts.headers.get("content-type").is_some_and(|kind| kind == wanted);
-                let rival = self.state.lock().unwrap().before_patch.take();
-                rival.into_iter().for_each(|rival| rival());
-                // Of a subresource the object is written.
-                let path = path.strip_suffix("/status").unwrap_or(&path);
-                let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
-                let object = match self.get(path) {
-                    Some(there) if method == Method::PUT && version(&there) != version(&patch) => {
-                        return Ok(failure(409, "the object has been modified"));
-                    }
-                    Some(there) if !is(MERGE) && there["immutable"] == true && there["data"] != patch["data"] => {
-                        return Ok(failure(422, "data: Forbidden: field is immutable when `immutable` is set"));
-                    }
-                    // What server-side apply does not name stays.
-                    Some(there) if !is(STRATEGIC) && !is(MERGE) => {
-                        let mut object = patch;
-                        for kept in ["finalizers", "deletionTimestamp"]
-                            .into_iter()
-                            .filter(|kept| !there["metadata"][kept].is_null())
-                        {
-                            object["metadata"][kept] = there["metadata"][kept].clone();
-                        }
-                        object
-                    }
-                    _ if !is(STRATEGIC) && !is(MERGE) => patch,
-                    None => return Ok(failure(404, "not found")),
-                    Some(mut object) => {
-                        if version(&object) != version(&patch) {
-                            return Ok(failure(409, "the object has been modified"));
-                        }
-                        if is(MERGE) && patch["metadata"].get("finalizers").is_some_and(Value::is_null) {
-                            object["metadata"]["finalizers"] = Value::Null;
-                            if !object["metadata"]["deletionTimestamp"].is_null() {
-                                self.remove(path);
-                                return Ok(answer(&object));
-                            }
-                        } else if is(MERGE) {
-                            object["status"] = patch["status"].clone();
-                        } else {
-                            merge(&mut object, &patch);
-                        }
-                        object
-                    }
-                };
-                self.put(path, object);
-                answer(&self.get(path).unwrap())
-            }
+            Method::PATCH | Method::PUT => self.write(&method, &path, &parts.headers, &body),
             Method::DELETE => match self.get(&path) {
                 Some(mut held) if held["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty()) => {
                     held["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
@@ -225,23 +178,75 @@ impl Fake {
                 }
                 _ => self.remove(&path).map_or_else(|| failure(404, "not found"), |object| answer(&object)),
             },
-            Method::POST => {
-                let mut object: Value = serde_json::from_slice(&body).unwrap();
-                if path.ends_with("/tokenreviews") {
-                    let state = self.state.lock().unwrap();
-                    let token = object["spec"]["token"].as_str().unwrap();
-                    object["status"] = state.tokens.get(token).cloned().unwrap_or_else(|| json!({"error": "unknown"}));
-                    return Ok(answer(&object));
-                }
-                let path = format!("{path}/{}", object["metadata"]["name"].as_str().unwrap());
-                if self.get(&path).is_some() {
-                    return Ok(failure(409, "the object is there already"));
-                }
-                self.put(&path, object);
-                answer(&self.get(&path).unwrap())
-            }
+            Method::POST => self.create(&path, &body),
             other => panic!("{other} {path}"),
         })
+    }
+
+    /// Of a PATCH or a PUT.
+    fn write(&self, method: &Method, path: &str, headers: &HeaderMap, body: &[u8]) -> Response<Answer> {
+        let patch: Value = serde_json::from_slice(body).unwrap();
+        let is = |wanted: &str| headers.get("content-type").is_some_and(|kind| kind == wanted);
+        let rival = self.state.lock().unwrap().before_patch.take();
+        rival.into_iter().for_each(|rival| rival());
+        // Of a subresource the object is written.
+        let path = path.strip_suffix("/status").unwrap_or(path);
+        let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+        let object = match self.get(path) {
+            Some(there) if *method == Method::PUT && version(&there) != version(&patch) => {
+                return failure(409, "the object has been modified");
+            }
+            Some(there) if !is(MERGE) && there["immutable"] == true && there["data"] != patch["data"] => {
+                return failure(422, "data: Forbidden: field is immutable when `immutable` is set");
+            }
+            // What server-side apply does not name stays.
+            Some(there) if !is(STRATEGIC) && !is(MERGE) => {
+                let mut object = patch;
+                for kept in
+                    ["finalizers", "deletionTimestamp"].into_iter().filter(|kept| !there["metadata"][kept].is_null())
+                {
+                    object["metadata"][kept] = there["metadata"][kept].clone();
+                }
+                object
+            }
+            _ if !is(STRATEGIC) && !is(MERGE) => patch,
+            None => return failure(404, "not found"),
+            Some(mut object) => {
+                if version(&object) != version(&patch) {
+                    return failure(409, "the object has been modified");
+                }
+                if is(MERGE) && patch["metadata"].get("finalizers").is_some_and(Value::is_null) {
+                    object["metadata"]["finalizers"] = Value::Null;
+                    if !object["metadata"]["deletionTimestamp"].is_null() {
+                        self.remove(path);
+                        return answer(&object);
+                    }
+                } else if is(MERGE) {
+                    object["status"] = patch["status"].clone();
+                } else {
+                    merge(&mut object, &patch);
+                }
+                object
+            }
+        };
+        self.put(path, object);
+        answer(&self.get(path).unwrap())
+    }
+
+    fn create(&self, path: &str, body: &[u8]) -> Response<Answer> {
+        let mut object: Value = serde_json::from_slice(body).unwrap();
+        if path.ends_with("/tokenreviews") {
+            let state = self.state.lock().unwrap();
+            let token = object["spec"]["token"].as_str().unwrap();
+            object["status"] = state.tokens.get(token).cloned().unwrap_or_else(|| json!({"error": "unknown"}));
+            return answer(&object);
+        }
+        let path = format!("{path}/{}", object["metadata"]["name"].as_str().unwrap());
+        if self.get(&path).is_some() {
+            return failure(409, "the object is there already");
+        }
+        self.put(&path, object);
+        answer(&self.get(&path).unwrap())
     }
 
     fn watch(&self, path: &str, query: &str) -> Response<Answer> {

@@ -33,7 +33,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(4);
 
 /// One candidate for one Lease.
 #[derive(Debug)]
-pub struct Election {
+pub(crate) struct Election {
     api: Api<Lease>,
     name: String,
     holder: String,
@@ -46,14 +46,14 @@ pub struct Election {
 
 impl Election {
     /// A candidate, and where it tells whether it leads. `holder` tells replicas apart: the pod's name.
-    pub fn new(client: Client, namespace: &str, name: &str, holder: &str) -> (Self, watch::Receiver<bool>) {
+    pub(crate) fn new(client: Client, namespace: &str, name: &str, holder: &str) -> (Self, watch::Receiver<bool>) {
         let (leading, receiver) = watch::channel(false);
         let (name, holder) = (name.to_owned(), holder.to_owned());
         (Self { api: Api::namespaced(client, namespace), name, holder, leading, renewed: None, seen: None }, receiver)
     }
 
     /// Takes part until cancelled; then gives the Lease back, so that another need not wait.
-    pub async fn run(mut self, cancel: CancellationToken) {
+    pub(crate) async fn run(mut self, cancel: CancellationToken) {
         loop {
             let begun = Instant::now();
             // While leading, a request may take no longer than the time left to lead.

@@ -1,30 +1,16 @@
-//! What talks to an API server of Kubernetes.
+//! What everything shares that talks to an API server of Kubernetes: an object followed by its name, leader election, and a fake
+//! one for tests. Watches of whole kinds are `source`'s.
 
 #[cfg(test)]
 pub(crate) mod fake;
-pub mod issuer_secret;
-mod lean;
-pub mod lease;
-mod list_watch;
-pub mod named;
-mod object;
-mod review_limit;
-mod room;
-pub mod status_plan;
-pub mod status_writer;
-pub mod token_review;
-pub(crate) mod trust_pem;
-pub mod trust_plan;
-pub mod trust_writer;
-mod waiting;
-pub mod webhook;
-pub mod world;
+pub(crate) mod lease;
+pub(crate) mod named;
 
 use tokio::sync::watch;
 
 /// Does something for as long as this replica leads, and again whenever it leads anew; dropped in between. Ends when the
 /// election does.
-pub async fn lead<F: Future>(leading: &mut watch::Receiver<bool>, mut work: impl FnMut() -> F) {
+pub(crate) async fn lead<F: Future>(leading: &mut watch::Receiver<bool>, mut work: impl FnMut() -> F) {
     while leading.wait_for(|leading| *leading).await.is_ok() {
         let mut lost = leading.clone();
         tokio::select! {

@@ -13,7 +13,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 /// Longest wait before the object is read again, whether an event came or not.
-pub const POLL: Duration = Duration::from_secs(60);
+pub(crate) const POLL: Duration = Duration::from_secs(60);
 /// Shortest time between two readings, whatever the events say.
 const READ_AT_MOST: Duration = Duration::from_millis(200);
 /// Pause when the API server cannot be asked.
@@ -23,7 +23,7 @@ pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
 /// An object by name.
 #[derive(Clone)]
-pub struct Named<K> {
+pub(crate) struct Named<K> {
     api: Api<K>,
     name: String,
     poll: Duration,
@@ -37,18 +37,18 @@ impl<K> fmt::Debug for Named<K> {
 
 impl<K: Resource + Clone + DeserializeOwned + fmt::Debug> Named<K> {
     /// Follows one object.
-    pub fn new(api: Api<K>, name: &str) -> Self {
+    pub(crate) fn new(api: Api<K>, name: &str) -> Self {
         Self { api, name: name.to_owned(), poll: POLL }
     }
 
     /// The object now; `None` when there is none.
-    pub async fn get(&self) -> Result<Option<K>, String> {
+    pub(crate) async fn get(&self) -> Result<Option<K>, String> {
         limited(self.api.get_opt(&self.name)).await
     }
 
     /// Waits until the object is another than the one of this version, or until it is time to look anyway. After a
     /// failure it waits a little.
-    pub async fn changed(&self, version: Option<&str>) {
+    pub(crate) async fn changed(&self, version: Option<&str>) {
         tokio::time::sleep(READ_AT_MOST).await;
         let poll = u32::try_from(self.poll.as_secs()).unwrap_or(u32::MAX);
         // No bookmarks: nothing resumes here, and with them an API server on an old etcd refuses to begin at version 0.

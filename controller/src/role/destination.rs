@@ -8,38 +8,39 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use kube::Client;
 use mesh_credentials::{Config, Credentials, Event, channel::Peer};
-use mesh_policy::Identity;
-use mesh_proto::v1::{destination_server::DestinationServer, policy_server::PolicyServer};
+use mesh_listen::Signals;
+use mesh_policy::{
+    Identity,
+    well_known::{MESH_DESTINATION, MESH_IDENTITY},
+};
 use mesh_resources::Options;
-use tonic::service::Routes;
 
 use crate::{
     admin::{self, Admin},
-    app::{Servers, Signals, listen},
+    api::{
+        self,
+        listener::Limits,
+        server,
+        stalled::{Endings, Replica},
+    },
+    app::{Servers, listen, signalled},
     args::DestinationArgs,
-    ca::unix_seconds,
-    destination::DestinationService,
-    index::Index,
-    kube::{lead, lease::Election, replica_name, status_writer::StatusWriter, world::World},
-    listener::Limits,
-    metrics::{Held, Metrics},
-    policy::PolicyService,
-    server,
-    stalled::{Endings, Replica},
+    identity::ca::unix_seconds,
+    kube::{lead, lease::Election, replica_name},
+    metrics::{GaugeGuard, Metrics},
+    source::{cluster_watch::ClusterWatch, index::Index},
+    status::writer::StatusWriter,
 };
 
-/// Name of our ServiceAccount, of our Service and of the Lease.
-const NAME: &str = "mesh-destination";
-
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(args: DestinationArgs) -> Result<()> {
+pub(crate) async fn run(args: DestinationArgs) -> Result<()> {
     let mut signals = Signals::new()?;
     let servers = Servers::default();
     let ended = tokio::select! {
-        () = signals.wait() => Ok(()),
+        () = signalled(&mut signals) => Ok(()),
         failed = start(&args, &servers) => match failed {
             Ok(()) => {
-                signals.wait().await;
+                signalled(&mut signals).await;
                 Ok(())
             }
             failed => failed,
@@ -51,7 +52,6 @@ pub async fn run(args: DestinationArgs) -> Result<()> {
 
 /// Starts everything; when this returns, proxies are served.
 async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
-    let domain = args.common.trust_domain.as_str();
     let cancel = servers.cancel();
     let metrics = Metrics::new();
 
@@ -59,38 +59,23 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     let client = Client::try_default().await.context(
         "no API server is known; run in a pod with a ServiceAccount, or set KUBECONFIG to a file that names one",
     )?;
-    let config = Config {
-        identity: Peer {
-            address: args.identity.identity_addr.parse().context("--identity-addr")?,
-            identity: Identity::new(domain, &args.common.namespace, "mesh-identity")
-                .context("--trust-domain and --namespace")?,
-        },
-        token_file: args.identity.token_file.clone(),
-        trust_bundle_file: args.identity.trust_bundle_file.clone(),
-    };
-    let credentials = Credentials::new(config)?;
+    let credentials = credentials_of(args)?;
 
     // 2. The pages, so that it can be seen what is waited for.
-    let options = Options {
-        meshed_by_label: false,
-        trust_domain: domain.to_owned(),
-        cluster_domain: args.cluster_domain.trim_end_matches('.').to_ascii_lowercase(),
-        cluster_networks: args.cluster_networks.clone(),
-    };
-    let (index, state) = Index::new(options, metrics.clone());
-    let (topics, statuses, wanted) = (index.topics(), index.statuses(), index.wanted());
+    let (index, state) = Index::new(options_of(args), metrics.clone());
+    let (interests, statuses, wanted) = (index.interests(), index.observed_status(), index.wanted());
     let (ready, parts) = (servers.ready(), servers.parts());
     let pages = Admin { index: state.clone(), metrics: metrics.clone(), ready, parts };
     let metrics_listener = listen(args.common.metrics_listen, "--metrics-listen")?;
     servers.spawn("the pages", admin::serve(metrics_listener, pages, cancel.clone()));
 
-    // 3. The world and the certificate, at the same time. No proxy is told NOT_FOUND only because we just started, and
+    // 3. All objects and the certificate, at the same time. No proxy is told NOT_FOUND only because we just started, and
     //    none is told that a server is not meshed before its pod was seen.
-    let (world, mut synced) = World::new(index, &metrics);
-    let heard = world.heard();
+    let (cluster, mut synced) = ClusterWatch::new(index, &metrics);
+    let heard = cluster.heard();
     //    What objects say is found out on a thread of its own, where no stream, Lease or probe waits for it.
     servers.thread("the watch of the cluster", async move |cancel| match Client::try_default().await {
-        Ok(client) => world.run(client, cancel).await,
+        Ok(client) => cluster.run(client, cancel).await,
         Err(error) => tracing::error!("no API server is known any more: {error}"),
     })?;
     let ends = metrics.certificate_ends.clone();
@@ -112,12 +97,8 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     )?;
 
     // 4. The services.
-    let limit = server::MAX_QUESTION_BYTES;
     let endings = Endings::from(cancel);
-    let policy = PolicyService::new(state.clone(), topics.clone(), endings.clone(), metrics.clone());
-    let destination = DestinationService::new(state.clone(), topics, endings.clone(), metrics.clone());
-    let routes = Routes::new(PolicyServer::new(policy).max_decoding_message_size(limit))
-        .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));
+    let routes = api::routes(&state, &interests, endings.clone(), &metrics);
     let held = credentials.held();
     let tls = server::mesh_tls(held.clone(), held.clone())?;
     let listener = listen(args.listen, "--listen")?;
@@ -125,7 +106,7 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     servers.grpc("the policy and destination service", routes, Limits::DESTINATION, listener, tls, &metrics);
 
     let (index, namespace, pod) = (state.clone(), args.common.namespace.clone(), replica_name());
-    let replica = Replica { heard, index, namespace, service: NAME, pod, endings };
+    let replica = Replica { heard, index, namespace, service: MESH_DESTINATION, pod, endings };
     servers.until_the_end("the look for stalled watches", replica.run());
 
     // 5. Only now is it said that we are here.
@@ -141,9 +122,32 @@ async fn start(args: &DestinationArgs, servers: &Servers) -> Result<()> {
     elect(client, &args.common.namespace, writer, servers)
 }
 
+/// Where a certificate is asked for, and with what.
+fn credentials_of(args: &DestinationArgs) -> Result<Credentials> {
+    let (domain, namespace) = (&args.common.trust_domain, &args.common.namespace);
+    let config = Config {
+        identity: Peer {
+            address: args.identity.identity_addr.parse().context("--identity-addr")?,
+            identity: Identity::new(domain, namespace, MESH_IDENTITY).context("--trust-domain and --namespace")?,
+        },
+        token_file: args.identity.token_file.clone(),
+        trust_bundle_file: args.identity.trust_bundle_file.clone(),
+    };
+    Ok(Credentials::new(config)?)
+}
+
+fn options_of(args: &DestinationArgs) -> Options {
+    Options {
+        meshed_by_label: false,
+        trust_domain: args.common.trust_domain.clone(),
+        cluster_domain: args.cluster_domain.trim_end_matches('.').to_ascii_lowercase(),
+        cluster_networks: args.cluster_networks.clone(),
+    }
+}
+
 /// Takes part in the election, and writes while it is won.
 fn elect(client: Client, namespace: &str, writer: StatusWriter, servers: &Servers) -> Result<()> {
-    let (election, mut leading) = Election::new(client, namespace, NAME, &replica_name());
+    let (election, mut leading) = Election::new(client, namespace, MESH_DESTINATION, &replica_name());
     // It gives the Lease back at the end.
     servers.spawn("the election", election.run(servers.cancel()));
     // There may be many routes to compare.
@@ -153,7 +157,7 @@ fn elect(client: Client, namespace: &str, writer: StatusWriter, servers: &Server
             Err(error) => return tracing::error!("no API server is known any more: {error}"),
         };
         let writing = lead(&mut leading, || async {
-            let _leading = Held::new(&writer.metrics.leading);
+            let _leading = GaugeGuard::new(&writer.metrics.leading);
             writer.clone().run().await;
         });
         cancel.run_until_cancelled(writing).await;

@@ -4,10 +4,12 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use mesh_credentials::{roots::Roots, tls::Held};
-use mesh_policy::Identity;
-use mesh_proto::v1::{
-    destination_server::DestinationServer, identity_server::IdentityServer, policy_server::PolicyServer,
+use mesh_listen::Signals;
+use mesh_policy::{
+    Identity,
+    well_known::{CONTROL_NAMESPACE, MESH_DESTINATION, MESH_IDENTITY},
 };
+use mesh_proto::v1::identity_server::IdentityServer;
 use mesh_resources::Options;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -15,28 +17,18 @@ use tonic::service::Routes;
 
 use crate::{
     admin::{self, Admin},
-    app::{Servers, Signals, listen},
+    api::{self, identity::IdentityService, listener::Limits, server},
+    app::{Servers, listen, signalled},
     args::FolderArgs,
-    destination::DestinationService,
     files,
-    folder::Folder,
-    identity::IdentityService,
-    index::Index,
-    listener::Limits,
-    local_ca,
+    identity::{
+        local_ca, serving::ServingCertificate, token::TokenAuthority, token_files::TokenFiles, trust::Bundle,
+        verifier::LocalVerifier,
+    },
     metrics::Metrics,
-    policy::PolicyService,
-    server,
-    serving::ServingCertificate,
-    token::TokenAuthority,
-    token_files::TokenFiles,
-    trust::Bundle,
-    verifier::LocalVerifier,
-    watch as watch_folder,
+    source::{folder::Folder, folder_watch, index::Index},
 };
 
-/// Namespace of the control plane's identities.
-const NAMESPACE: &str = "mesh-system";
 /// File of the state folder that says where we listen; there once all listeners stand.
 const ADDRESSES: &str = "addresses.json";
 
@@ -51,11 +43,22 @@ pub struct Addresses {
     pub metrics: SocketAddr,
 }
 
+impl Addresses {
+    /// Who we are and where we listen.
+    fn greeting(&self) -> String {
+        let Self { identity, destination, metrics } = self;
+        let version = env!("CARGO_PKG_VERSION");
+        format!(
+            "mesh-controller {version}: identity on {identity}, policy and destination on {destination}, pages on {metrics}"
+        )
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(args: FolderArgs) -> Result<()> {
+pub(crate) async fn run(args: FolderArgs) -> Result<()> {
     let mut signals = Signals::new()?;
     let controller = Controller::start(args).await?;
-    signals.wait().await;
+    signalled(&mut signals).await;
     controller.stop().await;
     Ok(())
 }
@@ -73,44 +76,23 @@ impl Controller {
     /// Starts everything; when this returns, all listeners stand and the folder was read once.
     pub async fn start(args: FolderArgs) -> Result<Self> {
         let domain: Arc<str> = args.trust_domain.as_str().into();
-        let own = |account: &str| {
-            Identity::new(&domain, NAMESPACE, account).with_context(|| format!("--trust-domain {domain:?}"))
-        };
-        let (identity_name, destination_name) = (own("mesh-identity")?, own("mesh-destination")?);
-        let metrics = Metrics::new();
-        let servers = Servers::default();
+        let (identity_name, destination_name) = (own(&domain, MESH_IDENTITY)?, own(&domain, MESH_DESTINATION)?);
+        let (metrics, servers) = (Metrics::new(), Servers::default());
         let cancel = servers.cancel();
 
         // 1. The state: keys first, for everything else needs them.
-        files::private_dir(&args.state).with_context(|| format!("--state {}", args.state.display()))?;
-        // Whoever waits for the addresses must not find those of an earlier run.
-        if let Err(error) = std::fs::remove_file(args.state.join(ADDRESSES))
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(error).with_context(|| format!("{}/{ADDRESSES}", args.state.display()));
-        }
+        open_state(&args.state)?;
         let authority = Arc::new(local_ca::load_or_create(&args.state, &domain, args.leaf_lifetime)?);
         let tokens = Arc::new(TokenAuthority::load_or_create(&args.state)?);
         let (bundle_sender, bundle) = watch::channel(authority.signer().anchors().clone());
 
-        // 2. The world, read once before anyone can ask: no proxy is told NOT_FOUND only because we just started.
-        let options = Options {
-            meshed_by_label: true,
-            trust_domain: domain.to_string(),
-            cluster_networks: args.cluster_networks.clone(),
-            ..Options::default()
-        };
-        let (index, world) = Index::new(options, metrics.clone());
-        let topics = index.topics();
-        let mut folder = Folder::new(args.manifests.clone(), index, metrics.clone());
-        let folder = tokio::task::spawn_blocking(move || {
-            folder.read();
-            folder
-        });
-        let folder = folder.await?;
+        // 2. All objects, read once before anyone can ask: no proxy is told NOT_FOUND only because we just started.
+        let (index, published) = Index::new(options_of(&args), metrics.clone());
+        let interests = index.interests();
+        let folder = read(Folder::new(args.manifests.clone(), index, metrics.clone())).await?;
         let mut token_files = TokenFiles::new(&args.state, tokens.clone(), args.token_lifetime)
             .with_context(|| format!("{}/tokens", args.state.display()))?;
-        token_files.write(&world.borrow());
+        token_files.write(&published.borrow());
 
         // 3. The listeners.
         let identity_listener = listen(args.identity_listen, "--identity-listen")?;
@@ -129,15 +111,15 @@ impl Controller {
         let destination_tls = server::mesh_tls(held, destination_certificate.clone())?;
 
         // 4. What keeps things current.
-        servers.spawn("the watch of the folder", watch_folder::follow(folder, cancel.clone()));
-        servers.spawn("the writer of tokens", token_files.run(world.clone(), cancel.clone()));
+        servers.spawn("the watch of the folder", folder_watch::follow(folder, cancel.clone()));
+        servers.spawn("the writer of tokens", token_files.run(published.clone(), cancel.clone()));
         servers.spawn("the renewal of identity's certificate", identity_certificate.keep_fresh(cancel.clone()));
         servers.spawn("the renewal of destination's certificate", destination_certificate.keep_fresh(cancel.clone()));
 
         // 5. The services.
         let identity = IdentityService {
             authority,
-            verifier: Arc::new(LocalVerifier { tokens, index: world.clone(), trust_domain: domain }),
+            verifier: Arc::new(LocalVerifier { tokens, index: published.clone(), trust_domain: domain }),
             bundle,
             cancel: cancel.clone(),
             metrics: metrics.clone(),
@@ -145,33 +127,16 @@ impl Controller {
         let limit = server::MAX_CERTIFY_BYTES;
         let identity = Routes::new(IdentityServer::new(identity).max_decoding_message_size(limit));
         servers.grpc("the identity service", identity, Limits::IDENTITY, identity_listener, identity_tls, &metrics);
-        let policy = PolicyService::new(world.clone(), topics.clone(), cancel.clone(), metrics.clone());
-        let destination = DestinationService::new(world.clone(), topics, cancel.clone(), metrics.clone());
-        let limit = server::MAX_QUESTION_BYTES;
-        let destination = Routes::new(PolicyServer::new(policy).max_decoding_message_size(limit))
-            .add_service(DestinationServer::new(destination).max_decoding_message_size(limit));
-        servers.grpc(
-            "the policy and destination service",
-            destination,
-            Limits::DESTINATION,
-            destination_listener,
-            destination_tls,
-            &metrics,
-        );
-        let pages = Admin { index: world, metrics, ready: servers.ready(), parts: servers.parts() };
+        let destination = api::routes(&published, &interests, cancel.clone(), &metrics);
+        let name = "the policy and destination service";
+        servers.grpc(name, destination, Limits::DESTINATION, destination_listener, destination_tls, &metrics);
+        let pages = Admin { index: published, metrics, ready: servers.ready(), parts: servers.parts() };
         servers.spawn("the pages", admin::serve(metrics_listener, pages, cancel));
 
         // 6. Only now is it said that we are here.
         write_addresses(&args.state, &addresses)?;
         servers.set_ready();
-        tracing::info!(
-            "mesh-controller {}: identity on {}, policy and destination on {}, pages on {}, manifests from {}",
-            env!("CARGO_PKG_VERSION"),
-            addresses.identity,
-            addresses.destination,
-            addresses.metrics,
-            args.manifests.display()
-        );
+        tracing::info!("{}, manifests from {}", addresses.greeting(), args.manifests.display());
         Ok(Self { addresses, servers, _bundle: bundle_sender })
     }
 
@@ -190,4 +155,38 @@ fn write_addresses(state: &Path, addresses: &Addresses) -> Result<()> {
     let path = state.join(ADDRESSES);
     let json = serde_json::to_vec(addresses)?;
     files::write_atomically(&path, &json, files::PUBLIC).with_context(|| path.display().to_string())
+}
+
+/// An account of the control plane.
+fn own(domain: &str, account: &str) -> Result<Identity> {
+    Identity::new(domain, CONTROL_NAMESPACE, account).with_context(|| format!("--trust-domain {domain:?}"))
+}
+
+/// The folder of the state; whoever waits for the addresses must not find those of an earlier run.
+fn open_state(state: &Path) -> Result<()> {
+    files::private_dir(state).with_context(|| format!("--state {}", state.display()))?;
+    match std::fs::remove_file(state.join(ADDRESSES)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{}/{ADDRESSES}", state.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn options_of(args: &FolderArgs) -> Options {
+    Options {
+        meshed_by_label: true,
+        trust_domain: args.trust_domain.clone(),
+        cluster_networks: args.cluster_networks.clone(),
+        ..Options::default()
+    }
+}
+
+/// Reads the folder once.
+async fn read(mut folder: Folder) -> Result<Folder> {
+    let reading = tokio::task::spawn_blocking(move || {
+        folder.read();
+        folder
+    });
+    Ok(reading.await?)
 }

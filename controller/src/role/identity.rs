@@ -6,50 +6,44 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
 use kube::Client;
-use mesh_policy::Identity;
+use mesh_listen::Signals;
+use mesh_policy::{Identity, well_known::MESH_IDENTITY};
 use mesh_proto::v1::identity_server::IdentityServer;
 use tokio::sync::watch;
 use tonic::service::Routes;
 
 use crate::{
     admin::{self, Admin},
-    app::{Servers, Signals, listen},
+    api::{identity::IdentityService, listener::Limits, server},
+    app::{Servers, listen, signalled},
     args::IdentityArgs,
-    ca::Authority,
-    identity::IdentityService,
-    index::Published,
-    kube::{
-        issuer_secret::{IssuerSecret, Options},
-        lead,
-        lease::Election,
-        replica_name,
+    identity::{
+        ca::Authority,
+        issuer_secret::{IssuerOptions, IssuerSecret},
+        serving::ServingCertificate,
         token_review::KubeVerifier,
+        trust::Bundle,
         trust_writer::TrustWriter,
         webhook::WebhookCa,
     },
-    listener::Limits,
+    kube::{lead, lease::Election, replica_name},
     metrics::Metrics,
-    server,
-    serving::ServingCertificate,
-    trust::Bundle,
+    source::index::Published,
 };
 
-/// Name of our ServiceAccount and of the Lease.
-const NAME: &str = "mesh-identity";
-
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(args: IdentityArgs) -> Result<()> {
+pub(crate) async fn run(args: IdentityArgs) -> Result<()> {
     let mut signals = Signals::new()?;
     let no_server = "no API server is known; run in a pod with a ServiceAccount, or name one by KUBECONFIG";
     let client = Client::try_default().await.context(no_server)?;
     let role = Role::start(args, client)?;
     // 1. Pages, and an issuer. 2. Certificates.
     let serving = tokio::select! {
-        () = signals.wait() => None,
+        () = signalled(&mut signals) => None,
         serving = role.serve() => Some(serving?),
     };
     if serving.is_some() {
-        signals.wait().await;
+        signalled(&mut signals).await;
     }
     role.stop().await;
     Ok(())
@@ -73,7 +67,7 @@ impl Role {
     /// Serves the pages, which say what is waited for.
     fn start(args: IdentityArgs, client: Client) -> Result<Self> {
         let common = &args.common;
-        let identity = Identity::new(&common.trust_domain, &common.namespace, NAME)
+        let identity = Identity::new(&common.trust_domain, &common.namespace, MESH_IDENTITY)
             .with_context(|| format!("--trust-domain {:?} --namespace {:?}", common.trust_domain, common.namespace))?;
         let (metrics, servers) = (Metrics::new(), Servers::default());
         let (problems, ready) = (watch::Sender::new(Arc::default()), watch::Sender::new(false));
@@ -90,7 +84,7 @@ impl Role {
         let (args, namespace) = (&self.args, &self.args.common.namespace);
 
         // 1. The issuer, for everything else needs it.
-        let options = Options {
+        let options = IssuerOptions {
             namespace: namespace.clone(),
             secret: args.issuer_secret.clone(),
             more_anchors: args.trust_anchors_config_map.clone(),
@@ -142,7 +136,7 @@ impl Role {
 
     fn elect(&self, bundle: &watch::Sender<Arc<Bundle>>) {
         let namespace = &self.args.common.namespace;
-        let (election, mut leading) = Election::new(self.client.clone(), namespace, NAME, &replica_name());
+        let (election, mut leading) = Election::new(self.client.clone(), namespace, MESH_IDENTITY, &replica_name());
         let writer = TrustWriter {
             client: self.client.clone(),
             namespace: namespace.clone(),
@@ -157,7 +151,7 @@ impl Role {
         let metrics = self.metrics.clone();
         self.servers.until_the_end("the writer of trust bundles", async move {
             lead(&mut leading, || async {
-                let _leading = crate::metrics::Held::new(&metrics.leading);
+                let _leading = crate::metrics::GaugeGuard::new(&metrics.leading);
                 tokio::join!(writer.clone().run(), webhook.clone().run())
             })
             .await;

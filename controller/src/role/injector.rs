@@ -6,7 +6,7 @@ use mesh_injector::RunArgs;
 use crate::args::InjectorArgs;
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(args: InjectorArgs) -> Result<()> {
+pub(crate) async fn run(args: InjectorArgs) -> Result<()> {
     let InjectorArgs { common, identity, listen, config } = args;
     mesh_injector::run(RunArgs {
         namespace: common.namespace,

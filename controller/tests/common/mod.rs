@@ -4,10 +4,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use mesh_controller::{
-    args::{Args, Role},
-    role::folder::{Addresses, Controller},
-};
+use mesh_controller::{Addresses, Args, Controller, Role};
 use mesh_proto::v1::{self, identity_client::IdentityClient};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{

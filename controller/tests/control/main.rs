@@ -21,7 +21,7 @@ fn ask(target: &str, workload: &str) -> Request<v1::OutboundRequest> {
 }
 
 fn web() -> v1::EndpointsRequest {
-    let service = v1::ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+    let service = v1::ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80, ..Default::default() };
     v1::EndpointsRequest { service: Some(service), workload: "shop/client".into() }
 }
 

@@ -217,11 +217,60 @@ async fn inbound_policy_of_ones_own_workload() {
     let mut client = PolicyClient::new(f.proxy("shop.web-0").await);
     let request = |workload: &str, port| v1::InboundRequest { workload: workload.into(), port, listed_port: 0 };
     let mut stream = client.inbound(request("shop/web-0", 8001)).await.unwrap().into_inner();
-    let policy = mesh_policy::InboundPolicy::try_from(next(&mut stream).await).unwrap();
-    assert_eq!(policy.access, mesh_policy::Access::All);
+    let policy = next(&mut stream).await;
+    assert_eq!(policy.access.unwrap().kind, Some(v1::access::Kind::All(true)));
     let refused = client.inbound(request("shop/client", 80)).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     assert_eq!(client.inbound(request("shop/web-0", 0)).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+fn about(workload: &str) -> v1::WorkloadRequest {
+    let workload = workload.into();
+    v1::WorkloadRequest { workload, listed_ports: Vec::new(), authorization_form: mesh_proto::AUTHORIZATION_FORM }
+}
+
+const CLOSED: &str = "apiVersion: policy.meshctl.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+    metadata: {name: closed, namespace: shop}\n\
+    spec: {targetRefs: [{kind: Pod, selector: {}}], action: ALLOW, enforcementLevel: Network}\n";
+
+#[tokio::test]
+async fn who_may_call_a_pod_is_told_to_its_own_proxy_and_followed() {
+    let f = Fixture::start(&[]).await;
+    let mut client = PolicyClient::new(f.proxy("shop.web-0").await);
+    let mut stream = client.workload(about("shop/web-0")).await.unwrap().into_inner();
+    let mut told = async || mesh_policy::WorkloadPolicy::try_from(next(&mut stream).await).unwrap();
+    assert_eq!(told().await.authorization, []);
+    f.write("closed.yaml", CLOSED);
+    let [policy] = &told().await.authorization[..] else { panic!("one policy") };
+    assert_eq!((&*policy.name, policy.rules.len()), ("AuthorizationPolicy shop/closed", 0));
+    std::fs::remove_file(f.dir.path().join("manifests/closed.yaml")).unwrap();
+    assert_eq!(told().await.authorization, []);
+
+    let refused = client.workload(about("shop/client")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    // An older proxy is not told a part of it.
+    let older = v1::WorkloadRequest { authorization_form: 0, ..about("shop/web-0") };
+    assert_eq!(client.workload(older).await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn a_file_that_was_never_read_opens_nothing() {
+    let mut f = Fixture::start(&[]).await;
+    f.write("closed.yaml", "kind: [");
+    f.restart().await;
+    let mut client = PolicyClient::new(f.proxy("shop.web-0").await);
+    let refused = client.workload(about("shop/web-0")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    client.outbound(ask("web:80", "shop/web-0")).await.expect("what its pods call is another matter");
+    f.write("closed.yaml", CLOSED);
+    let mut stream = loop {
+        match client.workload(about("shop/web-0")).await {
+            Ok(stream) => break stream.into_inner(),
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(mesh_policy::WorkloadPolicy::try_from(next(&mut stream).await).unwrap().authorization.len(), 1);
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ fn each_annotation_changes_what_it_names() {
         "config.meshctl.dev/proxy-memory-limit": "1Gi",
         "config.meshctl.dev/proxy-memory-request": "64Mi",
         "config.meshctl.dev/proxy-workers": "2",
+        "config.meshctl.dev/rewrite-probes": "disabled",
         "config.meshctl.dev/shutdown-grace": "2m",
         "config.meshctl.dev/skip-inbound-ports": "9090",
         "config.meshctl.dev/skip-outbound-ports": "",
@@ -30,7 +31,7 @@ fn each_annotation_changes_what_it_names() {
     .unwrap();
     assert_eq!(settings.image, "example.org/mesh-proxy@sha256:abc");
     assert_eq!(settings.log_level, "warn,mesh_proxy=debug");
-    assert!(!settings.native_sidecar);
+    assert!(!settings.native_sidecar && !settings.rewrite_probes);
     assert_eq!(settings.opaque_ports.to_string(), "25,3306-3310");
     assert_eq!((settings.pre_stop_seconds, settings.workers, settings.shutdown_grace_seconds), (0, 2, 120));
     assert_eq!(settings.resources.limits["cpu"].as_str(), "1");
@@ -44,12 +45,12 @@ fn each_annotation_changes_what_it_names() {
 #[test]
 fn every_annotation_refuses_nonsense_with_name_value_and_what_is_allowed() {
     for annotation in ANNOTATIONS {
-        let name = format!("{PREFIX}{}", annotation.name);
-        let error = resolve(json!({ &name: "%nonsense%" })).unwrap_err().to_string();
-        for part in [&*name, "%nonsense%", annotation.allowed] {
+        let name = annotation.name;
+        let error = resolve(json!({ name: "%nonsense%" })).unwrap_err().to_string();
+        for part in [name, "%nonsense%", annotation.allowed] {
             assert!(error.contains(part), "{error} says {part}");
         }
-        assert_eq!(resolve(json!({ &name: true })).unwrap_err(), AnnotationError::NotText { name });
+        assert_eq!(resolve(json!({ name: true })).unwrap_err(), AnnotationError::NotText { name: name.to_owned() });
     }
 }
 
@@ -72,7 +73,7 @@ fn limits_of_values() {
         ("skip-inbound-ports", "70000"),
         ("proxy-cpu-request", "-1"),
     ] {
-        resolve(json!({ format!("{PREFIX}{name}"): value })).unwrap_err();
+        resolve(json!({ format!("{CONFIG_PREFIX}{name}"): value })).unwrap_err();
     }
 }
 
@@ -84,9 +85,9 @@ fn a_misspelt_name_is_told_the_nearest() {
         ("skip-inbond-port", "skip-inbound-ports"),
         ("opaque-port", "opaque-ports"),
     ] {
-        let error = resolve(json!({ format!("{PREFIX}{wrong}"): "1" })).unwrap_err();
+        let error = resolve(json!({ format!("{CONFIG_PREFIX}{wrong}"): "1" })).unwrap_err();
         let AnnotationError::Unknown { nearest: found, .. } = error else { panic!("{error}") };
-        assert_eq!(found, format!("{PREFIX}{nearest}"));
+        assert_eq!(found, format!("{CONFIG_PREFIX}{nearest}"));
     }
 }
 

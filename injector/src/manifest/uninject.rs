@@ -1,15 +1,20 @@
 //! Taking the mesh out of manifests again.
 //!
 //! What is ours is known by its name; what is not (a `preStop` hook in a container of the user's) by the record that
-//! injection left. A map or list that is empty afterwards goes too: an absent one means the same.
+//! injection left in an annotation, and probes by the originals that the sidecar was told. A map or list that is empty
+//! afterwards goes too: an absent one means the same.
 
+use mesh_policy::well_known::{
+    CHANGES_ANNOTATION, INIT_CONTAINER, INJECT_LABEL, INJECTED_ANNOTATION, OPAQUE_PORTS_ANNOTATION, PROXY_CONTAINER,
+    SKIP_INBOUND_PORTS_ANNOTATION, VERSION_LABEL,
+};
 use serde_json::{Map, Value};
 
 use super::{Change, Report, each_object, is_namespace, template_mut, template_path};
 use crate::{
-    annotations::PREFIX,
     patch::{DEFAULT_CONTAINER, DEFAULT_CONTAINER_CHANGE, OPAQUE_PORTS_CHANGE, PRE_STOP_CHANGE, SKIP_INBOUND_CHANGE},
-    pod::{CHANGES, INIT, INJECT_LABEL, INJECTED, PROXY, VERSION_LABEL, VOLUME, name_of},
+    pod::{VOLUME, name_of},
+    probes,
 };
 
 /// Takes the label, and whatever `--manual` wrote, out of a document: the inverse of
@@ -33,21 +38,22 @@ pub fn uninject_document(document: &Value) -> (Value, Vec<Report>) {
 
 /// Whether a template was injected with everything.
 pub(super) fn has_record(template: &Value) -> bool {
-    record(template, INJECTED).is_some()
+    record(template, INJECTED_ANNOTATION).is_some()
 }
 
 /// Takes everything of ours out of a template (or a Namespace).
 pub(super) fn template(template: &mut Value) {
     if has_record(template) {
-        let changes = record(template, CHANGES).unwrap_or_default().to_owned();
+        probes::restore(template);
+        let changes = record(template, CHANGES_ANNOTATION).unwrap_or_default().to_owned();
         for field in ["initContainers", "containers"] {
-            filter(template, field, |container| ![PROXY, INIT].contains(&name_of(container)));
+            filter(template, field, |container| ![PROXY_CONTAINER, INIT_CONTAINER].contains(&name_of(container)));
         }
         filter(template, "volumes", |volume| name_of(volume) != VOLUME);
         for change in changes.split(',') {
             undo(template, change);
         }
-        for annotation in [INJECTED, CHANGES] {
+        for annotation in [INJECTED_ANNOTATION, CHANGES_ANNOTATION] {
             remove(template, &["metadata", "annotations"], annotation);
         }
         remove(template, &["metadata", "labels"], VERSION_LABEL);
@@ -66,9 +72,8 @@ fn record<'a>(template: &'a Value, annotation: &str) -> Option<&'a str> {
 fn undo(template: &mut Value, change: &str) {
     match change {
         DEFAULT_CONTAINER_CHANGE => remove(template, &["metadata", "annotations"], DEFAULT_CONTAINER),
-        OPAQUE_PORTS_CHANGE | SKIP_INBOUND_CHANGE => {
-            remove(template, &["metadata", "annotations"], &format!("{PREFIX}{change}"));
-        }
+        OPAQUE_PORTS_CHANGE => remove(template, &["metadata", "annotations"], OPAQUE_PORTS_ANNOTATION),
+        SKIP_INBOUND_CHANGE => remove(template, &["metadata", "annotations"], SKIP_INBOUND_PORTS_ANNOTATION),
         _ => {
             let Some(name) = change.strip_prefix(PRE_STOP_CHANGE) else { return };
             let containers = template.pointer_mut("/spec/containers").and_then(Value::as_array_mut);

@@ -11,7 +11,10 @@ use tokio::{
     process::Command,
 };
 
-use super::stage::{Pair, PairUsage, Party, Stage, local};
+use super::{
+    parts,
+    testbed::{Pair, PairUsage, Party, Testbed, local},
+};
 use crate::{harness::binary, load::Report};
 
 /// Seconds of load before every measurement: connections, caches and policy are then there.
@@ -45,22 +48,28 @@ pub(super) enum Case {
     Connect,
     /// Memory of the outbound side.
     Memory,
+    /// Our HTTP/1 without the rest of the proxy: 1 KiB, 32 connections, as fast as it goes.
+    CodecHttp1,
+    /// Our TLS records without the rest of the proxy: one connection, both directions.
+    TlsRecord,
 }
 
 impl Case {
     /// Every case, in the order of the table.
-    pub(super) fn all() -> [Self; 8] {
-        [Self::Http1k, Self::Rules, Self::Http64k, Self::Grpc, Self::Paced, Self::Tcp, Self::Connect, Self::Memory]
+    pub(super) fn all() -> Vec<Self> {
+        let of_pairs =
+            [Self::Http1k, Self::Rules, Self::Http64k, Self::Grpc, Self::Paced, Self::Tcp, Self::Connect, Self::Memory];
+        of_pairs.into_iter().chain([Self::CodecHttp1, Self::TlsRecord]).collect()
     }
 
     /// The cases of these names; all if there are none.
     pub(super) fn select(names: &[String]) -> Result<Vec<Self>> {
         if names.is_empty() {
-            return Ok(Self::all().to_vec());
+            return Ok(Self::all());
         }
         let find = |name: &String| Self::all().into_iter().find(|case| case.name() == name);
         let found = names.iter().map(|name| {
-            let known = Self::all().map(Self::name).join(", ");
+            let known = Self::all().into_iter().map(Self::name).collect::<Vec<_>>().join(", ");
             find(name).with_context(|| format!("no case {name}; there are {known}"))
         });
         found.collect()
@@ -77,6 +86,8 @@ impl Case {
             Self::Tcp => "tcp",
             Self::Connect => "connect",
             Self::Memory => "memory",
+            Self::CodecHttp1 => "codec_http1",
+            Self::TlsRecord => "tls_record",
         }
     }
 
@@ -85,20 +96,36 @@ impl Case {
         self == Self::Paced
     }
 
+    /// Whether it is a part of the proxy, beside a library.
+    pub(super) fn is_part(self) -> bool {
+        matches!(self, Self::CodecHttp1 | Self::TlsRecord)
+    }
+
     /// Who is measured, in which order.
     pub(super) fn order(self, round: usize) -> Vec<Party> {
-        let mut pairs = [Party::Envoy, Party::Before, Party::Mesh];
+        let mut pairs = match self.is_part() {
+            true => vec![Party::Library, Party::Mesh],
+            false => vec![Party::Envoy, Party::Before, Party::Mesh],
+        };
         if !round.is_multiple_of(2) {
             pairs.reverse();
         }
-        let direct = !matches!(self, Self::Connect | Self::Memory);
-        direct.then_some(Party::Direct).into_iter().chain(pairs).collect()
+        if self.is_part() {
+            return pairs;
+        }
+        let has_direct = !matches!(self, Self::Connect | Self::Memory);
+        has_direct.then_some(Party::Direct).into_iter().chain(pairs).collect()
     }
 
     /// Measures one party once.
-    pub(super) async fn measure(self, stage: &Stage, party: Party, seconds: f64) -> Result<Figures> {
+    pub(super) async fn measure(self, testbed: &Testbed, party: Party, seconds: f64) -> Result<Figures> {
+        match self {
+            Self::CodecHttp1 => return parts::measure(parts::HTTP1, party, seconds).await,
+            Self::TlsRecord => return parts::measure(parts::TLS, party, seconds).await,
+            _ => {}
+        }
         let Some(kind) = party.kind() else {
-            let (report, _) = self.load(stage.direct(), None, seconds).await?;
+            let (report, _) = self.load(testbed.direct(), None, seconds).await?;
             return Ok(self.figures(&report, None));
         };
         let measure = async |pair: &mut Pair| {
@@ -108,22 +135,22 @@ impl Case {
             let (report, spent) = self.load(pair.ports, Some(pair), seconds).await?;
             Ok(self.figures(&report, spent))
         };
-        stage.with_pair(kind, measure).await
+        testbed.with_pair(kind, measure).await
     }
 
     /// Warms up, then runs the load between two readings of both proxies.
     async fn load(
         self,
-        ports: super::stage::Ports,
+        ports: super::testbed::Ports,
         pair: Option<&Pair>,
         seconds: f64,
     ) -> Result<(Report, Option<PairUsage>)> {
         let (mode, target) = match self {
-            Self::Http1k | Self::Paced | Self::Memory | Self::Http64k => ("http1", local(ports.http)),
             Self::Rules => ("http1", local(ports.rules)),
             Self::Grpc => ("grpc", local(ports.grpc)),
             Self::Tcp => ("tcp", local(ports.sink)),
             Self::Connect => ("connect", local(ports.echo)),
+            _ => ("http1", local(ports.http)),
         };
         let path = if self == Self::Http64k { "/64k" } else { "/1k" };
         let rate: &[&str] = if self.paced() { &["--rate", "1000"] } else { &[] };
@@ -158,7 +185,7 @@ impl Case {
         }
         match self {
             Self::Tcp => figures.push(("gb_per_s", report.bytes as f64 / 1e9 / report.seconds)),
-            Self::Connect | Self::Memory => {}
+            Self::Connect | Self::Memory | Self::CodecHttp1 | Self::TlsRecord => {}
             Self::Http1k | Self::Rules | Self::Http64k | Self::Grpc | Self::Paced => figures.push(("rps", report.rps)),
         }
         if self.paced() {
@@ -228,7 +255,7 @@ mod tests {
 
     #[test]
     fn cases_are_found_by_name() {
-        assert_eq!(Case::select(&[]).unwrap().len(), 8);
+        assert_eq!(Case::select(&[]).unwrap(), Case::all());
         assert_eq!(Case::select(&["tcp".to_owned()]).unwrap(), [Case::Tcp]);
         assert!(Case::select(&["nope".to_owned()]).unwrap_err().to_string().contains("http1_1k_c32"));
     }

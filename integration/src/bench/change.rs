@@ -15,7 +15,7 @@ pub(super) const LEAST_ROUNDS: usize = 9;
 const THROUGHPUT: [&str; 2] = ["rps", "gb_per_s"];
 
 /// One metric of one case, before and after.
-pub(super) struct Change {
+pub(super) struct CostChange {
     pub(super) case: &'static str,
     pub(super) metric: &'static str,
     /// Medians of the figures themselves.
@@ -25,7 +25,7 @@ pub(super) struct Change {
     ratio: [f64; 5],
 }
 
-impl Change {
+impl CostChange {
     /// From the figures of each round; nothing without any.
     pub(super) fn of(case: &'static str, metric: &'static str, before: &[f64], after: &[f64]) -> Option<Self> {
         let cost = |(before, after): (&f64, &f64)| match THROUGHPUT.contains(&metric) {
@@ -56,11 +56,11 @@ impl Change {
 }
 
 /// A Markdown table of all changes, and a line for each case with its verdict.
-pub(super) fn table(changes: &[Change], bound: f64) -> String {
+pub(super) fn table(changes: &[CostChange], bound: f64) -> String {
     let mut table = String::from(
         "| case | metric | before | after | cost after / before: median | q1 .. q3 | min .. max |\n|---|---|---|---|---|---|---|\n",
     );
-    for Change { case, metric, before, after, ratio: [min, first, median, third, max] } in changes {
+    for CostChange { case, metric, before, after, ratio: [min, first, median, third, max] } in changes {
         let _ = writeln!(
             table,
             "| {case} | {metric} | {before:.2} | {after:.2} | {median:.3} | {first:.3} .. {third:.3} | {min:.3} .. {max:.3} |"
@@ -85,7 +85,7 @@ pub(super) fn table(changes: &[Change], bound: f64) -> String {
 }
 
 /// Those that fall short.
-pub(super) fn short(changes: &[Change], bound: f64) -> impl Iterator<Item = &Change> {
+pub(super) fn short(changes: &[CostChange], bound: f64) -> impl Iterator<Item = &CostChange> {
     changes.iter().filter(move |change| change.falls_short(bound))
 }
 
@@ -107,8 +107,8 @@ mod tests {
     use super::*;
 
     /// Nine rounds with these costs after, and 100 before.
-    fn cost(after: [f64; 9]) -> Change {
-        Change::of("tcp", "cpu_us", &[100.0; 9], &after).unwrap()
+    fn cost(after: [f64; 9]) -> CostChange {
+        CostChange::of("tcp", "cpu_us", &[100.0; 9], &after).unwrap()
     }
 
     #[test]
@@ -123,18 +123,18 @@ mod tests {
 
     #[test]
     fn more_throughput_is_less_cost() {
-        let faster = Change::of("tcp", "gb_per_s", &[1.0; 9], &[2.0; 9]).unwrap();
+        let faster = CostChange::of("tcp", "gb_per_s", &[1.0; 9], &[2.0; 9]).unwrap();
         assert!((faster.ratio[2] - 0.5).abs() < 1e-9);
-        let slower = Change::of("http1_1k_c32", "rps", &[110.0; 9], &[100.0; 9]).unwrap();
+        let slower = CostChange::of("http1_1k_c32", "rps", &[110.0; 9], &[100.0; 9]).unwrap();
         assert!(slower.falls_short(1.03));
         assert!(table(&[faster], 1.03).contains("tcp: holds"));
     }
 
     #[test]
     fn rounds_are_paired_and_quartiles_lie_between() {
-        let change = Change::of("tcp", "cpu_us", &[10.0, 20.0, 40.0], &[20.0, 20.0, 20.0]).unwrap();
+        let change = CostChange::of("tcp", "cpu_us", &[10.0, 20.0, 40.0], &[20.0, 20.0, 20.0]).unwrap();
         assert_eq!(change.ratio, [0.5, 0.75, 1.0, 1.5, 2.0]);
         assert_eq!((change.before, change.after), (20.0, 20.0));
-        assert!(Change::of("tcp", "cpu_us", &[], &[]).is_none());
+        assert!(CostChange::of("tcp", "cpu_us", &[], &[]).is_none());
     }
 }

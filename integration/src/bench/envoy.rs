@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{
     certs::{self, Chain},
-    stage::{Pair, Ports, Servers},
+    testbed::{Pair, Ports, Servers},
 };
 use crate::harness::{Process, Sandbox, free_port, http_get, ready};
 

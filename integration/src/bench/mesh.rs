@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::stage::{Pair, Ports, Servers};
+use super::testbed::{Pair, Ports, Servers};
 use crate::harness::{Controller, Meshed, PortSpec, Proxy, ProxyConfig, Sandbox, http_get};
 
 /// Ports of the Service `web.bench`.
@@ -15,8 +15,13 @@ const ECHO: u16 = 9001;
 const ROUTES: usize = 10;
 const RULES: usize = 10;
 
-/// Starts the controller with the manifests that tell it where `between` listens.
-pub(super) async fn controller(sandbox: &Sandbox, between: &Ports) -> Result<Controller> {
+/// Authorization policies, and rules of each.
+const POLICIES: usize = 100;
+const POLICY_RULES: usize = 10;
+
+/// Starts the controller with the manifests that tell it where `between` listens. `governed`: the port of the server that
+/// policies are about.
+pub(super) async fn controller(sandbox: &Sandbox, between: &Ports, governed: Option<u16>) -> Result<Controller> {
     let manifests = sandbox.manifests()?;
     let port = |name, port, target, protocol| PortSpec { name, port, target, app_protocol: Some(protocol) };
     let ports = [
@@ -33,6 +38,9 @@ pub(super) async fn controller(sandbox: &Sandbox, between: &Ports) -> Result<Con
     manifests.service("bench", "rules", &ports[..1])?;
     manifests.endpoint("bench", "rules", "web-0", &ports[..1])?;
     manifests.write("rules", &rules())?;
+    if let Some(port) = governed {
+        manifests.write("policies", &policies(port))?;
+    }
     Controller::start(sandbox).await
 }
 
@@ -54,6 +62,29 @@ fn rules() -> String {
         }
     }
     routes
+}
+
+/// Policies with rules of an identity, a port, a method and a prefix each. The last one lets the client in.
+fn policies(port: u16) -> String {
+    let mut policies = String::new();
+    for policy in 0..POLICIES {
+        policies.push_str(&format!(
+            "---\napiVersion: policy.meshctl.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+             metadata: {{name: p-{policy:03}, namespace: bench}}\nspec:\n  \
+             targetRefs: [{{kind: Pod, selector: {{matchLabels: {{app: web}}}}}}]\n  action: ALLOW\n  \
+             enforcementLevel: Application\n  rules:\n"
+        ));
+        for rule in 0..POLICY_RULES {
+            let is_last = policy + 1 == POLICIES && rule + 1 == POLICY_RULES;
+            let path = if is_last { "/1k".to_owned() } else { format!("/another-{policy}-{rule}") };
+            policies.push_str(&format!(
+                "  - sources: [{{type: ServiceAccount, serviceAccount: {{name: client}}}}]\n    \
+                 networkAttributes: {{ports: [{port}]}}\n    \
+                 to: [{{method: GET, path: {{type: PathPrefix, value: {path}}}}}]\n"
+            ));
+        }
+    }
+    policies
 }
 
 /// Starts both proxies.

@@ -5,6 +5,8 @@
 //! is that of all threads of both proxies, from `/proc`, divided by the answered requests. A round in which more than
 //! one request in a thousand fails is an error, never a figure.
 //!
+//! What is our own and not a library's is also measured alone, beside that library ([`parts`]).
+//!
 //! With `--before` another build of Mesh is a party too, and what is asked is the ratio of this one to it.
 
 mod cases;
@@ -12,8 +14,9 @@ mod certs;
 mod change;
 mod envoy;
 mod mesh;
+mod parts;
 mod report;
-mod stage;
+mod testbed;
 
 use std::{fs, path::PathBuf};
 
@@ -22,8 +25,8 @@ use anyhow::{Context, Result, ensure};
 use crate::harness::raise_file_limit;
 use cases::Case;
 use report::Results;
-pub use stage::Party;
-use stage::Stage;
+pub use testbed::Party;
+use testbed::Testbed;
 
 /// Open files of one process: 2,000 connections on both sides of a proxy, and room.
 const OPEN_FILES: u64 = 8192;
@@ -58,6 +61,10 @@ pub struct Options {
     /// the rounds on.
     #[arg(long, default_value_t = 1.03)]
     pub bound: f64,
+    /// With --before, which may be the same build: a hundred authorization policies of ten rules are about the server of this
+    /// build, the last of which lets the client in, and none about the one before. For HTTP alone.
+    #[arg(long, requires = "before")]
+    pub policies: bool,
     /// File for the figures of every round, as JSON.
     #[arg(long)]
     pub json: Option<PathBuf>,
@@ -104,31 +111,34 @@ pub async fn run(mut options: Options) -> Result<()> {
     ensure!(options.seconds > 0.0, "--seconds is above 0");
     ensure!(!options.has(Party::Before) || options.before.is_some(), "the party before needs --before DIR");
     ensure!(!options.has(Party::Envoy) || options.envoy.is_some(), "the party envoy needs --envoy FILE");
-    let cases = Case::select(&options.cases)?;
+    let mut cases = Case::select(&options.cases)?;
+    // Beside nothing it says nothing.
+    cases.retain(|case| !case.is_part() || options.has(Party::Library));
     let paced_seconds = if options.quick { PACED_SECONDS_QUICK } else { PACED_SECONDS };
     match raise_file_limit(OPEN_FILES)? {
         (found, now) if found == now => println!("open files: the soft limit {found:?} is enough"),
         (found, now) => println!("open files: soft limit raised from {found:?} to {now:?}"),
     }
 
-    let stage = Stage::start(options.envoy.as_deref(), options.before.as_deref()).await?;
-    println!("{}", stage.describe());
+    let testbed = Testbed::start(options.envoy.as_deref(), options.before.as_deref(), options.policies).await?;
+    println!("{}", testbed.describe());
     let mut results = Results::default();
     for round in 0..rounds {
         for case in &cases {
             // Whoever comes first in one round comes last in the next: neither always meets the warmer machine.
-            let order = case.order(round);
-            for party in order.into_iter().filter(|party| options.has(*party)) {
+            for party in case.order(round).into_iter().filter(|party| options.has(*party)) {
                 let seconds = if case.paced() { paced_seconds } else { options.seconds };
-                let figures = case.measure(&stage, party, seconds).await;
+                let figures = case.measure(&testbed, party, seconds).await;
                 let figures = figures.with_context(|| format!("{} of {party:?}, round {}", case.name(), round + 1))?;
                 println!("round {}/{rounds}  {}", round + 1, report::line(case.name(), party, &figures));
                 results.add(case.name(), party, figures);
             }
         }
     }
-    let table = results.table();
-    if options.has(Party::Envoy) || options.has(Party::Direct) || !options.has(Party::Before) {
+    let (pairs, parts) = (results.pairs(), results.parts());
+    let is_beside = options.has(Party::Envoy) || options.has(Party::Direct) || !options.has(Party::Before);
+    let shown = [is_beside.then_some(&pairs), Some(&parts)].into_iter().flatten();
+    for table in shown.filter(|table| !table.is_empty()) {
         println!("\n{table}");
     }
     let changes = results.changes();
@@ -144,7 +154,7 @@ pub async fn run(mut options: Options) -> Result<()> {
         if options.quick || !is_full {
             println!("{} stays as it is: only a full run writes it", docs.display());
         } else {
-            let page = report::page(rounds, options.seconds, paced_seconds, &stage.describe(), &table);
+            let page = report::page(rounds, options.seconds, paced_seconds, &testbed.describe(), [&pairs, &parts]);
             fs::write(docs, page).with_context(|| format!("cannot write {}", docs.display()))?;
             println!("wrote {}", docs.display());
         }
@@ -174,10 +184,10 @@ mod tests {
         assert_eq!(options(&["--before", "dir", "--rounds", "11"]).rounds().unwrap(), 11);
         let parties = |flags: &[&str]| {
             let options = options(flags);
-            let all = [Party::Direct, Party::Envoy, Party::Mesh, Party::Before];
+            let all = [Party::Direct, Party::Envoy, Party::Mesh, Party::Before, Party::Library];
             all.into_iter().filter(|party| options.has(*party)).collect::<Vec<_>>()
         };
-        assert_eq!(parties(&[]), [Party::Direct, Party::Envoy, Party::Mesh]);
+        assert_eq!(parties(&[]), [Party::Direct, Party::Envoy, Party::Mesh, Party::Library]);
         assert_eq!(parties(&["--before", "dir"]), [Party::Mesh, Party::Before]);
         assert_eq!(parties(&["--before", "dir", "--parties", "envoy,mesh"]), [Party::Envoy, Party::Mesh]);
     }
@@ -185,10 +195,13 @@ mod tests {
     #[test]
     fn who_is_first_alternates() {
         for case in Case::all() {
-            let place = |round, party| case.order(round).iter().position(|p| *p == party);
-            assert!(place(0, Party::Before) < place(0, Party::Mesh));
-            assert!(place(1, Party::Mesh) < place(1, Party::Before));
-            assert_ne!(place(0, Party::Envoy) < place(0, Party::Mesh), place(1, Party::Envoy) < place(1, Party::Mesh));
+            let is_before_mesh = |round, party| {
+                let place = |party| case.order(round).iter().position(|p| *p == party);
+                place(party).map(|at| Some(at) < place(Party::Mesh))
+            };
+            for party in [Party::Before, Party::Envoy, Party::Library] {
+                assert_eq!(is_before_mesh(0, party), is_before_mesh(1, party).map(|is_before| !is_before));
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod any_server;
 mod manifests;
+mod metrics;
 mod ports;
 mod process;
 mod sidecar;
@@ -14,6 +15,7 @@ mod wait;
 
 pub use any_server::AnyServer;
 pub use manifests::{Manifests, Meshed, PortSpec};
+pub use metrics::series;
 pub use ports::{free_port, free_ports};
 pub use process::{Process, binary};
 pub use sidecar::{Addresses, Controller, Origin, Proxy, ProxyConfig, Sandbox};

@@ -1,40 +1,34 @@
 //! Ports for processes that must be told where to listen.
 //!
-//! Taken below the kernel's ephemeral range, so that no outgoing connection can occupy one between the moment it is
-//! found free and the moment the process binds it.
+//! Nothing else takes one between the moment it is found free and the moment the process binds it: they lie below the
+//! kernel's ephemeral range, where no outgoing connection gets one, and each test binary has blocks of them to itself, for
+//! several run side by side. Who holds a block listens on its first port, so that the kernel keeps others out and gives it
+//! back when its holder ends, however that is.
 
 use std::{
     net::TcpListener,
-    sync::atomic::{AtomicU32, Ordering},
+    ops::Range,
+    sync::{Mutex, PoisonError},
 };
 
-/// First port that is handed out: above the well-known ones and those of Mesh itself.
-const FIRST: u32 = 12_000;
-/// How many there are: the range ends below 32768, where Linux begins its ephemeral ports.
-const COUNT: u32 = 20_000;
+/// Above the well-known ports and those of Mesh itself, below 32768, where Linux begins its ephemeral ports.
+const RANGE: Range<u16> = 12_000..32_000;
+/// Ports of a block, the first of which is its lock.
+const BLOCK: u16 = 100;
 
-/// The next candidate, as an offset into the range; each process starts elsewhere, so that test binaries that run side
-/// by side rarely try the same port.
-static NEXT: AtomicU32 = AtomicU32::new(u32::MAX);
+static PORTS: Mutex<Ports> = Mutex::new(Ports { locks: Vec::new(), next: 0..0 });
 
-/// A TCP port that nobody listens on, on any local address, and that this process has not handed out before (until the
-/// range of 20,000 wraps).
+/// A TCP port that nobody listens on, on any local address, and that no process which uses this has handed out, as long as
+/// it runs.
 ///
 /// # Panics
 ///
 /// When the whole range is occupied: the machine is then unusable for the tests.
 #[allow(clippy::panic)]
 pub fn free_port() -> u16 {
-    let start = std::process::id().wrapping_mul(977) % COUNT;
-    let _ = NEXT.compare_exchange(u32::MAX, start, Ordering::Relaxed, Ordering::Relaxed);
-    for _ in 0..COUNT {
-        let candidate = FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
-        let Ok(port) = u16::try_from(candidate) else { continue };
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no free port between {FIRST} and {}", FIRST + COUNT)
+    // A panic within leaves it as good as before.
+    let port = PORTS.lock().unwrap_or_else(PoisonError::into_inner).take();
+    port.unwrap_or_else(|| panic!("no free port in {RANGE:?}"))
 }
 
 /// `N` different free ports.
@@ -42,8 +36,37 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
     std::array::from_fn(|_| free_port())
 }
 
+/// The blocks of one process.
+struct Ports {
+    /// Their first ports.
+    locks: Vec<TcpListener>,
+    /// What is left of the last one.
+    next: Range<u16>,
+}
+
+impl Ports {
+    /// The next free port; nothing if all blocks are held.
+    fn take(&mut self) -> Option<u16> {
+        loop {
+            if let Some(port) = self.next.find(|port| listen(*port).is_some()) {
+                return Some(port);
+            }
+            let (first, lock) = RANGE.step_by(BLOCK.into()).find_map(|first| Some((first, listen(first)?)))?;
+            self.locks.push(lock);
+            self.next = first + 1..first + BLOCK;
+        }
+    }
+}
+
+fn listen(port: u16) -> Option<TcpListener> {
+    TcpListener::bind(("0.0.0.0", port)).ok()
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -51,5 +74,21 @@ mod tests {
         let ports: [u16; 8] = free_ports();
         let held: Vec<_> = ports.iter().map(|p| TcpListener::bind(("127.0.0.1", *p))).collect();
         assert!(held.iter().all(Result::is_ok), "{held:?}");
+    }
+
+    #[test]
+    fn processes_side_by_side_share_no_port() {
+        let process = || Ports { locks: Vec::new(), next: 0..0 };
+        let (mut one, mut other) = (process(), process());
+        let mut seen = BTreeSet::new();
+        // More than a block each.
+        for _ in 0..2 * BLOCK {
+            for ports in [&mut one, &mut other] {
+                let port = ports.take().unwrap();
+                assert!(RANGE.contains(&port) && seen.insert(port), "{port} was handed out before");
+            }
+        }
+        assert!(one.locks.len() > 1 && other.locks.len() > 1);
+        assert!(listen(one.locks[0].local_addr().unwrap().port()).is_none(), "a block that is held is nobody else's");
     }
 }

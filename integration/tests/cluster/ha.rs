@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use mesh_integration::harness::series;
 use serde_json::Value;
 
 use crate::{
@@ -182,7 +183,5 @@ fn proxies_that_move_to_a_replica_whose_watch_is_stalled_lose_nothing_on_our_nod
 
 /// The values of a metric of a replica of destination.
 fn metric(pod: &str, name: &str) -> Vec<f64> {
-    let metrics = page(SYSTEM, pod, 4652, "/metrics");
-    let lines = metrics.lines().filter(|line| line.starts_with(name));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
+    series(&page(SYSTEM, pod, 4652, "/metrics"), name, &[]).collect()
 }

@@ -8,6 +8,7 @@ mod api;
 mod apps;
 mod kube;
 
+mod authorization;
 mod commands;
 mod ha;
 mod measures;

@@ -4,8 +4,11 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::Stdio,
-    sync::{Arc, mpsc},
+    process::{Child, Stdio},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -36,6 +39,31 @@ fn median(times: &mut [f64]) -> f64 {
     times[times.len() / 2]
 }
 
+/// Every few milliseconds, how many updates the proxy with this address has counted, and when (seconds since 1970), as the node
+/// sees it.
+fn look_at_updates(proxy: &str) -> (Child, Receiver<(f64, f64)>) {
+    let script = format!(
+        "while exec 3<>/dev/tcp/{proxy}/4692; do printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; \
+         n=$(grep -a '^mesh_control_updates_total ' <&3); echo \"$EPOCHREALTIME $n\"; exec 3<&-; done"
+    );
+    let mut looking = in_node("bash").args(["-c", &script]).stdout(Stdio::piped()).spawn().expect("bash");
+    let (tell, seen) = mpsc::sync_channel(4_096);
+    let lines = BufReader::new(looking.stdout.take().expect("piped")).lines();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let mut words = line.split(' ');
+            let at: Option<f64> = words.next().and_then(|at| at.parse().ok());
+            let count: Option<f64> = words.next_back().and_then(|count| count.parse().ok());
+            if let (Some(at), Some(count)) = (at, count)
+                && tell.send((at, count)).is_err()
+            {
+                return;
+            }
+        }
+    });
+    (looking, seen)
+}
+
 #[test]
 fn how_soon_a_changed_endpoint_is_in_force_on_our_node() {
     let namespace = Namespace::new("in-force", true);
@@ -64,26 +92,7 @@ fn how_soon_a_changed_endpoint_is_in_force_on_our_node() {
     let report = load(name, &client, &["http1", "--target", &target, "--count", "5", "--connections", "1"]);
     assert_eq!(report.errors, 0, "{:?}", report.errors_by);
 
-    // Every few milliseconds, what the proxy counts, from the node.
-    let script = format!(
-        "while exec 3<>/dev/tcp/{proxy}/4692; do printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; \
-         n=$(grep -a '^mesh_control_updates_total ' <&3); echo \"$EPOCHREALTIME $n\"; exec 3<&-; done"
-    );
-    let mut looking = in_node("bash").args(["-c", &script]).stdout(Stdio::piped()).spawn().expect("bash");
-    let (tell, seen) = mpsc::sync_channel(4_096);
-    let lines = BufReader::new(looking.stdout.take().expect("piped")).lines();
-    std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            let mut words = line.split(' ');
-            let at: Option<f64> = words.next().and_then(|at| at.parse().ok());
-            let count: Option<f64> = words.next_back().and_then(|count| count.parse().ok());
-            if let (Some(at), Some(count)) = (at, count)
-                && tell.send((at, count)).is_err()
-            {
-                return;
-            }
-        }
-    });
+    let (mut looking, seen) = look_at_updates(&proxy);
     let mut took = Vec::new();
     let mut count = seen.recv_timeout(FAR).expect("the proxy's page").1;
     for change in 1..=CHANGES {

@@ -1,4 +1,5 @@
-//! The kubelet's probes under injection: each kind works, and each fails when its application is down.
+//! The kubelet's probes under injection: each kind goes to the sidecar, but for commands; each works, and each fails when
+//! its application is down.
 
 use serde_json::Value;
 
@@ -41,6 +42,9 @@ fn each_probe_works_and_each_fails_when_the_application_is_down() {
     apply(&all);
     for (name, _) in PROBES {
         wait(&format!("{name}-up ready, by its {name} probes"), || started(&format!("{name}-up")).then_some(()));
+        let handlers = handlers(&format!("{name}-up"));
+        let is_ours = |path: &Option<String>| path.as_ref().is_some_and(|path| path.starts_with("/probe/"));
+        assert!(handlers.iter().all(|path| is_ours(path) == (name != "exec")), "{name}: {handlers:?}");
     }
     for (name, _) in PROBES {
         // The probe has failed at least once, and never succeeded.
@@ -61,4 +65,15 @@ fn started(app: &str) -> bool {
     let pods = get("probes", &["pods", "-l", &format!("app={app}")]);
     let statuses = pods.pointer("/items/0/status/containerStatuses").and_then(Value::as_array);
     statuses.is_some_and(|all| all.iter().any(|c| c["name"] == "app" && c["ready"] == true && c["started"] == true))
+}
+
+/// The paths that kubelet asks for the application's container, one for each probe; `None` where it asks otherwise.
+fn handlers(app: &str) -> [Option<String>; 3] {
+    let pods = get("probes", &["pods", "-l", &format!("app={app}")]);
+    let containers = pods.pointer("/items/0/spec/containers").and_then(Value::as_array);
+    let container = containers.and_then(|all| all.iter().find(|container| container["name"] == "app"));
+    ["startupProbe", "readinessProbe", "livenessProbe"].map(|probe| {
+        let path = container?.pointer(&format!("/{probe}/httpGet/path"))?;
+        path.as_str().map(str::to_owned)
+    })
 }

@@ -1,5 +1,7 @@
 //! The first requests: of a pod in its first millisecond, to a Service never called, of many at once.
 
+use mesh_integration::harness::series;
+
 use crate::{
     apps::{App, image, service},
     kube::{Namespace, apply, cluster_ip, get, is_long, kubectl, load, pod, rolled_out, try_kubectl, wait},
@@ -77,8 +79,7 @@ fn a_hundred_first_requests_make_one_subscription() {
 }
 
 fn updates(metrics: &str) -> f64 {
-    let line = metrics.lines().find(|line| line.starts_with("mesh_control_updates_total ")).expect("a counter");
-    line.rsplit(' ').next().unwrap().parse().unwrap()
+    series(metrics, "mesh_control_updates_total", &[]).next().expect("a counter")
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::{
     fmt::Write as _,
 };
 
+use mesh_integration::harness::series;
 use serde_json::{Value, json};
 
 use crate::kube::{Namespace, SYSTEM, apply, get, kubectl, page, rolled_out, text, try_apply, wait};
@@ -186,6 +187,6 @@ fn pods() -> Vec<String> {
 /// How many statuses a pod wrote.
 fn writes(pod: &str) -> f64 {
     let metrics = page(SYSTEM, pod, 4652, "/metrics");
-    let line = metrics.lines().find(|line| line.starts_with("mesh_controller_status_writes_total{result=\"written\"}"));
-    line.and_then(|line| line.rsplit(' ').next()).and_then(|count| count.parse().ok()).expect("it is counted")
+    let written = series(&metrics, "mesh_controller_status_writes_total", &["result=\"written\""]).next();
+    written.expect("it is counted")
 }

@@ -1,6 +1,6 @@
 //! Where requests go among replicas of different health.
 
-use crate::support::{Client, Load, Mesh, Outcome, Server, Shot, share};
+use crate::support::{Client, Load, Mesh, Server, Shot, ShotOutcome, share};
 
 /// Three replicas of `web`, the third with these flags.
 async fn three(args: &[&str]) -> (Mesh, Client, [Server; 3]) {
@@ -14,7 +14,7 @@ async fn three(args: &[&str]) -> (Mesh, Client, [Server; 3]) {
     (mesh, client, [a, b, c])
 }
 
-fn percent(outcomes: &[Outcome], is: impl Fn(&Outcome) -> bool) -> f64 {
+fn percent(outcomes: &[ShotOutcome], is: impl Fn(&ShotOutcome) -> bool) -> f64 {
     100.0 * outcomes.iter().filter(|o| is(o)).count() as f64 / outcomes.len() as f64
 }
 
@@ -22,7 +22,7 @@ fn percent(outcomes: &[Outcome], is: impl Fn(&Outcome) -> bool) -> f64 {
 async fn a_slow_replica_gets_under_two_percent() {
     let (_mesh, client, _servers) = three(&["--delay-ms", "50"]).await;
     let outcomes = Load::burst(client.entry(), 5_000, 8, |_| Shot::get("web.shop", "/1k")).await;
-    assert!(outcomes.iter().all(Outcome::ok), "{:?}", share(&outcomes));
+    assert!(outcomes.iter().all(ShotOutcome::ok), "{:?}", share(&outcomes));
     let slow = percent(&outcomes, |o| o.server == "web-c");
     println!("the slow one got {slow:.2} %: {:?}", share(&outcomes));
     assert!(slow < 2.0, "{:?}", share(&outcomes));
@@ -67,5 +67,5 @@ async fn replicas_come_and_go_without_a_failure() {
     let both = Load::burst(client.entry(), 400, 4, |_| Shot::get("web.shop", "/1k")).await;
     assert!(both.iter().any(|o| o.server == "web-b"), "{:?}", share(&both));
     let outcomes = load.stop().await;
-    assert!(outcomes.iter().all(Outcome::ok), "{:?}", share(&outcomes));
+    assert!(outcomes.iter().all(ShotOutcome::ok), "{:?}", share(&outcomes));
 }

@@ -131,7 +131,9 @@ async fn a_connection_ends_in_order_with_its_certificate() {
     assert!(begun.elapsed() < life + Duration::from_secs(1), "it was told after {:?}", begun.elapsed());
     assert_eq!(slow.await.unwrap().status(), 200, "what had begun is finished");
     drop(send);
-    tokio::time::timeout(TEST_WAIT, driver).await.expect("it ends").unwrap().unwrap();
+    // The proxy may have closed it before the client's own GOAWAY.
+    let ended = tokio::time::timeout(TEST_WAIT, driver).await.expect("it ends").unwrap();
+    assert!(ended.as_ref().err().is_none_or(h2::Error::is_io), "{ended:?}");
     // Nobody comes in with it any more.
     let late = async {
         let mut tls = opened(inbound, config).await?;
@@ -170,7 +172,7 @@ async fn bytes_outlive_the_certificate_unless_they_are_to_be_cut() {
     echoed(&mut opened_to[0]).await.unwrap();
 }
 
-type Tls = tokio_rustls::client::TlsStream<TcpStream>;
+pub(super) type Tls = tokio_rustls::client::TlsStream<TcpStream>;
 
 async fn echoed(tls: &mut Tls) -> std::io::Result<()> {
     tls.write_all(b"\x01said").await?;
@@ -181,7 +183,8 @@ async fn echoed(tls: &mut Tls) -> std::io::Result<()> {
 }
 
 /// A client that proves a certificate and believes every server.
-fn proving(
+/// A client that proves this, and takes any server.
+pub(super) fn proving(
     cert: rustls::pki_types::CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
     alpn: &[u8],
@@ -196,13 +199,13 @@ fn proving(
     Arc::new(config)
 }
 
-async fn opened(to: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<Tls> {
+pub(super) async fn opened(to: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<Tls> {
     let tcp = TcpStream::connect(to).await?;
     TlsConnector::from(config).connect(ServerName::IpAddress(to.ip().into()), tcp).await
 }
 
 /// A leaf for one identity that ends so long from now.
-fn lasting(
+pub(super) fn lasting(
     uri: &str,
     life: Duration,
     issuer: &Issuer<'_, KeyPair>,
@@ -219,7 +222,7 @@ fn lasting(
 }
 
 /// The controller's authority, from its state folder.
-fn read_authority(mesh: &Mesh) -> Issuer<'static, KeyPair> {
+pub(super) fn read_authority(mesh: &Mesh) -> Issuer<'static, KeyPair> {
     let state = mesh.sandbox.path().join("state");
     let texts = |dir: &std::path::Path| {
         let files = fs::read_dir(dir).into_iter().flatten().flatten();

@@ -173,6 +173,8 @@ async fn a_backend_that_is_not_there_refuses_its_share() {
     let stage = Stage::new(&tcp_route("{name: db-old, port: 5432}, {name: no-such, port: 5432}"), &["db-old"]).await;
     stage.until(named("db-old")).await;
     stage.until(End::Reset).await;
+    // Whoever is served after it comes after it was counted.
+    stage.until(named("db-old")).await;
     let before = stage.errors("invalid-backend").await;
     let ends = ask_many(stage.client.entry(), 200).await;
     let refused = ends.get(&End::Reset).copied().unwrap_or_default();

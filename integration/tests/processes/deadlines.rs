@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{App, Does, Grpc, H1, Mesh, Scripted, TEST_WAIT, finish, get, grpc_message, grpc_status};
+use crate::support::{
+    App, Does, Grpc, H1, Mesh, Scripted, TEST_WAIT, finish, get, grpc_message, grpc_status, until_routed,
+};
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{Request, Response};
@@ -210,11 +212,7 @@ async fn the_time_of_a_route_reaches_the_application_as_an_end_and_as_no_header(
              backendRefs: [{name: web, port: 80}]\n",
         )
         .unwrap();
-    let there = async || {
-        let answer = get(client.entry(), "web.shop", "/probe").await;
-        Ok(answer.is_ok_and(|a| a.head.get("x-route").is_some()).then_some(()))
-    };
-    eventually("the route to be in force", TEST_WAIT, there).await.unwrap();
+    until_routed(client.entry(), "/probe").await;
     let answer = get(client.entry(), "web.shop", "/slow").await.unwrap();
     assert_eq!((answer.head.status, answer.head.proxy_error()), (504, Some("timeout")), "{answer:?}");
     let left = async || Ok(app.seen().first().and_then(|r| r.left).map(drop));

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{App, H1, Mesh, Server, TEST_WAIT, get, metric};
+use crate::support::{App, H1, Mesh, Server, TEST_WAIT, get, metric, until_answered};
 use mesh_integration::harness::{eventually, http_get};
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -120,7 +120,10 @@ async fn until_known(server: &Server, key: &str, value: serde_json::Value) {
     let known = async || {
         let _ = get(at, "probe.test", "/probe").await;
         let config: serde_json::Value = serde_json::from_str(&http_get(server.proxy.admin, "/config").await?.body)?;
-        Ok((config["inbound"][0]["policy"][key] == value).then_some(()))
+        let of_port = &config["inbound"]["ports"][0][key];
+        // Of a port of which nothing is known, nothing is shown.
+        let is_it = *of_port == value || (of_port.is_null() && value == false);
+        Ok((config["inbound"].is_object() && is_it).then_some(()))
     };
     eventually(&format!("{key} to be {value}"), TEST_WAIT, known).await.unwrap();
 }
@@ -139,9 +142,9 @@ async fn what_servers_take_for_a_request_never_passes_routes_as_bytes() {
     }
     let destinations = ["declared.shop:80", "routed.shop:80", "plain.shop:80"];
     let client = mesh.client_with(&destinations, &[HEADER_TIMEOUT]).await;
-    until_known(&servers[0], "protocol", "Http1".into()).await;
-    until_known(&servers[1], "has_request_routes", true.into()).await;
-    until_known(&servers[2], "has_request_routes", false.into()).await;
+    until_known(&servers[0], "protocol", "http1".into()).await;
+    until_known(&servers[1], "hasRequestRoutes", true.into()).await;
+    until_known(&servers[2], "hasRequestRoutes", false.into()).await;
     for entry in &client.ports {
         let answered = async || Ok(get(*entry, "a", "/").await.is_ok_and(|a| a.head.status == 200).then_some(()));
         eventually("the port to answer", TEST_WAIT, answered).await.unwrap();
@@ -250,9 +253,7 @@ async fn routes_hold_while_an_endpoint_speaks_first() {
     let talker = greeter("hi\n").await;
     let _server = mesh.sidecar("web", "web-1", talker.address, &[]).await;
     let client = mesh.client(&["web.shop:80"]).await;
-    let refused =
-        async || Ok(get(client.entry(), "web.shop", "/no").await.is_ok_and(|a| a.head.status == 404).then_some(()));
-    eventually("the route to be in force", TEST_WAIT, refused).await.unwrap();
+    until_answered(client.entry(), "/no", |answer| answer.head.status == 404).await;
     let mut silent = TcpStream::connect(client.entry()).await.unwrap();
     let heard = tokio::time::timeout(Duration::from_millis(500), silent.read(&mut [0; 8])).await;
     assert!(heard.is_err(), "no server is connected for a client that may ask for anything: {heard:?}");

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fs, sync::Arc, sync::Mutex, time::Duration};
 
-use crate::support::{App, H1, Load, Mesh, Outcome, Shot, TEST_WAIT, get, metric, metrics, sha256, share};
+use crate::support::{App, H1, Load, Mesh, Shot, ShotOutcome, TEST_WAIT, get, metric, metrics, sha256, share};
 use mesh_integration::harness::{Meshed, eventually};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +14,7 @@ async fn more(load: &Load, count: u64) {
     eventually("the load to go on", TEST_WAIT, sent).await.unwrap();
 }
 
-fn is_post(outcome: &&Outcome) -> bool {
+fn is_post(outcome: &&ShotOutcome) -> bool {
     outcome.method == "POST"
 }
 

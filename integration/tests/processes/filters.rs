@@ -1,9 +1,6 @@
 //! Filters of routes on real processes: redirects, rewrites, CORS, and header filters of rules and of backends.
 
-use std::net::SocketAddr;
-
-use crate::support::{Answer, Client, H1, Mesh, Server, TEST_WAIT, get, metric};
-use mesh_integration::harness::eventually;
+use crate::support::{Answer, Client, H1, Mesh, Server, get, metric, until_answered};
 
 /// The HTTPRoute of the Service `web` with the text of its rules.
 fn route(rules: &str) -> String {
@@ -30,19 +27,14 @@ impl Stage {
             filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301}}]\n";
         mesh.manifests.write("route", &route(&format!("{ready}{rules}"))).unwrap();
         let client = mesh.client(&["web.shop:80", "web-v1.shop:80"]).await;
-        until(client.entry(), "/ready", |a| a.head.status == 301).await;
-        until(client.ports[1], "/", |a| a.head.status == 200).await;
+        until_answered(client.entry(), "/ready", |a| a.head.status == 301).await;
+        until_answered(client.ports[1], "/", |a| a.head.status == 200).await;
         Self { client, _server: server, _mesh: mesh }
     }
 
     async fn ask(&self, request: &str) -> Answer {
         H1::connect(self.client.entry()).await.unwrap().ask(request).await.unwrap()
     }
-}
-
-async fn until(entry: SocketAddr, path: &str, is: impl Fn(&Answer) -> bool) {
-    let answered = async || Ok(get(entry, "web.shop", path).await.is_ok_and(|a| is(&a)).then_some(()));
-    eventually(&format!("{path} to be answered as expected"), TEST_WAIT, answered).await.unwrap();
 }
 
 #[tokio::test]

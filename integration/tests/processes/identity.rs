@@ -112,7 +112,7 @@ async fn certificates_are_renewed_under_running_traffic() {
     };
     eventually("three renewals", Duration::from_secs(30), renewed).await.unwrap();
     let outcomes = load.stop().await;
-    assert!(outcomes.iter().all(crate::support::Outcome::ok), "{:?}", share(&outcomes));
+    assert!(outcomes.iter().all(crate::support::ShotOutcome::ok), "{:?}", share(&outcomes));
     let after = metric(&client.proxy, "mesh_tls_connections_total", &["direction=\"outbound\""]).await;
     println!("{} requests and {sent} messages over 3 renewals; connections {connections} -> {after}", outcomes.len());
     assert!(after > connections, "a connection ends with the certificates that it was made with");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::support::{
-    App, Client, Grpc, H1, Load, Mesh, Outcome, Server, Shot, TEST_WAIT, get, grpc_message, metric, next, share,
+    App, Client, Grpc, H1, Load, Mesh, Server, Shot, ShotOutcome, TEST_WAIT, get, grpc_message, metric, next, share,
 };
 use mesh_integration::harness::{eventually, raise_file_limit, usage};
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ async fn all_served(client: &Client) -> Duration {
         _ => Shot::post("web.shop", "/echo", vec![b'i'; 10_000]),
     };
     let mut outcomes = Load::burst(client.entry(), 500, 4, shot).await;
-    assert!(outcomes.iter().all(Outcome::ok), "{:?}", share(&outcomes));
+    assert!(outcomes.iter().all(ShotOutcome::ok), "{:?}", share(&outcomes));
     outcomes.sort_by_key(|o| o.took);
     let (p99, longest) = (outcomes[outcomes.len() * 99 / 100].took, outcomes[outcomes.len() - 1].took);
     assert!(longest < LONGEST, "one waited {longest:?}");

@@ -9,6 +9,7 @@ mod support;
 
 mod h2_frames;
 
+mod authorization;
 mod balance;
 mod bulk;
 mod certificates;

@@ -3,7 +3,8 @@
 use std::{fs, net::SocketAddr};
 
 use crate::support::{
-    Answer, App, Client, Does, H1, Load, Mesh, Outcome, Scripted, Server, Shot, TEST_WAIT, get, metric, share,
+    App, Client, Does, H1, Load, Mesh, Scripted, Server, Shot, ShotOutcome, TEST_WAIT, get, metric, share,
+    until_answered, until_routed,
 };
 use mesh_integration::harness::{Meshed, eventually, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,7 +36,7 @@ impl Stage {
         }
         let server = mesh.server("web-v1", "v1-1", &[]).await;
         let client = mesh.client_with(&["web.shop:80", "web-v1.shop:80", "mirror.shop:80"], env).await;
-        until(client.ports[1], |a| a.head.status == 200).await;
+        until_answered(client.ports[1], "/1k", |a| a.head.status == 200).await;
         Self { mesh, client, _server: server }
     }
 
@@ -43,7 +44,7 @@ impl Stage {
     async fn mirror(&self, percent: u32, endpoints: usize) {
         self.mesh.until_endpoints("shop/mirror:80", self.client.ports[2], &self.client, endpoints).await;
         self.mesh.manifests.write("route", &route(percent)).unwrap();
-        until(self.entry(), |a| a.head.get("x-route").is_some()).await;
+        until_routed(self.entry(), "/1k").await;
     }
 
     fn entry(&self) -> SocketAddr {
@@ -51,7 +52,7 @@ impl Stage {
     }
 
     /// All requests are answered by the server itself.
-    async fn burst(&self, count: u64, shot: impl Fn(u64) -> Shot + Send + Sync + 'static) -> Vec<Outcome> {
+    async fn burst(&self, count: u64, shot: impl Fn(u64) -> Shot + Send + Sync + 'static) -> Vec<ShotOutcome> {
         let outcomes = Load::burst(self.entry(), count, 8, shot).await;
         let good = outcomes.iter().filter(|o| o.ok() && o.server == "v1-1").count();
         assert_eq!(good as u64, count, "{:?}", share(&outcomes));
@@ -66,11 +67,6 @@ impl Stage {
         let counted = async || Ok((self.mirrored(result).await >= count).then_some(()));
         eventually(&format!("{count} mirrored requests to be counted as {result}"), TEST_WAIT, counted).await.unwrap();
     }
-}
-
-async fn until(entry: SocketAddr, is: impl Fn(&Answer) -> bool) {
-    let answered = async || Ok(get(entry, "web.shop", "/1k").await.is_ok_and(|a| is(&a)).then_some(()));
-    eventually("a request to be answered as expected", TEST_WAIT, answered).await.unwrap();
 }
 
 /// A body too large for any buffer between.
@@ -129,7 +125,7 @@ async fn a_mirror_that_hangs_holds_nothing_up() {
     .await;
     let _sidecar = stage.mesh.sidecar("mirror", "mirror-1", mirror.address, &[]).await;
     stage.mesh.manifests.write("route", &route(100)).unwrap();
-    until(stage.entry(), |a| a.head.get("x-route").is_some()).await;
+    until_routed(stage.entry(), "/1k").await;
     // Far more than may be under way, and bodies of which no buffer holds all.
     let outcomes = stage.burst(200, |_| Shot::get("web.shop", "/1k")).await;
     let slowest = outcomes.iter().map(|o| o.took).max().unwrap();
@@ -204,7 +200,7 @@ async fn an_answer_without_an_end_is_not_read_to_it() {
     .await;
     let _sidecar = stage.mesh.sidecar("mirror", "mirror-1", mirror.address, &[]).await;
     stage.mesh.manifests.write("route", &route(100)).unwrap();
-    until(stage.entry(), |a| a.head.get("x-route").is_some()).await;
+    until_routed(stage.entry(), "/1k").await;
     stage.until_mirrored("answered", 1.0).await;
     let bytes: usize = tokio::time::timeout(TEST_WAIT, written.recv()).await.unwrap().unwrap();
     println!("the mirror was rid of {} KiB of its answer", bytes >> 10);

@@ -2,7 +2,7 @@
 
 use std::{env, time::Duration};
 
-use crate::support::{H1, Load, Mesh, Outcome, Shot, TEST_WAIT, get, metric, share};
+use crate::support::{H1, Load, Mesh, Shot, ShotOutcome, TEST_WAIT, get, metric, share};
 use mesh_integration::harness::{Controller, eventually};
 use rustix::process::Signal;
 use tokio::time::Instant;
@@ -69,6 +69,6 @@ async fn known_destinations_go_on_and_unknown_ones_are_refused_in_time() {
     let outcomes = load.stop().await;
     let failed = outcomes.iter().filter(|o| !o.ok()).count();
     println!("{} requests of the load and {fresh} new connections, {failed} failed", outcomes.len());
-    assert!(outcomes.iter().all(Outcome::ok), "{:?}", share(&outcomes));
+    assert!(outcomes.iter().all(ShotOutcome::ok), "{:?}", share(&outcomes));
     assert!(metric(&client.proxy, "mesh_control_streams_broken_total", &[]).await > 0.0);
 }

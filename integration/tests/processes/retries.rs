@@ -11,7 +11,7 @@ use std::{
 
 use crate::support::{
     Answer, App, Client, Does, Grpc, H1, Load, Mesh, Scripted, Server, Shot, TEST_WAIT, finish, get, grpc_message,
-    grpc_status, metric, share,
+    grpc_status, metric, share, until_routed,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Response};
@@ -56,11 +56,7 @@ impl Stage {
 
     async fn with(self, more: &str) -> Self {
         self.mesh.manifests.write("route", &route("HTTPRoute", more)).unwrap();
-        let answered = async || {
-            let answer = get(self.client.entry(), "web.shop", "/probe").await;
-            Ok(answer.is_ok_and(|a| a.head.get("x-route").is_some()).then_some(()))
-        };
-        eventually("the route to be in force", TEST_WAIT, answered).await.unwrap();
+        until_routed(self.client.entry(), "/probe").await;
         self
     }
 
@@ -181,11 +177,7 @@ async fn another_endpoint_is_preferred() {
     mesh.manifests
         .write("route", &route("HTTPRoute", "    retry: {codes: [503], attempts: 1, backoff: 1ms}\n"))
         .unwrap();
-    let answered = async || {
-        let answer = get(client.entry(), "web.shop", "/").await;
-        Ok(answer.is_ok_and(|a| a.head.get("x-route").is_some()).then_some(()))
-    };
-    eventually("the route to be in force", TEST_WAIT, answered).await.unwrap();
+    until_routed(client.entry(), "/").await;
     // Paced, so that the floor of the budget is enough for every one.
     let before = metric(&client.proxy, "mesh_retries_total", &["why=\"status\""]).await;
     let load = Load::start(client.entry(), 5.0, 1, |_| Shot::get("web.shop", "/1k"));

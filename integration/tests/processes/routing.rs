@@ -2,7 +2,9 @@
 
 use std::{fs, net::SocketAddr, time::Duration};
 
-use crate::support::{Answer, Client, H1, Load, Mesh, Outcome, Server, Shot, TEST_WAIT, get, metric, share};
+use crate::support::{
+    Client, H1, Load, Mesh, Server, Shot, ShotOutcome, TEST_WAIT, get, metric, share, until_answered,
+};
 use mesh_integration::harness::{eventually, http_get};
 use tokio::time::Instant;
 
@@ -39,7 +41,7 @@ impl Stage {
         let client = mesh.client(&["web.shop:80", "web-v1.shop:80", "web-v2.shop:80"]).await;
         // The endpoints of both are asked for before the test measures anything.
         for entry in &client.ports[1..] {
-            until(*entry, "/", |answer| answer.head.status == 200).await;
+            until_answered(*entry, "/", |answer| answer.head.status == 200).await;
         }
         Self { client, v1, v2, mesh }
     }
@@ -49,26 +51,18 @@ impl Stage {
     }
 }
 
-async fn until(entry: SocketAddr, path: &str, is: impl Fn(&Answer) -> bool) {
-    let answered = async || {
-        let answer = get(entry, "web.shop", path).await;
-        Ok(answer.is_ok_and(|a| is(&a)).then_some(()))
-    };
-    eventually(&format!("{path} to be answered as expected"), TEST_WAIT, answered).await.unwrap();
-}
-
-fn percent(outcomes: &[Outcome], server: &str) -> f64 {
+fn percent(outcomes: &[ShotOutcome], server: &str) -> f64 {
     100.0 * outcomes.iter().filter(|o| o.server == server).count() as f64 / outcomes.len() as f64
 }
 
-fn failed(outcomes: &[Outcome]) -> usize {
+fn failed(outcomes: &[ShotOutcome]) -> usize {
     outcomes.iter().filter(|o| !o.ok()).count()
 }
 
 #[tokio::test]
 async fn ninety_ten_is_ninety_ten() {
     let stage = Stage::new(&split(90, 10)).await;
-    until(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-1")).await;
+    until_answered(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-1")).await;
     let outcomes = Load::burst(stage.entry(), 10_000, 16, |_| Shot::get("web.shop", "/1k")).await;
     assert_eq!((outcomes.len(), failed(&outcomes)), (10_000, 0), "{:?}", share(&outcomes));
     let v2 = percent(&outcomes, "v2-1");
@@ -79,7 +73,7 @@ async fn ninety_ten_is_ninety_ten() {
 #[tokio::test]
 async fn an_edit_is_in_force_within_a_second_and_fails_nothing() {
     let stage = Stage::new(&split(100, 0)).await;
-    until(stage.entry(), "/", |a| a.head.get("x-version") == Some("v1-1")).await;
+    until_answered(stage.entry(), "/", |a| a.head.get("x-version") == Some("v1-1")).await;
     let load = Load::start(stage.entry(), 300.0, 8, |_| Shot::get("web.shop", "/1k"));
     let warm = async || Ok((load.sent() > 200).then_some(()));
     eventually("the load to run", TEST_WAIT, warm).await.unwrap();
@@ -102,7 +96,7 @@ async fn an_edit_is_in_force_within_a_second_and_fails_nothing() {
 #[tokio::test]
 async fn a_syntax_error_changes_nothing_and_is_named() {
     let stage = Stage::new(&split(100, 0)).await;
-    until(stage.entry(), "/", |a| a.head.get("x-version") == Some("v1-1")).await;
+    until_answered(stage.entry(), "/", |a| a.head.get("x-version") == Some("v1-1")).await;
     let load = Load::start(stage.entry(), 200.0, 4, |_| Shot::get("web.shop", "/1k"));
     stage.mesh.manifests.write("route", "apiVersion: v1\nkind: HTTPRoute\nmetadata: {name: [\n").unwrap();
     let metrics = stage.mesh.controller.addresses.metrics;
@@ -119,7 +113,7 @@ async fn a_syntax_error_changes_nothing_and_is_named() {
     let more = async || Ok((load.sent() > goal).then_some(()));
     eventually("the load to go on", TEST_WAIT, more).await.unwrap();
     stage.mesh.manifests.write("route", &route(&split(0, 100))).unwrap();
-    until(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-1")).await;
+    until_answered(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-1")).await;
     let outcomes = load.stop().await;
     assert_eq!(failed(&outcomes), 0, "{:?}", share(&outcomes));
     assert!(outcomes.iter().any(|o| o.server == "v1-1"));
@@ -131,7 +125,7 @@ async fn a_syntax_error_changes_nothing_and_is_named() {
 async fn a_missing_backend_answers_500_for_its_share() {
     let rules = "  - backendRefs: [{name: web-v1, port: 80, weight: 50}, {name: no-such, port: 80, weight: 50}]\n";
     let stage = Stage::new(rules).await;
-    until(stage.entry(), "/", |a| a.head.proxy_error() == Some("invalid-backend")).await;
+    until_answered(stage.entry(), "/", |a| a.head.proxy_error() == Some("invalid-backend")).await;
     let outcomes = Load::burst(stage.entry(), 1_000, 8, |_| Shot::get("web.shop", "/1k")).await;
     let missing = outcomes.iter().filter(|o| o.status == 500 && o.error == "invalid-backend").count();
     assert_eq!(outcomes.iter().filter(|o| o.ok()).count() + missing, 1_000, "{:?}", share(&outcomes));
@@ -146,7 +140,7 @@ async fn a_route_without_endpoints_is_counted_with_what_it_costs() {
     }
     mesh.manifests.write("route", &route(&split(50, 50))).unwrap();
     let client = mesh.client(&["web.shop:80"]).await;
-    until(client.entry(), "/", |a| a.head.proxy_error() == Some("no-endpoints")).await;
+    until_answered(client.entry(), "/", |a| a.head.proxy_error() == Some("no-endpoints")).await;
     let count = async |backend: &str| {
         let backend = format!("backend=\"shop/{backend}:80\"");
         let labels = ["route=\"shop/split\"", &backend, "response_code=\"503\"", "error=\"no-endpoints\""];
@@ -165,8 +159,8 @@ async fn a_route_without_endpoints_is_counted_with_what_it_costs() {
 async fn a_dead_backend_costs_its_share_and_nothing_else() {
     let mut stage = Stage::new(&split(50, 50)).await;
     let mut second = stage.mesh.server("web-v2", "v2-2", &[]).await;
-    until(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-1")).await;
-    until(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-2")).await;
+    until_answered(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-1")).await;
+    until_answered(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-2")).await;
     // The applications of both replicas are gone; their sidecars say that nothing was delivered.
     drop(stage.v2.origin.take());
     drop(second.origin.take());
@@ -198,7 +192,7 @@ async fn matches_and_filters_do_what_they_say() {
         - type: ResponseHeaderModifier\n      responseHeaderModifier: {set: [{name: x-answer, value: mesh}], remove: [x-version]}\n    \
         backendRefs: [{name: web-v1, port: 80}]\n";
     let stage = Stage::new(rules).await;
-    until(stage.entry(), "/", |a| a.head.get("x-answer").is_some()).await;
+    until_answered(stage.entry(), "/", |a| a.head.get("x-answer").is_some()).await;
     let mut connection = H1::connect(stage.entry()).await.unwrap();
     let mut ask = async |line: &str, more: &str| {
         connection.ask(format!("{line} HTTP/1.1\r\nhost: web.shop\r\n{more}\r\n")).await.unwrap()
@@ -222,7 +216,7 @@ async fn time_limits_answer_504() {
         backendRefs: [{name: web-v1, port: 80}]\n  \
         - backendRefs: [{name: web-v1, port: 80}]\n";
     let stage = Stage::new(rules).await;
-    until(stage.entry(), "/delay/1000", |a| a.head.status == 504).await;
+    until_answered(stage.entry(), "/delay/1000", |a| a.head.status == 504).await;
     let began = Instant::now();
     let answer = get(stage.entry(), "web.shop", "/delay/5000").await.unwrap();
     assert_eq!((answer.head.status, answer.head.proxy_error()), (504, Some("timeout")), "{answer:?}");
@@ -233,7 +227,7 @@ async fn time_limits_answer_504() {
 #[tokio::test]
 async fn traffic_goes_on_when_the_folder_is_gone() {
     let stage = Stage::new(&split(100, 0)).await;
-    until(stage.entry(), "/", |a| a.head.status == 200).await;
+    until_answered(stage.entry(), "/", |a| a.head.status == 200).await;
     let load = Load::start(stage.entry(), 200.0, 4, |_| Shot::get("web.shop", "/1k"));
     let folder = stage.mesh.manifests.dir().to_owned();
     let aside = folder.with_extension("aside");
@@ -243,7 +237,7 @@ async fn traffic_goes_on_when_the_folder_is_gone() {
     eventually("the load to go on", TEST_WAIT, more).await.unwrap();
     fs::rename(&aside, &folder).unwrap();
     stage.mesh.manifests.write("route", &route(&split(0, 100))).unwrap();
-    until(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-1")).await;
+    until_answered(stage.entry(), "/", |a| a.head.get("x-version") == Some("v2-1")).await;
     let outcomes = load.stop().await;
     assert_eq!(failed(&outcomes), 0, "{:?}", share(&outcomes));
 }

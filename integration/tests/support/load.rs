@@ -55,7 +55,7 @@ impl Shot {
 
 /// What came of one request.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct ShotOutcome {
     pub method: &'static str,
     /// When it was sent.
     pub sent: Instant,
@@ -69,7 +69,7 @@ pub struct Outcome {
     pub body: Vec<u8>,
 }
 
-impl Outcome {
+impl ShotOutcome {
     /// Whether it was answered 200.
     pub fn ok(&self) -> bool {
         self.status == 200
@@ -80,7 +80,7 @@ impl Outcome {
 pub struct Load {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
-    clients: JoinSet<Vec<Outcome>>,
+    clients: JoinSet<Vec<ShotOutcome>>,
 }
 
 impl Load {
@@ -118,7 +118,7 @@ impl Load {
     }
 
     /// Ends the load and gives every outcome, in the order of sending.
-    pub async fn stop(self) -> Vec<Outcome> {
+    pub async fn stop(self) -> Vec<ShotOutcome> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all: Vec<_> = self.clients.join_all().await.into_iter().flatten().collect();
         all.sort_by_key(|outcome| outcome.sent);
@@ -131,7 +131,7 @@ impl Load {
         count: u64,
         connections: usize,
         shot: impl Fn(u64) -> Shot + Send + Sync + 'static,
-    ) -> Vec<Outcome> {
+    ) -> Vec<ShotOutcome> {
         let (next, shot) = (Arc::new(AtomicU64::new(0)), Arc::new(shot));
         let mut clients = JoinSet::new();
         for _ in 0..connections {
@@ -151,7 +151,7 @@ impl Load {
     }
 }
 
-async fn fire(to: SocketAddr, kept: &mut Option<H1>, shot: &Shot) -> Outcome {
+async fn fire(to: SocketAddr, kept: &mut Option<H1>, shot: &Shot) -> ShotOutcome {
     let sent = Instant::now();
     let exchange = async {
         let mut connection = match kept.take() {
@@ -171,11 +171,11 @@ async fn fire(to: SocketAddr, kept: &mut Option<H1>, shot: &Shot) -> Outcome {
         }
         Err(error) => (0, String::new(), format!("{error:#}"), Vec::new()),
     };
-    Outcome { method: shot.method, sent, took: sent.elapsed(), status, server, error, body }
+    ShotOutcome { method: shot.method, sent, took: sent.elapsed(), status, server, error, body }
 }
 
 /// How many outcomes there are of each status, server and error: what a failed assertion shows.
-pub fn share(outcomes: &[Outcome]) -> BTreeMap<(u16, String, String), usize> {
+pub fn share(outcomes: &[ShotOutcome]) -> BTreeMap<(u16, String, String), usize> {
     outcomes.iter().fold(BTreeMap::new(), |mut map, o| {
         *map.entry((o.status, o.server.clone(), o.error.clone())).or_default() += 1;
         map

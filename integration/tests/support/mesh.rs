@@ -8,10 +8,11 @@ use std::{
 
 use mesh_integration::harness::{
     Controller, Manifests, Meshed, Origin, PortSpec, Proxy, ProxyConfig, Sandbox, eventually, free_port, http_get,
+    series,
 };
 use tokio::sync::SemaphorePermit;
 
-use super::{TEST_WAIT, get, turn::turn};
+use super::{Answer, TEST_WAIT, get, turn::turn};
 
 /// A mesh: its controller and the folder that tells it what there is. All objects are in the namespace `shop`; a
 /// Service has the port 80, named `http`.
@@ -148,7 +149,7 @@ impl Mesh {
         mesh.service("web", None);
         let server = mesh.server("web", "web-1", &[]).await;
         let client = mesh.client(&["web.shop:80"]).await;
-        until_ok(client.entry()).await;
+        mesh.until_ok(&client).await;
         (mesh, client, server)
     }
 
@@ -164,7 +165,7 @@ impl Mesh {
 
     /// Waits until the client's sidecar answers 200 for a GET of `/` at its first port.
     pub async fn until_ok(&self, client: &Client) {
-        until_ok(client.entry()).await;
+        until_answered(client.entry(), "/", |answer| answer.head.status == 200).await;
     }
 
     /// Waits until the client's sidecar knows so many endpoints of a Service (`shop/web:80`). It learns of them when it is
@@ -182,16 +183,21 @@ impl Mesh {
     }
 }
 
-/// Waits until a GET of `/` is answered 200.
-async fn until_ok(entry: SocketAddr) {
+/// Waits until a GET of this path of `web` is answered as it should be.
+pub async fn until_answered(entry: SocketAddr, path: &str, is: impl Fn(&Answer) -> bool) {
     let mut last = String::new();
     let answered = async || {
-        let answer = get(entry, "web.shop", "/").await;
+        let answer = get(entry, "web.shop", path).await;
         last = format!("{answer:?}");
-        Ok(answer.is_ok_and(|a| a.head.status == 200).then_some(()))
+        Ok(answer.is_ok_and(|answer| is(&answer)).then_some(()))
     };
-    let waited = eventually("the pair to answer", TEST_WAIT, answered).await;
-    assert!(waited.is_ok(), "the pair never answered 200; the last was {last}");
+    let waited = eventually("an answer", TEST_WAIT, answered).await;
+    assert!(waited.is_ok(), "{path} was never answered as it should be; the last was {last}");
+}
+
+/// The same, with what the route of a test sets once it is in force.
+pub async fn until_routed(entry: SocketAddr, path: &str) {
+    until_answered(entry, path, |answer| answer.head.get("x-route").is_some()).await;
 }
 
 fn owned(env: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -205,12 +211,7 @@ pub async fn metrics(proxy: &Proxy) -> String {
 
 /// The sum of all series of a family whose labels contain every one of `labels` (`name="value"`).
 pub async fn metric(proxy: &Proxy, family: &str, labels: &[&str]) -> f64 {
-    let page = metrics(proxy).await;
-    let series = page.lines().filter(|line| {
-        line.strip_prefix(family).is_some_and(|rest| rest.starts_with(['{', ' ']))
-            && labels.iter().all(|l| line.contains(l))
-    });
-    series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    series(&metrics(proxy).await, family, labels).sum()
 }
 
 /// Long enough for a debug build on a busy machine.

@@ -15,6 +15,6 @@ mod turn;
 pub use app::{App, TEST_WAIT, relay};
 pub use h1::{Answer, H1, Head, get, sha256};
 pub use h2client::{Grpc, finish, grpc_message, grpc_status, next};
-pub use load::{Load, Outcome, Shot, share};
-pub use mesh::{Client, Mesh, Server, metric, metrics};
+pub use load::{Load, Shot, ShotOutcome, share};
+pub use mesh::{Client, Mesh, Server, metric, metrics, until_answered, until_routed};
 pub use scripted::{Does, Received, Scripted};

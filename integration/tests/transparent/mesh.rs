@@ -12,7 +12,7 @@ use std::{
 };
 
 use mesh_integration::harness::{
-    Answer, Controller, Manifests, Process, Sandbox, binary, eventually, free_port, http_get,
+    Answer, Controller, Manifests, Process, Sandbox, binary, eventually, free_port, http_get, series,
 };
 
 use crate::net::{NODE, Net, Pod};
@@ -192,10 +192,7 @@ impl Meshed {
 
     /// The value of a metric: the sum over its series that have all these labels.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let page = http_get(self.pod.at(4692), "/metrics").await.unwrap().body;
-        let lines =
-            page.lines().filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        series(&http_get(self.pod.at(4692), "/metrics").await.unwrap().body, name, labels).sum()
     }
 }
 

@@ -62,7 +62,9 @@ impl Net {
         let name = format!("mesh-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         ip_batch(&[], &format!("netns add {name}"));
         let net = Self { name, pods: Vec::new(), _binaries: binaries() };
-        let script = "link set lo up\nlink add br0 type bridge\naddr add 10.77.0.1/24 dev br0\n\
+        // The bridge has an address of its own: otherwise it has the lowest of its ports', which changes as pods come, and pods
+        // that know the old one do not reach the controller until their kernels ask again.
+        let script = "link set lo up\nlink add br0 address 0a:58:0a:4d:00:01 type bridge\naddr add 10.77.0.1/24 dev br0\n\
                       addr add fd77::1/64 dev br0 nodad\nlink set br0 up";
         ip_batch(&["-n", &net.name], script);
         enter(&net.name);

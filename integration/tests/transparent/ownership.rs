@@ -78,7 +78,12 @@ async fn an_address_that_gets_an_owner_is_never_plain_again() {
     }
     let more = web.metric("mesh_requests_total", &PLAIN).await - plain;
     assert!(more < 0.5, "{more} of the client's came in plain text");
-    assert!(web.metric("mesh_requests_total", &["direction=\"inbound\"", "sa/client"]).await > 2.5);
+    // A request is counted when its response has ended, a moment after the client has it.
+    let counted = async || {
+        let requests = web.metric("mesh_requests_total", &["direction=\"inbound\"", "sa/client"]).await;
+        Ok((requests > 2.5).then_some(()))
+    };
+    eventually("the client's requests to be counted with its identity", PATIENCE, counted).await.unwrap();
 }
 
 #[tokio::test]

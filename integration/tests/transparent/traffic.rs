@@ -68,7 +68,7 @@ async fn the_unmeshed_are_served_and_called_as_they_are() {
         assert_eq!(greeting(&web.pod, address), "220 hello", "whoever speaks first");
         assert!(began.elapsed() < Duration::from_secs(1), "nobody waited for the client: {:?}", began.elapsed());
     }
-    assert!(web.metric("mesh_", &["opaque", "outbound"]).await >= 4.0, "it went through the proxy");
+    assert!(web.metric("mesh_connections_total", &["opaque", "outbound"]).await >= 4.0, "it went through the proxy");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use crate::facts::RequestFacts;
+use crate::{bounds::OVERHEAD, facts::RequestFacts};
 
 /// Who may call from a browser's page of another origin, and what the page may see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,6 +127,23 @@ fn split(origin: &str) -> Option<(&str, &str, u16)> {
 }
 
 impl Cors {
+    /// Its part of [`crate::Route::bytes`].
+    pub(super) fn bytes(&self) -> usize {
+        let origin = |origin: &OriginMatch| {
+            size_of::<OriginMatch>()
+                + match origin {
+                    OriginMatch::Any => 0,
+                    OriginMatch::Pattern { scheme, host, .. } => scheme.len() + host.len() + 2 * OVERHEAD,
+                }
+        };
+        let names = |names: &Wildcard| match names {
+            Wildcard::None | Wildcard::Any => 0,
+            Wildcard::Listed(names) => names.len() + OVERHEAD,
+        };
+        let lists = [&self.allow_methods, &self.allow_headers, &self.expose_headers];
+        self.allow_origins.iter().map(origin).sum::<usize>() + lists.into_iter().map(names).sum::<usize>()
+    }
+
     /// Whether a request is a preflight (Fetch standard, CORS-preflight request): such a one is answered here.
     pub fn is_preflight(facts: &RequestFacts<'_>) -> bool {
         facts.method == Method::OPTIONS

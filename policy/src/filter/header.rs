@@ -4,6 +4,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::bounds::OVERHEAD;
+
 /// Removes, sets and adds headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderModifier {
@@ -16,6 +18,13 @@ pub struct HeaderModifier {
 }
 
 impl HeaderModifier {
+    /// Its part of [`crate::Route::bytes`].
+    pub(super) fn bytes(&self) -> usize {
+        let pairs = self.set.iter().chain(&self.add);
+        let pairs: usize = pairs.map(|pair| size_of_val(pair) + pair.0.as_str().len() + pair.1.len() + OVERHEAD).sum();
+        pairs + self.remove.iter().map(|name| size_of_val(name) + name.as_str().len()).sum::<usize>()
+    }
+
     /// Changes the headers: first what is removed, then what is set, then what is added, so that nothing that the
     /// modifier itself puts in is lost. Does nothing, and allocates nothing, when it is empty.
     pub fn apply(&self, headers: &mut HeaderMap) {

@@ -1,8 +1,8 @@
 //! The programs of patterns, each once for all routes that have the pattern.
 //!
 //! Whoever decides holds the routes of many targets, and the same pattern is in many of them. Here each text is compiled
-//! once for as long as some route has it, and what the patterns of a table compile to is summed up, so that a table with too
-//! much is refused before it takes the memory.
+//! once for as long as some value has it, and what the patterns of a value compile to is summed up, so that one with too much
+//! is refused before it takes the memory.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    RegexError, RouteTable,
+    RegexError,
     text::{Program, RegexMatch},
 };
 
@@ -38,15 +38,19 @@ pub enum PatternError {
 }
 
 impl Patterns {
-    /// Compiles the patterns of a table that are not compiled yet, and gives the programs of all of them, equal ones once.
+    /// Compiles those patterns of a value that are not compiled yet, and gives the programs of all of them, equal ones once.
     /// Stops as soon as they take more than `allowed` bytes.
-    pub fn compile(&mut self, table: &RouteTable, allowed: usize) -> Result<Vec<Arc<Program>>, PatternError> {
+    pub fn compile<'p>(
+        &mut self,
+        patterns: impl IntoIterator<Item = &'p RegexMatch>,
+        allowed: usize,
+    ) -> Result<Vec<Arc<Program>>, PatternError> {
         if self.known.len() >= self.sweep_at.max(SWEEP_FROM) {
             self.known.retain(|_, program| program.strong_count() > 0);
             self.sweep_at = self.known.len() * 2;
         }
         let (mut seen, mut programs, mut total) = (HashSet::new(), Vec::new(), 0usize);
-        for pattern in table.routes().iter().flat_map(|route| route.patterns()) {
+        for pattern in patterns {
             let program = self.program(pattern).map_err(PatternError::Pattern)?;
             if seen.insert(Arc::as_ptr(&program)) {
                 total = total.saturating_add(program.cost);
@@ -79,7 +83,7 @@ impl fmt::Display for PatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooMuch { allowed } => {
-                write!(f, "the patterns of the routes compile to more than {} KiB", allowed / 1024)
+                write!(f, "its patterns compile to more than {} KiB", allowed / 1024)
             }
             Self::Pattern(why) => why.fmt(f),
         }
@@ -93,7 +97,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use crate::{
-        PathMatch, Route, RouteKind, RouteMeta, Rule,
+        PathMatch, Route, RouteKind, RouteMeta, RouteTable, Rule,
         route::{REGEX_SIZE_LIMIT, RequestMatch},
     };
 
@@ -111,10 +115,10 @@ mod tests {
     fn equal_patterns_are_compiled_and_counted_once() {
         let mut patterns = Patterns::default();
         let (one, twice) = (table(&["/a.*"]), table(&["/a.*", "/a.*"]));
-        let programs = patterns.compile(&one, usize::MAX).unwrap();
+        let programs = patterns.compile(one.patterns(), usize::MAX).unwrap();
         let cost = programs[0].cost();
         assert!(programs.len() == 1 && (1_000..16_384 + 8_192).contains(&cost), "{cost}");
-        assert_eq!(patterns.compile(&twice, cost).unwrap().len(), 1);
+        assert_eq!(patterns.compile(twice.patterns(), cost).unwrap().len(), 1);
         let program =
             |table: &RouteTable| Arc::as_ptr(&table.routes()[0].patterns().next().unwrap().program().unwrap());
         assert_eq!(program(&one), program(&twice), "one program for both tables");
@@ -126,11 +130,11 @@ mod tests {
         let texts: Vec<String> = (0..4_096).map(|n| format!("{n}[a-z0-9]{{700}}")).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let allowed = 4 * 1024 * 1024;
-        let refused = patterns.compile(&table(&texts), allowed).err();
+        let refused = patterns.compile(table(&texts).patterns(), allowed).err();
         assert_eq!(refused, Some(PatternError::TooMuch { allowed }));
         assert!(patterns.known.len() * REGEX_SIZE_LIMIT / 4 < 2 * allowed, "it stopped soon: {}", patterns.known.len());
         assert!(patterns.known.values().all(|program| program.strong_count() == 0), "nothing is kept of it");
-        let refused = patterns.compile(&table(&["(a{99}){99}"]), allowed).err();
+        let refused = patterns.compile(table(&["(a{99}){99}"]).patterns(), allowed).err();
         assert_eq!(refused, Some(PatternError::Pattern(RegexError::TooLarge)));
     }
 
@@ -138,7 +142,7 @@ mod tests {
     fn what_no_route_has_is_forgotten() {
         let mut patterns = Patterns::default();
         for n in 0..4 * SWEEP_FROM {
-            patterns.compile(&table(&[&format!("/{n}.*")]), usize::MAX).unwrap();
+            patterns.compile(table(&[&format!("/{n}.*")]).patterns(), usize::MAX).unwrap();
         }
         assert!(patterns.known.len() <= SWEEP_FROM + 1, "{}", patterns.known.len());
     }

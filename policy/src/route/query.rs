@@ -25,13 +25,20 @@ pub struct QueryMatch {
 impl QueryMatch {
     /// Whether the query (without `?`) has the parameter with such a value.
     pub fn matches(&self, query: Option<&str>) -> bool {
-        let mut pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-        let Some(value) = pairs.find_map(|pair| {
+        self.values(query).next().is_some_and(|value| self.is_value(value))
+    }
+
+    /// The values of every occurrence of the parameter, as received.
+    pub(crate) fn values<'q>(&self, query: Option<&'q str>) -> impl Iterator<Item = &'q str> {
+        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        pairs.filter_map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             decode(name).eq(self.name.bytes()).then_some(value)
-        }) else {
-            return false;
-        };
+        })
+    }
+
+    /// Whether a value, as received, is the one that is wanted.
+    pub(crate) fn is_value(&self, value: &str) -> bool {
         match &self.value {
             StringMatch::Exact(exact) => decode(value).eq(exact.bytes()),
             StringMatch::Regex(regex) => {

@@ -14,7 +14,7 @@ pub fn settle(path: &str) -> Cow<'_, str> {
     if is_settled || bytes.first() != Some(&b'/') {
         return Cow::Borrowed(path);
     }
-    let decoded = decode(path);
+    let decoded = decode_unreserved(path);
     let mut settled = String::with_capacity(decoded.len());
     let mut segments = decoded.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
@@ -35,8 +35,8 @@ pub fn settle(path: &str) -> Cow<'_, str> {
     Cow::Owned(settled)
 }
 
-/// Decodes unreserved characters.
-fn decode(path: &str) -> String {
+/// Decodes what needs no encoding (RFC 3986 section 2.3).
+pub(crate) fn decode_unreserved(path: &str) -> String {
     let mut decoded = String::with_capacity(path.len());
     let mut rest = path;
     while let Some((before, after)) = rest.split_once('%') {

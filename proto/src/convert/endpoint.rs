@@ -11,7 +11,12 @@ impl TryFrom<v1::ServiceRef> for ServiceRef {
     type Error = ConvertError;
 
     fn try_from(wire: v1::ServiceRef) -> Result<Self, ConvertError> {
+        let cluster = match wire.cluster.as_str() {
+            "" => None,
+            cluster => Some(name("cluster", cluster)?),
+        };
         Ok(Self {
+            cluster,
             namespace: name("namespace", &wire.namespace)?,
             name: name("name", &wire.name)?,
             port: port("port", wire.port)?,
@@ -21,7 +26,12 @@ impl TryFrom<v1::ServiceRef> for ServiceRef {
 
 impl From<&ServiceRef> for v1::ServiceRef {
     fn from(model: &ServiceRef) -> Self {
-        Self { namespace: model.namespace.to_string(), name: model.name.to_string(), port: model.port.into() }
+        Self {
+            cluster: model.cluster.as_deref().unwrap_or_default().to_owned(),
+            namespace: model.namespace.to_string(),
+            name: model.name.to_string(),
+            port: model.port.into(),
+        }
     }
 }
 

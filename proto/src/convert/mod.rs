@@ -5,16 +5,18 @@
 //! or kind of match) refuses the whole message instead of changing its meaning; the receiver then keeps its last good
 //! state. Nothing here logs or counts.
 
+mod authorization;
 mod delta;
 mod endpoint;
 mod filter;
-mod inbound;
 mod outbound;
 mod retry;
 mod route;
+mod workload;
 
 pub use delta::{RouteDelta, RouteKey};
 pub use endpoint::EndpointsDelta;
+pub use workload::{AUTHORIZATION_FORM, for_port};
 
 use std::{fmt, sync::Arc};
 
@@ -30,8 +32,14 @@ pub const MAX_HOSTNAMES: usize = 1_024;
 pub const MAX_LIST: usize = 64;
 /// Retries of one request, statuses and codes that are retried.
 pub const MAX_RETRIES: u32 = 1_000;
-/// Identities of one access list.
+/// Authorization policies of one pod.
+pub const MAX_POLICIES: usize = 1_000;
+/// Sources of one rule of a policy.
 pub const MAX_IDENTITIES: usize = 10_000;
+/// Ranges of ports of one rule of a policy.
+pub const MAX_PORTS: usize = 1_000;
+/// Ranges of ports of one pod of which something is known: all there can be.
+pub const MAX_PORT_POLICIES: usize = 65_536;
 /// Endpoints in one update.
 pub const MAX_ENDPOINTS: usize = 50_000;
 /// Bytes of a path, header or query value and of a reason (the Gateway API allows 4096).
@@ -113,9 +121,14 @@ fn value(field: &str, text: &str) -> Result<(), ConvertError> {
 }
 
 /// A port other than 0.
-fn port(field: &str, number: u32) -> Result<u16, ConvertError> {
-    u16::try_from(number)
+fn port(field: &str, port: u32) -> Result<u16, ConvertError> {
+    number(field, port)
         .ok()
         .filter(|p| *p != 0)
-        .ok_or_else(|| ConvertError::new(field, format_args!("{number} is not a port (1 to 65535)")))
+        .ok_or_else(|| ConvertError::new(field, format_args!("{port} is not a port (1 to 65535)")))
+}
+
+/// An end of a range of ports: 0 as well.
+fn number(field: &str, number: u32) -> Result<u16, ConvertError> {
+    u16::try_from(number).map_err(|_| ConvertError::new(field, format_args!("{number} is not 0 to 65535")))
 }

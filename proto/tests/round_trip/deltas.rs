@@ -9,7 +9,7 @@ use prost::Message;
 
 /// A thousand routes with a rule each, as one Service may have them.
 fn thousand(backend_of_the_last: &str) -> OutboundPolicy {
-    let service = |name: &str| ServiceRef { namespace: "shop".into(), name: name.into(), port: 80 };
+    let service = |name: &str| ServiceRef::new("shop", name, 80);
     let route = |n: usize| {
         let backend = if n == 999 { backend_of_the_last } else { "web-v1" };
         let path = PathMatch::Prefix(format!("/part-{n}"));

@@ -8,12 +8,12 @@ mod strategies;
 use std::collections::BTreeMap;
 
 use mesh_policy::{
-    InboundPolicy, OutboundPolicy, Protocol, Route, RouteKind, RouteMeta, Rule, Target, route::RouteTable,
+    OutboundPolicy, Protocol, Route, RouteKind, RouteMeta, Rule, Target, WorkloadPolicy, route::RouteTable,
 };
 use mesh_proto::{EndpointsDelta, RouteDelta, v1};
 use proptest::{collection::vec, prelude::*};
 use prost::Message;
-use strategies::{address, endpoint, inbound, outbound, rule, service};
+use strategies::{address, endpoint, outbound, rule, service, workload};
 
 /// Through the bytes, as a peer does it.
 fn over_the_wire<M: Message + Default>(wire: &M) -> M {
@@ -61,9 +61,9 @@ proptest! {
     }
 
     #[test]
-    fn inbound_policies_come_back(policy in inbound()) {
-        let wire = over_the_wire(&v1::InboundPolicy::from(&policy));
-        prop_assert_eq!(InboundPolicy::try_from(wire).unwrap(), policy);
+    fn policies_of_workloads_come_back(policy in workload()) {
+        let wire = over_the_wire(&v1::WorkloadPolicy::from(&policy));
+        prop_assert_eq!(WorkloadPolicy::try_from(wire).unwrap(), policy);
     }
 
     #[test]
@@ -81,8 +81,8 @@ proptest! {
         if let Ok(wire) = v1::OutboundPolicy::decode(bytes.as_slice()) {
             let _ = OutboundPolicy::try_from(wire);
         }
-        if let Ok(wire) = v1::InboundPolicy::decode(bytes.as_slice()) {
-            let _ = InboundPolicy::try_from(wire);
+        if let Ok(wire) = v1::WorkloadPolicy::decode(bytes.as_slice()) {
+            let _ = WorkloadPolicy::try_from(wire);
         }
     }
 }

@@ -4,8 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method};
 use mesh_policy::{
-    Access, Backend, BackendTarget, Endpoint, Identity, InboundPolicy, OutboundPolicy, Protocol, Retry, RetryBudget,
-    RetryMethods, Route, RouteKind, RouteMeta, Rule, ServiceRef, SessionCarrier, SessionPersistence, Target,
+    Action, AuthorizationPolicy, AuthorizationRule, Backend, BackendTarget, Endpoint, Enforcement, Identity, Level,
+    Operation, OutboundPolicy, PortPolicies, PortPolicy, Ports, Principal, Protocol, Retry, RetryBudget, RetryMethods,
+    Route, RouteKind, RouteMeta, Rule, ServiceRef, SessionCarrier, SessionPersistence, Source, Target, Tier,
+    WorkloadPolicy,
     filter::{
         Cors, Filter, HeaderModifier, Mirror, OriginMatch, PathModifier, Redirect, Rewrite, Wildcard,
         redirect::REDIRECT_CODES,
@@ -20,7 +22,12 @@ fn name() -> impl Strategy<Value = Arc<str>> {
 }
 
 pub fn service() -> impl Strategy<Value = ServiceRef> {
-    (name(), name(), 1u16..).prop_map(|(namespace, name, port)| ServiceRef { namespace, name, port })
+    (option::of(name()), name(), name(), 1u16..).prop_map(|(cluster, namespace, name, port)| ServiceRef {
+        cluster,
+        namespace,
+        name,
+        port,
+    })
 }
 
 fn identity() -> impl Strategy<Value = Identity> {
@@ -222,20 +229,72 @@ pub fn outbound() -> impl Strategy<Value = OutboundPolicy> {
     })
 }
 
-pub fn inbound() -> impl Strategy<Value = InboundPolicy> {
-    let access = prop_oneof![
-        Just(Access::All),
-        Just(Access::Authenticated),
-        vec(identity(), 0..3).prop_map(Access::Only),
-        Just(Access::None)
-    ];
-    (protocol(), access, option::of(name()), any::<bool>(), any::<bool>()).prop_map(
-        |(protocol, access, access_name, requires_http, has_request_routes)| InboundPolicy {
-            protocol,
-            access,
-            access_name,
-            requires_http,
-            has_request_routes,
+pub fn workload() -> impl Strategy<Value = WorkloadPolicy> {
+    (port_policies(), vec(authorization(), 0..3))
+        .prop_map(|(ports, authorization)| WorkloadPolicy { ports, authorization })
+}
+
+fn port_policies() -> impl Strategy<Value = PortPolicies> {
+    let policy = (protocol(), any::<bool>(), any::<bool>()).prop_map(|(protocol, has_request_routes, strict_paths)| {
+        PortPolicy { protocol, has_request_routes, strict_paths }
+    });
+    vec((any::<u16>(), policy), 0..5).prop_map(|mut ends| {
+        ends.sort_by_key(|(last, _)| *last);
+        ends.dedup_by_key(|(last, _)| *last);
+        let mut first = 0;
+        let ranges = ends.into_iter().map(|(last, policy)| {
+            let range = (first, last, policy);
+            first = last.saturating_add(1);
+            range
+        });
+        PortPolicies::new(ranges).unwrap()
+    })
+}
+
+fn ports() -> impl Strategy<Value = Ports> {
+    vec(any::<(u16, u16)>(), 0..3).prop_map(Ports::new)
+}
+
+fn authorization() -> impl Strategy<Value = AuthorizationPolicy> {
+    let tier = prop_oneof![Just(Tier::Admin), Just(Tier::Namespace), Just(Tier::Baseline)];
+    let action = prop_oneof![Just(Action::Allow), Just(Action::Deny), Just(Action::Audit)];
+    let mode = prop_oneof![Just(Enforcement::Enforce), Just(Enforcement::Shadow)];
+    let level = prop_oneof![Just(Level::Network), Just(Level::Application)];
+    let source = (vec(principal(), 0..3), vec(principal(), 0..3)).prop_map(|(all, except)| Source { all, except });
+    let about = option::of(ports());
+    let ports = option::of(ports());
+    let to = option::of(vec(request_match().prop_map(Operation), 0..3));
+    let rule = (option::of(vec(source, 0..3)), ports, to).prop_map(|(sources, ports, to)| AuthorizationRule {
+        sources,
+        ports,
+        to,
+    });
+    (name(), tier, action, mode, level, about, vec(rule, 0..3)).prop_map(
+        |(name, tier, action, mode, level, ports, rules)| AuthorizationPolicy {
+            name,
+            tier,
+            action,
+            mode,
+            level,
+            ports,
+            rules,
         },
     )
+}
+
+fn principal() -> impl Strategy<Value = Principal> {
+    prop_oneof![
+        identity().prop_map(Principal::Identity),
+        identity().prop_map(|id| Principal::Namespace {
+            trust_domain: id.trust_domain().into(),
+            namespace: id.namespace().into(),
+        }),
+        identity().prop_map(|id| Principal::TrustDomain(id.trust_domain().into())),
+        Just(Principal::Authenticated),
+        Just(Principal::Unauthenticated),
+        (any::<u32>(), 0..=32_u8).prop_map(|(bits, length)| {
+            let network = format!("{}/{length}", std::net::Ipv4Addr::from(bits));
+            Principal::Cidr(network.parse().expect("a network of IPv4"))
+        }),
+    ]
 }

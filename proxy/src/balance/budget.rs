@@ -16,7 +16,7 @@ const WINDOW: usize = 10;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The requests and retries of one backend, as one worker sees them.
-pub struct Budget {
+pub(crate) struct Budget {
     /// Requests of the present second.
     requests: Cell<u32>,
     /// When the present second ends.
@@ -39,12 +39,12 @@ struct Second {
 
 impl Budget {
     /// Nothing was asked yet.
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { requests: Cell::new(0), until: Cell::new(now + SECOND), slots: RefCell::default() }
     }
 
     /// Counts a request, whatever its attempts.
-    pub fn request(&self, now: Instant) {
+    pub(crate) fn request(&self, now: Instant) {
         if now >= self.until.get() {
             self.turn(now);
         }
@@ -52,7 +52,7 @@ impl Budget {
     }
 
     /// Takes one retry, if the backend can be asked that much more.
-    pub fn spend(&self, now: Instant, allowed: &RetryBudget) -> bool {
+    pub(crate) fn spend(&self, now: Instant, allowed: &RetryBudget) -> bool {
         if now >= self.until.get() {
             self.turn(now);
         }

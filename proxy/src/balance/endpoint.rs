@@ -1,36 +1,38 @@
 //! One endpoint: its load, its connections and its bound metrics.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     rc::Rc,
     time::{Duration, Instant},
 };
 
 use mesh_policy::RouteMeta;
-use smallvec::SmallVec;
 
 use super::{Decay, ewma::PeakEwma};
-use crate::{http::pool::Pool, metrics::Series};
+use crate::{
+    http::pool::Pool,
+    metrics::{BoundSeries, Series},
+};
 
-/// How long an endpoint that refused stays away: doubled from the first to the last.
-const LEAVE_FIRST: Duration = Duration::from_secs(1);
-const LEAVE_LAST: Duration = Duration::from_secs(10);
+/// How long an endpoint that refused is ejected: doubled from the first to the last.
+const EJECTED_FIRST: Duration = Duration::from_secs(1);
+const EJECTED_LAST: Duration = Duration::from_secs(10);
 /// How long it is remembered that an endpoint spoke first: long enough that a busy client waits once a minute, short enough
 /// that another server on the address is soon met as what it is.
 const GREETS_FOR: Duration = Duration::from_secs(60);
 
 /// When an endpoint refused, and until when it is not picked.
 #[derive(Clone, Copy)]
-struct Away {
+struct Ejection {
     since: Instant,
     until: Instant,
 }
 
-/// Bound metrics by route; `None` is the default. Few routes lead to one endpoint.
-type BoundSeries = SmallVec<[(Option<RouteMeta>, Rc<Series>); 2]>;
+/// Routes to one endpoint whose metrics stay bound: more than most Services have.
+const MAX_BOUND_ROUTES: usize = 64;
 
 /// An endpoint as one worker knows it.
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// What discovery said.
     pub info: mesh_policy::Endpoint,
     /// Connections to it.
@@ -38,31 +40,33 @@ pub struct Endpoint {
     in_flight: Cell<u32>,
     latency: PeakEwma,
     failure: Duration,
-    away: Cell<Option<Away>>,
-    away_for: Cell<Duration>,
-    series: RefCell<BoundSeries>,
+    ejected: Cell<Option<Ejection>>,
+    /// How long the next ejection lasts.
+    ejects_for: Cell<Duration>,
+    /// By route; `None` is the default.
+    series: BoundSeries<Option<RouteMeta>, MAX_BOUND_ROUTES>,
     /// Until when it counts as one that speaks first.
     greets_until: Cell<Option<Instant>>,
 }
 
 impl Endpoint {
     /// A fresh one.
-    pub fn new(info: mesh_policy::Endpoint, decay: Decay, now: Instant) -> Self {
+    pub(crate) fn new(info: mesh_policy::Endpoint, decay: Decay, now: Instant) -> Self {
         Self {
             info,
             pool: Pool::default(),
             in_flight: Cell::new(0),
             latency: PeakEwma::new(decay.ewma, now),
             failure: decay.failure,
-            away: Cell::new(None),
-            away_for: Cell::new(LEAVE_FIRST),
-            series: RefCell::default(),
+            ejected: Cell::new(None),
+            ejects_for: Cell::new(EJECTED_FIRST),
+            series: BoundSeries::default(),
             greets_until: Cell::new(None),
         }
     }
 
     /// Estimated latency times the requests that would then be in flight. A fresh endpoint gets its first request at once.
-    pub fn cost(&self, now: Instant) -> f64 {
+    pub(crate) fn cost(&self, now: Instant) -> f64 {
         match self.in_flight.get() {
             0 if self.latency.is_guess() => 0.0,
             n => self.latency.get(now) * f64::from(n + 1),
@@ -70,31 +74,32 @@ impl Endpoint {
     }
 
     /// Whether it may be picked: it did not refuse lately.
-    pub fn is_admitted(&self, now: Instant) -> bool {
-        self.away.get().is_none_or(|away| now >= away.until)
+    pub(crate) fn is_admitted(&self, now: Instant) -> bool {
+        self.ejected.get().is_none_or(|ejection| now >= ejection.until)
     }
 
-    /// It refused a request that it never handled.
-    pub fn refused(&self, now: Instant) {
+    /// It refused what it never handled: it is not picked for a while, unless there is no other.
+    pub(crate) fn eject(&self, now: Instant) {
         if self.is_admitted(now) {
-            let away = self.away_for.get();
-            self.away.set(Some(Away { since: now, until: now + away }));
-            self.away_for.set((away * 2).min(LEAVE_LAST));
+            let lasts = self.ejects_for.get();
+            self.ejected.set(Some(Ejection { since: now, until: now + lasts }));
+            self.ejects_for.set((lasts * 2).min(EJECTED_LAST));
         }
     }
 
     /// It answered after `latency`. A failure counts as that much slower. An answer to a request from before it refused
     /// does not bring it back: what drains still answers.
-    pub fn observe(&self, latency: Duration, failed: bool, now: Instant) {
-        if self.away.get().is_some_and(|away| now.checked_sub(latency).is_some_and(|sent| sent >= away.since)) {
-            self.away.set(None);
-            self.away_for.set(LEAVE_FIRST);
+    pub(crate) fn observe(&self, latency: Duration, failed: bool, now: Instant) {
+        let is_since = |ejection: Ejection| now.checked_sub(latency).is_some_and(|sent| sent >= ejection.since);
+        if self.ejected.get().is_some_and(is_since) {
+            self.ejected.set(None);
+            self.ejects_for.set(EJECTED_FIRST);
         }
         self.latency.observe(if failed { latency + self.failure } else { latency }, now);
     }
 
     /// Nobody waits any longer for the answer to a request sent at `since`: it would have taken at least so long.
-    pub fn given_up(&self, since: Instant, now: Instant) {
+    pub(crate) fn given_up(&self, since: Instant, now: Instant) {
         self.latency.at_least(now.saturating_duration_since(since), now);
     }
 
@@ -110,30 +115,24 @@ impl Endpoint {
     }
 
     /// One more request or connection is in flight.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.in_flight.set(self.in_flight.get() + 1);
     }
 
     /// One less.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
     }
 
     /// The bound metrics for `route`, made at first use.
-    pub fn series(&self, route: Option<&RouteMeta>, make: impl FnOnce() -> Series) -> Rc<Series> {
-        let mut known = self.series.borrow_mut();
-        let found = known.iter().find(|(key, _)| match (key, route) {
+    pub(crate) fn series(&self, route: Option<&RouteMeta>, make: impl FnOnce() -> Series) -> Rc<Series> {
+        let is_meant = |key: &Option<RouteMeta>| match (key, route) {
             (None, None) => true,
             // The same object, usually the same allocation: compare addresses before texts.
             (Some(a), Some(b)) => std::sync::Arc::ptr_eq(&a.name, &b.name) || a == b,
             _ => false,
-        });
-        if let Some((_, series)) = found {
-            return series.clone();
-        }
-        let series = Rc::new(make());
-        known.push((route.cloned(), series.clone()));
-        series
+        };
+        self.series.get(is_meant, || (route.cloned(), make()))
     }
 }
 
@@ -156,7 +155,7 @@ mod tests {
         let start = Instant::now();
         let endpoint = endpoint(start);
         let refused = start + Duration::from_secs(5);
-        endpoint.refused(refused);
+        endpoint.eject(refused);
         let now = refused + Duration::from_millis(100);
         endpoint.observe(Duration::from_secs(2), false, now);
         assert!(!endpoint.is_admitted(now), "it answered what it had taken before it began to refuse");

@@ -21,7 +21,7 @@ const MEMORY: u32 = 31;
 
 /// The estimate of one endpoint, seconds.
 #[derive(Debug)]
-pub struct PeakEwma {
+pub(super) struct PeakEwma {
     estimate: Cell<f64>,
     at: Cell<Instant>,
     /// Up to [`MEMORY`].
@@ -31,18 +31,18 @@ pub struct PeakEwma {
 
 impl PeakEwma {
     /// An estimate whose memory fades with the time constant `decay`.
-    pub fn new(decay: Duration, now: Instant) -> Self {
+    pub(super) fn new(decay: Duration, now: Instant) -> Self {
         Self { estimate: Cell::new(START), at: Cell::new(now), samples: Cell::new(0), decay: decay.as_secs_f64() }
     }
 
     /// Whether there was no sample yet.
-    pub fn is_guess(&self) -> bool {
+    pub(super) fn is_guess(&self) -> bool {
         self.samples.get() == 0
     }
 
     /// Takes one sample: a higher one counts at once, a lower one by how long ago the last update was, and by how many
     /// samples there were.
-    pub fn observe(&self, sample: Duration, now: Instant) {
+    pub(super) fn observe(&self, sample: Duration, now: Instant) {
         let sample = sample.as_secs_f64().min(SLOWEST);
         let old = self.estimate.get();
         let samples = self.samples.replace((self.samples.get() + 1).min(MEMORY));
@@ -56,7 +56,7 @@ impl PeakEwma {
     }
 
     /// Takes a sample that is only known to be that high or higher: it never lowers the estimate.
-    pub fn at_least(&self, sample: Duration, now: Instant) {
+    pub(super) fn at_least(&self, sample: Duration, now: Instant) {
         let sample = sample.as_secs_f64().min(SLOWEST);
         if sample > self.get(now) {
             self.samples.set(self.samples.get().max(1));
@@ -66,7 +66,7 @@ impl PeakEwma {
     }
 
     /// The estimate now: an endpoint that is left alone is slowly forgiven, so that it is tried again.
-    pub fn get(&self, now: Instant) -> f64 {
+    pub(super) fn get(&self, now: Instant) -> f64 {
         self.estimate.get() * self.fade(now)
     }
 

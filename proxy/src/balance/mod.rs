@@ -1,10 +1,10 @@
 //! Picks an endpoint: power of two choices over peak-EWMA latency times requests in flight.
 //!
-//! A failure weighs as slowness, so that failing fast attracts nothing. An endpoint that refused a request it never
-//! handled leaves at once, for 1 s doubling to 10 s, and its latency estimate is not touched. When every endpoint has
-//! left, they are all tried again: a guess beats a certain failure.
+//! A failure counts as slowness, so an endpoint that fails fast attracts no requests. An endpoint that refused a request it
+//! never handled is ejected at once, for 1 s doubling to 10 s, and its latency estimate is not changed. If all endpoints are
+//! ejected, all are tried again: a guess is better than a certain failure.
 //!
-//! State is a worker's own: no lock, and what another worker learned is not known here.
+//! State is local to a worker, without locks. One worker does not know what another one learned.
 
 mod budget;
 mod endpoint;
@@ -18,8 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use budget::Budget;
-pub use endpoint::Endpoint;
+pub(crate) use budget::Budget;
+pub(crate) use endpoint::Endpoint;
 use mesh_policy::ServiceRef;
 
 use crate::{
@@ -28,39 +28,39 @@ use crate::{
 };
 
 /// The endpoints of one backend as one worker sees them.
-pub struct Balancer {
+pub(crate) struct Balancer {
     /// The backend.
     pub service: ServiceRef,
     source: Arc<Snapshot<EndpointSet>>,
     seen: RefCell<Option<Arc<EndpointSet>>>,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     times: Decay,
-    /// What retries it may be asked.
+    /// The retry budget of the backend.
     pub budget: Budget,
-    /// When this balancer was last asked; the cache forgets the one unused for longest.
+    /// When this balancer was last used. The cache drops the least recently used one.
     used: Cell<Instant>,
 }
 
-/// How estimates fade and what failures cost.
+/// How latency estimates decay and what failures cost.
 #[derive(Clone, Copy, Debug)]
-pub struct Decay {
+pub(crate) struct Decay {
     /// Time constant of the latency estimate.
     pub ewma: Duration,
-    /// What a failed response adds to its sample.
+    /// Time that a failed response adds to its sample.
     pub failure: Duration,
 }
 
 impl Balancer {
     /// Follows a backend's endpoints.
-    pub fn new(service: ServiceRef, source: Arc<Snapshot<EndpointSet>>, times: Decay) -> Self {
+    pub(crate) fn new(service: ServiceRef, source: Arc<Snapshot<EndpointSet>>, times: Decay) -> Self {
         let now = Instant::now();
         let budget = Budget::new(now);
         let (seen, endpoints, used) = (RefCell::default(), RefCell::default(), Cell::new(now));
         Self { service, source, seen, endpoints, times, budget, used }
     }
 
-    /// Waits until the endpoints are known, at most `limit`. The phase says why they are not.
-    pub async fn ready(&self, limit: Duration) -> Result<(), crate::control::Phase> {
+    /// Waits until the endpoints are known, at most `limit`. If they are not, the phase says why.
+    pub(crate) async fn ready(&self, limit: Duration) -> Result<(), crate::control::Phase> {
         self.source.wait(limit).await.map(drop)
     }
 
@@ -69,13 +69,13 @@ impl Balancer {
         self.source.get().is_some()
     }
 
-    /// When it was last asked.
-    pub fn used(&self) -> Instant {
+    /// When it was last used.
+    pub(crate) fn used(&self) -> Instant {
         self.used.get()
     }
 
-    /// The endpoint for the next request that is none of `tried`.
-    pub fn pick(&self, random: &Random, now: Instant, tried: &[SocketAddr]) -> Option<Rc<Endpoint>> {
+    /// The endpoint for the next request, other than those in `tried`.
+    pub(crate) fn pick(&self, random: &Random, now: Instant, tried: &[SocketAddr]) -> Option<Rc<Endpoint>> {
         self.used.set(now);
         self.refresh(now);
         let endpoints = self.endpoints.borrow();
@@ -91,25 +91,25 @@ impl Balancer {
                 (None, None) => {}
             }
         }
-        // Few are left: look at each, and at those that left only when nothing else remains.
+        // Few are left: look at each. Ejected ones are taken only when nothing else remains.
         let best =
             |candidates: &mut dyn Iterator<Item = &Rc<Endpoint>>| candidates.reduce(|a, b| cheaper(a, b, now)).cloned();
         best(&mut endpoints.iter().filter(usable)).or_else(|| best(&mut endpoints.iter().filter(free)))
     }
 
-    /// The endpoint whose address `is_it`, if it is there and did not refuse lately: what a session stays with.
-    pub fn find(&self, now: Instant, is_it: impl Fn(SocketAddr) -> bool) -> Option<Rc<Endpoint>> {
+    /// The endpoint for whose address `is_it` is true, unless it is gone or ejected: a session stays with it.
+    pub(crate) fn find(&self, now: Instant, is_it: impl Fn(SocketAddr) -> bool) -> Option<Rc<Endpoint>> {
         self.used.set(now);
         self.refresh(now);
         let endpoints = self.endpoints.borrow();
         endpoints.iter().find(|e| is_it(e.info.address)).filter(|e| e.is_admitted(now)).cloned()
     }
 
-    /// Takes over a newer set; endpoints that stay keep their connections and estimates, those of the others end when nothing
-    /// is under way on them.
-    pub fn refresh(&self, now: Instant) {
+    /// Applies a newer set. Endpoints that stay keep their connections and estimates. Connections of the others end when no
+    /// request is in flight on them.
+    pub(crate) fn refresh(&self, now: Instant) {
         let Some(current) = self.source.get() else {
-            // The backend is gone: what is still open to its endpoints ends with them.
+            // The backend is gone: connections to its endpoints end as well.
             if self.seen.take().is_some() {
                 self.endpoints.take();
             }
@@ -119,7 +119,7 @@ impl Balancer {
             return;
         }
         let old = self.endpoints.take();
-        // Sets are sorted by address: thousands of endpoints must not stop the worker for each that comes or goes.
+        // Sets are sorted by address, so that one change among thousands of endpoints does not block the worker.
         let at = |info: &mesh_policy::Endpoint| old.binary_search_by_key(&info.address, |e| e.info.address).ok();
         let keep = |info: &mesh_policy::Endpoint| Some(&old[at(info)?]).filter(|e| e.info == *info).cloned();
         let fresh = |info: &mesh_policy::Endpoint| Rc::new(Endpoint::new(info.clone(), self.times, now));
@@ -129,11 +129,11 @@ impl Balancer {
     }
 }
 
-/// Costs within this factor are equal: noise between equals must not send everything to one of them. Below 2, so that one
-/// request in flight still tells two idle ones apart.
+/// Costs within this factor are equal: small differences by chance must not send everything to one endpoint. Below 2, so that
+/// one request in flight still makes a difference between two idle endpoints.
 const EQUAL: f64 = 1.5;
 
-/// The cheaper one; of equals, the first.
+/// The cheaper one; the first if they are equal.
 fn cheaper<'e>(a: &'e Rc<Endpoint>, b: &'e Rc<Endpoint>, now: Instant) -> &'e Rc<Endpoint> {
     if a.cost(now) <= b.cost(now) * EQUAL { a } else { b }
 }
@@ -154,7 +154,7 @@ mod tests {
             workload: "".into(),
         };
         source.publish(EndpointSet { endpoints: (1..=n).map(endpoint).collect() });
-        let service = ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+        let service = ServiceRef::new("shop", "web", 80);
         Balancer::new(service, source, DECAY)
     }
 
@@ -199,7 +199,7 @@ mod tests {
         let random = Random::seeded(1);
         let now = Instant::now();
         let first = balancer.pick(&random, now, &[]).unwrap();
-        first.refused(now);
+        first.eject(now);
         for _ in 0..100 {
             assert_ne!(balancer.pick(&random, now, &[]).unwrap().info.address, first.info.address);
         }
@@ -211,7 +211,7 @@ mod tests {
     fn the_last_one_is_tried_although_it_refused() {
         let balancer = balancer(1);
         let now = Instant::now();
-        balancer.pick(&Random::seeded(1), now, &[]).unwrap().refused(now);
+        balancer.pick(&Random::seeded(1), now, &[]).unwrap().eject(now);
         let last = balancer.pick(&Random::seeded(1), now, &[]).unwrap();
         assert!(balancer.pick(&Random::seeded(1), now, &[last.info.address]).is_none());
     }

@@ -3,14 +3,14 @@
 use std::{net::IpAddr, str::FromStr, time::Duration};
 
 /// Where configuration text comes from.
-pub trait Env {
+pub(crate) trait Env {
     /// The text of a variable; `None` if it is not set or empty.
     fn get(&self, name: &str) -> Option<String>;
 }
 
 /// The environment of the process.
 #[derive(Clone, Copy, Debug)]
-pub struct ProcessEnv;
+pub(crate) struct ProcessEnv;
 
 impl Env for ProcessEnv {
     fn get(&self, name: &str) -> Option<String> {
@@ -20,7 +20,7 @@ impl Env for ProcessEnv {
 
 /// A variable whose text cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// A required variable is absent.
     #[error("{name} is not set; it is needed to {why}")]
     Missing {
@@ -77,17 +77,14 @@ pub(super) fn window(env: &impl Env, name: &'static str, default: &str) -> Resul
     Ok(size)
 }
 
-/// `1500ms`, `2s`, `10m`: a whole number and a unit.
+/// The longest duration that is read: longer than anything lasts, and short enough to be added to any moment.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// `1500ms`, `2s`, `10m`: numbers with units (`mesh_policy::duration`), and not zero.
 pub(crate) fn duration(env: &impl Env, name: &'static str, default: &str) -> Result<Duration, ConfigError> {
     let value = env.get(name).unwrap_or_else(|| default.to_owned());
-    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let parsed = digits.parse::<u32>().ok().and_then(|n| match &value[digits.len()..] {
-        "ms" => Some(Duration::from_millis(n.into())),
-        "s" => Some(Duration::from_secs(n.into())),
-        "m" => Some(Duration::from_secs(u64::from(n) * 60)),
-        _ => None,
-    });
-    parsed.filter(|d| !d.is_zero()).ok_or(ConfigError::Invalid {
+    let parsed = mesh_policy::duration::read(&value).map(|read| read.min(LONGEST));
+    parsed.filter(|read| !read.is_zero()).ok_or(ConfigError::Invalid {
         name,
         value,
         expected: "a time such as 500ms, 2s or 10m",

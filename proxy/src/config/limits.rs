@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use super::env::{ConfigError, Env, at_least_one, duration, window};
 
 /// Limits: what no honest application meets and what a hostile one must not pass.
-#[derive(Clone, Debug)]
-pub struct Limits {
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Limits {
     /// `MESH_MAX_CONNECTIONS`, 10,000: accepted connections that are served, a worker, each direction. Beyond it new ones
     /// wait.
     pub connections: usize,
@@ -52,34 +54,50 @@ pub struct Limits {
 }
 
 /// Time limits.
-#[derive(Clone, Debug)]
-pub struct Times {
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Times {
     /// `MESH_CONNECT_TIMEOUT`, 1s: TCP and TLS handshake towards an endpoint. In-cluster round trips are below 10 ms.
+    #[serde(serialize_with = "shown")]
     pub connect: Duration,
     /// `MESH_DETECT_WAIT`, 100ms: how long a client may be silent, or its words without a line end are kept back, before
     /// the proxy connects and lets whoever speaks first decide; not where requests alone are expected
     /// (docs/detection.md).
+    #[serde(serialize_with = "shown")]
     pub detect: Duration,
     /// `MESH_HANDSHAKE_TIMEOUT`, 10s: an accepted connection's TLS handshake or HTTP/2 preface.
+    #[serde(serialize_with = "shown")]
     pub handshake: Duration,
     /// `MESH_HEADER_TIMEOUT`, 30s: from the first byte of a request head to its last; and how long a client may be silent
     /// where requests alone are expected.
+    #[serde(serialize_with = "shown")]
     pub header: Duration,
     /// `MESH_IDLE_TIMEOUT`, 10m: an HTTP connection without a request, from the application or a peer.
+    #[serde(serialize_with = "shown")]
     pub idle: Duration,
     /// `MESH_POOL_IDLE_TIMEOUT`, 4s: an idle connection towards an application; below the 5 s of common servers.
+    #[serde(serialize_with = "shown")]
     pub pool_idle: Duration,
     /// `MESH_DISCOVERY_TIMEOUT`, 1500ms: the first answer of the controller about a destination.
+    #[serde(serialize_with = "shown")]
     pub discovery: Duration,
     /// `MESH_MIRROR_TIMEOUT`, 15s: a mirrored request, from its head to the end of the response that nobody reads.
+    #[serde(serialize_with = "shown")]
     pub mirror: Duration,
     /// `MESH_SHUTDOWN_GRACE`, 30s: open requests may end this long after SIGTERM.
+    #[serde(serialize_with = "shown")]
     pub shutdown_grace: Duration,
     /// `MESH_EWMA_DECAY`, 10s: time constant of the latency estimate of an endpoint.
+    #[serde(serialize_with = "shown")]
     pub ewma_decay: Duration,
     /// `MESH_FAILURE_PENALTY`, 1s: what a failed response adds to the latency estimate, so that failing fast never
     /// looks like being fast.
+    #[serde(serialize_with = "shown")]
     pub failure_penalty: Duration,
+}
+
+/// As in `1s500ms`.
+fn shown<S: Serializer>(limit: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&mesh_policy::duration::shown(*limit))
 }
 
 impl Limits {

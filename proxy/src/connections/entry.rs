@@ -20,7 +20,7 @@ use crate::metrics::Direction;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Nothing whole was read of it: no request head, no bytes that were passed on.
     Begun,
     /// It spoke HTTP: one whole request head at least.
@@ -33,7 +33,7 @@ pub enum Stage {
 
 /// What is asked of whoever serves a connection. It only ever becomes more urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum End {
+pub(crate) enum End {
     /// Nothing.
     Open,
     /// Finish what is open, begin nothing more.
@@ -43,7 +43,7 @@ pub enum End {
 }
 
 /// One connection, for as long as it lives.
-pub struct Entry {
+pub(crate) struct Entry {
     pub(super) table: Rc<Table>,
     pub(super) id: u64,
     pub(super) side: Side,
@@ -68,12 +68,12 @@ pub struct Entry {
 
 impl Entry {
     /// Where it begins.
-    pub fn side(&self) -> Side {
+    pub(crate) fn side(&self) -> Side {
         self.side
     }
 
     /// The same, as metrics have it.
-    pub fn direction(&self) -> Direction {
+    pub(crate) fn direction(&self) -> Direction {
         match self.side {
             Side::Inbound => Direction::Inbound,
             Side::Outbound | Side::Upstream => Direction::Outbound,
@@ -81,33 +81,33 @@ impl Entry {
     }
 
     /// The address of the other end.
-    pub fn source(&self) -> SocketAddr {
+    pub(crate) fn source(&self) -> SocketAddr {
         self.source
     }
 
     /// How far it has come.
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         self.stage.get()
     }
 
     /// The peer, once it has proved its identity.
-    pub fn peer(&self) -> Option<&Identity> {
+    pub(crate) fn peer(&self) -> Option<&Identity> {
         self.proofs().first().map(|proof| proof.identity())
     }
 
     /// What its certificates are: the peer's, then our own. Empty for one that is not of the mesh.
-    pub fn proofs(&self) -> &[Arc<Proof>] {
+    pub(crate) fn proofs(&self) -> &[Arc<Proof>] {
         self.proofs.get().map_or(&[], |proofs| proofs)
     }
 
     /// The other end has proved who it is, and so did we. Once and for all: a second word changes nothing.
-    pub fn proved(&self, peer: Arc<Proof>, own: Option<Arc<Proof>>) {
+    pub(crate) fn proved(&self, peer: Arc<Proof>, own: Option<Arc<Proof>>) {
         let _ = self.proofs.set(std::iter::once(peer).chain(own).collect());
         self.proven();
     }
 
     /// It is to end then, and not at the time that was said before. Somebody who reads the table does it.
-    pub fn ends_at(self: &Rc<Self>, at: Instant, end: End) {
+    pub(crate) fn ends_at(self: &Rc<Self>, at: Instant, end: End) {
         let mut ends = self.table.ends.borrow_mut();
         if let Some(before) = self.ends.replace(Some(at)) {
             ends.remove(&(before, self.id));
@@ -120,7 +120,7 @@ impl Entry {
     }
 
     /// It has come so far. With each request, so this is nothing but a look where it stands.
-    pub fn reached(&self, stage: Stage) {
+    pub(crate) fn reached(&self, stage: Stage) {
         if self.stage.get() != stage {
             self.stage.set(stage);
             self.proven();
@@ -128,7 +128,7 @@ impl Entry {
     }
 
     /// From now on a codec tells what is not whole ([`Self::hold`]); until then, all that is read counts.
-    pub fn framed(&self) {
+    pub(crate) fn framed(&self) {
         self.framed.set(true);
         self.hold(0);
     }
@@ -139,7 +139,7 @@ impl Entry {
     }
 
     /// It holds so many bytes that are not whole yet (of a head, a hello), which is in the place of what was said before.
-    pub fn hold(&self, bytes: usize) {
+    pub(crate) fn hold(&self, bytes: usize) {
         // What is told to go counts no more.
         let bytes = if self.end.get() == End::Now { 0 } else { bytes };
         let before = self.held.replace(bytes);
@@ -154,12 +154,12 @@ impl Entry {
     }
 
     /// What was said to [`Self::hold`] last.
-    pub fn holds(&self) -> usize {
+    pub(crate) fn holds(&self) -> usize {
         self.held.get()
     }
 
     /// Asks whoever serves it to end it.
-    pub fn end(&self, end: End) {
+    pub(crate) fn end(&self, end: End) {
         if self.end.get() < end {
             self.end.set(end);
             wake(&self.told);
@@ -168,22 +168,22 @@ impl Entry {
 
     /// What was asked.
     #[cfg(test)]
-    pub fn asked(&self) -> End {
+    pub(crate) fn asked(&self) -> End {
         self.end.get()
     }
 
     /// Waits until it is to end, in order or at once.
-    pub async fn ending(&self) {
+    pub(crate) async fn ending(&self) {
         self.until(End::InOrder).await;
     }
 
     /// Waits until it is to end at once.
-    pub async fn cut(&self) {
+    pub(crate) async fn cut(&self) {
         self.until(End::Now).await;
     }
 
     /// Runs what serves the connection, to its end or until that is cut.
-    pub async fn serve<F: Future>(&self, serving: F) -> Option<F::Output> {
+    pub(crate) async fn serve<F: Future>(&self, serving: F) -> Option<F::Output> {
         tokio::select! {
             biased;
             served = serving => Some(served),
@@ -205,7 +205,7 @@ impl Entry {
 
     /// Waits, for at most `limit`, for a place among those that are served: strangers have fewer than all, so that peers find
     /// one whatever strangers do. Only connections to the application need one. False: there is none.
-    pub async fn admitted(&self, limit: Duration) -> bool {
+    pub(crate) async fn admitted(&self, limit: Duration) -> bool {
         if self.side != Side::Inbound {
             return true;
         }

@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mesh_policy::{InboundPolicy, OutboundPolicy, Patterns, Target, bounds, route::Program};
+use mesh_policy::{AuthorizationPolicy, OutboundPolicy, Patterns, Target, WorkloadPolicy, bounds, route::Program};
 
 use super::EndpointSet;
 
@@ -190,7 +190,7 @@ fn address(program: &Arc<Program>) -> usize {
 
 impl Weigh for OutboundPolicy {
     fn weigh(&self, patterns: &mut Patterns) -> Result<Weight, String> {
-        let programs = patterns.compile(&self.routes, MAX_PATTERN_BYTES).map_err(|why| why.to_string())?;
+        let programs = patterns.compile(self.routes.patterns(), MAX_PATTERN_BYTES).map_err(|why| why.to_string())?;
         // Not when the first request comes.
         self.routes.prepare();
         Ok(Weight { bytes: self.routes.bytes(), programs })
@@ -205,15 +205,13 @@ impl Weigh for EndpointSet {
     }
 }
 
-impl Weigh for InboundPolicy {
-    fn weigh(&self, _: &mut Patterns) -> Result<Weight, String> {
-        let identities = match &self.access {
-            mesh_policy::Access::Only(identities) => {
-                identities.iter().map(|identity| size_of_val(identity) + identity.as_str().len()).sum()
-            }
-            _ => 0,
-        };
-        Ok(Weight { bytes: size_of::<Self>() + identities, ..Weight::default() })
+impl Weigh for WorkloadPolicy {
+    fn weigh(&self, patterns: &mut Patterns) -> Result<Weight, String> {
+        let all = self.authorization.iter().flat_map(AuthorizationPolicy::patterns);
+        let programs = patterns.compile(all, MAX_PATTERN_BYTES).map_err(|why| why.to_string())?;
+        let authorization: usize = self.authorization.iter().map(AuthorizationPolicy::bytes).sum();
+        let ports = size_of_val(self.ports.ranges());
+        Ok(Weight { bytes: size_of::<Self>() + ports + authorization, programs })
     }
 }
 

@@ -16,10 +16,7 @@ mod update;
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -28,21 +25,25 @@ use mesh_credentials::{
     Credentials, Event,
     channel::{self, Peer},
 };
-use mesh_policy::{Endpoint, InboundPolicy, OutboundPolicy, ServiceRef};
-use mesh_proto::names::Names;
+use mesh_policy::{Endpoint, OutboundPolicy, ServiceRef, WorkloadPolicy};
+use mesh_proto::{names::Names, v1::ListedPort};
 use metrics::Gauge;
 use tokio::{runtime::Handle, sync::watch};
 use tonic::transport::Channel;
 
 use self::ledger::{Allowed, Ledger};
-use crate::{config::Config, metrics::ControlMetrics, tls::Tls};
+use crate::{
+    config::{Config, InboundPort},
+    metrics::ControlMetrics,
+    tls::Tls,
+};
 
 /// A connection to a replica is given up for another one after so long at the earliest.
 const REPLICA_AT_LEAST: Duration = Duration::from_millis(250);
 
 /// Where a subscription stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// The controller has not answered yet.
     Pending,
     /// There is a value.
@@ -55,7 +56,7 @@ pub enum Phase {
 
 /// The latest value of one stream.
 #[derive(Debug)]
-pub struct Snapshot<T> {
+pub(crate) struct Snapshot<T> {
     value: ArcSwapOption<T>,
     phase: watch::Sender<Phase>,
 }
@@ -68,12 +69,22 @@ impl<T> Default for Snapshot<T> {
 
 impl<T> Snapshot<T> {
     /// The value now: one atomic load.
-    pub fn get(&self) -> Option<Arc<T>> {
+    pub(crate) fn get(&self) -> Option<Arc<T>> {
         self.value.load_full()
     }
 
+    /// Whether `value` is still the one in force: one atomic load.
+    pub(crate) fn is(&self, value: &Arc<T>) -> bool {
+        self.value.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, value))
+    }
+
+    /// Wakes whenever something was published from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
     /// Waits for the first value, at most `limit`.
-    pub async fn wait(&self, limit: Duration) -> Result<Arc<T>, Phase> {
+    pub(crate) async fn wait(&self, limit: Duration) -> Result<Arc<T>, Phase> {
         if let Some(value) = self.get() {
             return Ok(value);
         }
@@ -85,12 +96,12 @@ impl<T> Snapshot<T> {
     }
 
     /// Whether the controller said that there is no such thing and the subscription has ended.
-    pub fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         self.value.load().is_none() && *self.phase.borrow() == Phase::NotFound
     }
 
     /// Waits for a value that will do, at most `limit`; the newest one otherwise.
-    pub async fn wait_until(&self, limit: Duration, will_do: impl Fn(&T) -> bool) -> Option<Arc<T>> {
+    pub(crate) async fn wait_until(&self, limit: Duration, will_do: impl Fn(&T) -> bool) -> Option<Arc<T>> {
         let mut phase = self.phase.subscribe();
         let waiting = async {
             loop {
@@ -126,7 +137,7 @@ impl<T> Snapshot<T> {
 
 /// The endpoints of a backend.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct EndpointSet {
+pub(crate) struct EndpointSet {
     /// Sorted by address.
     pub endpoints: Vec<Endpoint>,
 }
@@ -161,11 +172,11 @@ impl<K: Eq + Hash, T> Weaks<K, T> {
 }
 
 /// The controller as the data plane sees it.
-pub struct Control {
+pub(crate) struct Control {
     runtime: Handle,
     workload: String,
     /// The listening ports that stand for ports of the application: what EndpointSlices list.
-    listed_ports: HashMap<u16, u16>,
+    listed_ports: Vec<ListedPort>,
     names: Arc<Names>,
     destination: Peer,
     tls: Arc<Tls>,
@@ -174,16 +185,15 @@ pub struct Control {
     metrics: ControlMetrics,
     away: Away,
     ledger: Ledger,
-    /// A replica has said that it knows this pod.
-    is_known: AtomicBool,
     outbound: Table<String, OutboundPolicy>,
-    inbound: Table<u16, InboundPolicy>,
+    /// Held for the life of the process: nothing inbound is served without it.
+    inbound: Arc<Snapshot<WorkloadPolicy>>,
     endpoints: Table<ServiceRef, EndpointSet>,
 }
 
 impl Control {
     /// Keeps the credentials current on `runtime` (the control thread's) and prepares the streams.
-    pub fn start(
+    pub(crate) fn start(
         runtime: Handle,
         config: &Config,
         credentials: Credentials,
@@ -198,7 +208,7 @@ impl Control {
         runtime.spawn(credentials.run(names.clone(), move |event| told.tell(event)));
         Arc::new(Self {
             workload: config.workload.clone(),
-            listed_ports: config.inbound_ports.iter().map(|port| (port.app, port.listen)).collect(),
+            listed_ports: config.inbound_ports.iter().map(listed).collect(),
             names,
             destination,
             tls: tls.clone(),
@@ -209,40 +219,40 @@ impl Control {
                 config.workload.split_once('/').map_or("", |(namespace, _)| namespace),
             ),
             metrics,
-            is_known: AtomicBool::new(false),
             outbound: Table::default(),
-            inbound: Table::default(),
+            inbound: Arc::default(),
             endpoints: Table::default(),
             runtime,
         })
     }
 
-    /// Whether a replica has known this pod. Until then nothing is served, and whoever replaces another pod must not yet.
-    pub fn is_known(&self) -> bool {
-        self.is_known.load(Ordering::Relaxed)
+    /// Whether the policy of this pod was heard. Until then nothing is served, and whoever replaces another pod must not yet.
+    pub(crate) fn is_known(&self) -> bool {
+        self.inbound.get().is_some()
     }
 
-    /// Looks, as soon as there is a certificate, for a replica that knows this pod; `port` is any of its ports.
-    pub fn find_replica(self: &Arc<Self>, credentials: Credentials, port: u16) {
-        let control = Arc::downgrade(self);
+    /// Asks for the policy of this pod, for the life of the process. Only once there is a certificate: a question without one
+    /// fails, and the wait before the next would be a new pod's.
+    pub(crate) fn follow_workload(self: &Arc<Self>, credentials: Credentials) {
+        let control = self.clone();
         self.runtime.spawn(async move {
             credentials.ready().await;
-            streams::find_replica(control, port).await;
+            streams::inbound(&control).await;
         });
     }
 
     /// The policy of an outbound target, `host:port`.
-    pub fn outbound(self: &Arc<Self>, target: &str) -> Arc<Snapshot<OutboundPolicy>> {
+    pub(crate) fn outbound(self: &Arc<Self>, target: &str) -> Arc<Snapshot<OutboundPolicy>> {
         self.subscribe(&self.outbound, target.to_owned(), streams::outbound)
     }
 
-    /// The policy of one application port of this workload.
-    pub fn inbound(self: &Arc<Self>, port: u16) -> Arc<Snapshot<InboundPolicy>> {
-        self.subscribe(&self.inbound, port, streams::inbound)
+    /// The policy of this pod.
+    pub(crate) fn inbound(&self) -> &Arc<Snapshot<WorkloadPolicy>> {
+        &self.inbound
     }
 
     /// The endpoints of a backend.
-    pub fn endpoints(self: &Arc<Self>, service: &ServiceRef) -> Arc<Snapshot<EndpointSet>> {
+    pub(crate) fn endpoints(self: &Arc<Self>, service: &ServiceRef) -> Arc<Snapshot<EndpointSet>> {
         self.subscribe(&self.endpoints, service.clone(), streams::endpoints)
     }
 
@@ -263,12 +273,8 @@ impl Control {
     }
 
     /// What is believed now, for `/config`.
-    pub fn believed(&self) -> Believed {
-        Believed {
-            outbound: values(&self.outbound),
-            inbound: values(&self.inbound),
-            endpoints: values(&self.endpoints),
-        }
+    pub(crate) fn config_dump(&self) -> ConfigDump {
+        ConfigDump { outbound: values(&self.outbound), inbound: self.inbound.get(), endpoints: values(&self.endpoints) }
     }
 
     /// One subscription a key: joins the running one or starts it. The table's lock is held for a look-up, never
@@ -288,6 +294,11 @@ impl Control {
         self.runtime.spawn(stream(self.clone(), key, Arc::downgrade(&snapshot)));
         snapshot
     }
+}
+
+/// A listening port that stands for one of the application.
+fn listed(port: &InboundPort) -> ListedPort {
+    ListedPort { port: port.app.into(), listed: port.listen.into() }
 }
 
 impl ControlMetrics {
@@ -347,11 +358,11 @@ impl Drop for OneAway<'_> {
 
 /// A copy of everything believed, for people.
 #[derive(Debug)]
-pub struct Believed {
+pub(crate) struct ConfigDump {
     /// By target.
     pub outbound: Vec<(String, Option<Arc<OutboundPolicy>>)>,
-    /// By application port.
-    pub inbound: Vec<(u16, Option<Arc<InboundPolicy>>)>,
+    /// Of this pod; `None`: not heard yet.
+    pub inbound: Option<Arc<WorkloadPolicy>>,
     /// By backend.
     pub endpoints: Vec<(ServiceRef, Option<Arc<EndpointSet>>)>,
 }

@@ -1,8 +1,8 @@
 //! The streams of policies and endpoints: ask, apply each update, ask again with back-off when the stream breaks.
 //!
 //! A stream lives as long as somebody holds its snapshot. `NOT_FOUND` before the first value ends that of an outbound
-//! target, of which there may be many that never come: whoever needs one asks again. Ports of this pod and backends of
-//! routes are few and will come, so they are asked for again from here.
+//! target, of which there may be many that never come: whoever needs one asks again. The policy of this pod and backends
+//! of routes are few and will come, so they are asked for again from here.
 //!
 //! After a value there are three kinds of no answer. The stream that gave it ends with `NOT_FOUND`: it is gone, at once.
 //! Another stream begins with `NOT_FOUND`: its replica may lag behind, so that is believed when it has been said for a
@@ -11,14 +11,18 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
-use mesh_policy::{InboundPolicy, OutboundPolicy, ServiceRef};
-use mesh_proto::v1::{
-    self, EndpointsRequest, InboundRequest, OutboundRequest, destination_client::DestinationClient,
-    policy_client::PolicyClient,
+use mesh_credentials::{Backoff, jitter};
+use mesh_policy::{OutboundPolicy, ServiceRef};
+use mesh_proto::{
+    convert::AUTHORIZATION_FORM,
+    v1::{
+        EndpointsRequest, OutboundRequest, WorkloadRequest, destination_client::DestinationClient,
+        policy_client::PolicyClient,
+    },
 };
 use tokio::time::Instant;
 use tonic::{Code, Response, Status, Streaming};
@@ -27,13 +31,11 @@ use super::{
     Control, EndpointSet, OneAway, Snapshot,
     endpoints::Told,
     lag::Lag,
-    update::{Backends, Ports, Refused, Take, Targets},
+    update::{Backends, Refused, Take, Targets, Workload},
 };
-use crate::random::Random;
 
-/// Waits between attempts: doubled from the first to the last, with jitter.
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_LAST: Duration = Duration::from_secs(5);
+/// Waits between attempts.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 /// A stream that lasted this long was a good one: the waits begin anew. One that breaks at once does not count.
 const STEADY: Duration = Duration::from_secs(5);
 /// How often a stream without news looks whether anyone still needs it.
@@ -60,20 +62,19 @@ pub(super) async fn outbound(control: Arc<Control>, target: String, snapshot: We
     follow(&control, &snapshot, &format!("outbound policy of {target}"), Kind::Target, ask, take).await;
 }
 
-pub(super) async fn inbound(control: Arc<Control>, port: u16, snapshot: Weak<Snapshot<InboundPolicy>>) {
-    let ask = |control: &Control| ask_inbound(control, port);
-    let take = Ports { own: control.ledger.own().clone(), held: control.ledger.hold() };
-    follow(&control, &snapshot, &format!("inbound policy of port {port}"), Kind::Port, ask, take).await;
-}
-
-fn ask_inbound(
-    control: &Control,
-    port: u16,
-) -> impl Future<Output = Result<Response<Streaming<v1::InboundPolicy>>, Status>> + use<> {
-    let mut client = PolicyClient::new(control.channel()).max_decoding_message_size(MAX_UPDATE_BYTES);
-    let listed_port = control.listed_ports.get(&port).copied().unwrap_or(port).into();
-    let request = InboundRequest { port: port.into(), workload: control.workload.clone(), listed_port };
-    async move { client.inbound(request).await }
+pub(super) async fn inbound(control: &Control) {
+    let ask = |control: &Control| {
+        let mut client = PolicyClient::new(control.channel()).max_decoding_message_size(MAX_UPDATE_BYTES);
+        let request = WorkloadRequest {
+            workload: control.workload.clone(),
+            listed_ports: control.listed_ports.clone(),
+            authorization_form: AUTHORIZATION_FORM,
+        };
+        async move { client.workload(request).await }
+    };
+    let take = Workload { own: control.ledger.own().clone(), held: control.ledger.hold() };
+    let snapshot = Arc::downgrade(&control.inbound);
+    follow(control, &snapshot, "policy of this pod", Kind::Workload, ask, take).await;
 }
 
 pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapshot: Weak<Snapshot<EndpointSet>>) {
@@ -86,26 +87,11 @@ pub(super) async fn endpoints(control: Arc<Control>, service: ServiceRef, snapsh
     follow(&control, &snapshot, &format!("endpoints of {service}"), Kind::Backend, ask, take).await;
 }
 
-/// Finds a replica that knows this pod, once, before anybody waits for it: one that lags behind may not have heard of it yet.
-pub(super) async fn find_replica(control: Weak<Control>, port: u16) {
-    let (random, mut backoff) = (Random::default(), BACKOFF_FIRST);
-    while let Some(control) = control.upgrade() {
-        let Err(status) = ask_inbound(&control, port).await else {
-            return control.is_known.store(true, Ordering::Relaxed);
-        };
-        tracing::debug!("no replica that knows this pod: {}", status.message());
-        control.leave_replica();
-        drop(control);
-        tokio::time::sleep(random.jitter(backoff)).await;
-        backoff = (backoff * 2).min(BACKOFF_LAST);
-    }
-}
-
 /// What a stream is about, where that makes a difference.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Target,
-    Port,
+    Workload,
     Backend,
 }
 
@@ -119,8 +105,7 @@ async fn follow<T: Take, F>(
 ) where
     F: Future<Output = Result<Response<Streaming<T::Update>>, Status>>,
 {
-    let random = Random::default();
-    let mut backoff = BACKOFF_FIRST;
+    let mut backoff = BACKOFF;
     let mut away = None;
     let mut doubted: Option<Instant> = None;
     let mut was_known = false;
@@ -137,12 +122,12 @@ async fn follow<T: Take, F>(
                 Ended { status, gave: false, lags: false }
             }
         };
-        // More bytes than one update may have.
-        if ended.status.code() == Code::OutOfRange {
+        // More bytes than one update may have, or policies that this version does not understand.
+        if matches!(ended.status.code(), Code::OutOfRange | Code::FailedPrecondition) {
             tell(control, what, ended.status.message().to_owned(), &mut told);
         }
         if asked.elapsed() > STEADY {
-            backoff = BACKOFF_FIRST;
+            backoff.reset();
         }
         let Some(alive) = snapshot.upgrade() else { return };
         let Ended { status, gave, lags } = ended;
@@ -171,10 +156,10 @@ async fn follow<T: Take, F>(
         }
         drop(alive);
         control.metrics.stream_broken.increment(1);
-        let wait = if lags || doubted.is_some() { backoff.min(DOUBTED_EVERY) } else { backoff };
+        let again = backoff.next_wait();
+        let wait = if lags || doubted.is_some() { again.min(DOUBTED_EVERY) } else { again };
         tracing::debug!("{what}: {} ({:?}); asking again in about {wait:?}", status.message(), status.code());
-        tokio::time::sleep(random.jitter(wait)).await;
-        backoff = (backoff * 2).min(BACKOFF_LAST);
+        tokio::time::sleep(jitter(wait)).await;
     }
 }
 
@@ -188,9 +173,9 @@ fn tell(control: &Control, what: &str, why: String, told: &mut Option<String>) {
 }
 
 /// Whether what a value was for is gone, now that a stream has ended with `NOT_FOUND`, after it `gave` a value or not. The
-/// policy of this pod's own port never is: who may call it is not less of a question while the pod is being deleted.
+/// policy of this pod never is: who may call it is not less of a question while the pod is being deleted.
 fn is_gone(kind: Kind, gave: bool, doubted: &mut Option<Instant>) -> bool {
-    if kind == Kind::Port {
+    if kind == Kind::Workload {
         return false;
     }
     let since = *doubted.get_or_insert_with(Instant::now);
@@ -317,7 +302,7 @@ mod tests {
         let (_, _, control, metrics) = parts(&[]);
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
         control.channel.lock().unwrap().0 = channel;
-        let endpoints = control.endpoints(&ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 });
+        let endpoints = control.endpoints(&ServiceRef::new("shop", "web", 80));
         for _ in 0..2 {
             tokio::time::timeout(Duration::from_secs(20), asked.recv()).await.unwrap().unwrap();
         }
@@ -351,7 +336,7 @@ mod tests {
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
         let chosen = std::time::Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
         *control.channel.lock().unwrap() = (channel, chosen);
-        let _endpoints = control.endpoints(&ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 });
+        let _endpoints = control.endpoints(&ServiceRef::new("shop", "web", 80));
         let left = async {
             while control.channel.lock().unwrap().1 == chosen {
                 tokio::task::yield_now().await;
@@ -371,6 +356,6 @@ mod tests {
             tokio::time::advance(Duration::from_millis(1)).await;
             assert!(is_gone(kind, false, &mut doubted) && doubted.is_none());
         }
-        assert!(!is_gone(Kind::Port, true, &mut None) && !is_gone(Kind::Port, false, &mut None));
+        assert!(!is_gone(Kind::Workload, true, &mut None) && !is_gone(Kind::Workload, false, &mut None));
     }
 }

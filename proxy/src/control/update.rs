@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Weak};
 
-use mesh_policy::{InboundPolicy, OutboundPolicy};
+use mesh_policy::{OutboundPolicy, WorkloadPolicy};
 use mesh_proto::{RouteDelta, v1};
 
 use super::{
@@ -91,18 +91,18 @@ impl Take for Targets<'_> {
     }
 }
 
-/// Updates of the policy of a port of this pod.
-pub(super) struct Ports<'l> {
+/// Updates of the policy of this pod.
+pub(super) struct Workload<'l> {
     pub(super) own: Arc<str>,
     pub(super) held: Held<'l>,
 }
 
-impl Take for Ports<'_> {
-    type Update = v1::InboundPolicy;
-    type Value = InboundPolicy;
+impl Take for Workload<'_> {
+    type Update = v1::WorkloadPolicy;
+    type Value = WorkloadPolicy;
 
-    fn take(&mut self, update: v1::InboundPolicy) -> Result<InboundPolicy, Refused> {
-        let policy = InboundPolicy::try_from(update).map_err(Refused::whole)?;
+    fn take(&mut self, update: v1::WorkloadPolicy) -> Result<WorkloadPolicy, Refused> {
+        let policy = WorkloadPolicy::try_from(update).map_err(Refused::whole)?;
         self.held.replace(&self.own, &policy).map(|()| policy).map_err(Refused::whole)
     }
 
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_change_needs_what_it_changes() {
-        let service = v1::ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+        let service = v1::ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80, ..Default::default() };
         let route = |name: &str| v1::Route { namespace: "shop".into(), name: name.into(), ..Default::default() };
         let whole =
             v1::OutboundPolicy { service: Some(service), routes: vec![route("a"), route("b")], ..Default::default() };

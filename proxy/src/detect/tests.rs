@@ -40,29 +40,29 @@ fn first_bytes_tell_by_what_is_expected() {
         (b"\x16\x03\x01", [None; 4]),
         (b"\x16\x09\x01", [Some(Opaque); 4]),
     ] {
-        let expects = [Expect::Declared, Expect::Routed, Expect::Any, Expect::Bytes];
-        assert_eq!(expects.map(|expect| Look::new(expect).at(bytes, false)), told, "{}", bytes.escape_ascii());
+        let modes = [Mode::Http, Mode::HttpRoutes, Mode::Detect, Mode::Opaque];
+        assert_eq!(modes.map(|mode| Look::new(mode).at(bytes, false)), told, "{}", bytes.escape_ascii());
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn words_without_an_end_are_kept_back_for_a_moment() {
     let (words, complete) = (Duration::from_millis(100), Duration::from_secs(10));
-    for (said, expect, spoken, after) in [
-        (&b"ruok"[..], Expect::Any, Spoken::Words, words),
-        (b"\r\n", Expect::Any, Spoken::Words, words),
-        (b"GET / HTTP/1.1", Expect::Any, Spoken::Http1, words),
-        (b"{\"json\":", Expect::Any, Spoken::Words, Duration::ZERO),
-        (b"PRI * HT", Expect::Any, Spoken::Words, complete),
-        (b"PRI * HT", Expect::Declared, Spoken::Http1, complete),
-        (b"ruok", Expect::Routed, Spoken::Http1, Duration::ZERO),
-        (b"ruok", Expect::Bytes, Spoken::Opaque, Duration::ZERO),
-        (b"\x16\x03", Expect::Any, Spoken::Opaque, complete),
+    for (said, mode, spoken, after) in [
+        (&b"ruok"[..], Mode::Detect, Spoken::Words, words),
+        (b"\r\n", Mode::Detect, Spoken::Words, words),
+        (b"GET / HTTP/1.1", Mode::Detect, Spoken::Http1, words),
+        (b"{\"json\":", Mode::Detect, Spoken::Words, Duration::ZERO),
+        (b"PRI * HT", Mode::Detect, Spoken::Words, complete),
+        (b"PRI * HT", Mode::Http, Spoken::Http1, complete),
+        (b"ruok", Mode::HttpRoutes, Spoken::Http1, Duration::ZERO),
+        (b"ruok", Mode::Opaque, Spoken::Opaque, Duration::ZERO),
+        (b"\x16\x03", Mode::Detect, Spoken::Opaque, complete),
     ] {
         let (mut ours, mut theirs) = tokio::io::duplex(100);
         tokio::io::AsyncWriteExt::write_all(&mut theirs, said).await.unwrap();
         let (mut read, began) = (BytesMut::new(), Instant::now());
-        let told = detect(&mut ours, &mut read, expect, complete, (words, complete)).await.unwrap();
+        let told = detect(&mut ours, &mut read, mode, complete, (words, complete)).await.unwrap();
         assert_eq!((told, began.elapsed(), &read[..]), (spoken, after, said), "{}", said.escape_ascii());
     }
 }
@@ -86,11 +86,11 @@ async fn a_hello_tells_however_it_is_cut() {
     for (alpn, spoken) in [(tls::ALPN_H2, Spoken::Mesh), (tls::ALPN_TCP, Spoken::Mesh), (&b"h2"[..], Spoken::Tls)] {
         let hello = hello(&[alpn]);
         for cut in (1..hello.len()).step_by(97) {
-            assert_eq!(Look::new(Expect::Any).at(&hello[..cut], false), None, "cut at {cut}");
+            assert_eq!(Look::new(Mode::Detect).at(&hello[..cut], false), None, "cut at {cut}");
         }
         let mut read = BytesMut::new();
         let second = Duration::from_secs(1);
-        let detected = detect(&mut &hello[..], &mut read, Expect::Any, second, (second, second)).await;
+        let detected = detect(&mut &hello[..], &mut read, Mode::Detect, second, (second, second)).await;
         assert_eq!(detected.unwrap(), spoken);
         assert_eq!(read, hello[..], "nothing is lost");
     }
@@ -101,8 +101,8 @@ fn a_hello_that_is_too_long_is_none_of_ours() {
     // One message of almost 64 KiB, in records of 16 KiB.
     let record = |first: &[u8]| [&[HANDSHAKE, 3, 1, 0x40, 0], first, &vec![0; 0x4000 - first.len()]].concat();
     let hello = [record(&[1, 0, 0xff, 0xff]), record(&[]).repeat(4)].concat();
-    assert_eq!(Look::new(Expect::Any).at(&hello[..MAX_HELLO / 8], false), None);
-    assert_eq!(Look::new(Expect::Any).at(&hello[..MAX_HELLO], false), Some(Spoken::Tls));
+    assert_eq!(Look::new(Mode::Detect).at(&hello[..MAX_HELLO / 8], false), None);
+    assert_eq!(Look::new(Mode::Detect).at(&hello[..MAX_HELLO], false), Some(Spoken::Tls));
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,6 +131,6 @@ async fn silence_ends_after_the_wait() {
     let (mut ours, _theirs) = tokio::io::duplex(10);
     let mut read = BytesMut::new();
     let (wait, second) = (Duration::from_millis(100), Duration::from_secs(1));
-    let told = detect(&mut ours, &mut read, Expect::Any, wait, (second, second)).await;
+    let told = detect(&mut ours, &mut read, Mode::Detect, wait, (second, second)).await;
     assert_eq!(told.unwrap(), Spoken::Silent);
 }

@@ -1,39 +1,47 @@
 //! The responses that the proxy makes itself: a stable reason in a header, and a text that says what to look at.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::Body;
-use crate::error::{ERROR_HEADER, Error, Reason};
+use crate::error::{DECISION_HEADER, ERROR_HEADER, Error, Reason};
 
 /// Who reads an answer: what it may say of addresses, identities and policies depends on that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
+pub(crate) enum Audience {
     /// This pod's own application: everything, for its people are who must mend it.
     Application,
-    /// A peer whose identity is proved: the policy that denies it, and nothing of what is behind this proxy.
-    Peer,
-    /// Anybody: the reason's name and what to do.
+    /// Anybody else, peers as well: what is public of the error, and what to do.
     Stranger,
 }
 
 impl Audience {
     /// What it may read of an error.
-    fn text(self, error: &Error) -> String {
+    fn text(self, error: &Error) -> Cow<'_, str> {
         match self {
-            Self::Peer if error.reason == Reason::Denied => error.to_string(),
-            Self::Application => error.to_string(),
-            Self::Peer | Self::Stranger => error.reason.as_str().to_owned(),
+            Self::Application => error.to_string().into(),
+            Self::Stranger => error.public().into(),
         }
     }
 }
 
 /// Turns an error into a response: text for people, or grpc-status and grpc-message for gRPC callers.
-pub fn error(error: &Error, grpc: bool, audience: Audience) -> Response<Body> {
+pub(crate) fn error(error: &Error, grpc: bool, audience: Audience) -> Response<Body> {
     let text = audience.text(error);
     let mut response = if grpc { grpc_error(error.reason, &text) } else { text_error(error.reason, &text) };
-    response.headers_mut().insert(ERROR_HEADER, HeaderValue::from_static(error.reason.as_str()));
+    name(response.headers_mut(), error);
     response
+}
+
+/// Says in a head, or in trailers, why the proxy made them.
+fn name(headers: &mut HeaderMap, error: &Error) {
+    headers.insert(ERROR_HEADER, HeaderValue::from_static(error.reason.as_str()));
+    let decision = error.told.as_ref().and_then(|told| told.decision);
+    if let Some(Ok(id)) = decision.map(|id| HeaderValue::try_from(id.to_string())) {
+        headers.insert(DECISION_HEADER, id);
+    }
 }
 
 /// A request that was refused by its head, for a gRPC caller: what the text would say, as grpc-status.
@@ -69,11 +77,11 @@ fn grpc_error(reason: Reason, text: &str) -> Response<Body> {
     response
 }
 
-/// What ends a gRPC response whose time limit passed after it had begun.
-pub fn late_trailers() -> HeaderMap {
+/// What ends a gRPC response that fails here after it had begun.
+pub(crate) fn ending_trailers(error: &Error) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    trailers.insert(ERROR_HEADER, HeaderValue::from_static(Reason::Timeout.as_str()));
-    grpc_status(&mut trailers, Reason::Timeout, "timeout: within the response");
+    name(&mut trailers, error);
+    grpc_status(&mut trailers, error.reason, error.public());
     trailers
 }
 
@@ -109,7 +117,7 @@ mod tests {
 
     #[test]
     fn grpc_callers_get_a_status() {
-        let response = error(&Error::undelivered(Reason::Denied, "caf\u{e9} 100%"), true, Audience::Peer);
+        let response = error(&Error::undelivered(Reason::Denied, "caf\u{e9} 100%"), true, Audience::Application);
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "7");
         assert!(response.headers()["grpc-message"].to_str().unwrap().contains("caf%C3%A9 100%25"));
@@ -129,7 +137,6 @@ mod tests {
                 let failed = Error::undelivered(reason, detail);
                 let says = async |audience| whole(error(&failed, grpc, audience)).await;
                 assert!(says(Audience::Application).await.contains("10.1.2.3"), "{reason:?}");
-                assert_eq!(says(Audience::Peer).await.contains("10.1.2.3"), reason == Reason::Denied, "{reason:?}");
                 let told = says(Audience::Stranger).await;
                 assert!(!told.contains("10.1.2.3") && !told.contains("spiffe"), "{told}");
                 assert!(told.contains(reason.as_str()) && told.contains(reason.hint()), "{told}");

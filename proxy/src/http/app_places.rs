@@ -12,7 +12,7 @@ use std::{
 use mesh_listen::{Bounds, Source};
 
 /// The places of one port.
-pub struct AppPlaces {
+pub(crate) struct AppPlaces {
     bounds: Bounds,
     total: Cell<usize>,
     shared: Cell<usize>,
@@ -20,24 +20,24 @@ pub struct AppPlaces {
 }
 
 /// What the connections of one source hold together.
-pub struct Share {
+pub(crate) struct Share {
     source: Source,
     held: Cell<usize>,
     places: Rc<AppPlaces>,
 }
 
 /// One request's place; given back when dropped.
-pub struct AppPlace(Rc<Share>);
+pub(crate) struct AppPlace(Rc<Share>);
 
 impl AppPlaces {
     /// So many places.
-    pub fn new(total: usize) -> Rc<Self> {
+    pub(crate) fn new(total: usize) -> Rc<Self> {
         let bounds = Bounds { each: total.min(128), shared: total / 4 * 3, total };
         Rc::new(Self { bounds, total: Cell::default(), shared: Cell::default(), sources: RefCell::default() })
     }
 
     /// The share of a source, kept for as long as it has a connection or a request.
-    pub fn of(self: &Rc<Self>, source: Source) -> Rc<Share> {
+    pub(crate) fn of(self: &Rc<Self>, source: Source) -> Rc<Share> {
         let mut sources = self.sources.borrow_mut();
         if let Some(share) = sources.get(&source).and_then(Weak::upgrade) {
             return share;
@@ -50,7 +50,7 @@ impl AppPlaces {
 
 impl Share {
     /// One more request, unless that is one too many.
-    pub fn take(self: &Rc<Self>) -> Option<AppPlace> {
+    pub(crate) fn take(self: &Rc<Self>) -> Option<AppPlace> {
         let AppPlaces { bounds, total, shared, .. } = &*self.places;
         let beyond = self.held.get() >= bounds.each;
         if total.get() >= bounds.total || beyond && shared.get() >= bounds.shared {

@@ -20,14 +20,17 @@ use super::{
     h2::RecvBody,
     headers,
     in_flight::{InFlight, grpc_status},
+    mirror_body::{MirrorCopy, Mirrored},
     replay::Replay,
-    tee::{Copy, Tee},
 };
-use crate::{error::Reason, record::Record};
+use crate::{
+    error::{Error, Reason},
+    record::Record,
+};
 
 /// Why a body ended early. The message is for logs; the peer sees a reset or a closed connection.
 #[derive(Debug)]
-pub struct BodyError(pub String);
+pub(crate) struct BodyError(pub String);
 
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,7 +42,7 @@ impl std::error::Error for BodyError {}
 
 /// A body and what must live as long as it does.
 #[derive(Default)]
-pub struct Body {
+pub(crate) struct Body {
     kind: Kind,
     /// Counts the request as in flight until the body is dropped.
     in_flight: Option<InFlight>,
@@ -47,7 +50,7 @@ pub struct Body {
     record: Option<Rc<Record>>,
     /// The time limit, if there is one.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// When that passes, gRPC's trailers say so.
+    /// When it must end before its end, gRPC's trailers say so.
     grpc: bool,
     /// Who is told 100 when the body is first asked for.
     announce: Option<Interim>,
@@ -62,28 +65,30 @@ enum Kind {
     #[default]
     Empty,
     Full(Bytes),
-    /// A gRPC error: no data, these trailers.
+    /// No data, these trailers.
+    #[cfg(test)]
     Trailers(HeaderMap),
     H1(h1::RecvBody),
     H2(RecvBody),
     Replay(Replay),
-    Tee(Box<Tee>),
-    Copy(Copy),
+    Mirrored(Box<Mirrored>),
+    MirrorCopy(MirrorCopy),
 }
 
 impl Body {
     /// A body of these bytes.
-    pub fn full(bytes: impl Into<Bytes>) -> Self {
+    pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
         Kind::Full(bytes.into()).into()
     }
 
     /// A body of trailers only.
-    pub fn trailers(trailers: HeaderMap) -> Self {
+    #[cfg(test)]
+    pub(crate) fn trailers(trailers: HeaderMap) -> Self {
         Kind::Trailers(trailers).into()
     }
 
     /// Keeps `in_flight` until the body ends or is dropped.
-    pub fn counted(mut self, in_flight: InFlight) -> Self {
+    pub(crate) fn counted(mut self, in_flight: InFlight) -> Self {
         self.in_flight = Some(in_flight);
         self.note_end();
         self
@@ -99,25 +104,25 @@ impl Body {
     }
 
     /// Tells the sender to go on (100) when the body is first asked for.
-    pub fn announced(mut self, interim: Interim) -> Self {
+    pub(crate) fn announced(mut self, interim: Interim) -> Self {
         self.announce = Some(interim);
         self
     }
 
     /// Takes `mesh-*` trailers away: the sender is no peer.
-    pub fn without_mesh_trailers(mut self) -> Self {
+    pub(crate) fn without_mesh_trailers(mut self) -> Self {
         self.stranger = true;
         self
     }
 
     /// Takes away the trailers that tell who calls, which nobody vouches for: those of `mesh-*` and of other meshes.
-    pub fn without_identity_trailers(self) -> Self {
+    pub(crate) fn without_identity_trailers(self) -> Self {
         Self { stranger: true, nameless: true, ..self }
     }
 
     /// Fails the body when `deadline` passes, or an earlier one that it has; that of a `grpc` response ends with
     /// DEADLINE_EXCEEDED.
-    pub fn limited(mut self, deadline: Option<Pin<Box<Sleep>>>, grpc: bool) -> Self {
+    pub(crate) fn limited(mut self, deadline: Option<Pin<Box<Sleep>>>, grpc: bool) -> Self {
         if let Some(deadline) = deadline
             && self.deadline.as_ref().is_none_or(|earlier| deadline.deadline() < earlier.deadline())
         {
@@ -127,13 +132,27 @@ impl Body {
         self
     }
 
-    /// Whether the time limit passed; wakes the task when it does. For who waits for the reader and so does not poll.
-    pub fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+    /// Whether it must end now; wakes the task when it must. For who waits for the reader and so does not poll.
+    pub(crate) fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let why = self.over(cx);
+        why.iter().for_each(|why| self.record.iter().for_each(|record| record.failed(why.reason)));
+        why.is_some()
+    }
+
+    /// Why it must end now: the time limit passed, or policy took back what it had allowed.
+    fn over(&mut self, cx: &mut Context<'_>) -> Option<Error> {
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+            let late = Error::begun(Reason::Timeout, "the time limit passed");
+            return Some(late.telling("timeout: within the response", None));
+        }
+        match self.in_flight.as_ref()?.admission()?.poll_revoked(cx) {
+            Poll::Ready(revoked) => Some(revoked),
+            Poll::Pending => None,
+        }
     }
 
     /// Whether nothing more will come. A body of unknown length that has not ended is not at its end.
-    pub fn is_end(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         http_body::Body::is_end_stream(self)
     }
 
@@ -162,29 +181,35 @@ impl Body {
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
-            Kind::Full(_) | Kind::Trailers(_) => Poll::Ready(match std::mem::take(&mut self.kind) {
-                Kind::Full(bytes) if !bytes.is_empty() => Some(Ok(Frame::data(bytes))),
-                Kind::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
-                _ => None,
-            }),
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.kind = Kind::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            #[cfg(test)]
+            Kind::Trailers(trailers) => {
+                let trailers = std::mem::take(trailers);
+                self.kind = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
             Kind::H1(body) => Pin::new(body).poll_frame(cx).map_err(|error| BodyError(error.to_string())),
             Kind::H2(body) => body.poll_frame(cx),
             Kind::Replay(body) => body.poll_frame(cx),
-            Kind::Tee(body) => body.poll_frame(cx),
-            Kind::Copy(body) => body.poll_frame(cx),
+            Kind::Mirrored(body) => body.poll_frame(cx),
+            Kind::MirrorCopy(body) => body.poll_frame(cx),
         }
     }
 
-    /// What its reader gets when the time limit passed. What comes from upstream is let go.
-    fn late(&mut self) -> Result<Frame<Bytes>, BodyError> {
+    /// What its reader gets when it must end now. What comes from upstream is let go.
+    fn end(&mut self, why: &Error) -> Result<Frame<Bytes>, BodyError> {
         self.kind = Kind::Empty;
         self.deadline = None;
-        self.record.iter().for_each(|record| record.failed(Reason::Timeout));
+        self.record.iter().for_each(|record| record.failed(why.reason));
         if !self.grpc {
             self.in_flight = None;
-            return Err(BodyError("the time limit passed".into()));
+            return Err(BodyError(why.to_string()));
         }
-        let trailers = answer::late_trailers();
+        let trailers = answer::ending_trailers(why);
         self.note_trailers(&trailers);
         self.in_flight = None;
         Ok(Frame::trailers(trailers))
@@ -222,15 +247,15 @@ impl From<Replay> for Body {
     }
 }
 
-impl From<Tee> for Body {
-    fn from(body: Tee) -> Self {
-        Kind::Tee(Box::new(body)).into()
+impl From<Mirrored> for Body {
+    fn from(body: Mirrored) -> Self {
+        Kind::Mirrored(Box::new(body)).into()
     }
 }
 
-impl From<Copy> for Body {
-    fn from(body: Copy) -> Self {
-        Kind::Copy(body).into()
+impl From<MirrorCopy> for Body {
+    fn from(body: MirrorCopy) -> Self {
+        Kind::MirrorCopy(body).into()
     }
 }
 
@@ -243,8 +268,8 @@ impl http_body::Body for Body {
             interim.send(StatusCode::CONTINUE, &HeaderMap::new());
         }
         // Before the data: a body that always has some would never be late.
-        if self.is_late(cx) {
-            return Poll::Ready(Some(self.late()));
+        if let Some(why) = self.over(cx) {
+            return Poll::Ready(Some(self.end(&why)));
         }
         let mut polled = self.poll_kind(cx);
         if self.stranger
@@ -281,12 +306,13 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Empty => true,
             Kind::Full(bytes) => bytes.is_empty(),
+            #[cfg(test)]
             Kind::Trailers(_) => false,
             Kind::H1(body) => body.is_end_stream(),
             Kind::H2(body) => body.is_end(),
             Kind::Replay(body) => body.is_end(),
-            Kind::Tee(body) => body.source().is_end(),
-            Kind::Copy(body) => body.is_end(),
+            Kind::Mirrored(body) => body.source().is_end(),
+            Kind::MirrorCopy(body) => body.is_end(),
         }
     }
 
@@ -295,8 +321,10 @@ impl http_body::Body for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::H1(body) => body.size_hint(),
-            Kind::Tee(body) => body.source().size_hint(),
-            Kind::Trailers(_) | Kind::H2(_) | Kind::Replay(_) | Kind::Copy(_) => SizeHint::default(),
+            Kind::Mirrored(body) => body.source().size_hint(),
+            #[cfg(test)]
+            Kind::Trailers(_) => SizeHint::default(),
+            Kind::H2(_) | Kind::Replay(_) | Kind::MirrorCopy(_) => SizeHint::default(),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! A request on an upstream connection: multiplexed HTTP/2 to peers and to HTTP/2 applications, pooled HTTP/1 to others,
-//! a connection of its own for an upgrade.
+//! Sends a request on an upstream connection: multiplexed HTTP/2 to peers and to HTTP/2 applications, pooled HTTP/1 to
+//! others, and a separate connection for an upgrade.
 //!
-//! Which connection is `pool`'s to say; whether a failed request may go elsewhere is the caller's, by what the error says
-//! of its delivery.
+//! `pool` chooses the connection. The caller decides whether a failed request may go elsewhere, by the delivery that the
+//! error names.
 
 use std::{
     future::{Future, poll_fn},
@@ -29,20 +29,21 @@ use super::{
     settings::h1_config,
 };
 use crate::{
+    authorization::Admission,
     connect::{self, Upstream},
     connections::{Entry, Stage},
     error::{Delivery, Error, Reason},
-    io::{self, Io},
+    io::Io,
     metrics::DirectionMetrics,
     tcp,
     transport::Transport,
 };
 
-/// How long a body waits for 100 before it is sent all the same (RFC 9110 section 10.1.1 forbids to wait for ever).
+/// How long a body waits for 100 before it is sent anyway (RFC 9110 section 10.1.1 forbids waiting indefinitely).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-/// Sends a request on one of the peer's HTTP/2 connections; `connect` opens another when those there are full.
-pub async fn send_h2<C, F, T>(
+/// Sends a request on one of the peer's HTTP/2 connections; `connect` opens another when the open ones are full.
+pub(crate) async fn send_h2<C, F, T>(
     transport: &Rc<Transport>,
     owner: &Rc<impl AsRef<Pool> + 'static>,
     connect: C,
@@ -62,8 +63,8 @@ where
         .map(|response| response.map(Body::from))
 }
 
-/// Sends one request on a stream of its own and waits for the response's head. Interim responses go to `interim` as
-/// they come; a request that expects 100 keeps its body back until then.
+/// Sends one request on its own stream and waits for the response's head. Interim responses go to `interim` as they arrive. A
+/// request that expects 100 holds its body back until then.
 async fn send_stream(
     connection: &H2Connection,
     request: Request<Body>,
@@ -111,13 +112,13 @@ async fn send_stream(
 }
 
 fn bad_response(detail: &'static str) -> Error {
-    Error { reason: Reason::BadResponse, delivery: Delivery::Begun, detail: detail.into() }
+    Error::begun(Reason::BadResponse, detail)
 }
 
 fn poll_interim(response: &mut ResponseFuture, cx: &mut Context<'_>) -> Option<Response<()>> {
     match response.poll_informational(cx) {
         Poll::Ready(Some(Ok(early))) => Some(early),
-        // An error shows again in the response itself.
+        // The response itself reports such an error again.
         Poll::Ready(Some(Err(_)) | None) | Poll::Pending => None,
     }
 }
@@ -129,16 +130,16 @@ fn start<F: Future<Output = Result<(), BodyError>> + 'static>(held: Option<Pin<B
     }
 }
 
-/// A server that is no peer: this pod's application, or an endpoint without a proxy.
-pub struct Plain {
+/// A server that is not a peer: this pod's application, or an endpoint without a proxy.
+pub(crate) struct Plain {
     /// Where it listens.
     pub address: SocketAddr,
     /// The authority that the request names, if any.
     pub authority: Option<Authority>,
 }
 
-/// Sends a request in plain text, in the version that it carries, on a pooled connection.
-pub async fn send_plain(
+/// Sends a request in plain text, in its own HTTP version, on a pooled connection.
+pub(crate) async fn send_plain(
     transport: &Rc<Transport>,
     owner: &Rc<impl AsRef<Pool> + 'static>,
     to: Plain,
@@ -155,8 +156,9 @@ pub async fn send_plain(
         let connection = Pool::acquire(transport, owner, connect).await?;
         in_flight.on_connection(connection.clone());
         let sent = send_stream(&connection, request, interim, in_flight, transport.config.times.idle).await;
-        // A peer's proxy refuses a stream because its application takes nothing. An application whose connection has served
-        // others does because that has too many or is to end, so that another connection may be taken.
+        // A peer's proxy refuses a stream because its application accepts nothing. An application that has served other
+        // requests on this connection refuses because it has too many streams or is ending, so another connection may
+        // succeed.
         return sent.map(|response| from_stranger(response.map(Body::from))).map_err(|error| match error.delivery {
             Delivery::Never if connection.serves_others() => {
                 connection.retire();
@@ -182,7 +184,7 @@ pub async fn send_plain(
     let expects = headers::expects_continue(request.headers());
     let request = if expects { request.map(|body| body.announced(interim.clone())) } else { request };
     let early = |status, headers: &HeaderMap| {
-        // 100 goes on when the body is asked for, which is also when the server never sends one.
+        // 100 is passed on when the body is asked for, also if the server never sends one.
         if status != StatusCode::CONTINUE {
             interim.send(status, headers);
         }
@@ -194,9 +196,9 @@ pub async fn send_plain(
     Ok(from_stranger(reply.response.map(Body::from)))
 }
 
-/// Sends a request that leaves HTTP, on a connection of its own. After the switch, bytes are copied until both ends are
-/// done; `in_flight` counts for as long, or until the end of a response that switches nothing.
-pub async fn send_upgrade(
+/// Sends a request that leaves HTTP, on its own connection. After the switch, bytes are copied until both ends are done.
+/// `in_flight` counts until then, or until the end of a response that does not switch.
+pub(crate) async fn send_upgrade(
     transport: &Rc<Transport>,
     metrics: &Rc<DirectionMetrics>,
     upstream: Upstream<Box<dyn Io>>,
@@ -219,22 +221,22 @@ pub async fn send_upgrade(
     };
     let reply = sent.map_err(|error| Error { delivery: Delivery::Begun, ..failed_to("the server", &error) })?;
     let response = reply.response.map(Body::from);
-    let Some(mut upstream) = reply.upgrade else {
+    let admission = in_flight.admission().into_iter();
+    let Some(upstream) = reply.upgrade else {
+        admission.for_each(Admission::responds);
         in_flight.on_entry(held);
         return Ok(response.map(|body| body.counted(in_flight)).into());
     };
+    admission.for_each(Admission::upgrades);
     let upgrade = {
         let metrics = metrics.clone();
-        Box::new(move |mut client: Box<dyn Io>, entry: Rc<Entry>| {
+        Box::new(move |client: Box<dyn Io>, entry: Rc<Entry>| {
             tokio::task::spawn_local(async move {
                 entry.reached(Stage::Upgraded);
                 if let Some(held) = &held {
                     held.reached(Stage::Upgraded);
                 }
-                let DirectionMetrics { bytes_sent, bytes_received, .. } = &*metrics;
-                let entries = (&*entry, held.as_deref());
-                let copied = tcp::copy(&mut client, &mut upstream, entries, bytes_sent, bytes_received).await;
-                if let Err(error) = io::end(copied, client, upstream) {
+                if let Err(error) = tcp::copy(client, upstream, (&*entry, held.as_deref()), &metrics).await {
                     tracing::debug!("upgraded connection: {error}");
                 }
                 drop(in_flight);
@@ -244,8 +246,8 @@ pub async fn send_upgrade(
     Ok(Reply { response, upgrade: Some(upgrade) })
 }
 
-/// Takes from a response what only a peer's proxy may say.
-pub fn from_stranger(mut response: Response<Body>) -> Response<Body> {
+/// Removes from a response what only a peer's proxy may send.
+pub(crate) fn from_stranger(mut response: Response<Body>) -> Response<Body> {
     headers::strip_mesh(response.headers_mut());
     response.map(Body::without_mesh_trailers)
 }
@@ -257,13 +259,9 @@ fn failed(address: SocketAddr, error: &h1::SendError) -> Error {
 fn failed_to(server: &str, error: &h1::SendError) -> Error {
     let detail = format!("{server}: {error}");
     match error.kind {
-        h1::SendErrorKind::Request(_) | h1::SendErrorKind::RequestBody(_) => {
-            Error { reason: Reason::BadRequest, delivery: Delivery::Begun, detail: detail.into() }
-        }
+        h1::SendErrorKind::Request(_) | h1::SendErrorKind::RequestBody(_) => Error::begun(Reason::BadRequest, detail),
         _ if error.never_sent => Error::closing(detail),
-        _ if error.response_started => {
-            Error { reason: Reason::BadResponse, delivery: Delivery::Begun, detail: detail.into() }
-        }
+        _ if error.response_started => Error::begun(Reason::BadResponse, detail),
         _ => Error::unknown(Reason::UpstreamReset, detail),
     }
 }

@@ -12,12 +12,12 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{Sleep, sleep_until};
 
-use crate::error::{Delivery, Error, Reason};
+use crate::error::{Error, Reason};
 
 /// How long a gRPC caller waits.
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The same between proxies, milliseconds, for everything that is no gRPC.
-pub const MESH_TIMEOUT: HeaderName = HeaderName::from_static("mesh-timeout");
+pub(super) const MESH_TIMEOUT: HeaderName = HeaderName::from_static("mesh-timeout");
 /// What a peer's proxy waits longer than the caller's, which knows more about the request and is to give it up first, also
 /// where both wake up late. Else an answer that says so may be cut by the one who passes it on.
 const HEAD_START: Duration = Duration::from_millis(10);
@@ -27,20 +27,25 @@ const MOST_DIGITS: usize = 8;
 const TOO_LONG: u128 = 100_000_000;
 
 /// A timer that fires when `at` has come.
-pub fn timer(at: Instant) -> Pin<Box<Sleep>> {
+pub(super) fn timer(at: Instant) -> Pin<Box<Sleep>> {
     Box::pin(sleep_until(at.into()))
 }
 
 /// The earlier of two limits.
-pub fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+pub(super) fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
 }
 
+/// How long the caller itself waits: of a gRPC request (`grpc`) what its header says.
+pub(crate) fn of_caller(grpc: bool, headers: &HeaderMap) -> Option<Duration> {
+    if grpc { of_grpc(headers) } else { None }
+}
+
 /// How long a gRPC caller waits; what is malformed is the server's to refuse.
-pub fn of_grpc(headers: &HeaderMap) -> Option<Duration> {
+fn of_grpc(headers: &HeaderMap) -> Option<Duration> {
     let (unit, digits) = headers.get(GRPC_TIMEOUT)?.as_bytes().split_last()?;
     if digits.len() > MOST_DIGITS {
         return None;
@@ -58,7 +63,7 @@ pub fn of_grpc(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// How long the proxy that sent the request on waits, by the value of [`MESH_TIMEOUT`].
-pub fn of_mesh(value: &HeaderValue) -> Option<Duration> {
+pub(super) fn of_mesh(value: &HeaderValue) -> Option<Duration> {
     whole_number(value.as_bytes()).map(Duration::from_millis)
 }
 
@@ -68,7 +73,7 @@ fn whole_number(digits: &[u8]) -> Option<u64> {
 }
 
 /// Says in a request what is left of its time: to gRPC servers in the caller's words, else to `peer`s only.
-pub fn hand_on(headers: &mut HeaderMap, at: Instant, now: Instant, grpc: bool, peer: bool) {
+pub(super) fn hand_on(headers: &mut HeaderMap, at: Instant, now: Instant, grpc: bool, peer: bool) {
     let left = at.saturating_duration_since(now);
     if grpc {
         if let Ok(value) = HeaderValue::try_from(in_grpc(left)) {
@@ -90,7 +95,7 @@ fn in_grpc(left: Duration) -> String {
 }
 
 /// Does `work` until `late` fires, which then is dropped with all that it does upstream.
-pub async fn within<T>(
+pub(super) async fn within<T>(
     late: Option<Pin<&mut Sleep>>,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
@@ -103,7 +108,7 @@ pub async fn within<T>(
     tokio::select! {
         biased;
         done = work => done,
-        () = fired => Err(Error { reason: Reason::Timeout, delivery: Delivery::Begun, detail: "no response in time".into() }),
+        () = fired => Err(Error::begun(Reason::Timeout, "no response in time")),
     }
 }
 

@@ -15,10 +15,10 @@ use super::path_watch::PathWatch;
 
 /// Frames that are free at the start, and again after [`PAUSE`] seconds: the first frames of any client, and the
 /// cancellation of all its streams (`MESH_MAX_INBOUND_STREAMS`) at a time. A gRPC keep-alive is one frame in 10 s.
-pub const FREE: u32 = 1_000;
+pub(crate) const FREE: u32 = 1_000;
 /// The same for a peer's proxy: it speaks for all clients of its pod, whose cancellations add up, and whoever ends its
 /// connection hurts them all.
-pub const FREE_FOR_PROXIES: u32 = 10_000;
+pub(crate) const FREE_FOR_PROXIES: u32 = 10_000;
 /// Seconds in which everything that is free comes back, little by little.
 const PAUSE: f64 = 10.0;
 /// What a response head, trailers or a DATA frame of ours earns its peer: WINDOW_UPDATE for stream and connection, a PING
@@ -52,7 +52,7 @@ const END_STREAM: u8 = 1;
 
 /// Which end of a connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// The peer sent the preface.
     Server,
     /// We sent it.
@@ -61,7 +61,7 @@ pub enum Side {
 
 /// The account of one connection.
 #[derive(Debug)]
-pub struct FrameGuard {
+pub(crate) struct FrameGuard {
     read: Walker,
     written: Walker,
     free: u32,
@@ -90,7 +90,7 @@ const MOST_FRAGMENTS: usize = 1_000;
 
 impl FrameGuard {
     /// For a connection that has yet to exchange its first byte; `free` is [`FREE`] or [`FREE_FOR_PROXIES`].
-    pub fn new(side: Side, free: u32) -> Self {
+    pub(crate) fn new(side: Side, free: u32) -> Self {
         let after = |skip| Walker { skip, ..Walker::default() };
         let (read, written) = match side {
             Side::Server => (after(PREFACE), Walker::default()),
@@ -114,19 +114,19 @@ impl FrameGuard {
     }
 
     /// Whether the `:path` of a stream had a fragment. It is told once.
-    pub fn take_fragment(&mut self, stream: u32) -> bool {
+    pub(crate) fn take_fragment(&mut self, stream: u32) -> bool {
         let at = self.fragments.iter().position(|known| *known == stream);
         at.map(|at| self.fragments.swap_remove(at)).is_some()
     }
 
     /// Whether the peer floods: its connection should end.
-    pub fn is_flooded(&self) -> bool {
+    pub(crate) fn is_flooded(&self) -> bool {
         self.flooded
     }
 
     /// Bytes that are held of what is not whole yet: a frame, or a header block with its fields. A frame of a body is not
     /// counted where a request has begun: slow uploads have one all the time.
-    pub fn unfinished(&self) -> usize {
+    pub(crate) fn unfinished(&self) -> usize {
         let fields = self.paths.as_ref().map_or(0, |paths| paths.fields()) * FIELD;
         let is_body = self.began && self.read.frame.kind == DATA;
         let bytes = match self.read.skip as usize {
@@ -138,7 +138,7 @@ impl FrameGuard {
     }
 
     /// The next bytes of the peer.
-    pub fn read(&mut self, bytes: &[u8]) {
+    pub(crate) fn read(&mut self, bytes: &[u8]) {
         let (credit, since, flooded) = (&mut self.credit, &mut self.since, &mut self.flooded);
         let all = f64::from(self.free);
         let (paths, fragments) = (&mut self.paths, &mut self.fragments);
@@ -178,7 +178,7 @@ impl FrameGuard {
     }
 
     /// The next bytes of ours.
-    pub fn written(&mut self, bytes: &[u8]) {
+    pub(crate) fn written(&mut self, bytes: &[u8]) {
         let credit = &mut self.credit;
         let count = |frame: FrameHead| {
             if frame.kind == HEADERS || (frame.kind == DATA && frame.len > 0) {

@@ -20,7 +20,7 @@ use super::{
     body::{Body, BodyError},
     h1::{framing::strip_trailers, timer::LazyTimer},
 };
-use crate::error::{Delivery, Error, Reason};
+use crate::error::{Error, Reason};
 
 /// Chunks below this are joined with those behind them that are there already.
 const SMALL: usize = 1024;
@@ -31,7 +31,7 @@ const JOINED: usize = 16 * 1024;
 ///
 /// Small DATA frames are joined: `h2` keeps some 300 bytes beside each frame that waits, which no window counts, so that a
 /// reader that stalls within a stream of small messages would cost many times its window, or its connection.
-pub struct RecvBody {
+pub(crate) struct RecvBody {
     stream: RecvStream,
     data_done: bool,
     /// Taken from the stream and not yet handed on; its part of the window is given back only then.
@@ -64,7 +64,7 @@ impl RecvBody {
     }
 
     /// Whether nothing more will come.
-    pub fn is_end(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         self.joined.is_none() && self.stream.is_end_stream()
     }
 
@@ -156,7 +156,11 @@ impl RecvBody {
 
 /// Sends a whole body on a stream, as fast as the peer's windows allow. On failure the stream is reset; a peer that gives
 /// no window for as long as `stall` fails it.
-pub async fn send_body(mut body: Body, stream: &mut SendStream<Bytes>, stall: Duration) -> Result<(), BodyError> {
+pub(crate) async fn send_body(
+    mut body: Body,
+    stream: &mut SendStream<Bytes>,
+    stall: Duration,
+) -> Result<(), BodyError> {
     let mut first = true;
     let mut patience = Patience { stall, timer: LazyTimer::default() };
     loop {
@@ -237,7 +241,7 @@ async fn send_data(
         }
         while stream.capacity() == 0 {
             let more = poll_fn(|cx| match stream.poll_capacity(cx) {
-                Poll::Pending if body.is_late(cx) => Poll::Ready(Err(BodyError("the time limit passed".into()))),
+                Poll::Pending if body.is_over(cx) => Poll::Ready(Err(BodyError("what it may take ended".into()))),
                 Poll::Pending if patience.timer.poll(cx).is_ready() => {
                     stream.send_reset(STALLED);
                     Poll::Ready(Err(BodyError("the peer gave no window for too long".into())))
@@ -263,7 +267,7 @@ async fn send_data(
 ///
 /// REFUSED_STREAM and a graceful GOAWAY promise that it was not handled (RFC 9113 sections 6.8 and 8.7); the second is said
 /// of the connection and not of the endpoint. A stream that this side reset had a request body that failed, or a response against the protocol. Anything else promises nothing.
-pub fn classify(error: &h2::Error, peer: &str) -> Error {
+pub(crate) fn classify(error: &h2::Error, peer: &str) -> Error {
     let refused = error.is_reset() && error.is_remote() && error.reason() == Some(H2Reason::REFUSED_STREAM);
     let leaving = error.is_go_away() && error.is_remote() && error.reason() == Some(H2Reason::NO_ERROR);
     let detail = format!("{peer}: {error}");
@@ -277,7 +281,7 @@ pub fn classify(error: &h2::Error, peer: &str) -> Error {
             (false, Some(STALLED)) => Reason::UpstreamReset,
             (false, _) => Reason::BadRequest,
         };
-        Error { reason, delivery: Delivery::Begun, detail: detail.into() }
+        Error::begun(reason, detail)
     } else {
         Error::unknown(Reason::UpstreamReset, detail)
     }

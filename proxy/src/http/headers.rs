@@ -6,14 +6,15 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
+use mesh_policy::RequestFacts;
 
 use super::{deadline::MESH_TIMEOUT, h1::members};
 use crate::error::{Error, Reason};
 
 /// Says over HTTP/2 between proxies which version the application spoke.
-pub const ORIG_PROTO: HeaderName = HeaderName::from_static("mesh-orig-proto");
+pub(crate) const ORIG_PROTO: HeaderName = HeaderName::from_static("mesh-orig-proto");
 /// Marks, on HTTP/1 between proxies, a response to a request that was never delivered.
-pub const NEVER_DELIVERED: HeaderName = HeaderName::from_static("mesh-never-delivered");
+pub(crate) const NEVER_DELIVERED: HeaderName = HeaderName::from_static("mesh-never-delivered");
 
 const CLIENT_CERT: &[u8] = b"x-forwarded-client-cert";
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -32,7 +33,7 @@ fn wants_upgrade<B>(request: &Request<B>) -> bool {
 }
 
 /// The protocol that a request which leaves HTTP asks for, CONNECT for none; `None`: it stays.
-pub fn upgrade_of<B>(request: &Request<B>) -> Option<Option<HeaderValue>> {
+pub(crate) fn upgrade_of<B>(request: &Request<B>) -> Option<Option<HeaderValue>> {
     wants_upgrade(request).then(|| request.headers().get(header::UPGRADE).cloned())
 }
 
@@ -53,7 +54,7 @@ fn all_members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[
 
 /// Removes what belongs to the connection that a message came on. `te: trailers` stays: it tells the next hop what the
 /// caller can take, and HTTP/2 allows exactly that value.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         let names = all_members(headers, header::CONNECTION).filter_map(|member| HeaderName::from_bytes(member).ok());
         let nominated: Vec<HeaderName> = names.filter(|name| name != header::TE).collect();
@@ -81,7 +82,7 @@ fn is_trailers(coding: &[u8]) -> bool {
 
 /// Removes what tells an application who calls it in the words of other meshes (Istio's and Envoy's
 /// `x-forwarded-client-cert`, Linkerd's `l5d-*`): here nobody vouches for it. `_` is as good as `-`.
-pub fn strip_foreign_identities(headers: &mut HeaderMap) {
+pub(crate) fn strip_foreign_identities(headers: &mut HeaderMap) {
     let is_foreign = |name: &&HeaderName| match name.as_str().as_bytes() {
         [b'l', b'5', b'd', b'-' | b'_', ..] => true,
         name @ [b'x', b'-' | b'_', b'f', ..] if name.len() == CLIENT_CERT.len() => {
@@ -97,12 +98,12 @@ pub fn strip_foreign_identities(headers: &mut HeaderMap) {
 
 /// Removes every `mesh-*` field: they are ours, and whoever we did not authenticate may not set them. With `_` as well:
 /// applications behind CGI-like interfaces cannot tell the two apart.
-pub fn strip_mesh(headers: &mut HeaderMap) {
+pub(crate) fn strip_mesh(headers: &mut HeaderMap) {
     take_mesh(headers);
 }
 
 /// The same; gives how long the sender waits, which counts if it is a peer's proxy.
-pub fn take_mesh(headers: &mut HeaderMap) -> Option<HeaderValue> {
+pub(crate) fn take_mesh(headers: &mut HeaderMap) -> Option<HeaderValue> {
     let is_ours = |name: &&HeaderName| matches!(name.as_str().as_bytes(), [b'm', b'e', b's', b'h', b'-' | b'_', ..]);
     if !headers.keys().any(|name| is_ours(&name)) {
         return None;
@@ -114,7 +115,7 @@ pub fn take_mesh(headers: &mut HeaderMap) -> Option<HeaderValue> {
 }
 
 /// The text of [`ORIG_PROTO`]; none for HTTP/2.
-pub fn orig_proto(version: Version) -> Option<HeaderValue> {
+pub(crate) fn orig_proto(version: Version) -> Option<HeaderValue> {
     match version {
         Version::HTTP_10 => Some(HeaderValue::from_static("HTTP/1.0")),
         Version::HTTP_11 => Some(HeaderValue::from_static("HTTP/1.1")),
@@ -124,7 +125,7 @@ pub fn orig_proto(version: Version) -> Option<HeaderValue> {
 
 /// Takes [`ORIG_PROTO`] off a request from a peer; HTTP/2 where there is none. What names no version, or several, is
 /// refused, and so is CONNECT of HTTP/1: a tunnel has its connection to itself.
-pub fn take_orig_proto<B>(request: &mut Request<B>) -> Result<Version, Error> {
+pub(crate) fn take_orig_proto<B>(request: &mut Request<B>) -> Result<Version, Error> {
     let mut named = request.headers().get_all(ORIG_PROTO).iter().map(HeaderValue::as_bytes);
     let version = match (named.next(), named.next()) {
         (None, _) => return Ok(Version::HTTP_2),
@@ -139,9 +140,20 @@ pub fn take_orig_proto<B>(request: &mut Request<B>) -> Result<Version, Error> {
     Ok(version)
 }
 
+/// What a decision may look at of a request whose authority is this.
+pub(crate) fn facts<'r, B>(request: &'r Request<B>, authority: Option<&'r Authority>) -> RequestFacts<'r> {
+    RequestFacts {
+        method: request.method(),
+        host: authority.map_or("", Authority::host),
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+    }
+}
+
 /// The authority a request names: the URI's, else the Host field's. Refuses what names two different things
 /// (RFC 9112 section 3.2, RFC 9113 section 8.3.1) and what is no plain `host[:port]`.
-pub fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Error> {
+pub(crate) fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Error> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -176,7 +188,7 @@ fn same_authority(a: &Authority, b: &Authority) -> bool {
 }
 
 /// Turns a request into HTTP/2 form: everything in the URI, no Host field.
-pub fn to_h2_form<B>(request: &mut Request<B>, authority: Option<Authority>) -> Result<(), Error> {
+pub(crate) fn to_h2_form<B>(request: &mut Request<B>, authority: Option<Authority>) -> Result<(), Error> {
     request.headers_mut().remove(header::HOST);
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     if request.method() == Method::CONNECT {
@@ -196,7 +208,7 @@ pub fn to_h2_form<B>(request: &mut Request<B>, authority: Option<Authority>) -> 
 }
 
 /// Names the authority in Host.
-pub fn set_host<B>(request: &mut Request<B>, authority: &Authority) -> Result<(), Error> {
+pub(crate) fn set_host<B>(request: &mut Request<B>, authority: &Authority) -> Result<(), Error> {
     let host = HeaderValue::from_str(authority.as_str());
     let host = host.map_err(|error| Error::undelivered(Reason::BadRequest, error.to_string()))?;
     request.headers_mut().insert(header::HOST, host);
@@ -204,7 +216,7 @@ pub fn set_host<B>(request: &mut Request<B>, authority: &Authority) -> Result<()
 }
 
 /// Turns a request into HTTP/1 form: origin-form target and a Host field (RFC 9112 section 3.2.1).
-pub fn to_h1_form<B>(request: &mut Request<B>, version: Version) -> Result<(), Error> {
+pub(crate) fn to_h1_form<B>(request: &mut Request<B>, version: Version) -> Result<(), Error> {
     let bad = |error: String| Error::undelivered(Reason::BadRequest, error);
     if request.method() != Method::CONNECT {
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
@@ -252,12 +264,12 @@ pub(super) fn trim_values(headers: &mut HeaderMap) {
 
 /// Whether a method may be repeated when it is not known whether the first try was handled: those that only read
 /// (RFC 9110 section 9.2.1).
-pub fn is_safe(method: &Method) -> bool {
+pub(crate) fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// Whether a request is gRPC: errors then go out as grpc-status. gRPC-Web is not: it has its status in the body.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {
         let rest = value.as_bytes().strip_prefix(b"application/grpc");
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
@@ -265,7 +277,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Whether a request waits for 100 before its body (RFC 9110 section 10.1.1).
-pub fn expects_continue(headers: &HeaderMap) -> bool {
+pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 

@@ -1,12 +1,14 @@
-//! One request for this pod's application, every phase in order: policy, decision, headers, the application.
+//! One request for this pod's application, every phase in order: policy and decision (`authorization`), headers, the
+//! application.
 //!
-//! It is `exchange` seen from the server's side: there is one place to go, and what could not be handed to it is said to
-//! be undelivered, so that the caller's proxy tries another endpoint.
+//! It is `outbound` seen from the server's side. There is one place to go, and a request that could not be handed to it is
+//! marked as undelivered, so that the caller's proxy tries another endpoint.
 
-use std::{rc::Rc, time::Instant};
+use std::{future::Future, rc::Rc};
 
-use http::{Request, Response, Version, header, uri::Authority};
-use mesh_policy::{ConnectionFacts, Identity, InboundVerdict, RetryBudget, decide_inbound};
+use http::{HeaderValue, Request, Response, Version, header, uri::Authority};
+use mesh_policy::Identity;
+use metrics::Counter;
 
 use super::{
     Body, Incoming, Interim, Reply,
@@ -15,9 +17,12 @@ use super::{
     deadline::{self, within},
     headers,
     in_flight::InFlight,
-    replay::Source,
+    replay::Repeatable,
 };
 use crate::{
+    attempts::{Attempts, Candidates, Try},
+    authorization::{Admission, Kept, Subject},
+    balance::Endpoint,
     connect::{self, Upstream},
     connections::Entry,
     error::{Delivery, Error, Reason},
@@ -28,39 +33,43 @@ use crate::{
 };
 
 /// What all requests of one inbound connection share.
-pub struct Caller {
+pub(crate) struct Caller {
     /// The worker.
     pub worker: Rc<Worker>,
     /// The application's port.
     pub port: Rc<InboundPort>,
-    /// The connection's place among those that are open; it names the peer.
+    /// The connection's entry in the table of live connections; it names the peer.
     pub entry: Rc<Entry>,
-    /// The peer's proxy itself makes the requests, so that its `mesh-*` headers count. What comes as bytes is its
-    /// application's word.
+    /// Whether the peer's proxy itself sends the requests, so that its `mesh-*` headers are trusted. Requests inside of bytes
+    /// come from the peer's application, and theirs are not.
     pub is_proxy: bool,
+    /// What it may do.
+    pub subject: Rc<Subject>,
     series: Rc<Series>,
-    /// What its source holds of the application.
+    /// This source's share of the application.
     share: Rc<Share>,
 }
 
-/// Callers of one port whose metrics stay bound; the one bound first makes room, and is bound anew when it comes back.
-const MAX_BOUND_CALLERS: usize = 256;
-
-/// New connections to the application for a request that was certainly not taken on the last one.
+/// New connections to the application for a request that was certainly not handled on the last one.
 const MAX_RECONNECTS: usize = 2;
-/// So much of a body is kept for another attempt, until the response begins.
+/// Bytes of a body that are kept for another attempt, until the response begins.
 const KEPT: usize = 64 * 1024;
 
 impl Caller {
     /// Binds the metrics of a connection. `is_proxy`: a peer's proxy makes the requests.
-    pub fn new(worker: Rc<Worker>, port: Rc<InboundPort>, entry: Rc<Entry>, is_proxy: bool) -> Self {
-        let series = series(&worker, &port, entry.peer());
+    pub(crate) fn new(worker: Rc<Worker>, port: Rc<InboundPort>, entry: Rc<Entry>, is_proxy: bool) -> Self {
+        let identity = entry.peer();
+        let series = port.series.get(
+            |known| known.as_ref() == identity,
+            || (identity.cloned(), worker.inbound.bind_inbound(identity, &worker.config.workload, port.address.port())),
+        );
         let share = port.app_places.of(mesh_listen::Source::from(entry.source().ip()));
-        Self { worker, port, entry, is_proxy, series, share }
+        let subject = Subject::new(worker.authorization.clone(), entry.clone(), port.address.port());
+        Self { worker, port, entry, is_proxy, subject: Rc::new(subject), series, share }
     }
 
     /// The verified peer; `None` for plain text.
-    pub fn identity(&self) -> Option<&Identity> {
+    pub(crate) fn identity(&self) -> Option<&Identity> {
         self.entry.peer()
     }
 
@@ -70,106 +79,98 @@ impl Caller {
         record.counted_in(&self.series);
         record
     }
-
-    /// Takes one retry of the application's budget.
-    fn may_retry(&self) -> bool {
-        let granted = self.port.budget.spend(Instant::now(), &RetryBudget::default());
-        let inbound = &self.worker.inbound;
-        if granted { &inbound.retries_reset } else { &inbound.retries_over_budget }.increment(1);
-        granted
-    }
-
-    /// Decides whether the caller may use the port, for requests or for bytes.
-    pub async fn admit(&self, opaque: bool) -> Result<(), Error> {
-        let policy = self.port.policy().await?;
-        let facts = ConnectionFacts { client: self.identity(), opaque };
-        match decide_inbound(&policy, &facts, &mut ()) {
-            InboundVerdict::Allow => Ok(()),
-            InboundVerdict::Deny { reason, policy } => {
-                let who = self.identity().map_or("a caller without identity", |id| id.as_str());
-                Err(Error::undelivered(Reason::Denied, format!("policy {policy}: {who}: {reason}")))
-            }
-        }
-    }
-}
-
-/// The metrics of a caller of a port, bound now unless they still are.
-fn series(worker: &Worker, port: &InboundPort, identity: Option<&Identity>) -> Rc<Series> {
-    let mut known = port.series.borrow_mut();
-    if let Some((_, series)) = known.iter().find(|(id, _)| id.as_ref() == identity) {
-        return series.clone();
-    }
-    if known.len() >= MAX_BOUND_CALLERS {
-        known.remove(0);
-    }
-    let series = Rc::new(worker.inbound.bind_inbound(identity, &worker.config.workload, port.address.port()));
-    known.push((identity.cloned(), series.clone()));
-    series
 }
 
 /// Serves one request of a peer.
-pub async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Error> {
+pub(crate) async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Error> {
     let Incoming { mut request, interim, record } = incoming;
     record.counted_in(&caller.series);
 
-    // Policy and decision.
     let authority = headers::authority(&request)?;
-    caller.admit(false).await?;
+    let upgrade = headers::upgrade_of(&request);
+    let is_long = upgrade.is_some() || headers::is_grpc(request.headers());
 
-    // Headers. A peer's proxy says which version the application spoke; nobody else's word counts.
+    // Headers. Only a peer's proxy is trusted to say which HTTP version the application spoke.
     let version = match (caller.is_proxy, request.version()) {
         (true, Version::HTTP_2) => headers::take_orig_proto(&mut request)?,
         (_, version) => version,
     };
-    let upgrade = headers::upgrade_of(&request);
     headers::strip_hop_by_hop(request.headers_mut());
     headers::strip_foreign_identities(request.headers_mut());
     let handed = headers::take_mesh(request.headers_mut()).filter(|_| caller.is_proxy);
     let mut request = request.map(Body::without_identity_trailers);
     *request.version_mut() = version;
 
-    // How long the caller, or its proxy, waits.
-    let grpc = version == Version::HTTP_2 && headers::is_grpc(request.headers());
-    let asked = if grpc { deadline::of_grpc(request.headers()) } else { None };
-    let until = deadline::shorter(handed.as_ref().and_then(deadline::of_mesh), asked);
-    let mut late = until.and_then(|limit| record.began().checked_add(limit)).map(deadline::timer);
+    // Policy and decision, by what the application will see. What it may do is decided again when policy changes, for as long as it
+    // is open.
+    let keep = || Some(Kept::of(&request, authority.as_ref(), is_long));
+    let admission = caller.subject.admit(Some(&headers::facts(&request, authority.as_ref())), keep).await?;
+    let revoked = admission.revoked();
+    let mut in_flight = InFlight::default();
+    in_flight.admitted(admission);
 
     // The application.
-    let worker = &caller.worker;
-    let address = caller.port.address;
     if let Some(to) = upgrade {
-        headers::to_h1_form(&mut request, Version::HTTP_11)?;
-        if let Some(to) = to {
-            request.headers_mut().insert(header::UPGRADE, to);
-        }
-        let io = connect::tcp(&worker.transport, address).await.map_err(refused)?;
-        let (app, in_flight) = (Upstream::plain(io).boxed(), InFlight::default());
-        let mut reply =
-            client::send_upgrade(&worker.transport, &worker.inbound, app, request, &interim, in_flight).await?;
-        reply.response = client::from_stranger(reply.response);
-        if reply.upgrade.is_none() {
-            headers::strip_hop_by_hop(reply.response.headers_mut());
-        }
-        return Ok(reply);
+        return unless_revoked(revoked, hand_upgrade(&caller, request, to, &interim, in_flight)).await;
     }
-    let mut in_flight = InFlight::default();
+    // The time limit of the caller, or of its proxy.
+    let grpc = version == Version::HTTP_2 && headers::is_grpc(request.headers());
+    let asked = deadline::of_caller(grpc, request.headers());
+    let until = deadline::shorter(handed.as_ref().and_then(deadline::of_mesh), asked);
+    let mut late = until.and_then(|limit| record.began().checked_add(limit)).map(deadline::timer);
     if version != Version::HTTP_2 {
         in_flight.at_app(caller.share.take().ok_or_else(overloaded)?);
     }
     caller.port.budget.request(record.began());
     let handed = hand_over(&caller, request, authority, &interim, &mut in_flight);
     let answered = within(late.as_mut().map(|late| late.as_mut()), handed);
-    let mut response = answered.await.map_err(refused)?;
+    let mut response = unless_revoked(revoked, answered).await.map_err(refused)?;
 
+    in_flight.admission().into_iter().for_each(Admission::responds);
     headers::strip_hop_by_hop(response.headers_mut());
     let response: Response<Body> = response.map(|body| body.counted(in_flight).limited(late, grpc));
     Ok(response.into())
 }
 
-/// Hands a request to the application, and again on another connection as long as it was certainly not taken on the last
-/// one, which was ending. What may have been handled is repeated once if it is safe, for strangers, and when the
-/// connection was shared, as it may have died of what another caller did: a peer's proxy repeats what is safe itself, for
-/// it knows other endpoints.
+/// Does `work` until policy takes back what it allowed; then it is dropped with all that it does at the application.
+async fn unless_revoked<T>(
+    revoked: impl Future<Output = Error>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        error = revoked => Err(error),
+    }
+}
+
+/// Hands a request that leaves HTTP to the application, on a connection of its own. `to` is the protocol that it asks for.
+async fn hand_upgrade(
+    caller: &Caller,
+    mut request: Request<Body>,
+    to: Option<HeaderValue>,
+    interim: &Interim,
+    in_flight: InFlight,
+) -> Result<Reply, Error> {
+    let worker = &caller.worker;
+    headers::to_h1_form(&mut request, Version::HTTP_11)?;
+    if let Some(to) = to {
+        request.headers_mut().insert(header::UPGRADE, to);
+    }
+    let io = connect::tcp(&worker.transport, caller.port.address).await.map_err(refused)?;
+    let app = Upstream::plain(io).boxed();
+    let mut reply = client::send_upgrade(&worker.transport, &worker.inbound, app, request, interim, in_flight).await?;
+    reply.response = client::from_stranger(reply.response);
+    if reply.upgrade.is_none() {
+        headers::strip_hop_by_hop(reply.response.headers_mut());
+    }
+    Ok(reply)
+}
+
+/// Hands a request to the application. If it was certainly not handled because the connection was ending, it is sent again on
+/// another connection. A safe request that may have been handled is repeated once in two cases: the caller is not a peer's
+/// proxy, or the connection was shared, so that another caller may have caused its end. Otherwise a peer's proxy repeats safe
+/// requests itself, because it knows other endpoints.
 async fn hand_over(
     caller: &Caller,
     request: Request<Body>,
@@ -177,46 +178,50 @@ async fn hand_over(
     interim: &Interim,
     in_flight: &mut InFlight,
 ) -> Result<Response<Body>, Error> {
-    let (worker, address) = (&caller.worker, caller.port.address);
-    let send = async |request, in_flight: &mut InFlight| {
-        let to = client::Plain { address, authority: authority.clone() };
-        let sent = client::send_plain(&worker.transport, &caller.port, to, request, interim, in_flight).await;
+    let (worker, port) = (&caller.worker, &caller.port);
+    let bodiless = request.body().is_end();
+    let is_repeated = request.version() == Version::HTTP_2 || (bodiless && !caller.is_proxy);
+    let is_safe = is_repeated && bodiless && headers::is_safe(request.method());
+    let request = if is_repeated { Repeatable::new(request, KEPT) } else { Repeatable::once(request) };
+    let candidates = Candidates::One(port.app.clone(), &port.budget);
+    let attempts = Attempts::new(&worker.transport.random, &worker.inbound, candidates);
+    let attempts = Attempts { redeliveries: MAX_RECONNECTS, ..attempts };
+    let handed = attempts.run(&mut Handed { worker, request, is_safe, authority, interim, in_flight }).await;
+    handed.map(|(response, _)| response)
+}
+
+/// A request that is handed to the application until it accepts it.
+struct Handed<'h> {
+    worker: &'h Rc<Worker>,
+    request: Repeatable,
+    /// It may be repeated even if it may have been handled.
+    is_safe: bool,
+    authority: Option<Authority>,
+    interim: &'h Interim,
+    in_flight: &'h mut InFlight,
+}
+
+impl Try for Handed<'_> {
+    type Answer = Response<Body>;
+
+    async fn at(&mut self, app: &Rc<Endpoint>) -> Result<Response<Body>, Error> {
+        let to = client::Plain { address: app.info.address, authority: self.authority.clone() };
+        let (transport, request) = (&self.worker.transport, self.request.next()?);
+        let sent = client::send_plain(transport, app, to, request, self.interim, self.in_flight).await;
         if sent.as_ref().is_err_and(|error| error.delivery == Delivery::Unknown) {
-            // Others that are idle are as stale: only a connection of its own tells whether the application is there.
-            caller.port.pool.forget_idle_h1();
+            // Other idle connections are as stale: only a new connection shows whether the application still listens.
+            app.pool.forget_idle_h1();
         }
         sent
-    };
-    let shared = request.version() == Version::HTTP_2;
-    let bodiless = request.body().is_end();
-    let again = shared || (bodiless && !caller.is_proxy);
-    if !again {
-        return send(request, in_flight).await;
     }
-    let safe = bodiless && headers::is_safe(request.method());
-    let (parts, body) = request.into_parts();
-    let source = (!bodiless).then(|| Source::new(body, KEPT));
-    let (mut closing, mut unknown) = (0, 0);
-    loop {
-        let body = match source.as_ref().map(Source::attempt) {
-            None => Body::default(),
-            Some(Some(body)) => body,
-            Some(None) => return Err(Error::undelivered(Reason::BadRequest, "the body ended early")),
-        };
-        let error = match send(Request::from_parts(parts.clone(), body), in_flight).await {
-            Ok(response) => return Ok(response),
-            Err(error) => error,
-        };
-        match error.delivery {
-            Delivery::Closing if closing < MAX_RECONNECTS && source.as_ref().is_none_or(Source::can_begin_again) => {
-                closing += 1;
-            }
-            // It took nothing of this connection yet: once more, and then it is the application that takes nothing.
-            Delivery::Never if closing == 0 && source.as_ref().is_none_or(Source::can_begin_again) => closing += 1,
-            Delivery::Unknown if safe && unknown == 0 && caller.may_retry() => unknown += 1,
-            _ => return Err(error),
-        }
-        tracing::debug!("{address}: {error}; trying again");
+
+    fn can_begin_again(&self) -> bool {
+        self.request.can_begin_again()
+    }
+
+    fn unanswered(&self, error: &Error, is_first: bool) -> Option<&Counter> {
+        let wants = self.is_safe && is_first && error.delivery == Delivery::Unknown;
+        wants.then_some(&self.worker.inbound.retries_reset)
     }
 }
 
@@ -224,7 +229,7 @@ fn overloaded() -> Error {
     Error::undelivered(Reason::Overloaded, "too many requests are at the application (MESH_MAX_APP_REQUESTS)")
 }
 
-/// What never reached the application is worth trying elsewhere.
+/// A request that never reached the application is worth trying elsewhere.
 fn refused(error: Error) -> Error {
     match error.reason {
         Reason::ConnectFailed => Error { reason: Reason::Refused, ..error },
@@ -242,22 +247,8 @@ mod tests {
     use super::*;
     use crate::{connections::Side, http::pool::Pool, worker::tests::worker};
 
-    #[tokio::test]
-    async fn the_metrics_of_a_few_callers_stay_bound() {
-        let worker = worker(&[]);
-        let port = worker.port(([127, 0, 0, 1], 80).into());
-        let bound = |n: usize| {
-            let identity = Identity::new("cluster.local", "shop", &format!("caller-{n}")).unwrap();
-            series(&worker, &port, Some(&identity))
-        };
-        let (first, second) = (bound(0), bound(1));
-        (2..=MAX_BOUND_CALLERS).for_each(|n| drop(bound(n)));
-        assert_eq!(port.series.borrow().len(), MAX_BOUND_CALLERS);
-        assert!(Rc::ptr_eq(&second, &bound(1)) && !Rc::ptr_eq(&first, &bound(0)), "the one bound first made room");
-    }
-
-    /// Of an application that takes so many streams of a connection and refuses the others: how the second request of two ends,
-    /// and how many it saw.
+    /// With an application that accepts `taken` streams of a connection and refuses the others: how the second request of two
+    /// ends, and how many requests it saw.
     async fn second_of_two(taken: usize) -> (Option<Delivery>, usize) {
         let (worker, asked) = (worker(&[]), Rc::new(Cell::new(0)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -322,7 +313,7 @@ mod tests {
                 async move { connect::tcp(&worker.transport, address).await.map(Upstream::plain) }
             };
             for _ in 0..MAX_RECONNECTS + 3 {
-                let connection = Pool::acquire(&worker.transport, &port, connect).await.ok().unwrap();
+                let connection = Pool::acquire(&worker.transport, &port.app, connect).await.ok().unwrap();
                 (0..2).for_each(|_| connection.enter());
                 others.push(connection);
             }

@@ -14,10 +14,10 @@ use mesh_policy::{BackendTarget, Mirror, ServiceRef};
 use smallvec::SmallVec;
 
 use super::{
-    Body, Interim, call, deadline, headers,
+    Body, Interim, attempt, deadline, headers,
     in_flight::InFlight,
+    mirror_body::{MirrorCopy, Mirrored},
     mirrored::{Mirrors, Outcome},
-    tee::{Copy, Tee},
 };
 use crate::{error::Delivery, worker::Worker};
 
@@ -25,7 +25,12 @@ use crate::{error::Delivery, worker::Worker};
 const MOST_ANSWER: usize = 1024 * 1024;
 
 /// Sends copies of a request that is ready to go out; gives it back with a body that feeds them.
-pub fn send(worker: &Rc<Worker>, mirrors: &[&Mirror], request: Request<Body>, authority: &Authority) -> Request<Body> {
+pub(crate) fn send(
+    worker: &Rc<Worker>,
+    mirrors: &[&Mirror],
+    request: Request<Body>,
+    authority: &Authority,
+) -> Request<Body> {
     let mut services: SmallVec<[&ServiceRef; 1]> = SmallVec::new();
     for mirror in mirrors {
         let room = worker.config.limits.mirrors.saturating_sub(worker.mirrors.under_way());
@@ -39,16 +44,16 @@ pub fn send(worker: &Rc<Worker>, mirrors: &[&Mirror], request: Request<Body>, au
         return request;
     }
     let (parts, body) = request.into_parts();
-    let (body, mut copies): (Body, SmallVec<[Copy; 1]>) = if body.is_end() {
+    let (body, mut copies): (Body, SmallVec<[MirrorCopy; 1]>) = if body.is_end() {
         (body, SmallVec::new())
     } else {
-        let (tee, copies) = Tee::new(body, services.len());
-        (tee.into(), copies)
+        let (mirrored, copies) = Mirrored::new(body, services.len());
+        (mirrored.into(), copies)
     };
     let request = Request::from_parts(parts, body);
     for service in services {
         let copy = copies.pop();
-        let is_cut = copy.as_ref().map(Copy::watch);
+        let is_cut = copy.as_ref().map(MirrorCopy::watch);
         let mut twin = Request::new(copy.map_or_else(Body::default, Body::from));
         *twin.method_mut() = request.method().clone();
         *twin.uri_mut() = request.uri().clone();
@@ -83,18 +88,19 @@ async fn send_one(
 ) -> Outcome {
     let Ok(balancer) = worker.balancer(service).await else { return Outcome::NoEndpoints };
     let sent = Instant::now();
-    let Some(endpoint) = balancer.pick(&worker.random, sent, &[]) else { return Outcome::NoEndpoints };
+    let Some(endpoint) = balancer.pick(&worker.transport.random, sent, &[]) else { return Outcome::NoEndpoints };
     let mut in_flight = InFlight::on(endpoint.clone());
     // The mirror is told how long anybody reads what it says, which is never longer than its caller waits.
     let grpc = headers::is_grpc(request.headers());
-    let asked = if grpc { deadline::of_grpc(request.headers()) } else { None };
+    let asked = deadline::of_caller(grpc, request.headers());
     let until = sent + asked.map_or(limit, |asked| asked.min(limit));
-    let hop = call::Hop { transport: &worker.transport, endpoint: &endpoint, authority, deadline: Some(until), grpc };
-    let response = match hop.send(request, &Interim::None, &mut in_flight).await {
+    let attempt =
+        attempt::Attempt { transport: &worker.transport, endpoint: &endpoint, authority, deadline: Some(until), grpc };
+    let response = match attempt.send(request, &Interim::None, &mut in_flight).await {
         Ok(response) => response,
         Err(error) => {
             if error.delivery == Delivery::Never && error.is_of_the_endpoint() {
-                endpoint.refused(Instant::now());
+                endpoint.eject(Instant::now());
             }
             tracing::debug!("a mirrored request for {service}: {error}");
             return Outcome::Failed;

@@ -35,14 +35,14 @@ impl Outcome {
 }
 
 /// The copies that a worker has under way, and how those before them ended.
-pub struct Mirrors {
+pub(crate) struct Mirrors {
     under_way: Cell<usize>,
     counters: [(Outcome, Counter); Outcome::ALL.len()],
 }
 
 impl Mirrors {
     /// None yet.
-    pub fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         let counter = |result| metrics.counter("mesh_mirrored_total", &[("result", result)]);
         Self { under_way: Cell::new(0), counters: Outcome::ALL.map(|(outcome, name)| (outcome, counter(name))) }
     }

@@ -1,34 +1,34 @@
 //! HTTP: the servers that face applications and peers, the exchange of one request, and the clients behind it.
 //!
-//! Reading order: [`server`] (a connection becomes requests), [`exchange`] (one request, every phase), `call` (its
-//! attempts), [`client`] (a request on an upstream connection). [`h1`] and [`h2`] are the two framings, [`headers`] the
+//! Reading order: [`server`] (a connection becomes requests), [`outbound`] and [`inbound`] (one
+//! request, every phase), `attempt` (one of its attempts), [`client`] (a request on an upstream connection). [`h1`] and [`h2`] are the two framings, [`headers`] the
 //! rules of forwarding.
 
-pub mod answer;
-pub mod app_places;
-pub mod body;
-mod call;
-pub mod client;
+pub(crate) mod answer;
+pub(crate) mod app_places;
+mod attempt;
+pub(crate) mod body;
+pub(crate) mod client;
 mod deadline;
-pub mod exchange;
 pub(crate) mod frame_guard;
-pub mod h1;
-pub mod h2;
-pub mod headers;
+pub(crate) mod h1;
+pub(crate) mod h2;
+pub(crate) mod headers;
 mod hpack_text;
-pub mod in_flight;
-pub mod inbound;
+pub(crate) mod in_flight;
+pub(crate) mod inbound;
 mod judge;
-pub mod mirror;
+mod local_reply;
+pub(crate) mod mirror;
+mod mirror_body;
 pub(crate) mod mirrored;
-pub mod own;
+pub(crate) mod outbound;
 mod path_watch;
-pub mod pool;
-pub mod replay;
-pub mod server;
-pub mod session;
+pub(crate) mod pool;
+pub(crate) mod replay;
+pub(crate) mod server;
+pub(crate) mod session;
 pub(crate) mod settings;
-mod tee;
 mod upgrade;
 
 use std::{cell::RefCell, rc::Rc};
@@ -37,12 +37,12 @@ use ::h2::server::SendResponse;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 
-pub use body::{Body, BodyError};
+pub(crate) use body::Body;
 
 use crate::record::Record;
 
 /// One request on its way in.
-pub struct Incoming {
+pub(crate) struct Incoming {
     /// Head and body as received.
     pub request: Request<Body>,
     /// Where interim responses go.
@@ -52,7 +52,7 @@ pub struct Incoming {
 }
 
 /// What goes back.
-pub struct Reply {
+pub(crate) struct Reply {
     /// Head and body.
     pub response: Response<Body>,
     /// What takes over the connection after a 101, or a 2xx to CONNECT.
@@ -66,11 +66,11 @@ impl From<Response<Body>> for Reply {
 }
 
 /// Takes over a connection that stopped speaking HTTP, and with its entry its place among those that are open.
-pub type Upgrade = Box<dyn FnOnce(Box<dyn crate::io::Io>, Rc<crate::connections::Entry>)>;
+pub(crate) type Upgrade = Box<dyn FnOnce(Box<dyn crate::io::Io>, Rc<crate::connections::Entry>)>;
 
 /// Sends 1xx responses towards the client (RFC 9110 section 15.2).
 #[derive(Clone)]
-pub enum Interim {
+pub(crate) enum Interim {
     /// The client cannot take any.
     None,
     /// An HTTP/1.1 client.
@@ -84,7 +84,7 @@ impl Interim {
     /// of the connection that it came on, which would make it malformed in HTTP/2, and without a length, for it has no
     /// content (RFC 9110 section 8.6). 101 is no news but a switch, and never goes this way. A failure shows again when the
     /// final response is sent.
-    pub fn send(&self, status: StatusCode, headers: &HeaderMap) {
+    pub(crate) fn send(&self, status: StatusCode, headers: &HeaderMap) {
         if matches!(self, Self::None) || status == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }

@@ -1,7 +1,7 @@
-//! The upstream connections of a worker to one place.
+//! The upstream connections of a worker to one address.
 //!
-//! A request never waits for a stream of another: a connection takes no more streams than its window holds stream
-//! windows, and another connection opens before that.
+//! A request never waits for another request's stream. A connection takes no more streams than its window holds stream
+//! windows, and another connection is opened before that limit.
 
 use std::{
     cell::{Cell, RefCell},
@@ -28,25 +28,25 @@ use super::{
     settings::{MAX_FRAME, connection_window, header_list_size},
 };
 use crate::{
-    coalesce::Coalesced,
     connect::Upstream,
     connections::Stage,
-    error::{Delivery, Error, Reason},
+    error::{Error, Reason},
     io::Io,
     transport::Transport,
+    write_buffer::WriteBuffer,
 };
 
-/// Connections to one place.
+/// Connections to one address.
 #[derive(Default)]
-pub struct Pool {
+pub(crate) struct Pool {
     h2: RefCell<SmallVec<[Rc<H2Connection>; 1]>>,
     connecting: RefCell<Option<Rc<Connecting>>>,
     idle_h1: RefCell<Vec<(h1::client::Connection<TcpStream>, Instant)>>,
 }
 
 /// One HTTP/2 connection.
-pub struct H2Connection {
-    /// `None` when no request begins on it any more.
+pub(crate) struct H2Connection {
+    /// `None` when no new request begins on it.
     send: RefCell<Option<SendRequest<Bytes>>>,
     streams: Cell<u32>,
     /// A response came on it.
@@ -61,8 +61,8 @@ struct Connecting {
 }
 
 impl Pool {
-    /// A connection with room for one more stream, opening one with `connect` when those there are full.
-    pub async fn acquire<C, F, T>(
+    /// A connection with room for one more stream. Opens one with `connect` when the open ones are full.
+    pub(crate) async fn acquire<C, F, T>(
         transport: &Rc<Transport>,
         owner: &Rc<impl AsRef<Pool> + 'static>,
         connect: C,
@@ -81,15 +81,15 @@ impl Pool {
         }
     }
 
-    /// A connection that has room for one more stream; the first that does, so that few are open.
+    /// The first connection that has room for one more stream. Taking the first keeps few open.
     fn free(&self, limit: u32) -> Option<Rc<H2Connection>> {
         let mut connections = self.h2.borrow_mut();
         connections.retain(|c| c.send.borrow().is_some());
         connections.iter().find(|c| c.has_room(limit)).cloned()
     }
 
-    /// Opens one more connection, or waits for the attempt that is under way. The attempt outlives a request that is
-    /// cancelled: others may wait for it.
+    /// Opens one more connection, or waits for the attempt in progress. The attempt continues when a request is cancelled,
+    /// because others may wait for it.
     async fn connect<C, F, T>(
         &self,
         transport: &Rc<Transport>,
@@ -102,11 +102,8 @@ impl Pool {
         T: Io,
     {
         if self.h2.borrow().len() >= transport.config.limits.endpoint_connections {
-            return Err(Error {
-                reason: Reason::Overloaded,
-                delivery: Delivery::Begun,
-                detail: "all connections to the endpoint are full (MESH_MAX_ENDPOINT_CONNECTIONS)".into(),
-            });
+            let full = "all connections to the endpoint are full (MESH_MAX_ENDPOINT_CONNECTIONS)";
+            return Err(Error::begun(Reason::Overloaded, full));
         }
         let under_way = self.connecting.borrow().clone();
         let attempt = under_way.unwrap_or_else(|| {
@@ -133,14 +130,14 @@ impl Pool {
         }
     }
 
-    /// Closes the idle HTTP/1 connections: one just ended without an answer, so the server may be gone, and what is still
-    /// open may only not have heard of it.
-    pub fn forget_idle_h1(&self) {
+    /// Closes the idle HTTP/1 connections. One just ended without an answer, so the server may be gone, and the others may
+    /// only not have noticed yet.
+    pub(crate) fn forget_idle_h1(&self) {
         self.idle_h1.borrow_mut().clear();
     }
 
     /// An idle HTTP/1 connection that is still open.
-    pub fn take_h1(&self, transport: &Transport) -> Option<h1::client::Connection<TcpStream>> {
+    pub(crate) fn take_h1(&self, transport: &Transport) -> Option<h1::client::Connection<TcpStream>> {
         let mut idle = self.idle_h1.borrow_mut();
         while let Some((mut connection, since)) = idle.pop() {
             if since.elapsed() < transport.config.times.pool_idle && connection.is_open() {
@@ -150,8 +147,8 @@ impl Pool {
         None
     }
 
-    /// Keeps an HTTP/1 connection for the next request; the oldest go when there are too many or they are too old.
-    pub fn put_h1(&self, transport: &Transport, connection: h1::client::Connection<TcpStream>) {
+    /// Keeps an HTTP/1 connection for the next request; the oldest are closed when there are too many or they are too old.
+    pub(crate) fn put_h1(&self, transport: &Transport, connection: h1::client::Connection<TcpStream>) {
         let mut idle = self.idle_h1.borrow_mut();
         let now = Instant::now();
         let limit = transport.config.times.pool_idle;
@@ -169,7 +166,7 @@ impl H2Connection {
     }
 
     /// Begins a stream.
-    pub fn begin(&self, head: Request<()>, end: bool) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+    pub(crate) fn begin(&self, head: Request<()>, end: bool) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         match &mut *self.send.borrow_mut() {
             Some(send) => send.send_request(head, end),
             None => Err(h2::Reason::REFUSED_STREAM.into()),
@@ -177,32 +174,32 @@ impl H2Connection {
     }
 
     /// One more request uses it.
-    pub fn enter(&self) {
+    pub(crate) fn enter(&self) {
         self.streams.set(self.streams.get() + 1);
     }
 
     /// One less.
-    pub fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.streams.set(self.streams.get().saturating_sub(1));
     }
 
     /// A response came on it.
-    pub fn answered(&self) {
+    pub(crate) fn answered(&self) {
         self.has_answered.set(true);
     }
 
-    /// Whether its server has taken other requests than the one that asks.
-    pub fn serves_others(&self) -> bool {
+    /// Whether its server has accepted requests other than the current one.
+    pub(crate) fn serves_others(&self) -> bool {
         self.has_answered.get() || self.streams.get() > 1
     }
 
-    /// Takes no further request: its server refused one that another connection may well be granted.
-    pub fn retire(&self) {
+    /// Accepts no more requests: its server refused one that another connection may accept.
+    pub(crate) fn retire(&self) {
         self.send.replace(None);
     }
 
-    /// Whether a stream can begin now: within our limit and the peer's, beyond which `h2` would queue it. An error means
-    /// that the connection is over.
+    /// Whether a stream can begin now: within our limit and the peer's, beyond which `h2` would queue it. An error means that
+    /// the connection has ended.
     fn has_room(&self, limit: u32) -> bool {
         let mut held = self.send.borrow_mut();
         let Some(send) = &mut *held else { return false };
@@ -224,7 +221,7 @@ impl H2Connection {
 async fn open<T: Io>(transport: &Transport, upstream: Upstream<T>) -> Result<Rc<H2Connection>, Error> {
     let limits = &transport.config.limits;
     let Upstream { io, entry } = upstream;
-    let stream = Coalesced::new(io, FrameGuard::new(Side::Client, FREE_FOR_PROXIES));
+    let stream = WriteBuffer::new(io, FrameGuard::new(Side::Client, FREE_FOR_PROXIES));
     let handshake = h2::client::Builder::new()
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(connection_window(limits, limits.streams))
@@ -273,7 +270,7 @@ async fn open<T: Io>(transport: &Transport, upstream: Upstream<T>) -> Result<Rc<
     Ok(connection)
 }
 
-/// No request begins on it any more; it ends with those that are under way.
+/// No new request begins on it; it ends with the requests in flight.
 fn leave(connection: &Weak<H2Connection>) {
     if let Some(connection) = connection.upgrade() {
         connection.send.take();
@@ -357,19 +354,19 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_gets_no_more_connections_than_it_may() {
         let worker = worker(&[("MESH_MAX_ENDPOINT_CONNECTIONS", "2")]);
-        let endpoint = worker.port(([127, 0, 0, 1], 80).into());
+        let port = worker.port(([127, 0, 0, 1], 80).into());
         let opened = Cell::new(0);
         let connect = || {
             opened.set(opened.get() + 1);
             async { Err::<Upstream<TcpStream>, _>(Error::undelivered(Reason::ConnectFailed, "not here")) }
         };
-        let acquire = async || Pool::acquire(&worker.transport, &endpoint, connect).await.map(drop).unwrap_err().reason;
+        let acquire = async || Pool::acquire(&worker.transport, &port.app, connect).await.map(drop).unwrap_err().reason;
         for full in [1, 2] {
             let tried = tokio::task::LocalSet::new().run_until(acquire()).await;
             assert_eq!((tried, opened.get()), (Reason::ConnectFailed, full), "there may be one more");
             let connection = connection().await;
             connection.streams.set(worker.config.limits.streams);
-            endpoint.pool.h2.borrow_mut().push(connection);
+            port.app.pool.h2.borrow_mut().push(connection);
         }
         assert_eq!((acquire().await, opened.get()), (Reason::Overloaded, 2));
     }

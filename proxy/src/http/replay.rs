@@ -12,13 +12,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Method, Request, request};
 use http_body::{Body as _, Frame};
 
 use super::body::{Body, BodyError};
+use crate::error::{Error, Reason};
 
 /// The body of one attempt.
-pub struct Replay {
+pub(crate) struct Replay {
     shared: Rc<RefCell<Shared>>,
     /// The next kept chunk to yield again.
     next: usize,
@@ -43,11 +44,11 @@ struct Shared {
 }
 
 /// Makes the bodies of successive attempts.
-pub struct Source(Rc<RefCell<Shared>>);
+pub(crate) struct Source(Rc<RefCell<Shared>>);
 
 impl Source {
     /// Keeps up to `limit` bytes of `source`.
-    pub fn new(source: Body, limit: usize) -> Self {
+    pub(crate) fn new(source: Body, limit: usize) -> Self {
         Self(Rc::new(RefCell::new(Shared {
             source,
             kept: Vec::new(),
@@ -62,12 +63,12 @@ impl Source {
     }
 
     /// Whether there can be one more attempt: not too much was taken.
-    pub fn can_begin_again(&self) -> bool {
+    pub(crate) fn can_begin_again(&self) -> bool {
         !self.0.borrow().overflowed
     }
 
     /// The body of the next attempt; `None` when too much was taken.
-    pub fn attempt(&self) -> Option<Body> {
+    pub(crate) fn attempt(&self) -> Option<Body> {
         let mut shared = self.0.borrow_mut();
         if shared.overflowed {
             return None;
@@ -75,6 +76,57 @@ impl Source {
         shared.attempt += 1;
         let attempt = shared.attempt;
         Some(Replay { shared: self.0.clone(), next: 0, attempt, ended: false }.into())
+    }
+}
+
+/// A request for as many attempts as can be made of it.
+pub(crate) struct Repeatable {
+    /// Its method.
+    pub(crate) method: Method,
+    left: Left,
+}
+
+/// What is left of a request for another attempt.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one for each request, and a box would be one more allocation of each"
+)]
+enum Left {
+    /// It is for one attempt.
+    Once(Option<Request<Body>>),
+    /// It can begin again, with its body as long as little of that was taken.
+    Again(request::Parts, Option<Source>),
+}
+
+impl Repeatable {
+    /// Keeps the head, and up to `limit` bytes of the body.
+    pub(crate) fn new(request: Request<Body>, limit: usize) -> Self {
+        let (head, body) = request.into_parts();
+        let source = (!body.is_end()).then(|| Source::new(body, limit));
+        Self { method: head.method.clone(), left: Left::Again(head, source) }
+    }
+
+    /// Keeps nothing.
+    pub(crate) fn once(request: Request<Body>) -> Self {
+        Self { method: request.method().clone(), left: Left::Once(Some(request)) }
+    }
+
+    /// Whether there can be one more attempt.
+    pub(crate) fn can_begin_again(&self) -> bool {
+        match &self.left {
+            Left::Once(_) => false,
+            Left::Again(_, source) => source.as_ref().is_none_or(Source::can_begin_again),
+        }
+    }
+
+    /// The request for the next attempt.
+    pub(crate) fn next(&mut self) -> Result<Request<Body>, Error> {
+        let request = match &mut self.left {
+            Left::Once(request) => request.take(),
+            Left::Again(head, None) => Some(Request::from_parts(head.clone(), Body::default())),
+            Left::Again(head, Some(source)) => source.attempt().map(|body| Request::from_parts(head.clone(), body)),
+        };
+        request.ok_or_else(|| Error::undelivered(Reason::BadRequest, "the body ended early"))
     }
 }
 
@@ -87,7 +139,7 @@ impl Drop for Source {
 
 impl Replay {
     /// Whether nothing more will come.
-    pub fn is_end(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         let shared = self.shared.borrow();
         (shared.ended || shared.source.is_end())
             && self.next >= shared.kept.len()

@@ -29,7 +29,7 @@ const SKEW_SECONDS: u32 = 300;
 const TOKEN_LENGTH: usize = 32;
 
 /// One request of a rule with sessions.
-pub struct Session<'p> {
+pub(crate) struct Session<'p> {
     persistence: &'p SessionPersistence,
     /// What the request carries, if it may be used.
     token: Option<Token>,
@@ -49,7 +49,7 @@ struct Token {
 
 impl<'p> Session<'p> {
     /// The session of a request with these headers.
-    pub fn of(persistence: &'p SessionPersistence, headers: &HeaderMap, now: SystemTime) -> Self {
+    pub(crate) fn of(persistence: &'p SessionPersistence, headers: &HeaderMap, now: SystemTime) -> Self {
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX));
         let lives = |token: &Token| match persistence.absolute_timeout {
             None => true,
@@ -65,7 +65,7 @@ impl<'p> Session<'p> {
     /// The endpoint that the session is with and its backend, as long as the endpoint is there and takes requests. `chosen`
     /// is the backend by weight, beside which others count only if sessions go before weights. Backends of weight 0 never
     /// do: who drains one means its sessions, too.
-    pub async fn endpoint<'r>(
+    pub(crate) async fn endpoint<'r>(
         &self,
         worker: &Worker,
         rule: &'r Rule,
@@ -93,7 +93,7 @@ impl<'p> Session<'p> {
 
     /// Puts the session into a response of this endpoint, unless the client has it already. `matched` is the match of the
     /// rule that held.
-    pub fn give(
+    pub(crate) fn give(
         &self,
         headers: &mut HeaderMap,
         matched: Option<&RequestMatch>,
@@ -188,9 +188,13 @@ fn hash(seed: u64, bytes: &[u8]) -> u64 {
     mixed ^ (mixed >> 33)
 }
 
-/// Of a Service's namespace, name and port, from FNV's offset basis.
+/// Of a Service's cluster, namespace, name and port, from FNV's offset basis.
 fn of_service(service: &ServiceRef) -> u64 {
-    let namespace = hash(0xcbf2_9ce4_8422_2325, service.namespace.as_bytes());
+    let cluster = service.cluster.as_ref().map_or(0xcbf2_9ce4_8422_2325, |cluster| {
+        // No namespace has a slash: none of this cluster has such a beginning.
+        hash(0xcbf2_9ce4_8422_2325, format!("{cluster}/").as_bytes())
+    });
+    let namespace = hash(cluster, service.namespace.as_bytes());
     hash(hash(namespace, service.name.as_bytes()), &service.port.to_be_bytes())
 }
 
@@ -218,7 +222,7 @@ mod tests {
     }
 
     fn service() -> ServiceRef {
-        ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 }
+        ServiceRef::new("shop", "web", 80)
     }
 
     fn at(seconds: u64) -> SystemTime {

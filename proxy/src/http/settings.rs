@@ -4,21 +4,21 @@ use super::h1;
 use crate::config::{Config, Limits};
 
 /// DATA frames up to this size, both ways: four TLS records, so that a 64 KiB body is one frame.
-pub const MAX_FRAME: u32 = 64 * 1024;
+pub(crate) const MAX_FRAME: u32 = 64 * 1024;
 
 /// HTTP/2 counts 32 bytes beyond name and value for each field (RFC 9113 section 6.5.2).
-pub fn header_list_size(limits: &Limits) -> u32 {
+pub(crate) fn header_list_size(limits: &Limits) -> u32 {
     u32::try_from(limits.header_bytes + 32 * limits.headers).unwrap_or(u32::MAX)
 }
 
 /// The window of a whole connection: as many stream windows as it has streams, as far as HTTP/2 can count (RFC 9113
 /// section 6.9.1).
-pub fn connection_window(limits: &Limits, streams: u32) -> u32 {
+pub(crate) fn connection_window(limits: &Limits, streams: u32) -> u32 {
     limits.stream_window.saturating_mul(streams).min(i32::MAX as u32)
 }
 
 /// The limits of HTTP/1 connections.
-pub fn h1_config(config: &Config) -> h1::Config {
+pub(crate) fn h1_config(config: &Config) -> h1::Config {
     h1::Config {
         max_headers: config.limits.headers,
         max_head_bytes: config.limits.header_bytes,

@@ -1,88 +1,73 @@
 //! A request that leaves HTTP (`Upgrade`, CONNECT): a connection of its own, and another endpoint as long as it was never
 //! delivered. It is never retried after that, nor mirrored.
 
-use std::{rc::Rc, time::Instant};
+use std::rc::Rc;
 
-use http::{HeaderValue, Method, Request, Version, header};
+use http::{HeaderValue, Method, Request, Version, header, uri::Authority};
 
-use super::{
-    Body, Reply,
-    call::{Addresses, Call},
-    client, headers,
-    in_flight::InFlight,
-    replay::Source,
-};
+use super::{Body, Interim, Reply, client, headers, in_flight::InFlight, replay::Repeatable};
 use crate::{
+    attempts::Try,
     balance::Endpoint,
-    connect::{self, Upstream},
-    error::{Delivery, Error, Reason},
+    connect,
+    error::{Error, Reason},
+    record::Record,
+    worker::Worker,
 };
 
-impl Call<'_> {
-    /// The loop of attempts; the response of the last one and who gave it. `to` is the protocol that is asked for.
-    pub async fn upgrade(
-        &self,
+/// A request that leaves HTTP, sent to endpoints until one takes it.
+pub(super) struct Upgrading<'u> {
+    worker: &'u Rc<Worker>,
+    record: &'u Record,
+    interim: &'u Interim,
+    request: Repeatable,
+}
+
+impl<'u> Upgrading<'u> {
+    /// `to` is the protocol that is asked for.
+    pub(super) fn new(
+        worker: &'u Rc<Worker>,
+        record: &'u Record,
+        interim: &'u Interim,
+        authority: &Authority,
         mut request: Request<Body>,
         to: Option<HeaderValue>,
-    ) -> Result<(Reply, Rc<Endpoint>), Error> {
-        let mut tried = Addresses::new();
+    ) -> Result<Self, Error> {
         headers::to_h1_form(&mut request, Version::HTTP_11)?;
         if request.method() != Method::CONNECT {
-            headers::set_host(&mut request, &self.authority)?;
+            headers::set_host(&mut request, authority)?;
         }
         if let Some(to) = to {
             request.headers_mut().insert(header::UPGRADE, to);
         }
-        let (parts, body) = request.into_parts();
-        let source = Source::new(body, self.worker.config.limits.stream_window as usize);
-        let mut last = None;
-        loop {
-            let stays = self.stays.clone().filter(|_| tried.is_empty());
-            let Some(endpoint) = stays.or_else(|| self.places.pick(self.worker, &tried)) else {
-                return Err(last.unwrap_or_else(|| Error::undelivered(Reason::NoEndpoints, self.places.name())));
-            };
-            let body = match (source.attempt(), last) {
-                (Some(body), _) => body,
-                (None, Some(error)) => return Err(error),
-                (None, None) => return Err(Error::undelivered(Reason::BadRequest, "the body ended early")),
-            };
-            match self.upgrade_at(&endpoint, Request::from_parts(parts.clone(), body)).await {
-                Ok(reply) => return Ok((reply, endpoint)),
-                Err(error) if error.delivery == Delivery::Never && error.is_of_the_endpoint() => {
-                    endpoint.refused(Instant::now());
-                    tried.push(endpoint.info.address);
-                    if tried.len() > self.redeliveries() {
-                        return Err(error);
-                    }
-                    self.worker.outbound.retries_refused.increment(1);
-                    tracing::debug!("{}: {error}; trying another endpoint", self.places.name());
-                    last = Some(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        let request = Repeatable::new(request, worker.config.limits.stream_window as usize);
+        Ok(Self { worker, record, interim, request })
     }
+}
 
-    /// One attempt at one endpoint. A peer marks what it could not hand to its application.
-    async fn upgrade_at(&self, endpoint: &Rc<Endpoint>, request: Request<Body>) -> Result<Reply, Error> {
+impl Try for Upgrading<'_> {
+    type Answer = Reply;
+
+    /// A peer marks what it could not hand to its application.
+    async fn at(&mut self, endpoint: &Rc<Endpoint>) -> Result<Reply, Error> {
+        let request = self.request.next()?;
         let address = endpoint.info.address;
         self.record.endpoint(endpoint);
         let in_flight = InFlight::on(endpoint.clone());
         let transport = &self.worker.transport;
-        let upstream = match &endpoint.info.identity {
-            None => Upstream::plain(connect::tcp(transport, address).await?).boxed(),
-            Some(id) => connect::mesh(transport, address, id, &transport.tls.client_h1).await?.boxed(),
-        };
-        let sent = client::send_upgrade(transport, &self.worker.outbound, upstream, request, &self.interim, in_flight);
+        let upstream = connect::endpoint(transport, &endpoint.info, &transport.tls.client_h1).await?;
+        let sent = client::send_upgrade(transport, &self.worker.outbound, upstream, request, self.interim, in_flight);
         let mut reply = sent.await?;
         if endpoint.info.identity.is_none() {
             reply.response = client::from_stranger(reply.response);
         } else if reply.response.headers().contains_key(headers::NEVER_DELIVERED) {
-            return Err(Error::undelivered(
-                Reason::Refused,
-                format!("{address}: its application accepts no connection"),
-            ));
+            let detail = format!("{address}: its application accepts no connection");
+            return Err(Error::undelivered(Reason::Refused, detail));
         }
         Ok(reply)
+    }
+
+    fn can_begin_again(&self) -> bool {
+        self.request.can_begin_again()
     }
 }

@@ -13,7 +13,7 @@ use std::{
 ///
 /// # Errors
 /// The list cannot be read, or is not understood.
-pub fn reachable() -> io::Result<Option<Ipv6Addr>> {
+pub(super) fn reachable() -> io::Result<Option<Ipv6Addr>> {
     match fs::read_to_string("/proc/self/net/if_inet6") {
         Ok(list) => reachable_of(&list),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

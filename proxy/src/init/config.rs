@@ -3,6 +3,8 @@
 
 use std::{fmt, net::IpAddr, ops::RangeInclusive};
 
+use mesh_policy::well_known::{ADMIN_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, PROXY_UID};
+
 use crate::config::{ConfigError, Env, parse};
 
 /// Items of one skip list. Each is a rule that the first packet of a connection may meet, and one message of the batch.
@@ -11,11 +13,11 @@ const PORTS: &str = "a list of at most 256 ports and ranges such as 3306,8000-80
 const NETWORKS: &str = "a list of at most 256 networks such as 10.1.0.0/16,fd00:1::/32";
 const PORT: &str = "a port from 1 to 65535";
 /// The proxy's own pages on the pod's address; kubelet and Prometheus read them without the proxy in between.
-const OWN_PORTS: RangeInclusive<u16> = 4691..=4692;
+const OWN_PORTS: RangeInclusive<u16> = ADMIN_PORT..=METRICS_PORT;
 
 /// A network in CIDR notation, its host bits zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
+pub(super) struct Network {
     /// The network's address.
     pub address: IpAddr,
     /// Bits that count.
@@ -24,7 +26,7 @@ pub struct Network {
 
 /// The configuration of the redirection.
 #[derive(Clone, Debug)]
-pub struct InitConfig {
+pub(super) struct InitConfig {
     /// `MESH_PROXY_UID`, 4640: the user that the proxy runs as; its connections are never redirected.
     pub proxy_uid: u32,
     /// `MESH_OUTBOUND_PORT`, 4640: where connections of the application go.
@@ -41,13 +43,13 @@ pub struct InitConfig {
 
 impl InitConfig {
     /// Reads all variables. The first one that is malformed is the error.
-    pub fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
+    pub(super) fn from_env(env: &impl Env) -> Result<Self, ConfigError> {
         let mut skip_inbound_ports = vec![OWN_PORTS];
         skip_inbound_ports.extend(list(env, "MESH_SKIP_INBOUND_PORTS", PORTS, ports)?);
         Ok(Self {
-            proxy_uid: parse(env, "MESH_PROXY_UID", "4640", "a numeric user id such as 4640")?,
-            outbound_port: port(env, "MESH_OUTBOUND_PORT", "4640")?,
-            inbound_port: port(env, "MESH_INBOUND_PORT", "4643")?,
+            proxy_uid: parse(env, "MESH_PROXY_UID", &PROXY_UID.to_string(), "a numeric user id such as 4640")?,
+            outbound_port: port(env, "MESH_OUTBOUND_PORT", OUTBOUND_PORT)?,
+            inbound_port: port(env, "MESH_INBOUND_PORT", INBOUND_PORT)?,
             skip_inbound_ports,
             skip_outbound_ports: list(env, "MESH_SKIP_OUTBOUND_PORTS", PORTS, ports)?,
             skip_outbound_networks: list(env, "MESH_SKIP_OUTBOUND_CIDRS", NETWORKS, network)?,
@@ -57,12 +59,12 @@ impl InitConfig {
 
 impl Network {
     /// Whether an address is in it.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.address.is_ipv4() && masked(address, self.prefix) == self.address
     }
 
     /// The mask as bytes, as long as the address.
-    pub fn mask(&self) -> Vec<u8> {
+    pub(super) fn mask(&self) -> Vec<u8> {
         octets(masked(
             if self.address.is_ipv4() { IpAddr::from([255; 4]) } else { IpAddr::from([255; 16]) },
             self.prefix,
@@ -77,7 +79,7 @@ impl fmt::Display for Network {
 }
 
 /// An address as it is in a packet.
-pub fn octets(address: IpAddr) -> Vec<u8> {
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -92,8 +94,8 @@ fn masked(address: IpAddr, prefix: u8) -> IpAddr {
     }
 }
 
-fn port(env: &impl Env, name: &'static str, default: &str) -> Result<u16, ConfigError> {
-    let port: u16 = parse(env, name, default, PORT)?;
+fn port(env: &impl Env, name: &'static str, default: u16) -> Result<u16, ConfigError> {
+    let port: u16 = parse(env, name, &default.to_string(), PORT)?;
     if port == 0 {
         return Err(ConfigError::Invalid { name, value: "0".into(), expected: PORT });
     }

@@ -50,7 +50,7 @@ fn number(family: Family) -> u8 {
 
 /// Messages under construction.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub(super) struct Batch {
     bytes: Vec<u8>,
     /// What each message is about, by its sequence number, for errors.
     pub about: Vec<String>,
@@ -58,7 +58,7 @@ pub struct Batch {
 
 impl Batch {
     /// Everything that replaces the table at once: nothing sees a state in between.
-    pub fn replace(set: &Ruleset) -> Self {
+    pub(super) fn replace(set: &Ruleset) -> Self {
         let mut batch = Self::default();
         batch.envelope(BATCH_BEGIN);
         // A table that is not there cannot be deleted, so it is made first.
@@ -76,7 +76,7 @@ impl Batch {
     }
 
     /// Asks for every chain (`rules` false) of the family, or every rule of the table.
-    pub fn list(family: Family, rules: bool) -> Self {
+    pub(super) fn list(family: Family, rules: bool) -> Self {
         let mut batch = Self::default();
         let kind = if rules { GET_RULE } else { GET_CHAIN };
         batch.message(kind, DUMP, number(family), 0, "what was written", |m| m.text(1, TABLE));
@@ -84,12 +84,12 @@ impl Batch {
     }
 
     /// The bytes to send.
-    pub fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// How many of the messages are acknowledged: all but the envelope's.
-    pub fn acknowledged(&self) -> usize {
+    pub(super) fn acknowledged(&self) -> usize {
         self.about.iter().filter(|about| !about.is_empty()).count()
     }
 
@@ -310,10 +310,10 @@ fn expressions(rule: &Rule) -> Vec<&'static str> {
 }
 
 /// What the kernel holds, as far as it can be compared: chain, comment and the names of the expressions of each rule.
-pub type Written = Vec<(String, Vec<u8>, Vec<String>)>;
+pub(super) type Written = Vec<(String, Vec<u8>, Vec<String>)>;
 
 /// The same of what should be there.
-pub fn expected(set: &Ruleset) -> Written {
+pub(super) fn expected(set: &Ruleset) -> Written {
     let one = |chain: &Chain, rule: &Rule| {
         let names = expressions(rule).into_iter().map(String::from).collect();
         (chain.name.to_owned(), comment(rule.comment), names)

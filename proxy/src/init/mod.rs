@@ -56,7 +56,7 @@ enum InitError {
 }
 
 /// Runs `mesh-proxy init` as the environment says.
-pub fn main_from_env() -> ExitCode {
+pub(crate) fn main_from_env() -> ExitCode {
     match InitConfig::from_env(&ProcessEnv).map_err(InitError::from).and_then(|config| run(&config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -28,7 +28,7 @@ const EPERM: i32 = 1;
 
 /// Why rules are not in force.
 #[derive(Debug, thiserror::Error)]
-pub enum NetlinkError {
+pub(super) enum NetlinkError {
     /// The process may not.
     #[error(
         "not permitted to write nftables rules: the container needs the capability NET_ADMIN; set \
@@ -50,13 +50,13 @@ pub enum NetlinkError {
 
 /// A socket to nf_tables of this network namespace.
 #[derive(Debug)]
-pub struct Netlink {
+pub(super) struct Netlink {
     socket: Socket,
 }
 
 impl Netlink {
     /// Opens the socket.
-    pub fn open() -> Result<Self, NetlinkError> {
+    pub(super) fn open() -> Result<Self, NetlinkError> {
         let socket = Socket::new(Domain::from(AF_NETLINK), Type::RAW, Some(Protocol::from(NETFILTER)))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         // Without the privilege to exceed the system's limits they are cut to them, which serves for usual lists.
@@ -66,7 +66,7 @@ impl Netlink {
     }
 
     /// Sends a batch and waits until all of it is in force. The first refusal is the error; then nothing changed.
-    pub fn commit(&mut self, batch: &Batch) -> Result<(), NetlinkError> {
+    pub(super) fn commit(&mut self, batch: &Batch) -> Result<(), NetlinkError> {
         self.socket.write_all(batch.bytes())?;
         let mut left = batch.acknowledged();
         while left > 0 {
@@ -88,7 +88,7 @@ impl Netlink {
     }
 
     /// The rules in force, and the chains that hang on a hook.
-    pub fn read_back(&mut self, family: Family) -> Result<(Written, Vec<String>), NetlinkError> {
+    pub(super) fn read_back(&mut self, family: Family) -> Result<(Written, Vec<String>), NetlinkError> {
         let (mut rules, mut hooked) = (Vec::new(), Vec::new());
         for what in [true, false] {
             self.socket.write_all(Batch::list(family, what).bytes())?;

@@ -10,7 +10,7 @@ use super::{
 
 /// One message of the kernel's.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Reply {
+pub(super) enum Reply {
     /// The message with this number was done, or failed with this error number.
     Answer(u32, i32),
     /// The end of a list.
@@ -24,7 +24,7 @@ pub enum Reply {
 }
 
 /// Splits what one read brought.
-pub fn replies(mut bytes: &[u8]) -> Vec<Reply> {
+pub(super) fn replies(mut bytes: &[u8]) -> Vec<Reply> {
     let mut all = Vec::new();
     while let Some(length) = u32_at(bytes, 0).map(|l| l as usize).filter(|l| (HEADER..=bytes.len()).contains(l)) {
         all.push(reply(&bytes[..length]));

@@ -6,14 +6,16 @@
 
 use std::{net::SocketAddr, ops::RangeInclusive};
 
+use mesh_policy::well_known::METRICS_PORT;
+
 use super::config::{InitConfig, Network};
 
 /// The table's name.
-pub const TABLE: &str = "mesh";
+pub(super) const TABLE: &str = "mesh";
 
 /// Address families of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(super) enum Family {
     /// IPv4 and IPv6 in one.
     Inet,
     /// IPv4 alone, where the kernel has no IPv6.
@@ -22,7 +24,7 @@ pub enum Family {
 
 /// How connections to the application are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inbound {
+pub(super) enum Inbound {
     /// Only where something listens: the kernel refuses a connection to a closed port itself, as without a mesh.
     Listened,
     /// Always, where the kernel cannot look for a socket (no nft_socket): a closed port is accepted, then closed.
@@ -31,7 +33,7 @@ pub enum Inbound {
 
 /// Where a chain hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
+pub(super) enum Hook {
     /// What comes into the pod.
     Prerouting,
     /// What a process of the pod sends.
@@ -40,7 +42,7 @@ pub enum Hook {
 
 /// One condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Match {
+pub(super) enum Match {
     /// TCP.
     Tcp,
     /// The sender's user.
@@ -59,7 +61,7 @@ pub enum Match {
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(super) enum Action {
     /// It is left alone.
     Return,
     /// It goes to this port of the pod.
@@ -70,7 +72,7 @@ pub enum Action {
 
 /// Conditions, which must all hold, and what then happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub(super) struct Rule {
     /// Why, for people who list the rules.
     pub comment: &'static str,
     /// All must hold.
@@ -81,7 +83,7 @@ pub struct Rule {
 
 /// Rules in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain {
+pub(super) struct Chain {
     /// Its name.
     pub name: &'static str,
     /// `None`: reached from another chain alone.
@@ -92,7 +94,7 @@ pub struct Chain {
 
 /// The whole table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ruleset {
+pub(super) struct Ruleset {
     /// Its families.
     pub family: Family,
     /// Its chains; one that others go to comes before them.
@@ -101,7 +103,7 @@ pub struct Ruleset {
 
 /// A connection that is taken although the proxy's user makes it: `init` may run as that user and has to try.
 #[derive(Clone, Copy, Debug)]
-pub struct Trial {
+pub(super) struct Trial {
     /// Who tries.
     pub uid: u32,
     /// Where to, in each family that has a route.
@@ -109,11 +111,9 @@ pub struct Trial {
 }
 
 const OUTBOUND: &str = "outbound";
-/// Where every proxy has its read-only pages, in plain HTTP.
-const PAGES: u16 = 4692;
 
 /// The rules for a pod.
-pub fn ruleset(config: &InitConfig, family: Family, inbound: Inbound, trial: Option<Trial>) -> Ruleset {
+pub(super) fn ruleset(config: &InitConfig, family: Family, inbound: Inbound, trial: Option<Trial>) -> Ruleset {
     let chains = vec![outbound(config, family), output(config, family, trial), prerouting(config, inbound)];
     Ruleset { family, chains }
 }
@@ -126,7 +126,7 @@ fn outbound(config: &InitConfig, family: Family) -> Chain {
     let ports = config.skip_outbound_ports.iter();
     rules.extend(ports.map(|ports| rule("skipped port", [Match::Ports(ports.clone())], Action::Return)));
     // They are never redirected on the other side, so a Prometheus that is meshed could not read them through its proxy.
-    rules.push(rule("pages of other proxies", [Match::Ports(PAGES..=PAGES)], Action::Return));
+    rules.push(rule("pages of other proxies", [Match::Ports(METRICS_PORT..=METRICS_PORT)], Action::Return));
     rules.push(rule("to the proxy", [Match::Tcp], Action::Redirect(config.outbound_port)));
     Chain { name: OUTBOUND, hook: None, rules }
 }

@@ -11,11 +11,13 @@ use std::{
     time::Duration,
 };
 
+use mesh_listen::bind;
+
 use super::{
     config::InitConfig,
     rules::{Family, Trial},
 };
-use crate::listen::{bind, original_destination};
+use crate::listen::original_destination;
 
 /// A connection that stays within the pod is there at once; a machine that starts many pods may be slow.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -29,7 +31,7 @@ const NOWHERE: [IpAddr; 4] = [
 
 /// Why capture was not seen.
 #[derive(Debug, thiserror::Error)]
-pub enum TrialError {
+pub(super) enum TrialError {
     /// The user is not known.
     #[error("cannot tell which user this is from /proc/self: {0}")]
     User(io::Error),
@@ -43,14 +45,14 @@ pub enum TrialError {
 
 /// What will be tried.
 #[derive(Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     uid: u32,
     to: [Option<SocketAddr>; 2],
 }
 
 /// What was seen, for the log.
 #[derive(Debug)]
-pub struct Seen {
+pub(super) struct Seen {
     tried: Vec<SocketAddr>,
 }
 
@@ -65,7 +67,7 @@ impl fmt::Display for Seen {
 }
 
 /// Chooses an address in each family that has a route and is not skipped.
-pub fn plan(config: &InitConfig) -> Result<Plan, TrialError> {
+pub(super) fn plan(config: &InitConfig) -> Result<Plan, TrialError> {
     let uid = fs::metadata("/proc/self").map_err(TrialError::User)?.uid();
     let skipped = |port: u16| config.skip_outbound_ports.iter().any(|ports| ports.contains(&port));
     let port = std::iter::once(80).chain(1..=u16::MAX).find(|port| !skipped(*port));
@@ -86,12 +88,12 @@ fn has_route(address: IpAddr) -> bool {
 
 impl Plan {
     /// The rule that takes what is tried; `None` when nothing can be.
-    pub fn rule(&self) -> Option<Trial> {
+    pub(super) fn rule(&self) -> Option<Trial> {
         self.to.iter().any(Option::is_some).then_some(Trial { uid: self.uid, to: self.to })
     }
 
     /// Tries.
-    pub fn run(&self, config: &InitConfig, family: Family) -> Result<Seen, TrialError> {
+    pub(super) fn run(&self, config: &InitConfig, family: Family) -> Result<Seen, TrialError> {
         let mut tried = Vec::new();
         for to in self.to.into_iter().flatten().filter(|to| to.is_ipv4() || family == Family::Inet) {
             let lo: IpAddr = if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };

@@ -15,7 +15,7 @@ use mesh_policy::{Identity, RouteMeta, ServiceRef};
 use metrics::Counter;
 use smallvec::SmallVec;
 
-use super::{Direction, DirectionMetrics, Histogram, MAX_SERIES, Metrics};
+use super::{BoundSeries, Direction, DirectionMetrics, Histogram, MAX_SERIES, Metrics};
 
 /// Codes, grpc statuses and failures counted apart for one label set: a server that answers with every number there is
 /// makes one more series, `other`.
@@ -25,7 +25,7 @@ const MAX_UNPLACED: usize = 64;
 
 /// What distinguishes requests and connections; how they ended comes later.
 #[derive(Clone, Copy, Debug)]
-pub struct Labels<'l> {
+pub(crate) struct Labels<'l> {
     /// The verified caller; empty when unknown.
     pub src_identity: &'l str,
     /// The verified server; empty when not meshed.
@@ -61,7 +61,7 @@ enum Kind {
 type Outcomes = SmallVec<[(Outcome, Counter); 4]>;
 
 /// Handles of one label set. Owned by one worker.
-pub struct Series {
+pub(crate) struct Series {
     metrics: Arc<Metrics>,
     labels: Vec<(&'static str, String)>,
     outcomes: RefCell<Outcomes>,
@@ -70,17 +70,17 @@ pub struct Series {
 
 impl Series {
     /// The response's head came after so long.
-    pub fn answered(&self, latency: Duration) {
+    pub(crate) fn answered(&self, latency: Duration) {
         self.latency.observe(latency);
     }
 
     /// Counts one request that ended. `error`: why it failed.
-    pub fn request(&self, status: Option<StatusCode>, grpc: Option<u8>, error: &'static str) {
+    pub(crate) fn request(&self, status: Option<StatusCode>, grpc: Option<u8>, error: &'static str) {
         self.count(Outcome { kind: Kind::Request(status, grpc), error });
     }
 
     /// Counts one connection of bytes that ended.
-    pub fn connection(&self, error: &'static str) {
+    pub(crate) fn connection(&self, error: &'static str) {
         self.count(Outcome { kind: Kind::Bytes, error });
     }
 
@@ -119,7 +119,7 @@ impl Series {
 
 impl Metrics {
     /// The bound handles for these labels, or the overflow series beyond the budget.
-    pub fn series(self: &Arc<Self>, direction: Direction, labels: &Labels<'_>) -> Series {
+    pub(crate) fn series(self: &Arc<Self>, direction: Direction, labels: &Labels<'_>) -> Series {
         let direction = ("direction", direction.as_str().to_owned());
         let overflow = vec![direction.clone(), ("overflow", "true".to_owned())];
         let mut labels: Vec<(&'static str, String)> = vec![
@@ -142,7 +142,7 @@ impl Metrics {
     }
 }
 
-fn label_text(labels: &[(&'static str, String)]) -> String {
+pub(super) fn label_text(labels: &[(&'static str, String)]) -> String {
     let mut text = String::new();
     for (name, value) in labels {
         let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
@@ -152,11 +152,10 @@ fn label_text(labels: &[(&'static str, String)]) -> String {
 }
 
 /// A route and a backend, as far as they were known.
-type Known = (Option<RouteMeta>, Option<ServiceRef>);
+pub(super) type Known = (Option<RouteMeta>, Option<ServiceRef>);
 
 /// Bound series of what came to no endpoint: redirects, denials, backends without endpoints.
-#[derive(Default)]
-pub(super) struct Unplaced(RefCell<Vec<(Known, Rc<Series>)>>);
+pub(super) type Unplaced = BoundSeries<Known, MAX_UNPLACED>;
 
 impl DirectionMetrics {
     /// The handles for what this proxy's application sends to a server.
@@ -198,33 +197,27 @@ impl DirectionMetrics {
 
     /// The handles for what came to no endpoint, made at first use.
     pub(crate) fn unplaced(&self, route: Option<&RouteMeta>, backend: Option<&ServiceRef>) -> Rc<Series> {
-        let mut known = self.unplaced.0.borrow_mut();
-        let found = known.iter().find(|((r, b), _)| r.as_ref() == route && b.as_ref() == backend);
-        if let Some((_, series)) = found {
-            return series.clone();
-        }
-        if known.len() >= MAX_UNPLACED {
-            known.remove(0);
-        }
-        let own = self.held.identity();
-        let own = own.as_ref().map_or("", Identity::as_str);
-        let (src_identity, dst_identity) = match self.direction {
-            Direction::Outbound => (own, ""),
-            Direction::Inbound => ("", own),
-        };
-        let series = Rc::new(self.metrics.series(
-            self.direction,
-            &Labels {
-                src_identity,
-                dst_identity,
-                dst_workload: "",
-                mutual_tls: false,
-                route: &name(route),
-                backend: &backend.map(ToString::to_string).unwrap_or_default(),
-            },
-        ));
-        known.push(((route.cloned(), backend.cloned()), series.clone()));
-        series
+        let is_meant = |(r, b): &Known| r.as_ref() == route && b.as_ref() == backend;
+        self.unplaced.get(is_meant, || {
+            let own = self.held.identity();
+            let own = own.as_ref().map_or("", Identity::as_str);
+            let (src_identity, dst_identity) = match self.direction {
+                Direction::Outbound => (own, ""),
+                Direction::Inbound => ("", own),
+            };
+            let series = self.metrics.series(
+                self.direction,
+                &Labels {
+                    src_identity,
+                    dst_identity,
+                    dst_workload: "",
+                    mutual_tls: false,
+                    route: &name(route),
+                    backend: &backend.map(ToString::to_string).unwrap_or_default(),
+                },
+            );
+            ((route.cloned(), backend.cloned()), series)
+        })
     }
 }
 
@@ -311,7 +304,7 @@ mod tests {
         };
         let (first, second) = (series(0), series(1));
         (2..=MAX_UNPLACED).for_each(|n| drop(series(n)));
-        assert_eq!(worker.outbound.unplaced.0.borrow().len(), MAX_UNPLACED);
+        assert_eq!(worker.outbound.unplaced.len(), MAX_UNPLACED);
         assert!(Rc::ptr_eq(&second, &series(1)) && !Rc::ptr_eq(&first, &series(0)), "the one bound first made room");
     }
 }

@@ -36,7 +36,7 @@ const READ: usize = 8 * 1024;
 /// # Errors
 /// What the transport says, `UnexpectedEof` when it ends, and `InvalidData` around a [`rustls::Error`] (of which the peer
 /// is told by an alert).
-pub async fn connect<IO: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn connect<IO: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     io: IO,
@@ -45,7 +45,7 @@ pub async fn connect<IO: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Opens a session as the server. The same holds as for [`connect`].
-pub async fn accept<IO: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn accept<IO: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ServerConfig>,
     io: IO,
 ) -> io::Result<(Stream<IO>, Session)> {

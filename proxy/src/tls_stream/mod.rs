@@ -32,7 +32,7 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub use handshake::{accept, connect};
+pub(crate) use handshake::{accept, connect};
 
 /// A TLS session over `IO`, of either side.
 ///
@@ -41,7 +41,7 @@ pub use handshake::{accept, connect};
 /// it, and writing goes on after the peer's.
 ///
 /// A write takes at most 256 KiB, and nothing while ciphertext of an earlier one is unsent.
-pub struct Stream<IO> {
+pub(crate) struct Stream<IO> {
     io: IO,
     reader: read::Reader,
     writer: write::Writer,
@@ -53,11 +53,6 @@ impl<IO> Stream<IO> {
     fn new(io: IO, reader: read::Reader, writer: write::Writer, kernel: Kernel) -> Self {
         Self { io, reader, writer, kernel, key_update: false }
     }
-
-    /// The transport.
-    pub fn get_ref(&self) -> &IO {
-        &self.io
-    }
 }
 
 impl<IO: fmt::Debug> fmt::Debug for Stream<IO> {
@@ -68,7 +63,7 @@ impl<IO: fmt::Debug> fmt::Debug for Stream<IO> {
 
 /// What the handshake agreed on. Apart from the stream, so that it can be dropped once it was looked at.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     peer_certificates: Vec<CertificateDer<'static>>,
     alpn: Option<Vec<u8>>,
     version: Option<ProtocolVersion>,
@@ -86,22 +81,22 @@ impl Session {
     }
 
     /// The chain that the peer proved, its leaf first. `None` if it proved nothing.
-    pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
+    pub(crate) fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
         if self.peer_certificates.is_empty() { None } else { Some(&self.peer_certificates) }
     }
 
     /// The application protocol.
-    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+    pub(crate) fn alpn_protocol(&self) -> Option<&[u8]> {
         self.alpn.as_deref()
     }
 
     /// The version; always TLS 1.3.
-    pub fn protocol_version(&self) -> Option<ProtocolVersion> {
+    pub(crate) fn protocol_version(&self) -> Option<ProtocolVersion> {
         self.version
     }
 
     /// The group of the key exchange.
-    pub fn negotiated_key_exchange_group(&self) -> Option<&'static dyn SupportedKxGroup> {
+    pub(crate) fn negotiated_key_exchange_group(&self) -> Option<&'static dyn SupportedKxGroup> {
         self.group
     }
 }

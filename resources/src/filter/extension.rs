@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use mesh_policy::name::is_subdomain;
+use mesh_policy::{name::is_subdomain, well_known::POLICY_GROUP};
 
 use super::Site;
 use crate::{
-    kinds::POLICY_GROUP,
     problem::{Place, Reason, Report},
     walker::{Invalid, Node, short},
 };

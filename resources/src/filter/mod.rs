@@ -104,12 +104,8 @@ fn check_together(node: &Node<'_>, filters: &[FilterObject], report: &mut Report
 
 fn type_of(filter: &FilterObject) -> &'static str {
     match filter {
-        FilterObject::Ready(Filter::RequestHeaders(_)) => "RequestHeaderModifier",
-        FilterObject::Ready(Filter::ResponseHeaders(_)) => "ResponseHeaderModifier",
-        FilterObject::Ready(Filter::Redirect(_)) => "RequestRedirect",
-        FilterObject::Ready(Filter::Rewrite(_)) => "URLRewrite",
-        FilterObject::Ready(Filter::Cors(_)) => "CORS",
-        FilterObject::Ready(Filter::Mirror(_)) | FilterObject::Mirror(_) => "RequestMirror",
+        FilterObject::Ready(filter) => filter.type_name(),
+        FilterObject::Mirror(_) => "RequestMirror",
         FilterObject::RetryPolicy(_) => "ExtensionRef",
     }
 }

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use mesh_policy::RouteKind;
+use mesh_policy::{
+    RouteKind,
+    well_known::{GATEWAY_GROUP, POLICY_GROUP},
+};
 
 use super::Snapshot;
 use crate::{
-    connection_route, endpoint_slice, grpc_route, http_route,
-    kinds::{GATEWAY_GROUP, POLICY_GROUP},
-    node,
+    authorization, connection_route, endpoint_slice, grpc_route, http_route, node,
     object::{Key, Object},
     pod,
     problem::Report,
@@ -45,6 +46,15 @@ impl Snapshot {
                 let new = self.fit(object, &key, retry_policy::decode(object, report), report);
                 self.set_retry_policy(key, new);
             }
+            (POLICY_GROUP, authorization::KIND) => {
+                let new = self.fit(object, &key, authorization::decode(object, &self.options, report), report);
+                self.set_policy(key, new);
+            }
+            (POLICY_GROUP, authorization::CLUSTER_KIND) => {
+                let new = authorization::decode_cluster(object, &self.options, report);
+                let new = self.cluster_room.fit(&key.name, new, report);
+                self.set_cluster_policy(&key.name, Some(new));
+            }
             (GATEWAY_GROUP, kind) => {
                 let Some(kind) = route_kind(kind) else { return false };
                 let route = match kind {
@@ -71,6 +81,11 @@ impl Snapshot {
             "EndpointSlice" => self.set_slice(key, None),
             "ReferenceGrant" => self.set_grant(key, None),
             "RetryPolicy" => self.set_retry_policy(key, None),
+            authorization::KIND => self.set_policy(key, None),
+            authorization::CLUSTER_KIND => {
+                self.cluster_room.free(&key.name);
+                self.set_cluster_policy(&key.name, None);
+            }
             kind => match route_kind(kind) {
                 Some(kind) => self.set_route(kind, key, None),
                 None => return false,
@@ -87,6 +102,7 @@ impl Snapshot {
             "EndpointSlice" => self.endpoint_slices.get(key).map_or(0, Bounded::bytes),
             "ReferenceGrant" => self.reference_grants.get(key).map_or(0, Bounded::bytes),
             "RetryPolicy" => self.retry_policies.get(key).map_or(0, Bounded::bytes),
+            authorization::KIND => self.authorization_policies.get(key).map_or(0, Bounded::bytes),
             kind => route_kind(kind).and_then(|kind| self.routes(kind).get(key)).map_or(0, Bounded::bytes),
         }
     }
@@ -102,6 +118,8 @@ impl Snapshot {
             "EndpointSlice" => self.endpoint_slices.keys().cloned().collect(),
             "ReferenceGrant" => self.reference_grants.keys().cloned().collect(),
             "RetryPolicy" => self.retry_policies.keys().cloned().collect(),
+            authorization::KIND => self.authorization_policies.keys().cloned().collect(),
+            authorization::CLUSTER_KIND => self.cluster_authorization_policies.keys().map(unplaced).collect(),
             kind => route_kind(kind).map_or(Vec::new(), |kind| self.routes(kind).keys().cloned().collect()),
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     endpoint_slice::EndpointSlice,
     links,
     node::{Namespace, Node},
-    object::Key,
+    object::{Key, StatusId},
     pod::Pod,
     reference_grant::ReferenceGrant,
     retry_policy::RetryPolicy,
@@ -24,10 +24,12 @@ use crate::{
 
 impl Snapshot {
     pub(super) fn set_service(&mut self, key: Key, new: Option<Service>) {
-        let old = self.services.get(&key);
+        let old = self.services.get(&key).cloned();
+        let old = old.as_ref();
         if old == new.as_ref() {
             return;
         }
+        self.touch_policies_of_service(&key, old, new.as_ref());
         self.links.service(&key, old, new.as_ref());
         let ips = |service: Option<&Service>| service.map_or(Vec::new(), |service| service.cluster_ips.clone());
         self.touched.addresses.extend(ips(old).into_iter().chain(ips(new.as_ref())));
@@ -44,7 +46,7 @@ impl Snapshot {
         self.touched.policies.insert((key.clone(), key.namespace.clone()));
         for (kind, route) in self.links.routes.attached_to(&key, None) {
             self.touched.policies.insert((key.clone(), route.namespace.clone()));
-            self.touched.routes.insert((kind, route));
+            self.touched.statuses.insert(StatusId::new(kind.as_str(), route));
         }
         self.unsettled.recompiled.extend(self.links.routes.of_backend(&key));
         if is_served_otherwise {
@@ -71,16 +73,18 @@ impl Snapshot {
             let services = parents.map(|parent| Key { namespace: parent.namespace.clone(), name: parent.name.clone() });
             let services: Vec<_> = services.map(|service| (service, key.namespace.clone())).collect();
             self.touched.policies.extend(services);
-            self.touched.routes.insert((kind, key.clone()));
+            self.touched.statuses.insert(StatusId::new(kind.as_str(), key.clone()));
             self.compiled.insert((kind, key), Compiled::default());
         }
     }
 
     pub(super) fn set_pod(&mut self, key: Key, new: Option<Pod>) {
-        let old = self.pods.get(&key);
+        let old = self.pods.get(&key).cloned();
+        let old = old.as_ref();
         if old == new.as_ref() {
             return;
         }
+        self.touch_policies_of_pod(old, new.as_ref());
         self.links.pod(&key, old, new.as_ref());
         let ips = |pod: &'_ Pod| -> Vec<_> { pod.ips.iter().chain(&pod.node_ips).copied().collect() };
         let ips: BTreeSet<_> = old.into_iter().chain(new.as_ref()).flat_map(ips).collect();
@@ -136,11 +140,29 @@ impl Snapshot {
             }
         }
         let zone = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
-        self.touched.everything |= zone(old) != zone(new.as_ref());
+        if zone(old) != zone(new.as_ref()) {
+            self.touch_node(name);
+        }
         put(&mut self.nodes, name.clone(), new);
     }
 
+    /// What runs on a Node is in another zone: as a caller, and as an endpoint of which nothing else says the zone.
+    fn touch_node(&mut self, name: &Arc<str>) {
+        for slice in self.links.slices_on(name) {
+            let found = self.endpoint_slices.get(slice);
+            self.touched.services.extend(links::service_of(slice, found));
+            let here = found.into_iter().flat_map(|found| &found.endpoints).filter(|e| e.node.as_ref() == Some(name));
+            self.touched.addresses.extend(here.map(|endpoint| endpoint.address));
+        }
+        for key in self.links.pods_on(name) {
+            let ips = self.pods.get(key).into_iter().flat_map(|pod| pod.ips.iter().chain(&pod.node_ips));
+            self.touched.addresses.extend(ips.copied());
+        }
+        self.touched.nodes.insert(name.clone());
+    }
+
     pub(super) fn set_namespace(&mut self, name: &Arc<str>, new: Option<Namespace>) {
+        self.touch_policies_of_namespace(name, new.as_ref());
         put(&mut self.namespaces, name.clone(), new);
     }
 
@@ -180,6 +202,7 @@ impl Snapshot {
             return;
         }
         self.unsettled.recompiled.extend(self.links.routes.of_retry_policy(&key));
+        self.touched.statuses.insert(StatusId::new("RetryPolicy", key.clone()));
         put(&mut self.retry_policies, key, new);
         self.recompile();
     }

@@ -89,7 +89,7 @@ fn route(kind: &str, full: &str, spec: &str) -> String {
 const WEB: &str = "parentRefs: [{group: '', kind: Service, name: web, namespace: shop}]";
 
 fn web(port: u16) -> Target {
-    Target::Service(ServiceRef { namespace: "shop".into(), name: "web".into(), port })
+    Target::Service(ServiceRef::new("shop", "web", port))
 }
 
 /// `METHOD path` decided for a client in a namespace: the verdict in a word, or the backends.

@@ -1,6 +1,7 @@
 //! What routes become: rules that are not understood are contained, backends need grants, and consumers come before
 //! producers.
 
+use Reason::{BackendNotFound, IncompatibleFilters, InvalidKind, RefNotPermitted, UnsupportedValue};
 use mesh_resources::{Reason, Severity, parse_manifests};
 
 use crate::{WEB, decide, route, seen, snapshot, web};
@@ -21,141 +22,149 @@ fn a_split_is_compiled() {
 /// Rules of one route to `web`, a request, what happens, and every problem.
 type Case = (&'static str, &'static str, &'static str, &'static [(Reason, &'static str)]);
 
+/// What is wrong with a route as a whole.
+const WHOLE: &[Case] = &[
+    ("rules: []", "/", "404", &[(UnsupportedValue, "spec.rules")]),
+    ("rules: 5", "/", "404", &[(UnsupportedValue, "spec.rules")]),
+    ("x: 1", "/", "500", &[(UnsupportedValue, "spec.x")]),
+    ("rules: [{}]", "/", "500", &[]),
+    (
+        "rules: [{retry: {brandNew: 3}, backendRefs: [{name: web, port: 80}]}]",
+        "/",
+        "1xshop/web:80",
+        &[(UnsupportedValue, "spec.rules[0].retry.brandNew")],
+    ),
+    ("hostnames: [x.com], rules: [{backendRefs: [{name: web, port: 80}]}]", "/", "404", &[]),
+    (
+        "hostnames: ['x:1'], rules: [{backendRefs: [{name: web, port: 80}]}]",
+        "/",
+        "404",
+        &[(UnsupportedValue, "spec.hostnames[0]")],
+    ),
+    (
+        "hostnames: [web, 'x:1'], rules: [{backendRefs: [{name: web, port: 80}]}]",
+        "/",
+        "1xshop/web:80",
+        &[(UnsupportedValue, "spec.hostnames[1]")],
+    ),
+];
+
+/// Matches: the rule is dropped, the others stay.
+const MATCHES: &[Case] = &[
+    (
+        "rules: [{matches: [{path: {type: Fuzzy, value: /}}], backendRefs: [{name: web, port: 80}]}]",
+        "/",
+        "404",
+        &[(UnsupportedValue, "spec.rules[0]"), (UnsupportedValue, "spec.rules[0].matches[0].path.type")],
+    ),
+    (
+        "rules: [{matches: [{cookie: x}], backendRefs: [{name: web, port: 80}]}, {backendRefs: [{name: api, port: 8080}]}]",
+        "/",
+        "1xshop/api:8080",
+        &[(UnsupportedValue, "spec.rules[0]"), (UnsupportedValue, "spec.rules[0].matches[0].cookie")],
+    ),
+    (
+        "rules: [{matches: [{method: get}]}]",
+        "/",
+        "404",
+        &[(UnsupportedValue, "spec.rules[0]"), (UnsupportedValue, "spec.rules[0].matches[0].method")],
+    ),
+    (
+        "rules: [{matches: [{headers: [{name: a, value: '(', type: RegularExpression}]}]}]",
+        "/",
+        "404",
+        &[(UnsupportedValue, "spec.rules[0]"), (UnsupportedValue, "spec.rules[0].matches[0].headers[0].value")],
+    ),
+    (
+        "rules: [{matches: [{path: {value: no-slash}}]}]",
+        "/",
+        "404",
+        &[(UnsupportedValue, "spec.rules[0]"), (UnsupportedValue, "spec.rules[0].matches[0].path.value")],
+    ),
+];
+
+/// Filters: 500, never skipped.
+const FILTERS: &[Case] = &[
+    (
+        "rules: [{filters: [{type: ExternalAuth, externalAuth: {}}], backendRefs: [{name: web, port: 80}]}]",
+        "/",
+        "1x500",
+        &[(UnsupportedValue, "spec.rules[0].filters[0].type")],
+    ),
+    (
+        "rules: [{backendRefs: [{name: web, port: 80, filters: [{type: New}]}, {name: api, port: 8080}]}]",
+        "/",
+        "1x500 1xshop/api:8080",
+        &[(UnsupportedValue, "spec.rules[0].backendRefs[0].filters[0].type")],
+    ),
+    (
+        "rules: [{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}], rename: []}}], backendRefs: [{name: web, port: 80}]}]",
+        "/",
+        "1x500",
+        &[(UnsupportedValue, "spec.rules[0].filters[0].requestHeaderModifier.rename")],
+    ),
+    (
+        "rules: [{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {}}, {type: RequestHeaderModifier, requestHeaderModifier: {}}], backendRefs: [{name: web, port: 80}]}]",
+        "/",
+        "1x500",
+        &[(IncompatibleFilters, "spec.rules[0].filters")],
+    ),
+];
+
+/// Backends: their share is 500.
+const BACKENDS: &[Case] = &[
+    (
+        "rules: [{backendRefs: [{name: gone, port: 80}, {name: web, port: 80}]}]",
+        "/",
+        "1x500 1xshop/web:80",
+        &[(BackendNotFound, "spec.rules[0].backendRefs[0]")],
+    ),
+    (
+        "rules: [{backendRefs: [{name: web, port: 99}]}]",
+        "/",
+        "1x500",
+        &[(BackendNotFound, "spec.rules[0].backendRefs[0]")],
+    ),
+    ("rules: [{backendRefs: [{name: web}]}]", "/", "1x500", &[(UnsupportedValue, "spec.rules[0].backendRefs[0].port")]),
+    (
+        "rules: [{backendRefs: [{name: web, port: 80, weight: 1000001}]}]",
+        "/",
+        "1x500",
+        &[(UnsupportedValue, "spec.rules[0].backendRefs[0].weight")],
+    ),
+    (
+        "rules: [{backendRefs: [{name: web, port: 80, kind: Bucket, group: s3}]}]",
+        "/",
+        "1x500",
+        &[(InvalidKind, "spec.rules[0].backendRefs[0].kind")],
+    ),
+    (
+        "rules: [{backendRefs: [{name: vault, namespace: bank, port: 80}]}]",
+        "/",
+        "1x500",
+        &[(RefNotPermitted, "spec.rules[0].backendRefs[0]")],
+    ),
+];
+
+/// Time limits.
+const LIMITS: &[Case] = &[
+    (
+        "rules: [{backendRefs: [{name: web, port: 80}], timeouts: {request: 1.5s}}]",
+        "/",
+        "1xshop/web:80",
+        &[(UnsupportedValue, "spec.rules[0].timeouts.request")],
+    ),
+    (
+        "rules: [{backendRefs: [{name: web, port: 80}], timeouts: {request: 1s, backendRequest: 2s}}]",
+        "/",
+        "1xshop/web:80",
+        &[(UnsupportedValue, "spec.rules[0].timeouts.backendRequest")],
+    ),
+];
+
 #[test]
 fn what_is_not_understood_is_contained() {
-    use Reason::{BackendNotFound, IncompatibleFilters, InvalidKind, RefNotPermitted, UnsupportedValue};
-    let cases: &[Case] = &[
-        ("rules: []", "/", "404", &[(UnsupportedValue, "spec.rules")]),
-        ("rules: 5", "/", "404", &[(UnsupportedValue, "spec.rules")]),
-        ("x: 1", "/", "500", &[(UnsupportedValue, "spec.x")]),
-        ("rules: [{}]", "/", "500", &[]),
-        (
-            "rules: [{retry: {brandNew: 3}, backendRefs: [{name: web, port: 80}]}]",
-            "/",
-            "1xshop/web:80",
-            &[(UnsupportedValue, "spec.rules[0].retry.brandNew")],
-        ),
-        ("hostnames: [x.com], rules: [{backendRefs: [{name: web, port: 80}]}]", "/", "404", &[]),
-        (
-            "hostnames: ['x:1'], rules: [{backendRefs: [{name: web, port: 80}]}]",
-            "/",
-            "404",
-            &[(UnsupportedValue, "spec.hostnames[0]")],
-        ),
-        (
-            "hostnames: [web, 'x:1'], rules: [{backendRefs: [{name: web, port: 80}]}]",
-            "/",
-            "1xshop/web:80",
-            &[(UnsupportedValue, "spec.hostnames[1]")],
-        ),
-        // Matches: the rule is dropped, the others stay.
-        (
-            "rules: [{matches: [{path: {type: Fuzzy, value: /}}], backendRefs: [{name: web, port: 80}]}]",
-            "/",
-            "404",
-            &[(UnsupportedValue, "spec.rules[0]"), (UnsupportedValue, "spec.rules[0].matches[0].path.type")],
-        ),
-        (
-            "rules: [{matches: [{cookie: x}], backendRefs: [{name: web, port: 80}]}, {backendRefs: [{name: api, port: 8080}]}]",
-            "/",
-            "1xshop/api:8080",
-            &[(UnsupportedValue, "spec.rules[0]"), (UnsupportedValue, "spec.rules[0].matches[0].cookie")],
-        ),
-        (
-            "rules: [{matches: [{method: get}]}]",
-            "/",
-            "404",
-            &[(UnsupportedValue, "spec.rules[0]"), (UnsupportedValue, "spec.rules[0].matches[0].method")],
-        ),
-        (
-            "rules: [{matches: [{headers: [{name: a, value: '(', type: RegularExpression}]}]}]",
-            "/",
-            "404",
-            &[(UnsupportedValue, "spec.rules[0]"), (UnsupportedValue, "spec.rules[0].matches[0].headers[0].value")],
-        ),
-        (
-            "rules: [{matches: [{path: {value: no-slash}}]}]",
-            "/",
-            "404",
-            &[(UnsupportedValue, "spec.rules[0]"), (UnsupportedValue, "spec.rules[0].matches[0].path.value")],
-        ),
-        // Filters: 500, never skipped.
-        (
-            "rules: [{filters: [{type: ExternalAuth, externalAuth: {}}], backendRefs: [{name: web, port: 80}]}]",
-            "/",
-            "1x500",
-            &[(UnsupportedValue, "spec.rules[0].filters[0].type")],
-        ),
-        (
-            "rules: [{backendRefs: [{name: web, port: 80, filters: [{type: New}]}, {name: api, port: 8080}]}]",
-            "/",
-            "1x500 1xshop/api:8080",
-            &[(UnsupportedValue, "spec.rules[0].backendRefs[0].filters[0].type")],
-        ),
-        (
-            "rules: [{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}], rename: []}}], backendRefs: [{name: web, port: 80}]}]",
-            "/",
-            "1x500",
-            &[(UnsupportedValue, "spec.rules[0].filters[0].requestHeaderModifier.rename")],
-        ),
-        (
-            "rules: [{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {}}, {type: RequestHeaderModifier, requestHeaderModifier: {}}], backendRefs: [{name: web, port: 80}]}]",
-            "/",
-            "1x500",
-            &[(IncompatibleFilters, "spec.rules[0].filters")],
-        ),
-        // Backends: their share is 500.
-        (
-            "rules: [{backendRefs: [{name: gone, port: 80}, {name: web, port: 80}]}]",
-            "/",
-            "1x500 1xshop/web:80",
-            &[(BackendNotFound, "spec.rules[0].backendRefs[0]")],
-        ),
-        (
-            "rules: [{backendRefs: [{name: web, port: 99}]}]",
-            "/",
-            "1x500",
-            &[(BackendNotFound, "spec.rules[0].backendRefs[0]")],
-        ),
-        (
-            "rules: [{backendRefs: [{name: web}]}]",
-            "/",
-            "1x500",
-            &[(UnsupportedValue, "spec.rules[0].backendRefs[0].port")],
-        ),
-        (
-            "rules: [{backendRefs: [{name: web, port: 80, weight: 1000001}]}]",
-            "/",
-            "1x500",
-            &[(UnsupportedValue, "spec.rules[0].backendRefs[0].weight")],
-        ),
-        (
-            "rules: [{backendRefs: [{name: web, port: 80, kind: Bucket, group: s3}]}]",
-            "/",
-            "1x500",
-            &[(InvalidKind, "spec.rules[0].backendRefs[0].kind")],
-        ),
-        (
-            "rules: [{backendRefs: [{name: vault, namespace: bank, port: 80}]}]",
-            "/",
-            "1x500",
-            &[(RefNotPermitted, "spec.rules[0].backendRefs[0]")],
-        ),
-        // Time limits.
-        (
-            "rules: [{backendRefs: [{name: web, port: 80}], timeouts: {request: 1.5s}}]",
-            "/",
-            "1xshop/web:80",
-            &[(UnsupportedValue, "spec.rules[0].timeouts.request")],
-        ),
-        (
-            "rules: [{backendRefs: [{name: web, port: 80}], timeouts: {request: 1s, backendRequest: 2s}}]",
-            "/",
-            "1xshop/web:80",
-            &[(UnsupportedValue, "spec.rules[0].timeouts.backendRequest")],
-        ),
-    ];
-    for (rules, path, verdict, problems) in cases {
+    for (rules, path, verdict, problems) in [WHOLE, MATCHES, FILTERS, BACKENDS, LIMITS].into_iter().flatten() {
         let found = seen(&route("HTTPRoute", "shop/r", &format!("{WEB}, {rules}")), "GET", path);
         let problems: Vec<_> = problems.iter().map(|(reason, field)| (*reason, (*field).to_owned())).collect();
         assert_eq!((found.0.as_str(), found.1), (*verdict, problems), "{rules}");

@@ -82,7 +82,7 @@ fn protocols() {
     ] {
         assert_eq!(outbound(target), expected, "{target}");
     }
-    let inbound = |pod: &str, port| snapshot.compile_inbound(pod, port, port).map(|policy| policy.protocol);
+    let inbound = |pod: &str, port| snapshot.compile_workload(pod, &[]).map(|policy| policy.ports.get(port).protocol);
     assert_eq!(inbound("shop/web-0", 8080), Some(Protocol::Http1));
     assert_eq!(inbound("shop/web-0", 9090), Some(Protocol::Http2), "by the name of the container port");
     assert_eq!(inbound("shop/web-1", 9090), Some(Protocol::Detect));
@@ -117,7 +117,11 @@ fn a_port_is_told_of_the_routes_of_its_services() {
         (route("TCPRoute", "shop/r", &format!("{parent}, {tcp}")), false),
     ] {
         let (snapshot, _) = snapshot(&routes);
-        let has = |port, listed| snapshot.compile_inbound("shop/web-0", port, listed).unwrap().has_request_routes;
+        let has = |port, listed| {
+            let policy = snapshot.compile_workload("shop/web-0", &[(port, listed)]).unwrap();
+            assert_eq!(policy.ports.get(port), policy.ports.get(listed));
+            policy.ports.get(port).has_request_routes
+        };
         assert_eq!(has(8080, 8080), expected, "{routes}");
         assert_eq!(has(7, 8080), expected, "by the port that is listed: {routes}");
         assert!(!has(7, 7), "{routes}");

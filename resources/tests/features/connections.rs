@@ -8,7 +8,7 @@ use crate::{TO_WEB, compiled};
 #[test]
 fn routes_for_connections() {
     let decide = |snapshot: &Snapshot, sni: Option<&str>| {
-        let service = ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+        let service = ServiceRef::new("shop", "web", 80);
         let (policy, _) = snapshot.compile_outbound(&Target::Service(service), "shop");
         let decision = decide_connection(&policy, sni, &mut ());
         match decision.verdict {

@@ -1,6 +1,7 @@
 //! What filters become, of rules and of backends: redirects, rewrites, mirrors and CORS, and 500 where one cannot be
 //! applied.
 
+use Reason::{BackendNotFound, IncompatibleFilters, InvalidKind, UnsupportedValue};
 use mesh_policy::{BackendTarget, Filter};
 use mesh_resources::Reason;
 
@@ -41,19 +42,23 @@ fn redirects_and_rewrites() {
     assert_eq!(format!("{:?} {:?}", rewrite.hostname, rewrite.path), r#"Some("x.y") Some(Prefix(""))"#);
 }
 
+/// A rule with these filters is answered 500, and told with a reason at a field.
+fn is_answered_500(kind: &str, text: &str, reason: Reason, field: &str) {
+    let (rule, problems) = rule(kind, &format!("{text}, {TO_WEB}"));
+    let expected = (reason, format!("spec.rules[0].{field}"));
+    if text.contains("requestRedirect: {") && problems.len() == 2 {
+        assert!(problems.contains(&expected), "{text}: {problems:?}");
+    } else {
+        assert_eq!(problems, [expected], "{text}");
+    }
+    assert!(is_500(&rule), "{text}: {rule:?}");
+}
+
 #[test]
-fn filters_that_cannot_be_applied_are_answered_500() {
-    use Reason::{BackendNotFound, IncompatibleFilters, InvalidKind, UnsupportedValue};
+fn filters_that_cannot_be_combined_are_answered_500() {
     let redirect = "{type: RequestRedirect, requestRedirect: {}}";
     let rewrite = "{type: URLRewrite, urlRewrite: {}}";
     let prefix = "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}";
-    let cors = |body: &str| format!("filters: [{{type: CORS, cors: {{{body}}}}}]");
-    let path = |body: &str| format!("filters: [{{type: URLRewrite, urlRewrite: {{path: {{{body}}}}}}}]");
-    let goto = |body: &str| format!("filters: [{{type: RequestRedirect, requestRedirect: {{{body}}}}}]");
-    let mirror = |body: &str| {
-        format!("filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: web, port: 80}}, {body}}}}}]")
-    };
-    let extension = |body: &str| format!("filters: [{{type: ExtensionRef, extensionRef: {{{body}}}}}]");
     let body = "filters[0]";
     for (kind, text, reason, field) in [
         ("HTTPRoute", format!("filters: [{redirect}]"), IncompatibleFilters, "backendRefs"),
@@ -78,6 +83,26 @@ fn filters_that_cannot_be_applied_are_answered_500() {
             UnsupportedValue,
             body,
         ),
+        ("GRPCRoute", format!("filters: [{rewrite}]"), UnsupportedValue, "filters[0].type"),
+        ("GRPCRoute", "filters: [{type: CORS, cors: {}}]".to_owned(), UnsupportedValue, "filters[0].type"),
+    ] {
+        is_answered_500(kind, &text, reason, field);
+    }
+    let (rule, problems) = rule("HTTPRoute", &format!("matches: [{{method: GET}}], filters: [{prefix}], {TO_WEB}"));
+    assert_eq!((problems, is_500(&rule)), (vec![], false), "without a path the match is the prefix /");
+    let on_backend = format!(
+        "matches: [{{path: {{type: Exact, value: /a}}}}], backendRefs: [{{name: web, port: 80, filters: [{prefix}]}}]"
+    );
+    let (rule, problems) = self::rule("HTTPRoute", &on_backend);
+    assert_eq!(problems, [(UnsupportedValue, "spec.rules[0].backendRefs[0].filters[0]".to_owned())]);
+    assert!(is_500(&rule));
+}
+
+#[test]
+fn rewrites_and_redirects_that_cannot_be_applied_are_answered_500() {
+    let path = |body: &str| format!("filters: [{{type: URLRewrite, urlRewrite: {{path: {{{body}}}}}}}]");
+    let goto = |body: &str| format!("filters: [{{type: RequestRedirect, requestRedirect: {{{body}}}}}]");
+    for (kind, text, reason, field) in [
         ("HTTPRoute", path("type: ReplaceFullPath"), UnsupportedValue, "filters[0].urlRewrite.path.replaceFullPath"),
         (
             "HTTPRoute",
@@ -96,6 +121,19 @@ fn filters_that_cannot_be_applied_are_answered_500() {
         ("HTTPRoute", goto("scheme: ftp"), UnsupportedValue, "filters[0].requestRedirect.scheme"),
         ("HTTPRoute", goto("hostname: '*.a'"), UnsupportedValue, "filters[0].requestRedirect.hostname"),
         ("HTTPRoute", goto("port: 0"), UnsupportedValue, "filters[0].requestRedirect.port"),
+    ] {
+        is_answered_500(kind, &text, reason, field);
+    }
+}
+
+#[test]
+fn other_filters_that_cannot_be_applied_are_answered_500() {
+    let cors = |body: &str| format!("filters: [{{type: CORS, cors: {{{body}}}}}]");
+    let mirror = |body: &str| {
+        format!("filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: web, port: 80}}, {body}}}}}]")
+    };
+    let extension = |body: &str| format!("filters: [{{type: ExtensionRef, extensionRef: {{{body}}}}}]");
+    for (kind, text, reason, field) in [
         ("HTTPRoute", cors("allowOrigins: ['*', 'http://a']"), UnsupportedValue, "filters[0].cors.allowOrigins"),
         ("HTTPRoute", cors("allowOrigins: ['ftp://a']"), UnsupportedValue, "filters[0].cors.allowOrigins[0]"),
         ("HTTPRoute", cors("allowMethods: ['*', GET]"), UnsupportedValue, "filters[0].cors.allowMethods"),
@@ -128,26 +166,9 @@ fn filters_that_cannot_be_applied_are_answered_500() {
             BackendNotFound,
             "filters[0].extensionRef",
         ),
-        ("GRPCRoute", format!("filters: [{rewrite}]"), UnsupportedValue, "filters[0].type"),
-        ("GRPCRoute", "filters: [{type: CORS, cors: {}}]".to_owned(), UnsupportedValue, "filters[0].type"),
     ] {
-        let (rule, problems) = rule(kind, &format!("{text}, {TO_WEB}"));
-        let expected = (reason, format!("spec.rules[0].{field}"));
-        if text.contains("requestRedirect: {") && problems.len() == 2 {
-            assert!(problems.contains(&expected), "{text}: {problems:?}");
-        } else {
-            assert_eq!(problems, [expected], "{text}");
-        }
-        assert!(is_500(&rule), "{text}: {rule:?}");
+        is_answered_500(kind, &text, reason, field);
     }
-    let (rule, problems) = rule("HTTPRoute", &format!("matches: [{{method: GET}}], filters: [{prefix}], {TO_WEB}"));
-    assert_eq!((problems, is_500(&rule)), (vec![], false), "without a path the match is the prefix /");
-    let on_backend = format!(
-        "matches: [{{path: {{type: Exact, value: /a}}}}], backendRefs: [{{name: web, port: 80, filters: [{prefix}]}}]"
-    );
-    let (rule, problems) = self::rule("HTTPRoute", &on_backend);
-    assert_eq!(problems, [(UnsupportedValue, "spec.rules[0].backendRefs[0].filters[0]".to_owned())]);
-    assert!(is_500(&rule));
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn compiled(kind: &str, spec: &str) -> (Snapshot, Vec<Arc<Route>>, Vec<Problem>)
          spec: {{parentRefs: [{{group: '', kind: Service, name: web}}], {spec}}}\n"
     );
     let (snapshot, problems) = Snapshot::from_objects(&parse_manifests(&text, "f").unwrap(), Options::default());
-    let service = ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+    let service = ServiceRef::new("shop", "web", 80);
     let routes = snapshot.compile_outbound(&Target::Service(service), "shop").0.routes.routes().to_vec();
     (snapshot, routes, problems)
 }

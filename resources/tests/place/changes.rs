@@ -23,7 +23,6 @@ fn a_change_touches_whom_it_concerns() {
     let (web, names) = (Key::new("shop", "web"), |names: &[&str]| names.iter().map(|n| Key::new("shop", *n)).collect());
     assert!(change(&first).is_empty(), "the same again");
     let touched = change(&first.replace("10.0.0.2]", "10.0.0.2], conditions: {ready: false}"));
-    assert!(!touched.everything);
     assert_eq!(touched.services, [web.clone()].into());
     assert_eq!(touched.addresses, ["10.0.0.2".parse().unwrap()].into());
     assert_eq!(touched.pods, names(&["web-1"]));
@@ -41,9 +40,10 @@ fn a_change_touches_whom_it_concerns() {
             .contains(&Key::new("shop", "web"))
     );
     assert!(change("apiVersion: v1\nkind: Node\nmetadata: {name: n1}").is_empty());
-    assert!(
-        change("apiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/zone: z}}").everything
-    );
+    let zoned = "apiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/zone: z}}";
+    let touched = change(zoned);
+    assert_eq!((touched.services, touched.pods, touched.addresses), Default::default(), "nothing runs there");
+    assert_eq!(touched.nodes, ["n1".into()].into());
 }
 
 #[test]
@@ -71,7 +71,8 @@ fn a_slice_that_names_no_pod_leads_to_the_one_with_its_address() {
     let pods = pod("web-0", "", &["10.0.0.1"]) + &pod("web-1", "", &["10.0.0.2"]);
     let alias = service("web", &format!("type: ExternalName, externalName: a.example, {ports}"));
     let (mut world, _) = doubtful(&(alias + &unnamed + &pods + route));
-    let told = |world: &Snapshot, pod: &str| world.compile_inbound(pod, 8080, 8080).unwrap().has_request_routes;
+    let told =
+        |world: &Snapshot, pod: &str| world.compile_workload(pod, &[]).unwrap().ports.get(8080).has_request_routes;
     assert!(!told(&world, "shop/web-0"), "an ExternalName is no parent");
     world.take_touched();
     // The same ports of a Service that is one.
@@ -99,7 +100,6 @@ fn the_network_of_a_node_touches_what_is_in_it() {
         world.apply(&parse_manifests(text, "x.yaml").unwrap()[0]);
         let touched = world.take_touched();
         let services: Vec<_> = touched.services.iter().map(|key| key.name.to_string()).collect();
-        assert!(!touched.everything);
         (services.join(" "), touched.addresses.len(), touched.networks.len(), touched.doubts)
     };
     assert_eq!(change(&node("10.0.1.0/24")), ("other".to_owned(), 1, 1, true));

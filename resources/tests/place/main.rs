@@ -51,7 +51,7 @@ fn pod(name: &str, spec: &str, ips: &[&str]) -> String {
 const WEB: &str = "clusterIP: 10.96.0.1, ports: [{name: http, port: 80, targetPort: web}]";
 
 fn addresses(snapshot: &Snapshot, caller: &Locality) -> Vec<String> {
-    let web = ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+    let web = ServiceRef::new("shop", "web", 80);
     snapshot.endpoints_for(&web, caller).iter().map(|e| e.address.ip().to_string()).collect()
 }
 

@@ -152,6 +152,6 @@ fn protocols_of_services_and_pods() {
         let policy = |target: &str| world.compile_outbound(&world.resolve(target, "shop").unwrap(), "shop").0.protocol;
         assert_eq!(policy("web:80"), outbound);
         assert_eq!(policy("10.0.0.1:8080"), direct);
-        assert_eq!(world.compile_inbound("shop/web-0", 8080, 8080).unwrap().protocol, inbound);
+        assert_eq!(world.compile_workload("shop/web-0", &[]).unwrap().ports.get(8080).protocol, inbound);
     }
 }

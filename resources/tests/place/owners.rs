@@ -53,7 +53,7 @@ fn the_pod_that_has_an_address_decides_whatever_slices_say() {
         let told: Vec<_> = told.iter().map(|what| format!("EndpointSlice evil/claim: 10.0.0.1: {what}")).collect();
         assert_eq!(problems, told, "{claim}");
         let of = |namespace: &str| {
-            let service = ServiceRef { namespace: namespace.into(), name: "web".into(), port: 80 };
+            let service = ServiceRef::new(namespace, "web", 80);
             world.endpoints(&service).iter().map(|e| e.identity.clone().map(|id| id.to_string())).collect::<Vec<_>>()
         };
         let proved = vec![Some("spiffe://cluster.local/ns/shop/sa/web".to_owned())];
@@ -130,7 +130,7 @@ fn where_all_pods_share_an_address_the_target_ref_chooses() {
         let slice = slice("web-a", "IPv4", &[&format!("addresses: [127.0.0.1], {claim}")]);
         let objects = parse_manifests(&(service("web", WEB) + &slice + &pods), "world.yaml").unwrap();
         let (world, _) = Snapshot::from_objects(&objects, Options { meshed_by_label: true, ..Options::default() });
-        let web = ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+        let web = ServiceRef::new("shop", "web", 80);
         let given = world.endpoints(&web);
         let proved: Vec<_> =
             given.iter().map(|e| e.identity.as_ref().map_or("plain", |id| id.service_account())).collect();
@@ -150,6 +150,6 @@ fn a_port_that_is_not_redirected_has_no_proxy_before_it() {
     assert_eq!(resolved(&world, "10.0.0.1:8080"), "endpoint 10.0.0.1:8080 shop/web-0 plain");
     assert_eq!(resolved(&world, "10.0.0.1:9000"), "endpoint 10.0.0.1:9000 shop/web-0 plain");
     assert_eq!(resolved(&world, "10.0.0.1:80"), "endpoint 10.0.0.1:80 shop/web-0 web");
-    let web = ServiceRef { namespace: "shop".into(), name: "web".into(), port: 80 };
+    let web = ServiceRef::new("shop", "web", 80);
     assert_eq!(world.endpoints_for(&web, &at("", ""))[0].identity, None);
 }

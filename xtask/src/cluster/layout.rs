@@ -28,6 +28,8 @@ pub const NETNS: &str = "mesh-cluster";
 pub const HOST_LINK: &str = "mesh-cluster0";
 /// The pods' bridge, in the node's network namespace.
 pub const BRIDGE: &str = "cni0";
+/// Its own link-layer address.
+pub const BRIDGE_ADDRESS: &str = "0a:58:0a:58:00:01";
 /// The parent of all pods in each cgroup hierarchy.
 pub const CGROUP: &str = "mesh-cluster";
 /// The image of each pod's pause container.

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::{
     components::Component,
-    layout::{BRIDGE, CGROUP, Family, HOST_LINK, Layout, NETNS, NODE, families},
+    layout::{BRIDGE, BRIDGE_ADDRESS, CGROUP, Family, HOST_LINK, Layout, NETNS, NODE, families},
     processes::{self, INIT, Node},
     wait::until,
 };
@@ -92,7 +92,9 @@ fn network(is_dual: bool) -> Result<()> {
     for (flags, link) in [("", HOST_LINK), ("-n mesh-cluster", "eth0"), ("-n mesh-cluster", "lo")] {
         ip(&format!("{flags} link set {link} up"))?;
     }
-    ip(&format!("-n {NETNS} link add {BRIDGE} type bridge"))?;
+    // An address of its own: otherwise a bridge has the lowest of its ports', which changes as pods come, and pods that know the
+    // old one reach nothing behind it until their kernels ask again.
+    ip(&format!("-n {NETNS} link add {BRIDGE} address {BRIDGE_ADDRESS} type bridge"))?;
     ip(&format!("-n {NETNS} link set {BRIDGE} up"))?;
     for Family { host, node, link_bits, bridge, pods, services, flag } in families(is_dual) {
         let no_detection = if *flag == "-6" { "nodad" } else { "" };

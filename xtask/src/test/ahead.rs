@@ -83,12 +83,12 @@ pub fn run() -> Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::{
-        fs,
         io::{BufRead as _, BufReader},
         time::{Duration, Instant},
     };
 
     use super::*;
+    use crate::cluster::processes::is_alive;
 
     #[test]
     fn compilers_end_with_the_process_that_started_them() {
@@ -97,13 +97,11 @@ mod tests {
         let mut child = shell.spawn().unwrap();
         let mut pid = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut pid).unwrap();
-        // The state is behind the name; one that nobody has buried yet is as good as gone.
-        let stat = format!("/proc/{}/stat", pid.trim());
-        let runs = || fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
-        assert!(runs());
+        let pid = pid.trim().parse().unwrap();
+        assert!(is_alive(pid));
         drop(Ahead(Some(child)));
         let began = Instant::now();
-        while runs() {
+        while is_alive(pid) {
             assert!(began.elapsed() < Duration::from_secs(20), "process {pid} goes on");
             std::thread::yield_now();
         }

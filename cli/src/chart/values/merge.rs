@@ -5,12 +5,12 @@ use serde_json::{Map, Value};
 use crate::chart::{ChartError, files};
 
 /// The defaults, as they are in values.yaml.
-pub fn defaults() -> Result<Value, ChartError> {
+pub(crate) fn defaults() -> Result<Value, ChartError> {
     read_yaml("values.yaml of the chart", files::VALUES)
 }
 
 /// Reads one document of values, which is a map, or empty.
-pub fn read_yaml(name: &str, text: &str) -> Result<Value, ChartError> {
+pub(crate) fn read_yaml(name: &str, text: &str) -> Result<Value, ChartError> {
     let wrong = |why: String| ChartError::Values { name: name.to_owned(), why };
     let value: Value = serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))?;
     match value {
@@ -21,7 +21,7 @@ pub fn read_yaml(name: &str, text: &str) -> Result<Value, ChartError> {
 }
 
 /// Lays `over` on `under`, map by map: what `over` has wins.
-pub fn merge(under: &mut Value, over: Value) {
+pub(crate) fn merge(under: &mut Value, over: Value) {
     match (under, over) {
         (Value::Object(under), Value::Object(over)) => {
             for (name, value) in over {
@@ -36,7 +36,7 @@ pub fn merge(under: &mut Value, over: Value) {
 }
 
 /// The values in force: what was given, and the defaults where nothing was. `null` takes a default away.
-pub fn with_defaults(given: Value) -> Result<Value, ChartError> {
+pub(crate) fn with_defaults(given: Value) -> Result<Value, ChartError> {
     let mut all = given;
     fill(&mut all, defaults()?);
     Ok(all)
@@ -58,7 +58,7 @@ const TAKEN_ONE_BY_ONE: [&str; 2] = ["resources", "nodeSelector"];
 
 /// Says again of the values of an installation which defaults had been taken away: they are stored without them, and would get
 /// them back. Where a newer version has a value that the stored ones cannot know, it keeps its default.
-pub fn take_away(stored: &mut Value) -> Result<(), ChartError> {
+pub(crate) fn take_away(stored: &mut Value) -> Result<(), ChartError> {
     without(stored, &defaults()?, false);
     Ok(())
 }

@@ -21,8 +21,8 @@ fn wrong_values_are_named_with_their_place() {
         (json!({"injector": {"resources": {"limit": {}}}}), "injector.resources.limit"),
         (json!({"webhook": {"failurePolicy": "Maybe"}}), "webhook.failurePolicy: unknown variant"),
     ] {
-        let said = Values::read(&with_defaults(given.clone()).unwrap()).unwrap_err().to_string();
-        assert!(said.contains(expected), "{given}: {said}");
+        let message = Values::read(&with_defaults(given.clone()).unwrap()).unwrap_err().to_string();
+        assert!(message.contains(expected), "{given}: {message}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Every check of Kubernetes, the Gateway API, the webhook and the data plane over a cluster in which just that is
-//! wrong which it looks for.
+//! Every check of Kubernetes, the Gateway API, the webhook and the data plane, over a cluster in which just the thing that
+//! it looks for is wrong.
 
 use serde_json::{Value, json};
 
@@ -15,23 +15,23 @@ use crate::{
     kube::mock::Mock,
 };
 
-/// Runs a check and compares how it ends, and that it says these words and how to mend it.
-pub async fn expect(mock: Mock, id: &str, status: Status, words: &[&str]) {
+/// Runs a check and compares how it ends, and that it says these words and how to fix it.
+pub(crate) async fn expect(mock: Mock, id: &str, status: Status, words: &[&str]) {
     let report = one(mock, id).await;
-    assert_eq!(report.status, status, "{id}: {}", report.said);
+    assert_eq!(report.status, status, "{id}: {}", report.message);
     for word in words {
-        assert!(report.said.contains(word), "{id} does not say {word:?}: {}", report.said);
+        assert!(report.message.contains(word), "{id} does not say {word:?}: {}", report.message);
     }
-    assert_eq!(report.mend.is_empty(), status == Skipped, "{id}: {}", report.mend);
+    assert_eq!(report.fix.is_empty(), status == Skipped, "{id}: {}", report.fix);
 }
 
-pub async fn expect_ok(mock: Mock, id: &str) {
+pub(crate) async fn expect_ok(mock: Mock, id: &str) {
     let report = one(mock, id).await;
-    assert_eq!((report.status, report.mend.as_str()), (Status::Ok, ""), "{id}: {}", report.said);
+    assert_eq!((report.status, report.fix.as_str()), (Status::Ok, ""), "{id}: {}", report.message);
 }
 
 /// An API server that allows everything but what has these words in it.
-pub fn forbids(words: &'static [&'static str]) -> impl Fn(&str, Value) -> (u16, Value) {
+pub(crate) fn forbids(words: &'static [&'static str]) -> impl Fn(&str, Value) -> (u16, Value) {
     move |_, mut review| {
         let text = review.to_string();
         review["status"] = json!({ "allowed": !words.iter().any(|word| text.contains(word)) });
@@ -40,19 +40,28 @@ pub fn forbids(words: &'static [&'static str]) -> impl Fn(&str, Value) -> (u16, 
 }
 
 #[tokio::test]
-async fn kubernetes() {
+async fn the_api_server() {
     let id = "kubernetes-api";
     expect(cluster().object("/version", json!({ "gitVersion": "v1.26.9" })), id, Failed, &["v1.26.9", "1.27"]).await;
     expect(cluster().object("/version", json!({ "gitVersion": "" })), id, Failed, &["none of Kubernetes"]).await;
     expect(cluster().refuses("/version", 401, "Unauthorized"), id, Failed, &["log in anew"]).await;
     expect(cluster().refuses("/version", 403, "no"), id, Skipped, &["ask for that permission"]).await;
 
+    let id = "kubernetes-admission-policies";
+    expect(cluster().object("/version", json!({ "gitVersion": "v1.29.9" })), id, Warning, &["v1.29.9", "1.30"]).await;
+}
+
+#[tokio::test]
+async fn permissions_of_the_user() {
     let mock = Mock::default().post(REVIEW, forbids(&["\"secrets\""]));
     expect(mock, "kubernetes-permissions", Failed, &["may not create secrets in mesh-system"]).await;
     let mock = Mock::default().post(REVIEW, forbids(&["portforward", "\"nodes\""]));
     let words = ["list nodes", "create pods/portforward in mesh-system"];
     expect(mock, "kubernetes-check-permissions", Warning, &words).await;
+}
 
+#[tokio::test]
+async fn clocks() {
     let id = "kubernetes-clock";
     expect(cluster().date(&date(-400)), id, Failed, &["ahead of the API server's"]).await;
     expect(cluster().date(&date(30)), id, Warning, &["behind the API server's"]).await;
@@ -60,7 +69,10 @@ async fn kubernetes() {
     let lease = |from_now| vec![json!({ "metadata": { "name": "b" }, "spec": { "renewTime": stamp(from_now) } })];
     expect(cluster().list(LEASES, lease(30)), id, Warning, &["node b is", "ahead"]).await;
     expect(cluster().list(LEASES, lease(-300)), id, Warning, &["node b was last heard of"]).await;
+}
 
+#[tokio::test]
+async fn nodes_and_their_networks() {
     let nodes = |node| cluster().list("/api/v1/nodes", vec![node]);
     expect(nodes(node("old", "v1.28.2", "6.1.0")), "kubernetes-sidecars", Warning, &["old has kubelet v1.28.2"]).await;
     let id = "kubernetes-kernel";
@@ -68,9 +80,6 @@ async fn kubernetes() {
     let mut windows = node("win", "v1.34.0", "10.0.20348");
     windows["status"]["nodeInfo"]["operatingSystem"] = "windows".into();
     expect(nodes(windows), id, Warning, &["win runs windows"]).await;
-
-    let id = "kubernetes-admission-policies";
-    expect(cluster().object("/version", json!({ "gitVersion": "v1.29.9" })), id, Warning, &["v1.29.9", "1.30"]).await;
 
     let id = "kubernetes-pod-networks";
     let mut elsewhere = node("cloud", "v1.34.0", "6.1.0");
@@ -82,7 +91,10 @@ async fn kubernetes() {
     };
     expect(values("[]"), id, Warning, &["cloud has no podCIDR", "clusterNetworks is empty"]).await;
     expect_ok(values("[10.0.0.0/8]"), id).await;
+}
 
+#[tokio::test]
+async fn pod_security() {
     let id = "kubernetes-pod-security";
     let enforced = |name: &str, inject: &str, level: &str| {
         namespace(name, json!({ "meshctl.dev/inject": inject, "pod-security.kubernetes.io/enforce": level }))
@@ -98,16 +110,19 @@ async fn kubernetes() {
     ];
     let report = one(of(labelled.clone()), id).await;
     assert_eq!(
-        (report.status, report.mend.as_str()),
+        (report.status, report.fix.as_str()),
         (Warning, "kubectl label namespace shop bank --overwrite pod-security.kubernetes.io/enforce=privileged")
     );
-    assert!(report.said.contains("of shop (baseline), bank (restricted) refuses NET_ADMIN"), "{}", report.said);
+    assert!(report.message.contains("of shop (baseline), bank (restricted) refuses NET_ADMIN"), "{}", report.message);
     let report = one(of(labelled[2..].to_vec()), id).await;
     assert_eq!(report.status, Status::Ok);
-    assert!(report.said.ends_with("1 other would, if labelled: later (baseline)"), "{}", report.said);
+    assert!(report.message.ends_with("1 other would, if labelled: later (baseline)"), "{}", report.message);
     let config = json!({ "data": { "config.yaml": "init: {enabled: false}" } });
     expect_ok(of(labelled).object("/api/v1/namespaces/mesh-system/configmaps/mesh-injector", config), id).await;
+}
 
+#[tokio::test]
+async fn there_is_no_mesh_yet() {
     let id = "kubernetes-no-mesh";
     let installed =
         cluster().list("/apis/apps/v1/namespaces/mesh-system/deployments", vec![deployment("mesh-identity", 1, 1)]);
@@ -124,7 +139,7 @@ async fn gateway_api() {
     old["metadata"]["annotations"]["gateway.networking.k8s.io/bundle-version"] = "v1.0.0".into();
     expect(cluster().object(&routes, old), id, Warning, &["v1.0.0", "older than 1.4"]).await;
     let report = one(cluster(), id).await;
-    assert!(report.said.contains("without TLSRoute, TCPRoute, ReferenceGrant"), "{}", report.said);
+    assert!(report.message.contains("without TLSRoute, TCPRoute, ReferenceGrant"), "{}", report.message);
 
     let id = "gateway-api-served";
     let alpha = crd("httproutes.gateway.networking.k8s.io", "v1alpha2");
@@ -191,10 +206,10 @@ async fn webhook() {
     let mock = refused(refused(cluster().list("/api/v1/namespaces", labelled.to_vec()), "shop"), "bank");
     let report = one(mock, id).await;
     assert_eq!(
-        (report.status, report.mend.as_str()),
+        (report.status, report.fix.as_str()),
         (Failed, "kubectl label namespace shop bank --overwrite pod-security.kubernetes.io/enforce=privileged")
     );
-    assert!(report.said.contains("Pod Security of shop, bank refuses NET_ADMIN"), "{}", report.said);
+    assert!(report.message.contains("Pod Security of shop, bank refuses NET_ADMIN"), "{}", report.message);
     let quota = json!({ "message": "exceeded quota: pods" });
     expect(answers(403, quota), id, Skipped, &["another reason", "exceeded quota"]).await;
     // No namespace is labelled yet: a pod that asks for itself shows whether the API server calls the webhook.
@@ -254,7 +269,7 @@ async fn data_plane() {
     let id = "proxy-missing";
     let mock = pod(&|pod| pod["spec"]["initContainers"] = json!([]));
     let report = one(mock, id).await;
-    assert_eq!((report.status, report.mend.as_str()), (Warning, "kubectl -n shop rollout restart deployment web"));
+    assert_eq!((report.status, report.fix.as_str()), (Warning, "kubectl -n shop rollout restart deployment web"));
     let mock = pod(&|pod| {
         pod["spec"]["initContainers"] = json!([]);
         pod["metadata"]["labels"]["meshctl.dev/inject"] = "disabled".into();

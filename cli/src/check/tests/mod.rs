@@ -10,10 +10,13 @@ use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 
 use super::{
     Check, Context, Status, When, all,
-    report::{Form, Teller, result},
+    report::{Teller, result},
     run::{Event, Report, run},
 };
-use crate::{kube::mock::Mock, output::Style};
+use crate::{
+    kube::mock::Mock,
+    output::{Format, Style},
+};
 
 /// Runs checks over a mock, without waiting.
 async fn reports(mock: Mock, checks: &[&'static Check]) -> Vec<Report> {
@@ -68,7 +71,7 @@ fn texts_are_written_alike() {
             assert!(first.is_lowercase() || text.starts_with("Mesh"), "{}: {text}", check.id);
             assert!(!text.ends_with('.') && text.len() < 180, "{}: {text}", check.id);
         }
-        assert!(["kubectl ", "meshctl ", "timedatectl "].iter().any(|c| check.mend.starts_with(c)), "{}", check.id);
+        assert!(["kubectl ", "meshctl ", "timedatectl "].iter().any(|c| check.fix.starts_with(c)), "{}", check.id);
     }
 }
 
@@ -76,11 +79,11 @@ fn texts_are_written_alike() {
 async fn a_cluster_that_is_well_passes_everything() {
     for when in [When::Installed, When::Proxy] {
         for report in reports(well::cluster(), &of(when)).await {
-            assert_eq!(report.status, Status::Ok, "{}: {}", report.check.id, report.said);
+            assert_eq!(report.status, Status::Ok, "{}: {}", report.check.id, report.message);
         }
     }
     for report in reports(well::empty(), &of(When::Pre)).await {
-        assert_eq!(report.status, Status::Ok, "{}: {}", report.check.id, report.said);
+        assert_eq!(report.status, Status::Ok, "{}: {}", report.check.id, report.message);
     }
 }
 
@@ -90,7 +93,7 @@ async fn what_needs_a_failed_check_is_skipped() {
     let reports = reports(mock, &of(When::Installed)).await;
     assert_eq!(reports[0].status, Status::Failed);
     assert!(reports[1..].iter().all(|report| report.status == Status::Skipped), "{reports:?}");
-    assert!(reports.last().unwrap().said.contains("did not pass"));
+    assert!(reports.last().unwrap().message.contains("did not pass"));
     assert_eq!(result(&reports), Status::Failed);
 }
 
@@ -102,7 +105,7 @@ async fn what_is_coming_up_is_asked_again() {
     let (mut waits, mut ended) = (Vec::new(), 0);
     let context = Arc::new(Context::new(mock.cluster(), None));
     let reports = run(&checks, context, Duration::from_secs(60), |event| match event {
-        Event::Waiting(_, said) => waits.push(said.to_owned()),
+        Event::Waiting(_, message) => waits.push(message.to_owned()),
         Event::Ended(_) => ended += 1,
     })
     .await;
@@ -110,7 +113,7 @@ async fn what_is_coming_up_is_asked_again() {
     assert!(waits[0].contains("mesh-destination has 0 of 1 pods ready"), "{waits:?}");
 }
 
-/// One namespace of several that is behind: the whole wait is not spent on it, and with nothing but it it is.
+/// The whole wait is not spent on one namespace of several that is behind; it is where only that one is checked.
 #[tokio::test(start_paused = true)]
 async fn a_check_of_the_cluster_does_not_wait_long_for_one_namespace() {
     static OF_SOME: Check = Check {
@@ -118,7 +121,7 @@ async fn a_check_of_the_cluster_does_not_wait_long_for_one_namespace() {
         area: "",
         what: "",
         why: "",
-        mend: "",
+        fix: "",
         page: "",
         when: &[When::Installed],
         after: &[],
@@ -142,7 +145,7 @@ async fn a_check_of_the_cluster_does_not_wait_long_for_one_namespace() {
         reports.extend(run(&[&OF_SOME], context, wait, |_| {}).await);
     }
     assert!(reports.iter().all(|report| report.status == Status::Failed), "{reports:?}");
-    assert!(reports.iter().all(|report| report.said.starts_with("the namespace tenant has none")), "{reports:?}");
+    assert!(reports.iter().all(|report| report.message.starts_with("the namespace tenant has none")), "{reports:?}");
 }
 
 #[tokio::test]
@@ -155,7 +158,7 @@ async fn reports_can_be_read_by_people_and_by_scripts() {
         told + &teller.end(&reports, Duration::from_millis(1_234)).unwrap()
     };
     assert_eq!(
-        text(Form::Table),
+        text(Format::Table),
         "Kubernetes\n  \
          FAILED  the API server answers and is new enough: https://mock:6443 is Kubernetes v1.20.0, older than 1.27\n          \
          why:  everything else is asked of it, and the manifests of Mesh need Kubernetes 1.27 or later\n          \
@@ -164,9 +167,13 @@ async fn reports_can_be_read_by_people_and_by_scripts() {
          skipped this user may look at what is checked: it needs kubernetes-api, which did not pass\n\
          \n1 of 2 checks failed, 1 skipped, in 1.2 s"
     );
-    assert!(!text(Form::Short).contains("skipped this") && text(Form::Short).contains("mend: upgrade"));
-    let json: serde_json::Value = serde_json::from_str(&text(Form::Json)).unwrap();
+    assert!(!text(Format::Short).contains("skipped this") && text(Format::Short).contains("mend: upgrade"));
+    let json: serde_json::Value = serde_json::from_str(&text(Format::Json)).unwrap();
     assert_eq!((&json["result"], &json["checks"][0]["status"]), (&"failed".into(), &"failed".into()));
     assert_eq!(json["checks"][0]["page"], "docs/checks/kubernetes-api.md");
+    assert_eq!(json["checks"][0]["mend"], "upgrade the cluster, or choose another with --context");
+    assert!(json["checks"][0]["said"].as_str().is_some_and(|said| said.ends_with("older than 1.27")));
     assert!(json["checks"][1].get("mend").is_none());
+    let yaml: serde_json::Value = serde_saphyr::from_str(&text(Format::Yaml)).unwrap();
+    assert_eq!(yaml, json);
 }

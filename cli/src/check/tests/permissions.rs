@@ -3,13 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use mesh_policy::well_known::CONTROL_NAMESPACE;
 use serde_json::{Value, json};
 
-use crate::{
-    chart,
-    check::control_plane::all_needed,
-    kube::{CONTROL_NAMESPACE, value},
-};
+use crate::{chart, check::control_plane::all_needed, kube::value};
 
 /// Account, verb, API group, resource, name (or none), whether in the control plane's namespace only.
 type Allowed = (String, String, String, String, String, bool);
@@ -26,7 +23,8 @@ fn rendered(given: Value) -> Vec<Value> {
 /// What the roles of the chart allow. Each is bound to the account of its name, in the same reach.
 fn allowed(objects: &[Value]) -> BTreeSet<Allowed> {
     let mut all = BTreeSet::new();
-    for role in objects.iter().filter(|object| matches!(value::text(object, "/kind"), "Role" | "ClusterRole")) {
+    let is_role = |object: &&Value| matches!(value::text(object, "/kind"), "Role" | "ClusterRole");
+    for role in objects.iter().filter(is_role).filter(|role| added_to(role).is_empty()) {
         let (account, inside) = (value::name(role), value::text(role, "/kind") == "Role");
         let bound = objects.iter().find(|object| {
             value::text(object, "/roleRef/kind") == value::text(role, "/kind")
@@ -67,11 +65,18 @@ fn allowed(objects: &[Value]) -> BTreeSet<Allowed> {
     all
 }
 
+/// The roles of Kubernetes that a role is added to.
+fn added_to(role: &Value) -> Vec<&str> {
+    let labels = role.pointer("/metadata/labels").and_then(Value::as_object).unwrap();
+    labels.keys().filter_map(|name| name.strip_prefix("rbac.authorization.k8s.io/aggregate-to-")).collect()
+}
+
 /// The rows of the page's table.
 fn documented() -> BTreeSet<Allowed> {
     let page = include_str!("../../../../docs/permissions.md");
     let mut all = BTreeSet::new();
-    for row in page.lines().filter(|line| line.starts_with("| mesh-")) {
+    let (of_accounts, _) = page.split_once("## What people may do").unwrap();
+    for row in of_accounts.lines().filter(|line| line.starts_with("| mesh-")) {
         let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
         let [account, verbs, group, resources, name, place, why, could, bound] = cells[..] else { panic!("{row}") };
         assert!([why, could, bound].iter().all(|text| !text.is_empty()), "{row}");
@@ -97,6 +102,33 @@ fn the_roles_of_the_chart_are_those_of_the_page() {
     let (allowed, documented) = (allowed(&objects), documented());
     assert_eq!(allowed.difference(&documented).collect::<Vec<_>>(), Vec::<&Allowed>::new(), "not on the page");
     assert_eq!(documented.difference(&allowed).collect::<Vec<_>>(), Vec::<&Allowed>::new(), "not in the chart");
+}
+
+#[test]
+fn what_people_may_do_is_what_the_page_says() {
+    let page = include_str!("../../../../docs/permissions.md");
+    let (_, of_people) = page.split_once("## What people may do").unwrap();
+    let documented: Vec<&str> = of_people.lines().filter(|line| line.starts_with("| mesh-")).collect();
+    let objects = rendered(json!({}));
+    let roles = objects.iter().filter(|object| value::text(object, "/kind") == "ClusterRole");
+    let rows = roles.filter(|role| !added_to(role).is_empty()).map(|role| {
+        let list = |field: &str| {
+            let texts: Vec<_> = value::items(&role["rules"][0], field).iter().filter_map(Value::as_str).collect();
+            texts.join(", ")
+        };
+        assert_eq!(role["rules"].as_array().unwrap().len(), 1);
+        let mut to = added_to(role);
+        to.sort_unstable_by(|a, b| b.cmp(a));
+        let to = to.join(", ");
+        format!(
+            "| {} | {to} | {} | {} | {} |",
+            value::name(role),
+            list("/verbs"),
+            list("/apiGroups"),
+            list("/resources")
+        )
+    });
+    assert_eq!(rows.collect::<Vec<_>>(), documented);
 }
 
 #[test]

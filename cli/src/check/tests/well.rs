@@ -204,7 +204,12 @@ pub(super) fn cluster() -> Mock {
     let lease =
         |holder| json!({ "spec": { "holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": stamp(-2) } });
     let mut mock = empty()
-        .list(CRDS, vec![crd("retrypolicies.policy.meshctl.dev", "v1alpha1")])
+        .list(
+            CRDS,
+            ["authorizationpolicies", "clusterauthorizationpolicies", "retrypolicies"]
+                .map(|plural| crd(&format!("{plural}.policy.meshctl.dev"), "v1alpha1"))
+                .to_vec(),
+        )
         .object("/api/v1/namespaces/mesh-system", system.clone())
         .list("/api/v1/namespaces", vec![system, shop])
         .object("/api/v1/namespaces/mesh-system/configmaps/mesh-trust-bundle", bundle.clone())

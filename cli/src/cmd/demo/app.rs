@@ -14,15 +14,15 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
+use mesh_listen::Signals;
 use tokio::{
     net::{TcpListener, TcpStream},
-    signal::unix::{SignalKind, signal},
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 /// Response header with the version that answered.
-pub const VERSION_HEADER: &str = "x-version";
+pub(crate) const VERSION_HEADER: &str = "x-version";
 
 /// Connections at once; beyond it new ones wait in the kernel's queue. A sidecar uses far fewer.
 const MAX_CONNECTIONS: usize = 256;
@@ -33,12 +33,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// From a connection's or request's first byte to the end of the request head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Pause after a failed accept (no file descriptors left), so that it does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// Arguments of `meshctl run app`.
 #[derive(Debug, Parser)]
-pub struct Args {
+pub(crate) struct Args {
     /// Where to listen
     #[arg(long)]
     listen: SocketAddr,
@@ -51,7 +48,7 @@ pub struct Args {
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(serve(args))
 }
@@ -63,8 +60,7 @@ struct Page {
 }
 
 async fn serve(args: Args) -> anyhow::Result<ExitCode> {
-    let mut term = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
-    let mut int = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    let mut signals = Signals::new().context("SIGTERM and SIGINT cannot be handled")?;
     let body = serde_json::json!({ "version": args.version, "pod": args.pod }).to_string();
     let version = args.version.parse().context("--version must be printable text")?;
     let page = Arc::new(Page { version, body: body.into() });
@@ -75,8 +71,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         tokio::select! {
-            _ = term.recv() => break,
-            _ = int.recv() => break,
+            _ = signals.wait() => break,
             accepted = accept(&listener, &permits) => {
                 let (stream, permit) = accepted;
                 let mut server = auto::Builder::new(TokioExecutor::new());
@@ -105,15 +100,9 @@ async fn accept(
 ) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
     // The semaphore is never closed, so a permit always comes.
     let permit = permits.clone().acquire_owned().await.ok();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let _ = stream.set_nodelay(true);
-                return (stream, permit);
-            }
-            Err(_) => sleep(ACCEPT_PAUSE).await,
-        }
-    }
+    let (stream, _) = mesh_listen::accept(listener).await;
+    let _ = stream.set_nodelay(true);
+    (stream, permit)
 }
 
 async fn answer(page: Arc<Page>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -1,8 +1,7 @@
 //! The demo's folder: `manifests/`, which the user may edit, and `state/`, which the controller keeps.
 //!
 //! A temporary one is readable by its owner alone (it has keys and tokens; sidecars of another user get copies of their
-//! own) and removed at the end. One that the user
-//! names stays, with what was edited in it.
+//! own) and removed at the end. One that the user names stays, with what was edited in it.
 
 use std::{
     fs,
@@ -18,14 +17,14 @@ use super::topology::Topology;
 
 /// Where the demo keeps its files.
 #[derive(Debug)]
-pub struct Folder {
+pub(super) struct Folder {
     path: PathBuf,
     temporary: Option<TempDir>,
 }
 
 impl Folder {
     /// Takes `chosen`, which then stays, or makes a temporary folder, which stays if `keep`.
-    pub fn open(chosen: Option<&Path>, keep: bool) -> anyhow::Result<Self> {
+    pub(super) fn open(chosen: Option<&Path>, keep: bool) -> anyhow::Result<Self> {
         let folder = match chosen {
             Some(path) => {
                 fs::create_dir_all(path).with_context(|| format!("{} cannot be made", path.display()))?;
@@ -53,32 +52,32 @@ impl Folder {
     }
 
     /// The folder with the manifests.
-    pub fn manifests(&self) -> PathBuf {
+    pub(super) fn manifests(&self) -> PathBuf {
         self.path.join("manifests")
     }
 
     /// The file with the weights.
-    pub fn route_file(&self) -> PathBuf {
+    pub(super) fn route_file(&self) -> PathBuf {
         self.manifests().join(ROUTE_FILE)
     }
 
     /// The controller's folder.
-    pub fn state(&self) -> PathBuf {
+    pub(super) fn state(&self) -> PathBuf {
         self.path.join("state")
     }
 
     /// The whole folder, if it is to vanish at the end.
-    pub fn temporary(&self) -> Option<&Path> {
+    pub(super) fn temporary(&self) -> Option<&Path> {
         self.temporary.as_ref().map(|_| self.path.as_path())
     }
 
     /// The whole folder.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Copies a file for another user, who can read it and nothing else in the folder, and says where it is.
-    pub fn hand_over(&self, file: &Path, name: &str, uid: u32) -> anyhow::Result<PathBuf> {
+    pub(super) fn hand_over(&self, file: &Path, name: &str, uid: u32) -> anyhow::Result<PathBuf> {
         let dir = self.path.join("sidecars");
         let copy = dir.join(name);
         let copied = || {
@@ -96,7 +95,7 @@ impl Folder {
     }
 
     /// Writes the manifests. In a folder that is used again, services and routes stay as the user left them.
-    pub fn write_manifests(&self, topology: &Topology) -> anyhow::Result<()> {
+    pub(super) fn write_manifests(&self, topology: &Topology) -> anyhow::Result<()> {
         for manifest in manifests::all(topology) {
             let file = self.manifests().join(manifest.name);
             if manifest.has_addresses || !file.exists() {
@@ -107,7 +106,7 @@ impl Folder {
     }
 
     /// Removes a temporary folder. The error names it, so that it can be removed by hand.
-    pub fn close(self) -> anyhow::Result<()> {
+    pub(super) fn close(self) -> anyhow::Result<()> {
         let Some(temporary) = self.temporary else { return Ok(()) };
         temporary.close().with_context(|| format!("{} cannot be removed", self.path.display()))
     }
@@ -136,7 +135,7 @@ mod tests {
         let path = folder.path().to_owned();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         folder.write_manifests(&Topology::plan(&mut Ports::new()).unwrap()).unwrap();
-        assert_eq!(fs::read_dir(folder.manifests()).unwrap().count(), 4);
+        assert_eq!(fs::read_dir(folder.manifests()).unwrap().count(), 5);
         folder.close().unwrap();
         assert!(!path.exists());
     }

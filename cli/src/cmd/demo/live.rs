@@ -17,7 +17,7 @@ use super::{
     metrics::{self, Mtls, Scrape},
     problems,
     process::Processes,
-    report::Report,
+    report::DemoReport,
     screen::Screen,
     stats::Tally,
     view::View,
@@ -31,7 +31,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const COLUMNS: usize = 100;
 
 /// Shows the demo until a signal comes or nobody reads any more; both are the ordinary end.
-pub async fn run(demo: &Demo<'_>, processes: &mut Processes, signals: &mut Signals) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(demo: &Demo<'_>, processes: &mut Processes, signals: &mut Signals) -> anyhow::Result<ExitCode> {
     let before = Scrape::of(demo.topology).await?;
     let results = Results::default();
     let load = tokio::spawn(load::run(demo.plan.clone(), results.clone()));
@@ -67,7 +67,7 @@ pub async fn run(demo: &Demo<'_>, processes: &mut Processes, signals: &mut Signa
 }
 
 /// The result of a run as text: the table over all requests.
-pub fn summary(demo: &Demo<'_>, total: &Tally, mtls: &Mtls, took: Duration) -> Vec<String> {
+pub(super) fn summary(demo: &Demo<'_>, total: &Tally, mtls: &Mtls, took: Duration) -> Vec<String> {
     let width = if io::stdout().is_terminal() { Screen::width() } else { COLUMNS };
     let route_file = demo.folder.route_file();
     let route_file = route_file.to_string_lossy();
@@ -92,7 +92,7 @@ struct Shown<'d> {
     route_file: String,
     screen: Option<Screen>,
     /// Messages of the last second, so that lines do not repeat them.
-    said: Vec<String>,
+    shown: Vec<String>,
 }
 
 impl<'d> Shown<'d> {
@@ -102,7 +102,7 @@ impl<'d> Shown<'d> {
         if screen.is_none() {
             output::note(&format!("edit {route_file}: change the weights, save, watch the shares move"));
         }
-        Self { demo, route_file, screen, said: Vec::new() }
+        Self { demo, route_file, screen, shown: Vec::new() }
     }
 
     /// Errors when nobody reads it any more.
@@ -113,13 +113,13 @@ impl<'d> Shown<'d> {
             return Ok(screen.draw(&view.table(Screen::width(), Style::stdout()))?);
         }
         let messages = view.messages();
-        let new: Vec<_> = messages.iter().filter(|message| !self.said.contains(message)).cloned().collect();
-        self.said = messages;
+        let new: Vec<_> = messages.iter().filter(|message| !self.shown.contains(message)).cloned().collect();
+        self.shown = messages;
         match self.demo.output {
             Format::Table => [view.line()].iter().chain(&new).try_for_each(|line| output::line(line)),
             format => {
                 new.iter().for_each(|message| output::note(message));
-                output::object(format, &Report::new(total, (*mtls).clone(), self.demo.startup))
+                output::object(format, &DemoReport::new(total, (*mtls).clone(), self.demo.startup))
             }
         }
     }

@@ -28,7 +28,7 @@ use tokio::{
 use super::{
     app::VERSION_HEADER,
     namespaces::Namespace,
-    stats::{Outcome, Rolling},
+    stats::{RequestOutcome, Rolling},
 };
 
 /// Time limit of one request.
@@ -45,8 +45,8 @@ const MAX_REASON: usize = 160;
 
 /// What to send.
 #[derive(Debug, Clone)]
-pub struct Plan {
-    /// Where connections go: the client's sidecar as an HTTP proxy, or the Service, if [`Plan::namespace`] is there.
+pub(super) struct LoadPlan {
+    /// Where connections go: the client's sidecar as an HTTP proxy, or the Service, if [`LoadPlan::namespace`] is there.
     pub to: SocketAddr,
     /// The client's pod, whose connections are redirected to its sidecar.
     pub namespace: Option<Arc<Namespace>>,
@@ -61,10 +61,10 @@ pub struct Plan {
 }
 
 /// Where outcomes are counted.
-pub type Results = Arc<Mutex<Rolling>>;
+pub(super) type Results = Arc<Mutex<Rolling>>;
 
 /// Sends what the plan says and counts each outcome. Ends when all have ended; dropping it cancels what is in flight.
-pub async fn run(plan: Plan, results: Results) {
+pub(super) async fn run(plan: LoadPlan, results: Results) {
     let pacer = Arc::new(Mutex::new(Pacer::new(plan.rate, plan.requests, Instant::now())));
     let mut workers = JoinSet::new();
     let plan = Arc::new(plan);
@@ -75,7 +75,7 @@ pub async fn run(plan: Plan, results: Results) {
 }
 
 /// One request on a connection of its own: whether the service answers 200 through the mesh.
-pub async fn probe(plan: &Plan) -> anyhow::Result<()> {
+pub(super) async fn probe(plan: &LoadPlan) -> anyhow::Result<()> {
     let outcome = Connection::default().request(plan).await;
     outcome.failure.map_or(Ok(()), |failure| Err(anyhow!(failure)))
 }
@@ -109,7 +109,7 @@ impl Pacer {
     }
 }
 
-async fn work(plan: Arc<Plan>, pacer: Arc<Mutex<Pacer>>, results: Results) {
+async fn work(plan: Arc<LoadPlan>, pacer: Arc<Mutex<Pacer>>, results: Results) {
     let mut connection = Connection::default();
     loop {
         let now = Instant::now();
@@ -134,7 +134,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn request(&mut self, plan: &Plan) -> Outcome {
+    async fn request(&mut self, plan: &LoadPlan) -> RequestOutcome {
         let begin = Instant::now();
         let answered = timeout(REQUEST_TIMEOUT, self.exchange(plan)).await;
         let (version, failure) = match answered {
@@ -145,11 +145,11 @@ impl Connection {
         if failure.is_some() {
             self.sender = None;
         }
-        Outcome { version, failure, latency_us: begin.elapsed().as_micros() as u64 }
+        RequestOutcome { version, failure, latency_us: begin.elapsed().as_micros() as u64 }
     }
 
     /// The version that answered, and why the answer counts as failed.
-    async fn exchange(&mut self, plan: &Plan) -> anyhow::Result<(Option<String>, Option<String>)> {
+    async fn exchange(&mut self, plan: &LoadPlan) -> anyhow::Result<(Option<String>, Option<String>)> {
         let response = self.send(plan).await?;
         let version = response.headers().get(VERSION_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let status = response.status();
@@ -164,7 +164,7 @@ impl Connection {
     }
 
     /// Sends the request; once more, on a new connection, if the old one was closed before it took the request.
-    async fn send(&mut self, plan: &Plan) -> anyhow::Result<Response<Incoming>> {
+    async fn send(&mut self, plan: &LoadPlan) -> anyhow::Result<Response<Incoming>> {
         for reused in [true, false] {
             let mut sender = match self.sender.take().filter(|s| reused && !s.is_closed()) {
                 Some(sender) => sender,
@@ -195,7 +195,7 @@ impl Connection {
     }
 }
 
-async fn connect(plan: &Plan) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
+async fn connect(plan: &LoadPlan) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
     let to = plan.to;
     let stream = match &plan.namespace {
         None => TcpStream::connect(to).await.with_context(|| format!("the client's sidecar is not at {to}"))?,
@@ -277,8 +277,11 @@ mod tests {
         let proxy = stand_in(asked.clone()).await;
         let uri = Uri::from_static("http://web.demo/");
         let results = Results::default();
-        run(Plan { to: proxy, namespace: None, uri, connections: 4, rate: None, requests: Some(90) }, results.clone())
-            .await;
+        run(
+            LoadPlan { to: proxy, namespace: None, uri, connections: 4, rate: None, requests: Some(90) },
+            results.clone(),
+        )
+        .await;
         let total = &results.lock().unwrap().total;
         assert_eq!((asked.load(Ordering::SeqCst), total.all.requests), (90, 90));
         assert_eq!((total.all.failed, total.requests("v1")), (30, 60));
@@ -289,7 +292,7 @@ mod tests {
     async fn a_sidecar_that_is_not_there_is_named() {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let uri = Uri::from_static("http://web.demo/");
-        let plan = Plan { to: free, namespace: None, uri, connections: 1, rate: None, requests: Some(1) };
+        let plan = LoadPlan { to: free, namespace: None, uri, connections: 1, rate: None, requests: Some(1) };
         assert!(probe(&plan).await.unwrap_err().to_string().contains("the client's sidecar is not at"));
     }
 }

@@ -7,11 +7,11 @@ use std::{fmt::Write, net::IpAddr};
 use super::topology::{CLIENT, CLUSTER_IPS, NAMESPACE, Replica, SERVICE, SERVICE_PORT, Topology, VERSIONS};
 
 /// The file with the weights.
-pub const ROUTE_FILE: &str = "20-route.yaml";
+pub(super) const ROUTE_FILE: &str = "20-route.yaml";
 
 /// A file of the folder.
 #[derive(Debug)]
-pub struct Manifest {
+pub(super) struct Manifest {
     /// Its name in the folder.
     pub name: &'static str,
     /// Its text.
@@ -21,12 +21,13 @@ pub struct Manifest {
 }
 
 /// All files, in the order of their names.
-pub fn all(topology: &Topology) -> Vec<Manifest> {
+pub(super) fn all(topology: &Topology) -> Vec<Manifest> {
     vec![
         Manifest { name: "00-services.yaml", text: services(topology), has_addresses: topology.transparent },
         Manifest { name: "10-pods.yaml", text: pods(topology), has_addresses: true },
         Manifest { name: "11-endpointslices.yaml", text: slices(topology), has_addresses: true },
         Manifest { name: ROUTE_FILE, text: route(), has_addresses: false },
+        Manifest { name: "30-policy.yaml", text: policy(), has_addresses: false },
     ]
 }
 
@@ -170,6 +171,40 @@ spec:
     )
 }
 
+/// Whom the policy of [`policy`] lets in, once the sign of a comment is gone from each of its lines.
+fn policy() -> String {
+    let labels = VERSIONS.map(|version| format!("{SERVICE}-{version}")).join(", ");
+    let policy = format!(
+        "apiVersion: policy.meshctl.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata:
+  name: {SERVICE}
+  namespace: {NAMESPACE}
+spec:
+  targetRefs:
+    - kind: Pod
+      selector:
+        matchExpressions:
+          - {{key: app, operator: In, values: [{labels}]}}
+  action: ALLOW
+  enforcementLevel: Application
+  rules:
+    - sources:
+        - type: ServiceAccount
+          serviceAccount: {{name: {CLIENT}}}
+      to:
+        - method: GET
+          path: {{type: Exact, value: /}}
+"
+    );
+    let mut text = format!(
+        "# Who may call {SERVICE}. Take away the # before each line below and save: then only {CLIENT} may GET /, and everything\n\
+         # else is answered 403. See who may: meshctl authz {SERVICE} -n {NAMESPACE} --manifests DIR\n\n"
+    );
+    policy.lines().for_each(|line| text += &format!("#{line}\n"));
+    text
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
@@ -228,6 +263,22 @@ mod tests {
             let account = pod["spec"]["serviceAccountName"].as_str().unwrap();
             assert!(name == account || name.rsplit_once('-').unwrap().0 == account, "{name} runs as {account}");
         }
+    }
+
+    #[test]
+    fn the_policy_says_nothing_until_it_is_uncommented() {
+        let (_, objects) = objects();
+        assert!(of_kind(&objects, "AuthorizationPolicy").is_empty());
+        let text: String =
+            policy().lines().skip(2).map(|line| line.strip_prefix('#').unwrap_or(line).to_owned() + "\n").collect();
+        let Value::Object(policy) = serde_saphyr::from_str(&text).unwrap() else { panic!("an object") };
+        assert_eq!((&policy["kind"], &policy["spec"]["action"]), (&"AuthorizationPolicy".into(), &"ALLOW".into()));
+        let found = mesh_resources::Snapshot::from_objects(
+            &[mesh_resources::Object::from_value(Value::Object(policy), None).unwrap()],
+            mesh_resources::Options::default(),
+        );
+        let schema = mesh_resources::Class::Schema;
+        assert!(found.1.iter().all(|problem| problem.class != schema), "{:?}", found.1);
     }
 
     #[test]

@@ -28,7 +28,7 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_PAGE: usize = 4 * 1024 * 1024;
 
 /// Gets a page of a process. Errors unless the answer is 200; the body is then part of the error.
-pub async fn page(address: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+pub(super) async fn page(address: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
     let get = async {
         let stream = TcpStream::connect(address).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -45,13 +45,13 @@ pub async fn page(address: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
 }
 
 /// Gets and parses the metrics of a process.
-pub async fn samples(address: SocketAddr) -> anyhow::Result<Vec<Sample>> {
+pub(super) async fn samples(address: SocketAddr) -> anyhow::Result<Vec<Sample>> {
     Ok(parse(&String::from_utf8_lossy(&page(address, "/metrics").await?)))
 }
 
 /// The metrics of all sidecars at one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Scrape {
+pub(super) struct Scrape {
     client: Vec<Sample>,
     /// By pod.
     servers: BTreeMap<String, Vec<Sample>>,
@@ -59,7 +59,7 @@ pub struct Scrape {
 
 impl Scrape {
     /// Asks every sidecar. Errors when one does not answer.
-    pub async fn of(topology: &Topology) -> anyhow::Result<Self> {
+    pub(super) async fn of(topology: &Topology) -> anyhow::Result<Self> {
         let client = samples(topology.client.metrics).await.context("metrics of the client's sidecar")?;
         let mut servers = BTreeMap::new();
         for replica in &topology.replicas {
@@ -90,7 +90,7 @@ fn difference(now: &[Sample], before: &[Sample]) -> Vec<Sample> {
 
 /// Mutual TLS between the client's sidecar and those of the service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Mtls {
+pub(super) struct Mtls {
     /// Requests that went over mutual TLS: what both ends counted, the smaller number where they differ.
     pub requests: u64,
     /// Protocol version of the handshakes, such as `TLSv1.3`.
@@ -108,7 +108,7 @@ pub struct Mtls {
 
 /// Reads mutual TLS from the metrics: requests since `earlier`, handshakes since the start (connections last longer
 /// than a run).
-pub fn mtls(topology: &Topology, earlier: &Scrape, now: &Scrape) -> Mtls {
+pub(super) fn mtls(topology: &Topology, earlier: &Scrape, now: &Scrape) -> Mtls {
     let since = now.since(earlier);
     let mutual = |samples: &[Sample], direction: &str| -> Vec<Sample> {
         let wanted = |s: &&Sample| {

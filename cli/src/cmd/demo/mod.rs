@@ -8,7 +8,7 @@
 //!
 //! The order of events is in [`session`]; everything about one concern is in a file of its own.
 
-pub mod app;
+pub(crate) mod app;
 mod folder;
 mod live;
 mod load;
@@ -33,25 +33,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{
     folder::Folder,
-    load::Plan,
+    load::LoadPlan,
     ports::Ports,
     process::Processes,
     progress::Progress,
     startup::Startup,
     topology::{CLUSTER_IPS, SERVICE_PORT, Topology},
 };
-use crate::output::{self, Format};
+use crate::{
+    clock,
+    output::{self, COMMON, Format, formats},
+};
 
 /// What the client asks for.
 const URL: &str = "http://web.demo/";
 
-/// Requests a second of the live view: enough to see shares, little enough to leave the machine alone.
+/// Requests a second of the live view: enough to see shares, and little work for the machine.
 const LIVE_RATE: f64 = 200.0;
 
 /// Examples and exit codes of `meshctl demo --help`.
@@ -70,7 +73,7 @@ Exit codes:
 /// Arguments of `meshctl demo`.
 #[derive(Debug, Parser)]
 #[command(after_help = HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// Send exactly N requests as fast as they are answered (or at --rate), print the result and end
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     requests: Option<u64>,
@@ -81,7 +84,7 @@ pub struct Args {
     #[arg(long, value_name = "C", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     connections: u16,
     /// How to print the result; without --requests, json and yaml print the totals once a second
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    #[arg(short, long, value_parser = formats(COMMON), default_value_t = Format::Table)]
     output: Format,
     /// Each pod in a network namespace of its own, its connections redirected to its sidecar; needs root and iproute2
     #[arg(long)]
@@ -93,12 +96,12 @@ pub struct Args {
     #[arg(long, conflicts_with = "dir")]
     keep: bool,
     /// How long the start may take, such as 30s or 2m
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = start_timeout)]
     timeout: Duration,
 }
 
 /// Runs the demo. Whatever happens in between, it ends what it started and removes what it wrote.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("the demo's runtime does not start")?.block_on(async {
         let mut signals = Signals::new()?;
@@ -127,7 +130,7 @@ async fn session(
     let topology = if args.transparent { Topology::transparent()? } else { Topology::plan(&mut Ports::new())? };
     folder.write_manifests(&topology)?;
     output::note(&format!("manifests: {}", folder.manifests().display()));
-    let plan = Plan {
+    let plan = LoadPlan {
         to: if args.transparent { (CLUSTER_IPS[0], SERVICE_PORT).into() } else { topology.client.outbound },
         namespace: topology.client.namespace.clone(),
         uri: URL.parse().context("the demo's URL is wrong")?,
@@ -152,11 +155,11 @@ async fn session(
     }
 }
 
-/// A demo that stands.
+/// A demo that runs.
 struct Demo<'d> {
     topology: &'d Topology,
     folder: &'d Folder,
-    plan: Plan,
+    plan: LoadPlan,
     output: Format,
     /// From the start to the first good answer.
     startup: Duration,
@@ -194,16 +197,12 @@ fn rate(text: &str) -> anyhow::Result<f64> {
     if (0.1..=1_000_000.0).contains(&rate) { Ok(rate) } else { bail!("must be between 0.1 and 1000000") }
 }
 
-fn duration(text: &str) -> anyhow::Result<Duration> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u32 = digits.parse().map_err(|_| anyhow!("must be a whole number and a unit, such as 30s"))?;
-    let time = match &text[digits.len()..] {
-        "ms" => Duration::from_millis(number.into()),
-        "s" | "" => Duration::from_secs(number.into()),
-        "m" => Duration::from_secs(u64::from(number) * 60),
-        unit => bail!("the unit {unit:?} is none of ms, s, m"),
-    };
-    if time.is_zero() { bail!("must not be zero") } else { Ok(time) }
+/// Longest start that is waited for.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+fn start_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = clock::duration(text, MAX_TIMEOUT)?;
+    if timeout.is_zero() { Err("must not be zero".to_owned()) } else { Ok(timeout) }
 }
 
 #[cfg(test)]
@@ -213,10 +212,8 @@ mod tests {
 
     #[test]
     fn times_and_rates_are_read() {
-        assert_eq!(duration("30s").unwrap(), Duration::from_secs(30));
-        assert_eq!(duration("2m").unwrap(), Duration::from_secs(120));
-        assert_eq!(duration("250ms").unwrap(), Duration::from_millis(250));
-        assert!(["", "0s", "5h", "-1s", "s"].iter().all(|t| duration(t).is_err()));
+        assert_eq!(start_timeout("2m"), Ok(Duration::from_secs(120)));
+        assert!(["", "0s", "0", "25h", "-1s", "s"].iter().all(|t| start_timeout(t).is_err()));
         assert!(["0", "-1", "nan", "inf", "x"].iter().all(|t| rate(t).is_err()));
         assert_eq!(rate("12.5").unwrap(), 12.5);
     }

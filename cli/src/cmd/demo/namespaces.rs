@@ -22,20 +22,20 @@ use rustix::{
 };
 
 /// The node's address on the bridge; pods have the next ones.
-pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+pub(super) const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
 /// The network namespace that this thread is in.
 const HERE: &str = "/proc/thread-self/ns/net";
 
 /// One pod's network.
 #[derive(Debug)]
-pub struct Namespace {
+pub(super) struct Namespace {
     pod: File,
     node: Arc<File>,
 }
 
 /// Makes the node, moves this thread there, and makes a namespace for each pod, which has the address [`address`] says.
-pub fn make(pods: usize) -> anyhow::Result<Vec<Arc<Namespace>>> {
+pub(super) fn make(pods: usize) -> anyhow::Result<Vec<Arc<Namespace>>> {
     ensure!(
         geteuid().is_root(),
         "--transparent needs root: it makes network namespaces; run it with sudo, or without it"
@@ -51,7 +51,7 @@ pub fn make(pods: usize) -> anyhow::Result<Vec<Arc<Namespace>>> {
 }
 
 /// The address of a pod, by its place.
-pub fn address(index: usize) -> Ipv4Addr {
+pub(super) fn address(index: usize) -> Ipv4Addr {
     Ipv4Addr::from_bits(NODE.to_bits() + 1 + index as u32)
 }
 
@@ -78,7 +78,7 @@ fn pod(node: &Arc<File>, index: usize) -> anyhow::Result<Arc<Namespace>> {
 impl Namespace {
     /// Does something in the pod: sockets that it makes and processes that it starts are the pod's. It must not wait
     /// for anything that this thread does elsewhere.
-    pub fn within<T>(&self, what: impl FnOnce() -> T) -> anyhow::Result<T> {
+    pub(super) fn within<T>(&self, what: impl FnOnce() -> T) -> anyhow::Result<T> {
         enter(&self.pod)?;
         let done = what();
         enter(&self.node)?;

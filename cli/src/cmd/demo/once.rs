@@ -14,7 +14,7 @@ use super::{
     load::{self, Results},
     metrics::{self, Mtls, Scrape},
     process::Processes,
-    report::Report,
+    report::DemoReport,
     stats::Tally,
 };
 use crate::output::{self, Format};
@@ -29,7 +29,7 @@ const POLL: Duration = Duration::from_millis(50);
 const CHECK: Duration = Duration::from_millis(500);
 
 /// Sends the requests and prints the report.
-pub async fn run(demo: &Demo<'_>, processes: &mut Processes, signals: &mut Signals) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(demo: &Demo<'_>, processes: &mut Processes, signals: &mut Signals) -> anyhow::Result<ExitCode> {
     let before = Scrape::of(demo.topology).await?;
     let results = Results::default();
     let begin = Instant::now();
@@ -50,7 +50,7 @@ pub async fn run(demo: &Demo<'_>, processes: &mut Processes, signals: &mut Signa
         name = signals.next() => bail!("{name} before the result was there"),
         mtls = counted(demo, &before, &total) => mtls?,
     };
-    let report = Report::new(&total, mtls, demo.startup);
+    let report = DemoReport::new(&total, mtls, demo.startup);
     match demo.output {
         Format::Table => {
             let summary = live::summary(demo, &total, &report.mtls, took);

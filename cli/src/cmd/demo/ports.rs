@@ -20,7 +20,7 @@ const RANGE: Range<u16> = 12_000..32_000;
 
 /// Hands out each port at most once.
 #[derive(Debug)]
-pub struct Ports {
+pub(super) struct Ports {
     range: Range<u16>,
     next: u16,
     left: u16,
@@ -28,7 +28,7 @@ pub struct Ports {
 
 impl Ports {
     /// Starts at a random place, so that two demos at once seldom try the same port.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let range = below_outgoing(RANGE, fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok().as_deref());
         let span = range.end - range.start;
         let offset = (RandomState::new().build_hasher().finish() % u64::from(span)) as u16;
@@ -36,7 +36,7 @@ impl Ports {
     }
 
     /// An address on 127.0.0.1 that nobody listens on. Errors when the whole range was tried.
-    pub fn free(&mut self) -> anyhow::Result<SocketAddr> {
+    pub(super) fn free(&mut self) -> anyhow::Result<SocketAddr> {
         while self.left > 0 {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.next));
             self.left -= 1;

@@ -25,7 +25,7 @@ struct Problem {
 }
 
 /// The problems now in force, in words. When the controller cannot be asked or understood, that is the problem.
-pub async fn of(controller: SocketAddr) -> Vec<String> {
+pub(super) async fn of(controller: SocketAddr) -> Vec<String> {
     match metrics::page(controller, "/problems").await {
         Ok(body) => lines(&body),
         Err(error) => vec![format!("the controller does not say what is wrong with the manifests: {error:#}")],

@@ -43,7 +43,7 @@ const LOG_BUFFER: usize = 8 * 1024;
 
 /// All processes that were started.
 #[derive(Debug)]
-pub struct Processes {
+pub(super) struct Processes {
     program: PathBuf,
     /// The same file, held open: another user may not be able to enter its folder.
     file: Option<File>,
@@ -61,7 +61,7 @@ struct Running {
 
 /// Where a process runs, and as whom: by default where this one does, as the same user.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Place<'p> {
+pub(super) struct ProcessPlacement<'p> {
     /// The pod's network.
     pub namespace: Option<&'p Namespace>,
     /// The user, and the group of the same number.
@@ -72,21 +72,21 @@ type Log = Arc<Mutex<VecDeque<String>>>;
 
 impl Processes {
     /// None yet. Errors when this program's own file is unknown.
-    pub fn new() -> anyhow::Result<Self> {
+    pub(super) fn new() -> anyhow::Result<Self> {
         let program = env::current_exe().context("cannot find this program's own file to start it again")?;
         let file = File::open(&program).ok();
         Ok(Self { program, file, running: Vec::new() })
     }
 
     /// Starts `meshctl run ARGS…` with `variables`, and none of the `MESH_*` variables of this process.
-    pub fn start(&mut self, name: &str, args: &[&str], variables: &[(&str, String)]) -> anyhow::Result<()> {
-        self.start_in(Place::default(), name, args, variables)
+    pub(super) fn start(&mut self, name: &str, args: &[&str], variables: &[(&str, String)]) -> anyhow::Result<()> {
+        self.start_in(ProcessPlacement::default(), name, args, variables)
     }
 
     /// The same in a pod, or as another user.
-    pub fn start_in(
+    pub(super) fn start_in(
         &mut self,
-        place: Place<'_>,
+        place: ProcessPlacement<'_>,
         name: &str,
         args: &[&str],
         variables: &[(&str, String)],
@@ -112,17 +112,22 @@ impl Processes {
     }
 
     /// Runs `meshctl run ARGS…` in a pod to its end. Errors when it fails, with what it said.
-    pub fn complete(&self, namespace: &Namespace, args: &[&str], variables: &[(&str, String)]) -> anyhow::Result<()> {
-        let place = Place { namespace: Some(namespace), uid: None };
+    pub(super) fn complete(
+        &self,
+        namespace: &Namespace,
+        args: &[&str],
+        variables: &[(&str, String)],
+    ) -> anyhow::Result<()> {
+        let place = ProcessPlacement { namespace: Some(namespace), uid: None };
         let mut command = self.command(place, args, variables);
         let done = namespace.within(|| command.stdin(Stdio::null()).env_remove(PARENT).output())?;
         let done = done.with_context(|| format!("{} does not start", self.program.display()))?;
-        let said = String::from_utf8_lossy(&done.stderr);
-        ensure!(done.status.success(), "{} failed ({}): {}", args.join(" "), ending(done.status), said.trim());
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "{} failed ({}): {}", args.join(" "), ending(done.status), stderr.trim());
         Ok(())
     }
 
-    fn command(&self, place: Place<'_>, args: &[&str], variables: &[(&str, String)]) -> process::Command {
+    fn command(&self, place: ProcessPlacement<'_>, args: &[&str], variables: &[(&str, String)]) -> process::Command {
         let mut command = match (place.uid, &self.file) {
             (Some(uid), Some(file)) => {
                 let mut command = process::Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
@@ -141,8 +146,8 @@ impl Processes {
         command
     }
 
-    /// Errors when a process has ended, which none does of itself; the error has its last words.
-    pub fn check(&mut self) -> anyhow::Result<()> {
+    /// Errors when a process has ended, which none should; the error has the last lines of its log.
+    pub(super) fn check(&mut self) -> anyhow::Result<()> {
         for running in &mut self.running {
             if let Ok(Some(status)) = running.child.try_wait() {
                 return Err(anyhow!("{} ended by itself ({})\n{}", running.name, ending(status), running.last_words()));
@@ -152,13 +157,13 @@ impl Processes {
     }
 
     /// The last lines of a process's log, indented, for an error about it.
-    pub fn last_words(&self, name: &str) -> String {
+    pub(super) fn last_words(&self, name: &str) -> String {
         self.running.iter().find(|r| r.name == name).map(Running::last_words).unwrap_or_default()
     }
 
     /// Ends all: SIGTERM to each, SIGKILL to those that remain after [`TERM_BOUND`], and waits for every one. Errors
     /// name a process that could not be ended.
-    pub async fn stop(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
         for running in &self.running {
             signal(&running.child, Signal::TERM);
         }

@@ -15,7 +15,7 @@ use crate::output::{self, Style};
 const TICK: Duration = Duration::from_millis(100);
 
 /// Progress of the start-up.
-pub struct Progress {
+pub(super) struct Progress {
     spinner: Option<ProgressBar>,
     style: Style,
     since: Instant,
@@ -23,7 +23,7 @@ pub struct Progress {
 
 impl Progress {
     /// Starts the clock.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let spinner = io::stderr().is_terminal().then(|| {
             let spinner = ProgressBar::new_spinner();
             // The template is checked by a test; the default one is as good.
@@ -36,7 +36,7 @@ impl Progress {
     }
 
     /// Says what is going on.
-    pub fn begin(&mut self, what: &str) {
+    pub(super) fn begin(&mut self, what: &str) {
         if let Some(spinner) = &self.spinner {
             spinner.set_message(what.to_owned());
             spinner.enable_steady_tick(TICK); // not before: lines printed earlier would tear it
@@ -44,7 +44,7 @@ impl Progress {
     }
 
     /// Says that something is done, and when.
-    pub fn done(&mut self, what: &str) {
+    pub(super) fn done(&mut self, what: &str) {
         let text =
             format!("  {} {what} ({} ms)", self.style.paint("✓", Color::Green), self.since.elapsed().as_millis());
         match &self.spinner {
@@ -54,7 +54,7 @@ impl Progress {
     }
 
     /// Since the start.
-    pub fn elapsed(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         self.since.elapsed()
     }
 }

@@ -12,7 +12,7 @@ use super::{
 
 /// The object. Its fields are an interface: scripts read them.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(super) struct DemoReport {
     /// Requests sent, the failed ones included.
     pub requests: u64,
     /// Those that did not end with a 200.
@@ -29,7 +29,7 @@ pub struct Report {
 
 /// A version's part.
 #[derive(Debug, Serialize)]
-pub struct Version {
+pub(super) struct Version {
     /// Requests that it answered.
     pub requests: u64,
     /// Percent of the requests that some version answered, to two places.
@@ -38,7 +38,7 @@ pub struct Version {
 
 /// Percentiles, milliseconds.
 #[derive(Debug, Serialize)]
-pub struct Latency {
+pub(super) struct Latency {
     /// Half of the requests were at most this slow.
     pub p50: f64,
     /// 99 of 100.
@@ -47,9 +47,9 @@ pub struct Latency {
     pub p999: f64,
 }
 
-impl Report {
+impl DemoReport {
     /// Puts the parts together.
-    pub fn new(tally: &Tally, mtls: Mtls, startup: Duration) -> Self {
+    pub(super) fn new(tally: &Tally, mtls: Mtls, startup: Duration) -> Self {
         let names = VERSIONS.iter().copied().chain(tally.versions.keys().map(String::as_str));
         let version = |name: &str| Version {
             requests: tally.requests(name),
@@ -66,7 +66,7 @@ impl Report {
     }
 
     /// Why the run counts as failed, in words; `None` when every request succeeded over mutual TLS.
-    pub fn failure(&self, last: Option<&str>) -> Option<String> {
+    pub(super) fn failure(&self, last: Option<&str>) -> Option<String> {
         let good = self.requests - self.failed;
         if self.failed > 0 {
             let last = last.unwrap_or("no reason is known");
@@ -93,21 +93,22 @@ impl Latency {
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::*;
-    use crate::cmd::demo::stats::Outcome;
+    use crate::cmd::demo::stats::RequestOutcome;
 
     fn tally(v1: u32, v2: u32, failed: u32) -> Tally {
         let mut tally = Tally::default();
-        let ok = |v: &str| Outcome { version: Some(v.into()), failure: None, latency_us: 1_500 };
+        let ok = |v: &str| RequestOutcome { version: Some(v.into()), failure: None, latency_us: 1_500 };
         (0..v1).for_each(|_| tally.record(&ok("v1")));
         (0..v2).for_each(|_| tally.record(&ok("v2")));
-        (0..failed).for_each(|_| tally.record(&Outcome { failure: Some("503".into()), ..Outcome::default() }));
+        (0..failed)
+            .for_each(|_| tally.record(&RequestOutcome { failure: Some("503".into()), ..RequestOutcome::default() }));
         tally
     }
 
     #[test]
     fn the_object_has_the_fields_that_scripts_read() {
         let mtls = Mtls { requests: 1_000, server_identities: vec!["a".into()], ..Mtls::default() };
-        let report = Report::new(&tally(901, 99, 0), mtls, Duration::from_millis(640));
+        let report = DemoReport::new(&tally(901, 99, 0), mtls, Duration::from_millis(640));
         assert_eq!(report.failure(None), None);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!((json["requests"].as_u64(), json["failed"].as_u64()), (Some(1_000), Some(0)));
@@ -123,15 +124,15 @@ mod tests {
 
     #[test]
     fn a_version_without_requests_is_there() {
-        let report = Report::new(&tally(10, 0, 0), Mtls::default(), Duration::ZERO);
+        let report = DemoReport::new(&tally(10, 0, 0), Mtls::default(), Duration::ZERO);
         assert_eq!((report.versions["v2"].requests, report.versions["v2"].share), (0, 0.0));
     }
 
     #[test]
     fn failures_and_plain_text_are_failures() {
-        let failed = Report::new(&tally(10, 0, 1), Mtls::default(), Duration::ZERO);
+        let failed = DemoReport::new(&tally(10, 0, 1), Mtls::default(), Duration::ZERO);
         assert!(failed.failure(Some("503")).unwrap().contains("1 of 11 requests failed; the last: 503"));
-        let plain = Report::new(&tally(10, 0, 0), Mtls { requests: 9, ..Mtls::default() }, Duration::ZERO);
+        let plain = DemoReport::new(&tally(10, 0, 0), Mtls { requests: 9, ..Mtls::default() }, Duration::ZERO);
         assert!(plain.failure(None).unwrap().contains("only 9 of 10"));
     }
 }

@@ -12,33 +12,33 @@ use crossterm::{
     terminal::{Clear, ClearType, size},
 };
 
-/// Columns where the terminal does not say.
+/// Columns where the terminal does not report them.
 const COLUMNS: u16 = 80;
 
-/// Lines where the terminal does not say.
+/// Lines where the terminal does not report them.
 const LINES: u16 = 24;
 
 /// A place on the terminal.
 #[derive(Debug)]
-pub struct Screen {
+pub(super) struct Screen {
     out: Stdout,
     drawn: u16,
 }
 
 impl Screen {
     /// Nothing is drawn yet.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { out: io::stdout(), drawn: 0 }
     }
 
     /// Columns of the terminal now.
-    pub fn width() -> usize {
+    pub(super) fn width() -> usize {
         size().map_or(COLUMNS, |(columns, _)| columns).into()
     }
 
     /// Puts `lines` where the last ones were. Lines that do not fit are left out at the end. Errors when the terminal
     /// is gone.
-    pub fn draw(&mut self, lines: &[String]) -> io::Result<()> {
+    pub(super) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
         let height = size().map_or(LINES, |(_, lines)| lines).max(2);
         let up = self.drawn.min(height - 1);
         queue!(self.out, Hide, MoveToColumn(0))?;

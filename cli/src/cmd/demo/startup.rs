@@ -9,15 +9,16 @@ use std::{
 };
 
 use anyhow::{anyhow, bail};
+use mesh_policy::well_known::PROXY_UID;
 use tokio::time::sleep;
 
 use super::{
     folder::Folder,
-    load::{self, Plan},
+    load::{self, LoadPlan},
     metrics,
-    process::{Place, Processes},
+    process::{ProcessPlacement, Processes},
     progress::Progress,
-    topology::{CLIENT, NAMESPACE, SIDECAR_UID, Sidecar, Topology},
+    topology::{CLIENT, NAMESPACE, Sidecar, Topology},
 };
 use crate::cmd::run::FOLDER;
 
@@ -31,7 +32,7 @@ const GRACE: &str = "2s";
 const CONTROLLER: &str = "controller";
 
 /// What a start needs.
-pub struct Startup<'s> {
+pub(super) struct Startup<'s> {
     /// Who takes part.
     pub topology: &'s Topology,
     /// Where files are.
@@ -46,7 +47,7 @@ pub struct Startup<'s> {
 
 impl Startup<'_> {
     /// Starts everything and returns when a first request was answered.
-    pub async fn run(mut self, plan: &Plan) -> anyhow::Result<()> {
+    pub(super) async fn run(mut self, plan: &LoadPlan) -> anyhow::Result<()> {
         self.controller().await?;
         self.pods().await?;
         self.first_request(plan).await
@@ -94,7 +95,7 @@ impl Startup<'_> {
             let listen = replica.app.to_string();
             let args = ["app", "--listen", &listen, "--version", replica.version, "--pod", &replica.pod];
             let namespace = replica.sidecar.namespace.as_deref();
-            self.processes.start_in(Place { namespace, uid: None }, &replica.pod, &args, &[])?;
+            self.processes.start_in(ProcessPlacement { namespace, uid: None }, &replica.pod, &args, &[])?;
             let ports = format!("{}={}", replica.listen.port(), replica.app.port());
             self.sidecar(&replica.pod, &replica.sidecar, Some(ports))?;
         }
@@ -127,11 +128,11 @@ impl Startup<'_> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let (mut token, mut bundle) =
             (state.join("tokens").join(format!("{NAMESPACE}.{pod}")), state.join("trust-bundle.pem"));
-        let mut place = Place::default();
+        let mut place = ProcessPlacement::default();
         if let Some(namespace) = &sidecar.namespace {
-            token = self.folder.hand_over(&token, &format!("{pod}.token"), SIDECAR_UID)?;
-            bundle = self.folder.hand_over(&bundle, &format!("{pod}.pem"), SIDECAR_UID)?;
-            place = Place { namespace: Some(namespace), uid: Some(SIDECAR_UID) };
+            token = self.folder.hand_over(&token, &format!("{pod}.token"), PROXY_UID)?;
+            bundle = self.folder.hand_over(&bundle, &format!("{pod}.pem"), PROXY_UID)?;
+            place = ProcessPlacement { namespace: Some(namespace), uid: Some(PROXY_UID) };
             self.processes.complete(namespace, &["init"], &[])?;
         }
         let mut variables = vec![
@@ -154,7 +155,7 @@ impl Startup<'_> {
         self.processes.start_in(place, &sidecar_name(pod), &["proxy"], &variables)
     }
 
-    async fn first_request(&mut self, plan: &Plan) -> anyhow::Result<()> {
+    async fn first_request(&mut self, plan: &LoadPlan) -> anyhow::Result<()> {
         self.progress.begin("sending a first request");
         let client = sidecar_name(CLIENT);
         self.until("no request succeeds", &client, async || load::probe(plan).await).await?;

@@ -8,12 +8,12 @@ use hdrhistogram::Histogram;
 
 /// Seconds over which the live table shows shares: long enough that chance does not shake a 10 % share by more than
 /// about one point at 200 requests a second, short enough to see a change of weights at once.
-pub const WINDOW: usize = 5;
+const WINDOW: usize = 5;
 
-/// Versions that are told apart; the name comes from a response header, so it is not trusted to be one of few.
+/// Most versions that are counted separately: the name comes from a response header, which may say anything.
 const MAX_VERSIONS: usize = 8;
 
-/// Longest latency that is told apart, microseconds; above any request's time limit.
+/// Longest latency that is measured, microseconds; above any request's time limit.
 const MAX_LATENCY_US: u64 = 60_000_000;
 
 /// Characters of the last failure that are kept.
@@ -21,7 +21,7 @@ const MAX_FAILURE: usize = 200;
 
 /// How one request ended.
 #[derive(Debug, Clone, Default)]
-pub struct Outcome {
+pub(super) struct RequestOutcome {
     /// The version that answered; `None` when no answer named one.
     pub version: Option<String>,
     /// Why it counts as failed; `None` for a 200.
@@ -32,7 +32,7 @@ pub struct Outcome {
 
 /// Requests counted.
 #[derive(Debug, Clone)]
-pub struct Count {
+pub(super) struct Count {
     /// All that ended.
     pub requests: u64,
     /// Those of them that were not a 200.
@@ -48,7 +48,7 @@ impl Default for Count {
 }
 
 impl Count {
-    fn record(&mut self, outcome: &Outcome) {
+    fn record(&mut self, outcome: &RequestOutcome) {
         self.requests += 1;
         self.failed += u64::from(outcome.failure.is_some());
         if let Some(latency) = &mut self.latency {
@@ -66,19 +66,19 @@ impl Count {
     }
 
     /// Latency at `quantile` (0 to 1), milliseconds with microseconds behind the point; 0 without requests.
-    pub fn latency_ms(&self, quantile: f64) -> f64 {
+    pub(super) fn latency_ms(&self, quantile: f64) -> f64 {
         self.latency.as_ref().map_or(0.0, |l| l.value_at_quantile(quantile) as f64 / 1_000.0)
     }
 
     /// Percent that succeeded; `None` without requests.
-    pub fn success(&self) -> Option<f64> {
+    pub(super) fn success(&self) -> Option<f64> {
         percent(self.requests - self.failed, self.requests)
     }
 }
 
 /// Counts of all requests and by version.
 #[derive(Debug, Clone, Default)]
-pub struct Tally {
+pub(super) struct Tally {
     /// All.
     pub all: Count,
     /// Those whose answer named a version.
@@ -89,7 +89,7 @@ pub struct Tally {
 
 impl Tally {
     /// Counts a request.
-    pub fn record(&mut self, outcome: &Outcome) {
+    pub(super) fn record(&mut self, outcome: &RequestOutcome) {
         self.all.record(outcome);
         if let Some(version) = &outcome.version
             && (self.versions.contains_key(version) || self.versions.len() < MAX_VERSIONS)
@@ -102,7 +102,7 @@ impl Tally {
     }
 
     /// Counts what another counted.
-    pub fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.all.add(&other.all);
         for (version, count) in &other.versions {
             self.versions.entry(version.clone()).or_default().add(count);
@@ -113,24 +113,24 @@ impl Tally {
     }
 
     /// Requests of a version.
-    pub fn requests(&self, version: &str) -> u64 {
+    pub(super) fn requests(&self, version: &str) -> u64 {
         self.versions.get(version).map_or(0, |c| c.requests)
     }
 
     /// Percent of a version among the requests that some version answered; `None` without any.
-    pub fn share(&self, version: &str) -> Option<f64> {
+    pub(super) fn share(&self, version: &str) -> Option<f64> {
         percent(self.requests(version), self.versions.values().map(|c| c.requests).sum())
     }
 }
 
 /// `part` of `whole` in percent; `None` of nothing.
-pub fn percent(part: u64, whole: u64) -> Option<f64> {
+pub(super) fn percent(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 * 100.0 / whole as f64)
 }
 
 /// A tally in total, and of the last [`WINDOW`] seconds.
 #[derive(Debug, Default)]
-pub struct Rolling {
+pub(super) struct Rolling {
     /// Since the start.
     pub total: Tally,
     second: Tally,
@@ -139,13 +139,13 @@ pub struct Rolling {
 
 impl Rolling {
     /// Counts a request.
-    pub fn record(&mut self, outcome: &Outcome) {
+    pub(super) fn record(&mut self, outcome: &RequestOutcome) {
         self.total.record(outcome);
         self.second.record(outcome);
     }
 
     /// Ends a second. Returns the tally of the last seconds and how many they are.
-    pub fn end_second(&mut self) -> (Tally, usize) {
+    pub(super) fn end_second(&mut self) -> (Tally, usize) {
         if self.seconds.len() == WINDOW {
             self.seconds.pop_front();
         }
@@ -161,8 +161,8 @@ impl Rolling {
 mod tests {
     use super::*;
 
-    fn ok(version: &str, latency_us: u64) -> Outcome {
-        Outcome { version: Some(version.into()), failure: None, latency_us }
+    fn ok(version: &str, latency_us: u64) -> RequestOutcome {
+        RequestOutcome { version: Some(version.into()), failure: None, latency_us }
     }
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
     fn a_failure_without_a_version_is_counted_and_named() {
         let mut tally = Tally::default();
         tally.record(&ok("v1", 1));
-        tally.record(&Outcome { version: None, failure: Some("503: no endpoint".into()), latency_us: 5 });
+        tally.record(&RequestOutcome { version: None, failure: Some("503: no endpoint".into()), latency_us: 5 });
         assert_eq!((tally.all.requests, tally.all.failed, tally.requests("v1")), (2, 1, 1));
         assert_eq!(tally.all.success(), Some(50.0));
         assert_eq!(tally.share("v1"), Some(100.0));

@@ -5,35 +5,37 @@ use std::{
     sync::Arc,
 };
 
+use mesh_policy::well_known::{
+    ADMIN_PORT, DESTINATION_PORT, IDENTITY_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, PAGES_PORT,
+};
+
 use super::{
     namespaces::{self, NODE, Namespace},
     ports::Ports,
 };
 
 /// Namespace of everything in the demo.
-pub const NAMESPACE: &str = "demo";
+pub(super) const NAMESPACE: &str = "demo";
 /// The Service that the client calls.
-pub const SERVICE: &str = "web";
+pub(super) const SERVICE: &str = "web";
 /// Port of the Services.
-pub const SERVICE_PORT: u16 = 80;
+pub(super) const SERVICE_PORT: u16 = 80;
 /// The versions of the service, in the order shown.
-pub const VERSIONS: [&str; 2] = ["v1", "v2"];
+pub(super) const VERSIONS: [&str; 2] = ["v1", "v2"];
 /// Replicas of each version.
-pub const REPLICAS: usize = 2;
+const REPLICAS: usize = 2;
 /// Name and service account of the client's pod.
-pub const CLIENT: &str = "client";
+pub(super) const CLIENT: &str = "client";
 
-/// The user of sidecars whose pods are redirected; its connections are not.
-pub const SIDECAR_UID: u32 = 4640;
 /// Addresses of the Services `web`, `web-v1` and `web-v2` where pods are redirected.
-pub const CLUSTER_IPS: [Ipv4Addr; 3] =
+pub(super) const CLUSTER_IPS: [Ipv4Addr; 3] =
     [Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11), Ipv4Addr::new(10, 96, 0, 12)];
 /// Where the application of a redirected pod listens.
 const APP_PORT: u16 = 8080;
 
 /// A pod's sidecar: the listeners that it has besides those for application ports.
 #[derive(Clone, Debug)]
-pub struct Sidecar {
+pub(super) struct Sidecar {
     /// `MESH_OUTBOUND_LISTEN`.
     pub outbound: SocketAddr,
     /// `MESH_INBOUND_LISTEN`.
@@ -48,7 +50,7 @@ pub struct Sidecar {
 
 /// One pod of the service: an application and its sidecar.
 #[derive(Clone, Debug)]
-pub struct Replica {
+pub(super) struct Replica {
     /// `v1` or `v2`.
     pub version: &'static str,
     /// The pod's name.
@@ -63,7 +65,7 @@ pub struct Replica {
 
 /// All of it.
 #[derive(Clone, Debug)]
-pub struct Topology {
+pub(super) struct Topology {
     /// Identity service of the controller.
     pub identity: SocketAddr,
     /// Policy and destination services of the controller.
@@ -80,7 +82,7 @@ pub struct Topology {
 
 impl Topology {
     /// Gives everyone free ports.
-    pub fn plan(ports: &mut Ports) -> anyhow::Result<Self> {
+    pub(super) fn plan(ports: &mut Ports) -> anyhow::Result<Self> {
         let mut replicas = Vec::with_capacity(VERSIONS.len() * REPLICAS);
         for version in VERSIONS {
             for index in 0..REPLICAS {
@@ -104,7 +106,7 @@ impl Topology {
     }
 
     /// Makes a network for every pod. From then on this thread is on their node.
-    pub fn transparent() -> anyhow::Result<Self> {
+    pub(super) fn transparent() -> anyhow::Result<Self> {
         let mut networks = namespaces::make(VERSIONS.len() * REPLICAS + 1)?.into_iter().enumerate();
         let mut pod = || {
             let (index, namespace) = networks.next().ok_or_else(|| anyhow::anyhow!("a pod has no network"))?;
@@ -127,9 +129,9 @@ impl Topology {
         }
         let node = |port| SocketAddr::from((NODE, port));
         Ok(Self {
-            identity: node(4650),
-            destination: node(4651),
-            controller: node(4652),
+            identity: node(IDENTITY_PORT),
+            destination: node(DESTINATION_PORT),
+            controller: node(PAGES_PORT),
             client,
             replicas,
             transparent: true,
@@ -137,7 +139,7 @@ impl Topology {
     }
 
     /// Pods with a sidecar and the sidecar, the client last.
-    pub fn sidecars(&self) -> impl Iterator<Item = (&str, &Sidecar)> {
+    pub(super) fn sidecars(&self) -> impl Iterator<Item = (&str, &Sidecar)> {
         self.replicas.iter().map(|r| (r.pod.as_str(), &r.sidecar)).chain([(CLIENT, &self.client)])
     }
 }
@@ -151,23 +153,23 @@ impl Sidecar {
     /// At the ports that a sidecar has in a cluster.
     fn redirected(pod: Ipv4Addr, namespace: Arc<Namespace>) -> Self {
         Self {
-            outbound: (Ipv4Addr::LOCALHOST, 4640).into(),
-            inbound: (Ipv4Addr::UNSPECIFIED, 4643).into(),
-            admin: (Ipv4Addr::LOCALHOST, 4691).into(),
-            metrics: (pod, 4692).into(),
+            outbound: (Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into(),
+            inbound: (Ipv4Addr::UNSPECIFIED, INBOUND_PORT).into(),
+            admin: (Ipv4Addr::LOCALHOST, ADMIN_PORT).into(),
+            metrics: (pod, METRICS_PORT).into(),
             namespace: Some(namespace),
         }
     }
 
     /// The pod's address.
-    pub fn pod_ip(&self) -> IpAddr {
+    pub(super) fn pod_ip(&self) -> IpAddr {
         self.metrics.ip()
     }
 }
 
 impl Replica {
     /// Name of its Service, and of its service account.
-    pub fn service(&self) -> String {
+    pub(super) fn service(&self) -> String {
         format!("{SERVICE}-{}", self.version)
     }
 }

@@ -24,7 +24,7 @@ const ALL_WELL: f64 = 99.95;
 
 /// What is shown.
 #[derive(Debug)]
-pub struct View<'v> {
+pub(super) struct View<'v> {
     /// The requests of the last seconds.
     pub window: &'v Tally,
     /// How long these seconds were.
@@ -42,7 +42,7 @@ pub struct View<'v> {
 impl View<'_> {
     /// The table for a terminal of `width` columns; 80 are enough for all but long paths and messages, which go on in
     /// the next line.
-    pub fn table(&self, width: usize, style: Style) -> Vec<String> {
+    pub(super) fn table(&self, width: usize, style: Style) -> Vec<String> {
         let mut lines = self.rows(width, style);
         lines.push(String::new());
         let all = &self.total.all;
@@ -60,7 +60,7 @@ impl View<'_> {
     }
 
     /// The table of a run that is over. Rates make no sense without a time, so `seconds` is that of the whole run.
-    pub fn result(&self, width: usize, style: Style) -> Vec<String> {
+    pub(super) fn result(&self, width: usize, style: Style) -> Vec<String> {
         let mut lines = self.rows(width, style);
         lines.push(String::new());
         let all = &self.total.all;
@@ -89,7 +89,7 @@ impl View<'_> {
     }
 
     /// One line, for a log: the same facts in fewer words, without the messages.
-    pub fn line(&self) -> String {
+    pub(super) fn line(&self) -> String {
         let shares = self.versions().into_iter().map(|v| {
             let share = self.window.share(&v).map_or("-".to_owned(), |s| format!("{s:.1}%"));
             format!("{v} {share}")
@@ -107,7 +107,7 @@ impl View<'_> {
     }
 
     /// What is wrong just now: why requests fail, and what the controller says about the manifests.
-    pub fn messages(&self) -> Vec<String> {
+    pub(super) fn messages(&self) -> Vec<String> {
         let well = self.window.all.success().is_none_or(|s| s >= ALL_WELL);
         let failure = self.total.last_failure.iter().filter(|_| !well);
         failure.chain(self.problems).map(|message| format!("! {message}")).collect()
@@ -206,15 +206,16 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::cmd::demo::stats::Outcome;
+    use crate::cmd::demo::stats::RequestOutcome;
 
     fn tally(v1: u32, v2: u32, failed: u32) -> Tally {
         let mut tally = Tally::default();
-        let ok = |v: &str, us| Outcome { version: Some(v.into()), failure: None, latency_us: us };
+        let ok = |v: &str, us| RequestOutcome { version: Some(v.into()), failure: None, latency_us: us };
         (0..v1).for_each(|_| tally.record(&ok("v1", 810)));
         (0..v2).for_each(|_| tally.record(&ok("v2", 950)));
         let failure = Some("503 Service Unavailable: no endpoint of demo/web-v2:80".to_owned());
-        (0..failed).for_each(|_| tally.record(&Outcome { version: None, failure: failure.clone(), latency_us: 100 }));
+        (0..failed)
+            .for_each(|_| tally.record(&RequestOutcome { version: None, failure: failure.clone(), latency_us: 100 }));
         tally
     }
 

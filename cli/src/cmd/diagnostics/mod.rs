@@ -9,14 +9,20 @@ mod world;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
-use clap::{Parser, Subcommand, ValueEnum};
-use mesh_policy::{Endpoint, Target};
+use clap::{Parser, Subcommand};
+use mesh_policy::{
+    Endpoint, Target,
+    well_known::{ADMIN_PORT, METRICS_PORT},
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use self::world::World;
-use super::identity::LOCAL_PAGES;
-use crate::{check::READ_ONLY_PAGES, globals::Globals, kube::Cluster, output};
+use crate::{
+    globals::Globals,
+    kube::Cluster,
+    output::{self, Format, JSON, YAML, columns, formats},
+};
 
 /// Arguments of `meshctl diagnostics`.
 #[derive(Debug, Parser)]
@@ -27,7 +33,7 @@ use crate::{check::READ_ONLY_PAGES, globals::Globals, kube::Cluster, output};
   meshctl diagnostics proxy-metrics web-5d4f-x7k -n shop | grep mesh_requests_total
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage.")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
 }
@@ -39,16 +45,16 @@ enum What {
         #[command(flatten)]
         target: TargetArgs,
         /// How to print them
-        #[arg(short, long, value_enum, default_value_t = Form::Table)]
-        output: Form,
+        #[arg(short, long, value_parser = formats(LIST), default_value_t = Format::Table)]
+        output: Format,
     },
     /// The policy of a target for a client: routes, rules, backends, and what is wrong with them
     Policy {
         #[command(flatten)]
         target: TargetArgs,
         /// How to print it
-        #[arg(short, long, value_enum, default_value_t = Tree::Yaml)]
-        output: Tree,
+        #[arg(short, long, value_parser = formats(TREE), default_value_t = Format::Yaml)]
+        output: Format,
     },
     /// The metrics of a pod's sidecar, in the text format of Prometheus
     ProxyMetrics {
@@ -60,8 +66,8 @@ enum What {
         /// POD or NAMESPACE/POD
         pod: String,
         /// How to print it
-        #[arg(short, long, value_enum, default_value_t = Tree::Yaml)]
-        output: Tree,
+        #[arg(short, long, value_parser = formats(TREE), default_value_t = Format::Yaml)]
+        output: Format,
     },
 }
 
@@ -76,30 +82,14 @@ struct TargetArgs {
     from: Option<String>,
 }
 
-/// The forms of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// Text for people
-    Table,
-    /// As table, with zones and identities
-    Wide,
-    /// One JSON object
-    Json,
-    /// One YAML document
-    Yaml,
-}
-
-/// The forms of what is no list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Tree {
-    /// One JSON object
-    Json,
-    /// One YAML document
-    Yaml,
-}
+/// What `-o` takes for a list.
+const LIST: [(Format, &str); 4] =
+    [(Format::Table, "Text for people"), (Format::Wide, "As table, with zones and identities"), JSON, YAML];
+/// What `-o` takes for a single object.
+const TREE: [(Format, &str); 2] = [JSON, YAML];
 
 /// Prints what was asked for.
-pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     super::block_on(async {
         let cluster = Cluster::connect(globals).await?;
         match &args.what {
@@ -109,26 +99,17 @@ pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
             }
             What::Policy { target, output } => {
                 let world = world::read(&cluster).await?;
-                tree(&policy(&world, target, cluster.namespace())?, *output)
+                output::line(&output::pretty(*output, &policy(&world, target, cluster.namespace())?)?)
             }
-            What::ProxyMetrics { pod } => {
-                output::line(page(&cluster, pod, READ_ONLY_PAGES, "/metrics").await?.trim_end())
-            }
+            What::ProxyMetrics { pod } => output::line(page(&cluster, pod, METRICS_PORT, "/metrics").await?.trim_end()),
             What::ProxyConfig { pod, output } => {
-                let text = page(&cluster, pod, LOCAL_PAGES, "/config").await?;
+                let text = page(&cluster, pod, ADMIN_PORT, "/config").await?;
                 let value: Value = serde_json::from_str(&text).context("the sidecar's /config is not JSON")?;
-                tree(&value, *output)
+                output::line(&output::pretty(*output, &value)?)
             }
         }
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn tree(value: &Value, form: Tree) -> anyhow::Result<()> {
-    match form {
-        Tree::Json => output::line(&serde_json::to_string_pretty(value).context("the result has no JSON form")?),
-        Tree::Yaml => output::line(&crate::chart::yaml::write(value)),
-    }
 }
 
 async fn page(cluster: &Cluster, pod: &str, port: u16, path: &str) -> anyhow::Result<String> {
@@ -150,7 +131,7 @@ fn client<'a>(target: &'a TargetArgs, namespace: &'a str) -> (&'a str, Option<&'
     }
 }
 
-/// What a target stands for; an error names what comes near.
+/// What a target stands for; the error says what is close to it.
 fn resolve(world: &World, target: &TargetArgs, namespace: &str) -> anyhow::Result<Target> {
     let (namespace, pod) = client(target, namespace);
     if let Some(pod) = pod.filter(|pod| world.snapshot.pod(pod).is_none()) {
@@ -205,7 +186,7 @@ impl From<&Endpoint> for Line {
     }
 }
 
-fn endpoints(world: &World, target: &TargetArgs, namespace: &str, form: Form) -> anyhow::Result<String> {
+fn endpoints(world: &World, target: &TargetArgs, namespace: &str, format: Format) -> anyhow::Result<String> {
     let found = resolve(world, target, namespace)?;
     let (namespace, pod) = client(target, namespace);
     let (what, lines): (String, Vec<Line>) = match &found {
@@ -220,37 +201,21 @@ fn endpoints(world: &World, target: &TargetArgs, namespace: &str, form: Form) ->
             (format!("Service {service}"), all.iter().map(Line::from).collect())
         }
     };
-    let object = || json!({ "target": target.target, "client_namespace": namespace, "is": what, "endpoints": lines });
-    Ok(match form {
-        Form::Json => serde_json::to_string_pretty(&object()).context("the result has no JSON form")?,
-        Form::Yaml => crate::chart::yaml::write(&object()),
-        Form::Table | Form::Wide if lines.is_empty() => {
-            format!("{what} has no ready endpoint; see: kubectl get endpointslices -A")
-        }
-        Form::Table => {
-            columns(&["ADDRESS", "POD", "TRANSPORT"], lines.iter().map(|l| vec![&*l.address, &*l.pod, l.transport]))
-        }
-        Form::Wide => columns(
+    Ok(match format {
+        Format::Json | Format::Yaml => output::pretty(
+            format,
+            &json!({ "target": target.target, "client_namespace": namespace, "is": what, "endpoints": lines }),
+        )?,
+        _ if lines.is_empty() => format!("{what} has no ready endpoint; see: kubectl get endpointslices -A"),
+        Format::Wide => columns(
             &["ADDRESS", "POD", "TRANSPORT", "ZONE", "IDENTITY"],
             lines.iter().map(|l| {
                 let or_none = |text: &'_ Option<String>| -> String { text.clone().unwrap_or_else(|| "-".to_owned()) };
                 vec![l.address.clone(), l.pod.clone(), l.transport.to_owned(), or_none(&l.zone), or_none(&l.identity)]
             }),
         ),
+        _ => columns(&["ADDRESS", "POD", "TRANSPORT"], lines.iter().map(|l| vec![&*l.address, &*l.pod, l.transport])),
     })
-}
-
-/// A table as kubectl prints one.
-pub fn columns<T: AsRef<str>>(head: &[&str], rows: impl Iterator<Item = Vec<T>>) -> String {
-    let mut all: Vec<Vec<String>> = vec![head.iter().map(|&title| title.to_owned()).collect()];
-    all.extend(rows.map(|row| row.iter().map(|cell| cell.as_ref().to_owned()).collect()));
-    let width = |column: usize| all.iter().filter_map(|row| Some(row.get(column)?.chars().count())).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        cells.join("   ").trim_end().to_owned()
-    };
-    all.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn policy(world: &World, target: &TargetArgs, namespace: &str) -> anyhow::Result<Value> {
@@ -261,7 +226,7 @@ fn policy(world: &World, target: &TargetArgs, namespace: &str) -> anyhow::Result
     Ok(json!({
         "authority": target.target,
         "client_namespace": namespace,
-        "policy": mesh_proxy::dump::outbound(&policy),
+        "policy": policy,
         "problems": problems,
     }))
 }

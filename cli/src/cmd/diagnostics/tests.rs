@@ -61,38 +61,39 @@ fn target(text: &str, from: Option<&str>) -> TargetArgs {
 async fn endpoints_are_those_of_destination() {
     let world = world().await;
     for (text, from) in [("web:80", None), ("web.shop:80", Some("other")), ("10.96.0.7:80", Some("shop/web-1"))] {
-        let table = endpoints(&world, &target(text, from), "shop", Form::Table).unwrap();
+        let table = endpoints(&world, &target(text, from), "shop", Format::Table).unwrap();
         assert_eq!(
             table,
             "ADDRESS          POD          TRANSPORT\n10.88.0.1:8080   shop/web-1   mTLS\n10.88.0.2:8080   shop/web-2   plain",
             "{text}"
         );
     }
-    let wide = endpoints(&world, &target("web:80", None), "shop", Form::Wide).unwrap();
+    let wide = endpoints(&world, &target("web:80", None), "shop", Format::Wide).unwrap();
     assert!(wide.contains("spiffe://example.org/ns/shop/sa/web"), "{wide}");
     let json: Value =
-        serde_json::from_str(&endpoints(&world, &target("10.88.0.2:8080", None), "shop", Form::Json).unwrap()).unwrap();
+        serde_json::from_str(&endpoints(&world, &target("10.88.0.2:8080", None), "shop", Format::Json).unwrap())
+            .unwrap();
     assert_eq!((&json["endpoints"][0]["pod"], &json["endpoints"][0]["identity"]), (&"shop/web-2".into(), &Value::Null));
 }
 
 #[tokio::test]
 async fn a_target_that_is_nothing_says_why() {
     let world = world().await;
-    for (text, from, said) in [
+    for (text, from, message) in [
         ("web", None, "has no port; write it as a client calls it, such as web.shop:80"),
         ("web:81", None, "the Service shop/web has no port 81"),
         ("web:80", Some("other"), "neither a Service nor a pod"),
         ("web:80", Some("shop/absent"), "there is no pod shop/absent"),
     ] {
-        let error = endpoints(&world, &target(text, from), "shop", Form::Table).unwrap_err().to_string();
-        assert!(error.contains(said), "{text}: {error}");
+        let error = endpoints(&world, &target(text, from), "shop", Format::Table).unwrap_err().to_string();
+        assert!(error.contains(message), "{text}: {error}");
     }
 }
 
 #[tokio::test]
 async fn a_policy_is_shown_with_what_is_wrong() {
     let found = policy(&world().await, &target("web:80", None), "shop").unwrap();
-    assert_eq!(found["policy"]["routes"][0]["name"], "shop/split");
+    assert_eq!(found["policy"]["routes"][0]["name"], "split");
     assert_eq!(found["policy"]["routes"][0]["rules"][0]["backends"][0]["service"], "shop/web:80");
     let problems = found["problems"].as_array().unwrap();
     assert!(problems.iter().any(|problem| problem.as_str().unwrap().contains("absent")), "{problems:?}");

@@ -9,8 +9,8 @@ use crate::{
     manifests::{self, Wanted},
 };
 
-/// The objects of now.
-pub struct World {
+/// Reads and compiles the objects.
+pub(super) struct World {
     /// Compiled.
     pub snapshot: Snapshot,
     /// Services by name, for messages about one that is not there.
@@ -18,7 +18,7 @@ pub struct World {
 }
 
 /// Reads the objects. Kinds that the cluster does not serve count as having none.
-pub async fn read(cluster: &Cluster) -> Result<World, ClusterError> {
+pub(super) async fn read(cluster: &Cluster) -> Result<World, ClusterError> {
     let found = manifests::read_cluster(cluster, Wanted::Everything, &[]).await?;
     let services = found.objects.iter().filter(|object| object.kind == "Service");
     let services = services.map(|service| format!("{}.{}", service.name, service.namespace)).collect();

@@ -1,25 +1,22 @@
 //! From a question to its answer: the decision of `mesh-policy`, with everything that applies, as one value.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, Uri, header, uri::Authority};
 use mesh_policy::{
-    Backend, Filter, OutboundDecision, OutboundPolicy, OutboundVerdict, Protocol, RequestFacts, RequestMatch,
-    RouteKind, Rule, Target, decide_connection, decide_outbound,
+    Backend, BackendTarget, Edits, Forward, LocalReply, Mode, OutboundDecision, OutboundPolicy, OutboundVerdict, Plan,
+    Refusal, RequestFacts, RequestHead, Rule, Target, decide_connection, decide_outbound, shown::percent,
 };
 use mesh_resources::{FilterObject, Key, ObjectId, Problem, Snapshot};
 use serde_json::Value;
 
 use super::{
-    explained::{Answer, Explained, RouteName, RuleName, Sent, Share, TimeLimits, Words},
+    explained::{Answer, Explained, RouteName, RuleName, Sent, Share},
     question::{Asked, Question, Request},
-    shown,
     tried::Tried,
+    words,
 };
 
-/// The status of an answer to a preflight, which has no body.
-const PREFLIGHT: u16 = 204;
-
 /// Decides with the objects of a snapshot, for a client in a namespace.
-pub fn by_objects(snapshot: &Snapshot, question: &Question, from: &str) -> Explained {
+pub(crate) fn by_objects(snapshot: &Snapshot, question: &Question, from: &str) -> Explained {
     let resolved = snapshot.resolve(&question.authority, from);
     let Some(target @ (Target::Service(_) | Target::Endpoint(_))) = resolved else {
         let is_unknown = matches!(resolved, Some(Target::Unknown(_)));
@@ -32,7 +29,7 @@ pub fn by_objects(snapshot: &Snapshot, question: &Question, from: &str) -> Expla
             format!("{} {what}; if it is outside of the mesh, bytes pass as they are", question.authority)
         });
         explained.notes.extend(ports_of(snapshot, question.host(), from));
-        explained.answer = Some(refusal(question, 503));
+        explained.answer = Some(answered(question, 503));
         return explained;
     };
     let (policy, problems) = snapshot.compile_outbound(&target, from);
@@ -51,16 +48,13 @@ fn ports_of(snapshot: &Snapshot, host: &str, from: &str) -> Option<String> {
 }
 
 /// Decides with a policy.
-pub fn by_policy(policy: &OutboundPolicy, question: &Question, from: &str) -> Explained {
+pub(super) fn by_policy(policy: &OutboundPolicy, question: &Question, from: &str) -> Explained {
     let mut tried = Tried::default();
     let mut notes = Vec::new();
     let decision = decide(policy, question, &mut tried, &mut notes);
-    let target = match &policy.target {
-        Target::Service(service) => service.to_string(),
-        Target::Endpoint(endpoint) => endpoint.address.to_string(),
-        Target::Outside(address) | Target::Unknown(address) => address.to_string(),
-    };
-    let mut explained = Explained::new(target, from, decision.verdict.as_str());
+    let mut explained = Explained::new(policy.target.to_string(), from, decision.verdict.as_str());
+    let is_seen = matches!(policy.mode(), Mode::Http | Mode::HttpRoutes | Mode::Detect);
+    explained.is_request = is_seen && matches!(question.asked, Asked::Request(_));
     explained.route = decision.route.map(|meta| RouteName {
         kind: meta.kind.as_str(),
         namespace: meta.namespace.to_string(),
@@ -70,29 +64,19 @@ pub fn by_policy(policy: &OutboundPolicy, question: &Question, from: &str) -> Ex
         explained.rule = Some(RuleName { index: decision.rule_index, name: rule.name.as_deref().map(str::to_owned) });
         describe(&mut explained, rule);
     }
-    match decision.verdict {
-        OutboundVerdict::Default(target) => explained.backends.push(Share::of_target(target)),
-        OutboundVerdict::Forward(rule) => {
-            explained.backends = shares(rule);
-            if rule.backends.iter().all(|backend| backend.weight == 0 || is_invalid(backend)) {
-                explained.verdict = "invalid-backends";
-                explained.answer = Some(refusal(question, 500));
+    match (decision.verdict, decision.rule) {
+        (OutboundVerdict::Default(target), _) => explained.backends.push(Share::of_target(target)),
+        (OutboundVerdict::Forward(_) | OutboundVerdict::NoBackends, Some(rule)) => explained.backends = shares(rule),
+        _ => {}
+    }
+    match &question.asked {
+        Asked::Connection { .. } => {
+            let served = only_served(&decision);
+            if let Err(refusal) = served.and_then(|only| decision.forward_to(only.or(decision.pick(0)))) {
+                refuse(&mut explained, question, &refusal);
             }
         }
-        OutboundVerdict::Redirect(_) | OutboundVerdict::Preflight(_) => {}
-        OutboundVerdict::NotFound => explained.answer = Some(refusal(question, 404)),
-        OutboundVerdict::NoBackends => {
-            explained.backends = shares_without_weight(&decision);
-            explained.answer = Some(refusal(question, 500));
-        }
-    }
-    if let Asked::Request(request) = &question.asked {
-        if explained.answer.is_none() {
-            explained.answer = answer(&decision, request);
-        }
-        if matches!(explained.verdict, "default" | "forward") {
-            explained.sent = Some(sent(request, &decision));
-        }
+        Asked::Request(request) => carry_out(&mut explained, question, request, &decision),
     }
     if tried.left_out > 0 {
         notes.push(format!("{} more matches lost and are not shown", tried.left_out));
@@ -113,16 +97,16 @@ fn decide<'p>(
         Asked::Request(request) => request,
     };
     let is_tls = request.scheme == "https";
-    match (policy.routes.kind(), policy.protocol) {
-        (Some(RouteKind::Tls), _) => {
+    match policy.mode() {
+        Mode::ServerName => {
             notes.push("the routes of this port are for connections, by the name that TLS asks for".to_owned());
             return decide_connection(policy, is_tls.then_some(request.host.as_str()), tried);
         }
-        (Some(RouteKind::Tcp), _) | (_, Protocol::Opaque) => {
+        Mode::Opaque => {
             notes.push("bytes pass here as they are: the proxy does not look at requests of this port".to_owned());
             return decide_connection(policy, None, tried);
         }
-        (Some(RouteKind::Grpc | RouteKind::Http) | None, _) => {}
+        Mode::Http | Mode::HttpRoutes | Mode::Detect => {}
     }
     if is_tls {
         let what =
@@ -143,127 +127,108 @@ fn facts(request: &Request) -> RequestFacts<'_> {
 }
 
 fn describe(explained: &mut Explained, rule: &Rule) {
-    explained.filters = rule.filters.iter().map(shown::filter).collect();
-    explained.timeouts = TimeLimits {
-        request: rule.timeouts.request.map(shown::duration),
-        backend_request: rule.timeouts.backend_request.map(shown::duration),
-    };
-    explained.retry = rule.retry.as_ref().map(shown::retry);
-    explained.session = rule.session.as_ref().map(shown::session);
-    explained.words = Words {
-        filters: rule.filters.iter().map(shown::filter_words).collect(),
-        retry: rule.retry.as_ref().map(shown::retry_words),
-        session: rule.session.as_ref().map(shown::session_words),
-    };
+    explained.filters = rule.filters.clone();
+    explained.timeouts = rule.timeouts;
+    explained.retry = rule.retry.clone();
+    explained.session = rule.session.clone();
 }
 
-fn is_invalid(backend: &Backend) -> bool {
-    shown::target(&backend.target).1.is_some()
+/// The backend that serves every request of the rule, if there is but one that serves any; an error if there is none.
+fn only_served<'p>(decision: &OutboundDecision<'p>) -> Result<Option<&'p Backend>, Refusal<'p>> {
+    let OutboundVerdict::Forward(rule) = decision.verdict else { return Ok(None) };
+    let mut served = rule.backends.iter().filter(|b| b.weight > 0 && b.target.invalid().is_none());
+    match (served.next(), served.next()) {
+        (None, _) => Err(Refusal::InvalidBackend("none of the rule's backends can be served")),
+        (only, None) => Ok(only),
+        (Some(_), Some(_)) => Ok(None),
+    }
+}
+
+/// The plan, as the proxy carries it out, as far as it does not depend on which backend is picked.
+fn carry_out(explained: &mut Explained, question: &Question, request: &Request, decision: &OutboundDecision<'_>) {
+    let only = match only_served(decision) {
+        Ok(only) => only,
+        Err(refusal) => return refuse(explained, question, &refusal),
+    };
+    if matches!(decision.verdict, OutboundVerdict::Forward(_)) && only.is_none() {
+        explained.sent = sent(request, decision.edits(None), &mut explained.notes);
+        return;
+    }
+    match decision.plan(only, &facts(request), &request.scheme) {
+        Plan::Forward(Forward { edits, .. }) => explained.sent = sent(request, edits, &mut explained.notes),
+        Plan::Refuse(refusal) => refuse(explained, question, &refusal),
+        Plan::Reply(LocalReply { status, mut headers }) => {
+            let location = headers.remove(header::LOCATION);
+            explained.verdict = if location.is_some() { "redirect" } else { "preflight" };
+            let location = location.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+            explained.answer =
+                Some(Answer { status: Some(status.as_u16()), location, headers: words::headers(&headers) });
+        }
+    }
+}
+
+fn refuse(explained: &mut Explained, question: &Question, refusal: &Refusal<'_>) {
+    if let Refusal::InvalidBackend(_) = refusal {
+        explained.verdict = "invalid-backends";
+    }
+    explained.answer = Some(answered(question, refusal.status().as_u16()));
 }
 
 fn shares(rule: &Rule) -> Vec<Share> {
-    let total = rule.total_weight().max(1);
-    let share = |backend: &Backend| {
-        let (service, invalid) = shown::target(&backend.target);
-        Share {
-            service,
-            weight: backend.weight,
-            share: shown::rounded(f64::from(backend.weight) * 100.0 / total as f64),
-            invalid,
-            filters: backend.filters.iter().map(shown::filter).collect(),
-            words: backend.filters.iter().map(shown::filter_words).collect(),
-        }
+    let share = |backend: &Backend| Share {
+        service: backend.target.service(),
+        weight: backend.weight,
+        share: percent(backend.weight.into(), rule.total_weight()),
+        invalid: backend.target.invalid().map(str::to_owned),
+        filters: backend.filters.clone(),
+        target: match &backend.target {
+            BackendTarget::Service(service) => Some(Target::Service(service.clone())),
+            BackendTarget::Invalid { .. } => None,
+        },
     };
     rule.backends.iter().map(share).collect()
-}
-
-fn shares_without_weight(decision: &OutboundDecision<'_>) -> Vec<Share> {
-    decision.rule.map(shares).unwrap_or_default()
 }
 
 impl Share {
     /// The target itself, where no route says anything.
     fn of_target(target: &Target) -> Self {
-        let service = match target {
-            Target::Service(service) => service.to_string(),
-            Target::Endpoint(endpoint) => endpoint.address.to_string(),
-            Target::Outside(address) | Target::Unknown(address) => address.to_string(),
-        };
-        Self { service: Some(service), weight: 1, share: 100.0, invalid: None, filters: Vec::new(), words: Vec::new() }
+        let service = Some(target.to_string());
+        let target = Some(target.clone());
+        Self { service, weight: 1, share: 100.0, invalid: None, filters: Vec::new(), target }
     }
 }
 
 /// What nobody serves: a status for a request, the end of a connection.
-fn refusal(question: &Question, status: u16) -> Answer {
+fn answered(question: &Question, status: u16) -> Answer {
     let status = matches!(question.asked, Asked::Request(_)).then_some(status);
     Answer { status, location: None, headers: Value::Object(serde_json::Map::new()) }
 }
 
-/// What a filter of the rule answers.
-fn answer(decision: &OutboundDecision<'_>, request: &Request) -> Option<Answer> {
-    match decision.verdict {
-        OutboundVerdict::Redirect(redirect) => {
-            let location = redirect.location(&facts(request), &request.scheme, request.port, decision.matched);
-            let headers = response_headers(HeaderMap::new(), decision, request);
-            Some(Answer { status: Some(redirect.status), location: Some(location), headers })
-        }
-        OutboundVerdict::Preflight(cors) => {
-            let headers = response_headers(cors.preflight(&request.headers), decision, request);
-            Some(Answer { status: Some(PREFLIGHT), location: None, headers })
-        }
-        OutboundVerdict::Default(_)
-        | OutboundVerdict::Forward(_)
-        | OutboundVerdict::NotFound
-        | OutboundVerdict::NoBackends => None,
-    }
-}
-
-/// The headers of an answer, after the rule's response filters. A preflight has been told of origins already.
-fn response_headers(mut headers: HeaderMap, decision: &OutboundDecision<'_>, request: &Request) -> Value {
-    let is_preflight = matches!(decision.verdict, OutboundVerdict::Preflight(_));
-    let origin = request.headers.get(header::ORIGIN);
-    for filter in decision.rule.into_iter().flat_map(|rule| &rule.filters) {
-        match filter {
-            Filter::Cors(_) if is_preflight => {}
-            filter => filter.apply_response(&mut headers, origin),
-        }
-    }
-    shown::headers(&headers)
-}
-
-/// What a backend sees: after the filters of the rule, and of the backend where there is only one.
-fn sent(request: &Request, decision: &OutboundDecision<'_>) -> Sent {
-    let served: Vec<&Backend> =
-        decision.rule.into_iter().flat_map(|rule| &rule.backends).filter(|b| b.weight > 0 && !is_invalid(b)).collect();
-    let of_backend = match served.as_slice() {
-        [only] => only.filters.as_slice(),
-        _ => &[],
-    };
-    let of_rule = decision.rule.map_or(&[][..], |rule| &rule.filters);
-    let mut response = HeaderMap::new();
-    let origin = request.headers.get(header::ORIGIN);
-    // The way back is the other way round.
-    of_backend.iter().chain(of_rule).for_each(|filter| filter.apply_response(&mut response, origin));
-    let mut headers = request.headers.clone();
-    let (mut host, mut path) = (request.host.clone(), request.path.clone());
-    for filter in of_rule.iter().chain(of_backend) {
-        filter.apply_request(&mut headers);
-        if let Filter::Rewrite(rewrite) = filter {
-            host = rewrite.hostname.as_deref().map_or(host, str::to_owned);
-            path = rewritten(rewrite.path.as_ref(), path, decision.matched);
-        }
-    }
+/// What a backend sees, after these edits.
+fn sent(request: &Request, edits: Edits<'_>, notes: &mut Vec<String>) -> Option<Sent> {
     let query = request.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-    Sent {
-        host,
-        path: format!("{path}{query}"),
-        headers: shown::headers(&headers),
-        response_headers: shown::headers(&response),
-    }
-}
-
-fn rewritten(modifier: Option<&mesh_policy::PathModifier>, path: String, matched: Option<&RequestMatch>) -> String {
-    modifier.map_or(path.clone(), |modifier| modifier.apply(&path, matched))
+    let edited = || -> anyhow::Result<(Uri, Authority, HeaderMap)> {
+        let mut uri = Uri::try_from(format!("{}{query}", request.path))?;
+        let mut authority = Authority::try_from(request.host.as_str())?;
+        let mut headers = request.headers.clone();
+        edits.request(&mut RequestHead { uri: &mut uri, authority: &mut authority, headers: &mut headers })?;
+        Ok((uri, authority, headers))
+    };
+    let (uri, authority, headers) = match edited() {
+        Ok(edited) => edited,
+        Err(error) => {
+            notes.push(format!("it is answered 400: {error}"));
+            return None;
+        }
+    };
+    let mut response = HeaderMap::new();
+    edits.response(&mut response, request.headers.get(header::ORIGIN));
+    Some(Sent {
+        host: authority.to_string(),
+        path: uri.to_string(),
+        headers: words::headers(&headers),
+        response_headers: words::headers(&response),
+    })
 }
 
 /// What is wrong with the objects that take part: the Service, and every route that is attached for this client with its

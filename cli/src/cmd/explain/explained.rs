@@ -1,13 +1,14 @@
 //! The answer as one value, whose keys stay: what `-o json` prints, what `meshctl test` compares, what text is made of.
 
+use mesh_policy::{Filter, Retry, SessionPersistence, Target, Timeouts};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::tried::Lost;
+use super::{server::Server, tried::Lost};
 
 /// What applies to a request or a connection. Every key is always there; docs/explain.md documents each.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Explained {
+pub(crate) struct Explained {
     /// What was called: `namespace/name:port` of a Service, or the address of an endpoint.
     pub target: String,
     /// The namespace that the client is in.
@@ -21,13 +22,13 @@ pub struct Explained {
     /// What held of the rule.
     pub matched: Option<String>,
     /// The rule's filters, in order.
-    pub filters: Vec<Value>,
+    pub filters: Vec<Filter>,
     /// The rule's time limits.
-    pub timeouts: TimeLimits,
+    pub timeouts: Timeouts,
     /// What is tried again.
-    pub retry: Option<Value>,
+    pub retry: Option<Retry>,
     /// How sessions stay.
-    pub session: Option<Value>,
+    pub session: Option<SessionPersistence>,
     /// Where it goes.
     pub backends: Vec<Share>,
     /// What a backend sees, as far as it does not depend on which.
@@ -36,29 +37,20 @@ pub struct Explained {
     pub answer: Option<Answer>,
     /// Rules that were tried before and lost, in the order of precedence.
     pub tried: Vec<Lost>,
+    /// What the servers' sidecars decide about the caller; `null`: nothing goes to them, or it is not known.
+    pub server: Option<Server>,
     /// What is wrong with the objects that take part.
     pub problems: Vec<String>,
     /// What else should be known.
     pub notes: Vec<String>,
-    /// The same filters, retries and sessions in words.
+    /// Whether it goes as a request that proxies see.
     #[serde(skip)]
-    pub words: Words,
-}
-
-/// Parts of a rule in words.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Words {
-    /// One for each filter.
-    pub filters: Vec<String>,
-    /// Of `retry`.
-    pub retry: Option<String>,
-    /// Of `session`.
-    pub session: Option<String>,
+    pub is_request: bool,
 }
 
 /// A route object.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct RouteName {
+pub(crate) struct RouteName {
     /// As in `HTTPRoute`.
     pub kind: &'static str,
     /// Its namespace.
@@ -69,26 +61,16 @@ pub struct RouteName {
 
 /// A rule of a route.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct RuleName {
+pub(crate) struct RuleName {
     /// Its place in the route, from 0.
     pub index: usize,
     /// Its own name.
     pub name: Option<String>,
 }
 
-/// Time limits; `null` is none.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct TimeLimits {
-    /// Of the whole exchange.
-    pub request: Option<String>,
-    /// Of each attempt.
-    #[serde(rename = "backendRequest")]
-    pub backend_request: Option<String>,
-}
-
 /// One backend and its share.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Share {
+pub(crate) struct Share {
     /// `namespace/name:port`; `null` if it cannot be served.
     pub service: Option<String>,
     /// As written.
@@ -98,15 +80,15 @@ pub struct Share {
     /// Why its share is answered 500.
     pub invalid: Option<String>,
     /// Its own filters.
-    pub filters: Vec<Value>,
-    /// They, in words.
+    pub filters: Vec<Filter>,
+    /// Where it leads; `None` if it cannot be served.
     #[serde(skip)]
-    pub words: Vec<String>,
+    pub target: Option<Target>,
 }
 
 /// A request as a backend sees it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Sent {
+pub(crate) struct Sent {
     /// Its host.
     pub host: String,
     /// Its path and query.
@@ -120,7 +102,7 @@ pub struct Sent {
 
 /// An answer of the proxy itself.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The HTTP status; `null` for a connection, which is closed.
     pub status: Option<u16>,
     /// Where a redirect leads.
@@ -131,7 +113,7 @@ pub struct Answer {
 
 impl Explained {
     /// Every verdict.
-    pub const VERDICTS: [&'static str; 9] = [
+    pub(crate) const VERDICTS: [&'static str; 9] = [
         "default",
         "forward",
         "redirect",
@@ -144,12 +126,12 @@ impl Explained {
     ];
 
     /// Whether nobody would serve it.
-    pub fn is_refused(&self) -> bool {
+    pub(crate) fn is_refused(&self) -> bool {
         matches!(self.verdict, "not-found" | "no-backends" | "invalid-backends" | "unknown-target" | "unknown-address")
     }
 
     /// An answer of which nothing more is known yet.
-    pub fn new(target: String, from: &str, verdict: &'static str) -> Self {
+    pub(crate) fn new(target: String, from: &str, verdict: &'static str) -> Self {
         Self {
             target,
             from: from.to_owned(),
@@ -158,16 +140,17 @@ impl Explained {
             rule: None,
             matched: None,
             filters: Vec::new(),
-            timeouts: TimeLimits::default(),
+            timeouts: Timeouts::default(),
             retry: None,
             session: None,
             backends: Vec::new(),
             sent: None,
             answer: None,
             tried: Vec::new(),
+            server: None,
             problems: Vec::new(),
             notes: Vec::new(),
-            words: Words::default(),
+            is_request: false,
         }
     }
 }

@@ -7,19 +7,16 @@ use std::net::IpAddr;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use mesh_policy::OutboundPolicy;
+use mesh_policy::{OutboundPolicy, well_known::ADMIN_PORT};
 use mesh_proto::v1;
 use prost::Message;
 use serde_json::Value;
 
 use super::{answer::by_policy, explained::Explained, question::Question};
-use crate::{
-    cmd::identity::LOCAL_PAGES,
-    kube::{Cluster, core_object, encode, value},
-};
+use crate::kube::{Cluster, core_object, encode, value};
 
 /// Decides on it.
-pub async fn explain(cluster: &Cluster, pod: &str, question: &Question) -> anyhow::Result<Explained> {
+pub(super) async fn explain(cluster: &Cluster, pod: &str, question: &Question) -> anyhow::Result<Explained> {
     let (namespace, name) = cluster.pod_name(pod);
     let body = match page(cluster, namespace, name, Some(&question.authority)).await? {
         Ok(body) => body,
@@ -46,7 +43,7 @@ async fn page(
 ) -> anyhow::Result<Result<Bytes, String>> {
     let path = target.map_or("/policy".to_owned(), |target| format!("/policy?target={}", encode(target)));
     let next = format!("see whether it has a sidecar: meshctl check --proxy -n {namespace}");
-    let page = cluster.page(namespace, pod, LOCAL_PAGES, &path).await;
+    let page = cluster.page(namespace, pod, ADMIN_PORT, &path).await;
     let page = page.map_err(|error| anyhow!("{error}; {next}"))?;
     Ok(page.ok().map(|page| page.body))
 }

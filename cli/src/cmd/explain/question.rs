@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 
 /// A request or a connection, and what it is sent to.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub(crate) struct Question {
     /// `host:port` that is called.
     pub authority: String,
     /// What is sent there.
@@ -14,7 +14,7 @@ pub struct Question {
 
 /// What is sent.
 #[derive(Clone, Debug)]
-pub enum Asked {
+pub(crate) enum Asked {
     /// A request that the proxy sees.
     Request(Request),
     /// A connection whose bytes are passed as they are.
@@ -26,7 +26,7 @@ pub enum Asked {
 
 /// A request.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// The method.
     pub method: Method,
     /// `http` or `https`.
@@ -39,8 +39,6 @@ pub struct Request {
     pub query: Option<String>,
     /// The headers, without `host`.
     pub headers: HeaderMap,
-    /// The port that is called.
-    pub port: u16,
 }
 
 /// The content type that makes a request one of gRPC.
@@ -48,7 +46,7 @@ const GRPC: &str = "application/grpc";
 
 impl Question {
     /// Reads the words of a command line: `URL`, `METHOD URL`, or `grpc AUTHORITY SERVICE/METHOD`.
-    pub fn from_words(words: &[String], headers: HeaderMap) -> anyhow::Result<Self> {
+    pub(crate) fn from_words(words: &[String], headers: HeaderMap) -> anyhow::Result<Self> {
         match words {
             [url] => Self::new("GET", url, headers),
             [grpc, authority, call] if grpc.eq_ignore_ascii_case("grpc") => Self::grpc(authority, call, headers),
@@ -61,7 +59,7 @@ impl Question {
     }
 
     /// A request, or for `tls://` and `tcp://` a connection.
-    pub fn new(method: &str, url: &str, mut headers: HeaderMap) -> anyhow::Result<Self> {
+    pub(crate) fn new(method: &str, url: &str, mut headers: HeaderMap) -> anyhow::Result<Self> {
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let uri: Uri =
             full.parse().with_context(|| format!("{url:?} is not a URL such as http://web.shop/cart?x=1"))?;
@@ -89,7 +87,6 @@ impl Question {
                     path: uri.path().to_owned(),
                     query: uri.query().map(str::to_owned),
                     headers,
-                    port,
                 })
             }
             "tls" => {
@@ -103,7 +100,7 @@ impl Question {
     }
 
     /// A call of gRPC.
-    pub fn grpc(authority: &str, call: &str, mut headers: HeaderMap) -> anyhow::Result<Self> {
+    pub(crate) fn grpc(authority: &str, call: &str, mut headers: HeaderMap) -> anyhow::Result<Self> {
         let call = call.strip_prefix('/').unwrap_or(call);
         ensure!(
             call.split_once('/').is_some_and(|(service, method)| !service.is_empty() && !method.is_empty()),
@@ -115,7 +112,7 @@ impl Question {
     }
 
     /// The host that is called, without port.
-    pub fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         self.authority.rsplit_once(':').map_or(self.authority.as_str(), |(host, _)| host)
     }
 }
@@ -131,7 +128,7 @@ fn host_of(value: &HeaderValue) -> anyhow::Result<String> {
 }
 
 /// Reads `NAME:VALUE`, as curl takes it.
-pub fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+pub(crate) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write NAME:VALUE, as in x-user:7")?;
     let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| format!("{name:?} is no header name"))?;
     let value = HeaderValue::from_str(value.trim()).map_err(|_| format!("{value:?} is no header value"))?;

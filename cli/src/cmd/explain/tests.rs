@@ -1,13 +1,14 @@
 //! Answers over manifests, a mock of the API server, and what a sidecar has in force.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use mesh_policy::well_known::ADMIN_PORT;
 use mesh_proto::v1;
 use mesh_resources::parse_manifests;
 use prost::Message;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{cmd::identity::LOCAL_PAGES, kube::mock::Mock};
+use crate::{authorization::Verdict, kube::mock::Mock};
 
 const OBJECTS: &str = "
 apiVersion: v1
@@ -85,6 +86,7 @@ fn every_key_is_there_and_stays() {
             "sent": { "host": "web.shop", "path": "/cart?x=1", "headers": { "user": "7", "x": "1" }, "responseHeaders": {} },
             "answer": null,
             "tried": [{ "route": "HTTPRoute shop/web", "rule": 1, "name": null, "why": json["tried"][0]["why"] }],
+            "server": null,
             "problems": json["problems"],
             "notes": [],
         })
@@ -177,6 +179,10 @@ async fn a_cluster_gives_the_same_answer() {
     let question = question(&["GET", "http://web.shop/cart"], &[("user", "7")]);
     let found = by_cluster(&mock().cluster(), Some("deploy/front"), &question).await.unwrap();
     let mut expected = by_files(&question);
+    // What is behind the Services is asked of the cluster as well; there is nothing.
+    let behind = found.server.as_ref().unwrap().decided.iter().map(|group| group.decided.verdict);
+    assert_eq!(behind.collect::<Vec<_>>(), [Verdict::NoPods; 2]);
+    expected.server = found.server.clone();
     // There are no files.
     let without_files = |said: &String| said.split_once(": ").map_or(said.clone(), |(_, rest)| rest.to_owned());
     expected.problems = expected.problems.iter().map(without_files).collect();
@@ -191,9 +197,9 @@ async fn what_a_sidecar_has_in_force_is_asked_of_it() {
     let (policy, _) = snapshot.compile_outbound(&target, "shop");
     let wire = v1::OutboundPolicy::from(&policy).encode_to_vec();
     let cluster = Mock::default()
-        .bytes("shop/front", LOCAL_PAGES, "/policy", wire)
-        .bytes("shop/odd", LOCAL_PAGES, "/policy", b"hello".to_vec())
-        .bytes("shop/old", LOCAL_PAGES, "/config", Vec::new())
+        .bytes("shop/front", ADMIN_PORT, "/policy", wire)
+        .bytes("shop/odd", ADMIN_PORT, "/policy", b"hello".to_vec())
+        .bytes("shop/old", ADMIN_PORT, "/config", Vec::new())
         .cluster();
     let question = question(&["GET", "http://web.shop/cart"], &[("user", "7")]);
     let found = live::explain(&cluster, "front", &question).await.unwrap();

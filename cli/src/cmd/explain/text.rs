@@ -1,19 +1,20 @@
 //! The answer for people.
 
 use crossterm::style::Color;
+use mesh_policy::duration::shown as duration;
 
 use super::{
     explained::Explained,
     question::{Asked, Question},
-    shown,
+    words,
 };
-use crate::output::Style;
+use crate::{authorization, output::Style};
 
 /// Rules that lost and are printed one by one; `-o json` has them all.
 const MAX_TRIED: usize = 50;
 
 /// The whole answer, in lines.
-pub fn write(explained: &Explained, question: &Question, style: Style) -> String {
+pub(super) fn write(explained: &Explained, question: &Question, style: Style) -> String {
     let mut lines = vec![style.bold(&format!("{}, for clients in {}", title(question), explained.from))];
     let mut add = |name: &str, said: String| lines.push(format!("  {name:<9} {said}"));
     add("target", explained.target.clone());
@@ -27,20 +28,20 @@ pub fn write(explained: &Explained, question: &Question, style: Style) -> String
         let matched = explained.matched.as_ref().map(|matched| format!(": {matched}")).unwrap_or_default();
         add("rule", format!("{}{name}{matched}", rule.index));
     }
-    for words in &explained.words.filters {
-        add("filter", words.clone());
+    for filter in &explained.filters {
+        add("filter", words::filter_words(filter));
     }
-    let limits = [("whole", &explained.timeouts.request), ("each attempt", &explained.timeouts.backend_request)];
+    let limits = [("whole", explained.timeouts.request), ("each attempt", explained.timeouts.backend_request)];
     let limits: Vec<String> =
-        limits.iter().filter_map(|(what, limit)| Some(format!("{what} {}", limit.as_ref()?))).collect();
+        limits.into_iter().filter_map(|(what, limit)| Some(format!("{what} {}", duration(limit?)))).collect();
     if !limits.is_empty() {
         add("timeouts", limits.join(", "));
     }
-    if let Some(retry) = &explained.words.retry {
-        add("retry", retry.clone());
+    if let Some(retry) = &explained.retry {
+        add("retry", words::retry_words(retry));
     }
-    if let Some(session) = &explained.words.session {
-        add("session", session.clone());
+    if let Some(session) = &explained.session {
+        add("session", words::session_words(session));
     }
     for backend in &explained.backends {
         let to = match (&backend.service, &backend.invalid) {
@@ -48,8 +49,9 @@ pub fn write(explained: &Explained, question: &Question, style: Style) -> String
             (None, Some(why)) => style.paint(&format!("answered 500: {why}"), Color::Red),
             (None, None) => "nothing".to_owned(),
         };
-        let filters = backend.words.iter().map(|words| format!("; {words}")).collect::<String>();
-        add("backend", format!("{:>6} %  {to} (weight {}){filters}", shown::trim(backend.share), backend.weight));
+        let filters =
+            backend.filters.iter().map(|filter| format!("; {}", words::filter_words(filter))).collect::<String>();
+        add("backend", format!("{:>6} %  {to} (weight {}){filters}", words::trim(backend.share), backend.weight));
     }
     if let (Some(sent), Asked::Request(request)) = (&explained.sent, &question.asked) {
         let path = request.query.as_ref().map_or(request.path.clone(), |query| format!("{}?{query}", request.path));
@@ -57,11 +59,29 @@ pub fn write(explained: &Explained, question: &Question, style: Style) -> String
             add("sent", format!("{} {} with host {}", request.method, sent.path, sent.host));
         }
     }
+    server(&mut lines, explained, style);
     section(&mut lines, "tried before", &tried(explained));
     let problems: Vec<String> = explained.problems.iter().map(|said| style.paint(said, Color::Yellow)).collect();
     section(&mut lines, "problems", &problems);
     section(&mut lines, "notes", &explained.notes);
     lines.join("\n")
+}
+
+/// What the servers' sidecars decide.
+fn server(lines: &mut Vec<String>, explained: &Explained, style: Style) {
+    let Some(server) = &explained.server else { return };
+    if server.has_no_policy() {
+        let said = if server.has_no_pods() { "none: there is no pod" } else { "lets everyone in: no policy" };
+        lines.push(format!("  server    {said}"));
+        return;
+    }
+    for group in &server.decided {
+        let said = authorization::line(group);
+        let colour = if group.decided.verdict.is_refused() { Color::Red } else { Color::Green };
+        lines.push(format!("  server    {}", style.paint(&said, colour)));
+        let details = authorization::details(&group.decided).into_iter().chain(authorization::nearest(&group.decided));
+        lines.extend(details.map(|line| format!("    {line}")));
+    }
 }
 
 fn section(lines: &mut Vec<String>, title: &str, content: &[String]) {
@@ -84,7 +104,7 @@ fn tried(explained: &Explained) -> Vec<String> {
 }
 
 /// What is asked, in a line.
-pub fn title(question: &Question) -> String {
+pub(crate) fn title(question: &Question) -> String {
     match &question.asked {
         Asked::Request(request) => {
             let query = request.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 /// A rule that was tried and lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Lost {
+pub(crate) struct Lost {
     /// `HTTPRoute namespace/name`.
     pub route: String,
     /// Which of its rules, from 0.
@@ -18,7 +18,7 @@ pub struct Lost {
 
 /// Hears the steps of a decision.
 #[derive(Debug, Default)]
-pub struct Tried {
+pub(super) struct Tried {
     /// Who lost, in the order of precedence; at most [`MAX_STEPS`].
     pub lost: Vec<Lost>,
     /// How many more lost.
@@ -64,8 +64,8 @@ impl Trace for Tried {
             | Step::Answered { .. }
             | Step::NotFound
             | Step::NoBackends
-            | Step::Allowed { .. }
-            | Step::Denied { .. } => {}
+            | Step::RuleLost { .. }
+            | Step::Inbound { .. } => {}
         }
     }
 }

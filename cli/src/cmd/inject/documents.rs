@@ -18,19 +18,19 @@ const STDIN: &str = "-";
 
 /// A document of a file.
 #[derive(Debug)]
-pub struct Document {
+pub(super) struct Document {
     /// The file, as it was named.
     pub file: String,
     /// Its first line.
     pub line: u64,
     /// What is written there.
     pub text: String,
-    /// What it says; `None` when there are only comments.
+    /// Its value; `None` when there are only comments.
     pub value: Option<Value>,
 }
 
 /// Reads everything, in order. An error names the file and the line.
-pub fn read(names: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
+pub(super) fn read(names: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
     let mut documents = Vec::new();
     for name in names {
         if name.as_os_str() == STDIN {
@@ -139,7 +139,7 @@ fn value(document: &Document) -> anyhow::Result<Option<Value>> {
 }
 
 /// The comments before a document's first line, for one that is written anew.
-pub fn leading_comments(text: &str) -> String {
+pub(super) fn leading_comments(text: &str) -> String {
     text.split_inclusive('\n').take_while(|line| line.trim().is_empty() || line.starts_with('#')).collect()
 }
 
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_is_no_manifest_is_told_with_its_place() {
-        for (text, said) in [
+        for (text, message) in [
             ("kind: A\napiVersion: v1\n---\n\nkind: [B\n", "f:5:7: unclosed bracket '['; correct the file"),
             (
                 "kind: A\napiVersion: v1\n---\n# x\nhello: world\n",
@@ -176,14 +176,14 @@ mod tests {
             ("- a\n- b\n", "f:1: this is no Kubernetes manifest"),
         ] {
             let error = parse(text, "f").unwrap_err().to_string();
-            assert!(error.starts_with(said), "{error}");
+            assert!(error.starts_with(message), "{error}");
         }
         let folder = tempfile::tempdir().unwrap();
         let binary = folder.path().join("x.yaml");
         fs::write(&binary, [0, 159, 146, 150]).unwrap();
-        let said = read(&[binary]).unwrap_err().to_string();
-        assert!(said.contains("x.yaml: it is not text"), "{said}");
-        let said = format!("{:#}", read(&[folder.path().join("absent.yaml")]).unwrap_err());
-        assert!(said.contains("absent.yaml") && said.contains("No such file"), "{said}");
+        let message = read(&[binary]).unwrap_err().to_string();
+        assert!(message.contains("x.yaml: it is not text"), "{message}");
+        let message = format!("{:#}", read(&[folder.path().join("absent.yaml")]).unwrap_err());
+        assert!(message.contains("absent.yaml") && message.contains("No such file"), "{message}");
     }
 }

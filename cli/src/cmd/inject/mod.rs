@@ -6,19 +6,21 @@ mod documents;
 use std::{fmt::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use mesh_injector::{
     config::Config,
     manifest::{Change, Manner, Report, inject_document, uninject_document},
+    secret::Secret,
 };
+use mesh_policy::well_known::{CONTROL_NAMESPACE, MESH_INJECTOR};
 use serde_json::{Value, json};
 
 use self::documents::Document;
 use crate::{
-    chart::yaml,
     globals::Globals,
-    kube::{CONTROL_NAMESPACE, Cluster, core_object},
-    output,
+    kube::{Cluster, core_object},
+    output::{self, Format, formats},
+    yaml,
 };
 
 /// Manifests that are read, and the form in which they are printed.
@@ -31,18 +33,15 @@ struct Manifests {
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     filenames: Vec<PathBuf>,
     /// How to print them
-    #[arg(short, long, value_enum, default_value_t = Form::Yaml)]
-    output: Form,
+    #[arg(short, long, value_parser = formats(FORMATS), default_value_t = Format::Yaml)]
+    output: Format,
 }
 
-/// The forms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// YAML documents; what is not changed stays as it was written
-    Yaml,
-    /// One JSON object, a List if there are several
-    Json,
-}
+/// What `-o` takes here.
+const FORMATS: [(Format, &str); 2] = [
+    (Format::Yaml, "YAML documents; what is not changed stays as it was written"),
+    (Format::Json, "One JSON object, a List if there are several"),
+];
 
 /// Arguments of `meshctl inject`.
 #[derive(Debug, Parser)]
@@ -54,7 +53,7 @@ enum Form {
 Without --manual, pods get the label meshctl.dev/inject=enabled and the webhook does the rest.
 What was done is said on standard error. Nothing is printed if one pod cannot be injected.
 Exit codes: 0 ok, 1 failed, 2 wrong usage.")]
-pub struct InjectArgs {
+pub(crate) struct InjectArgs {
     #[command(flatten)]
     manifests: Manifests,
     /// Write the sidecar into the manifests, as the webhook would
@@ -76,22 +75,23 @@ pub struct InjectArgs {
 
 Takes out the label, and whatever `meshctl inject --manual` wrote.
 Exit codes: 0 ok, 1 failed, 2 wrong usage.")]
-pub struct UninjectArgs {
+pub(crate) struct UninjectArgs {
     #[command(flatten)]
     manifests: Manifests,
 }
 
 /// Prints manifests with the mesh.
-pub fn inject(args: &InjectArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
+pub(crate) fn inject(args: &InjectArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
     let documents = args.manifests.read()?;
     let config = if args.manual { config(args, globals)? } else { Config::default() };
     let manner = if args.manual { Manner::Manual } else { Manner::Label };
     let namespace = globals.namespace.as_deref().unwrap_or("default");
-    args.manifests.print(documents, "injected", |value| inject_document(value, manner, namespace, &config))
+    args.manifests
+        .print(documents, "injected", |value| inject_document(value, manner, namespace, &config, &Secret::random))
 }
 
 /// Prints manifests without it.
-pub fn uninject(args: &UninjectArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn uninject(args: &UninjectArgs) -> anyhow::Result<ExitCode> {
     args.manifests.print(args.manifests.read()?, "uninjected", uninject_document)
 }
 
@@ -107,12 +107,12 @@ fn config(args: &InjectArgs, globals: &Globals) -> anyhow::Result<Config> {
     let instead = "give the injector's configuration with --config FILE, or use this version's with --ignore-cluster";
     let read = async {
         let cluster = Cluster::connect(globals).await?;
-        Ok(cluster.get(&core_object(CONTROL_NAMESPACE, "configmaps", "mesh-injector")).await?)
+        Ok(cluster.get(&core_object(CONTROL_NAMESPACE, "configmaps", MESH_INJECTOR)).await?)
     };
     let found: Value = super::block_on(read)
         .with_context(|| format!("the injector's configuration could not be read from the cluster ({instead})"))?;
     let text = found.pointer("/data/config.yaml").and_then(Value::as_str).unwrap_or_default();
-    Config::from_yaml(text).with_context(|| format!("ConfigMap {CONTROL_NAMESPACE}/mesh-injector, key config.yaml"))
+    Config::from_yaml(text).with_context(|| format!("ConfigMap {CONTROL_NAMESPACE}/{MESH_INJECTOR}, key config.yaml"))
 }
 
 impl Manifests {
@@ -124,7 +124,7 @@ impl Manifests {
         documents::read(&names)
     }
 
-    /// Changes each document, says what became of it, and prints everything, or nothing if an object was refused.
+    /// Changes each document, notes what was done, and prints everything, or nothing if an object was refused.
     fn print(
         &self,
         documents: Vec<Document>,
@@ -151,19 +151,18 @@ impl Manifests {
         if refused > 0 {
             bail!("{refused} of the objects cannot be {done}; nothing was printed");
         }
-        match self.output {
-            Form::Yaml => output::line(yaml_text.trim_end_matches('\n'))?,
-            Form::Json => {
-                let list = |items: Vec<Value>| json!({ "apiVersion": "v1", "kind": "List", "items": items });
-                let whole = if objects.len() == 1 { objects.remove(0) } else { list(objects) };
-                output::line(&serde_json::to_string_pretty(&whole).context("the result has no JSON form")?)?;
-            }
+        if self.output == Format::Json {
+            let list = |items: Vec<Value>| json!({ "apiVersion": "v1", "kind": "List", "items": items });
+            let whole = if objects.len() == 1 { objects.remove(0) } else { list(objects) };
+            output::line(&output::pretty(Format::Json, &whole)?)?;
+        } else {
+            output::line(yaml_text.trim_end_matches('\n'))?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// What became of an object, for people.
+/// What was done with an object, for people.
 fn told(document: &Document, report: &Report, done: &str) -> String {
     let namespace = report.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
     let object = format!("{} {namespace}{}", report.kind, report.name);

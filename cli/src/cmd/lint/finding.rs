@@ -1,4 +1,4 @@
-//! What is found in the files, and how bad it is.
+//! What is wrong in the files, and how severe it is.
 //!
 //! What files refer to and do not have may well be in the cluster. It is taken for missing where the files show that
 //! they are meant to have it: where they hold Services of the namespace in question.
@@ -9,12 +9,12 @@ use mesh_resources::{Object, ObjectId, Options, Problem, Severity, Snapshot};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::manifests::{Found, Given};
+use crate::manifests::{Found, ManifestFiles};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub(super) enum Level {
     /// Some traffic is not served as written.
     Error,
     /// Something is left out without harm to the rest.
@@ -25,7 +25,7 @@ pub enum Level {
 
 /// One thing that was found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Finding {
+pub(super) struct Finding {
     /// The file; `null` where it is not known.
     pub file: Option<String>,
     /// The line, from 1.
@@ -44,17 +44,17 @@ pub struct Finding {
     pub fix: String,
 }
 
-/// Reason of a file that is no manifest.
-pub const UNREADABLE: &str = "Unreadable";
-/// Reason of an object that is there twice.
-pub const REPEATED: &str = "Repeated";
+/// The reason for a file that is no manifest.
+pub(super) const UNREADABLE: &str = "Unreadable";
+/// The reason for an object that is there twice.
+pub(super) const REPEATED: &str = "Repeated";
 
 /// Reasons that may say that something is not in the files.
 const OF_REFERENCES: [&str; 4] = ["BackendNotFound", "NoMatchingParent", "RefNotPermitted", "TargetNotFound"];
 
 impl Finding {
     /// `object: field: what`.
-    pub fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         let parts = [&self.object, &self.field].into_iter().flatten().filter(|part| !part.is_empty());
         parts.map(|part| format!("{part}: ")).chain([self.what.clone()]).collect()
     }
@@ -92,7 +92,7 @@ impl Finding {
 }
 
 /// Everything that is found, by file and line. What the cluster has fills in for what the files do not have.
-pub fn gather(given: &Given, cluster: Option<&Found>) -> Vec<Finding> {
+pub(super) fn gather(given: &ManifestFiles, cluster: Option<&Found>) -> Vec<Finding> {
     let own: BTreeMap<ObjectId, &Object> = given.objects.iter().map(|object| (object.id(), object)).collect();
     let options = match cluster {
         Some(found) => found.options.clone(),
@@ -136,7 +136,7 @@ pub fn gather(given: &Given, cluster: Option<&Found>) -> Vec<Finding> {
     findings
 }
 
-/// Namespaces of which the files have something to refer to.
+/// Namespaces in which the files have objects that others refer to.
 struct Namespaces<'o> {
     services: BTreeSet<&'o str>,
     grants: BTreeSet<&'o str>,
@@ -156,7 +156,7 @@ impl<'o> Namespaces<'o> {
         if !OF_REFERENCES.contains(&reason) {
             return None;
         }
-        // What is said of a field of a reference is wrong wherever the reference leads.
+        // A problem of a field of a reference is one wherever the reference leads.
         let reference = at(&object.value, &problem.field)?.as_object()?;
         let namespace = reference.get("namespace").and_then(Value::as_str).unwrap_or(&object.namespace);
         let is_shown =

@@ -3,7 +3,7 @@
 use super::finding::{Finding, Level};
 
 /// `::error file=...,line=...,title=...::message`.
-pub fn command(finding: &Finding) -> String {
+pub(super) fn command(finding: &Finding) -> String {
     let level = match finding.level {
         Level::Error => "error",
         Level::Warning => "warning",

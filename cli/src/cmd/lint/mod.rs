@@ -11,8 +11,7 @@ mod tests;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use crossterm::style::Color;
 use serde_json::json;
 
@@ -20,8 +19,8 @@ use self::finding::{Finding, Level};
 use crate::{
     globals::Globals,
     kube::Cluster,
-    manifests::{self, Given, Wanted},
-    output::{self, Style},
+    manifests::{self, ManifestFiles, Wanted},
+    output::{self, Format, JSON, Style, YAML, formats},
 };
 
 /// Arguments of `meshctl lint`.
@@ -36,7 +35,7 @@ use crate::{
 A Service that a route names and the files do not have is an error if the files have other Services of its
 namespace, or with --with-cluster; else it is a note.
 Exit codes: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage or unreadable input.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Files and folders of manifests; - for standard input
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
@@ -47,30 +46,26 @@ pub struct Args {
     #[arg(long)]
     strict: bool,
     /// How to print what is wrong
-    #[arg(short, long, value_enum, default_value_t = Form::Text)]
-    output: Form,
+    #[arg(short, long, value_parser = formats(FORMATS), default_value_t = Format::Table)]
+    output: Format,
 }
 
-/// The forms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// A line and a fix for each
-    Text,
-    /// One JSON object
-    Json,
-    /// Commands for a workflow of GitHub: annotations of the changed lines
-    Github,
-    /// SARIF 2.1.0, for code scanning
-    Sarif,
-}
+/// What `-o` takes here.
+const FORMATS: [(Format, &str); 5] = [
+    (Format::Table, "A line and a fix for each"),
+    JSON,
+    YAML,
+    (Format::Github, "Commands for a workflow of GitHub: annotations of the changed lines"),
+    (Format::Sarif, "SARIF 2.1.0, for code scanning"),
+];
 
 /// Prints what is wrong.
-pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     manifests::judged(lint(args, globals))
 }
 
 fn lint(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
-    let given = Given::read(&args.paths)?;
+    let given = ManifestFiles::read(&args.paths)?;
     let cluster = match args.with_cluster {
         false => None,
         true => Some(super::block_on(async {
@@ -91,28 +86,25 @@ fn lint(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         many(given.objects.len(), "object", "objects")
     );
     match args.output {
-        Form::Text => {
-            for finding in &findings {
-                output::line(&text(finding, Style::stdout()))?;
-            }
-            output::note(&summary);
-        }
-        Form::Json => {
+        Format::Json | Format::Yaml => {
             let object = json!({
                 "errors": errors, "warnings": warnings, "notes": notes, "objects": given.objects.len(),
                 "findings": findings,
             });
-            output::line(&serde_json::to_string_pretty(&object).context("the result has no JSON form")?)?;
+            output::line(&output::pretty(args.output, &object)?)?;
         }
-        Form::Github => {
+        Format::Github => {
             for finding in &findings {
                 output::line(&github::command(finding))?;
             }
             output::note(&summary);
         }
-        Form::Sarif => {
-            let log = sarif::log(&findings);
-            output::line(&serde_json::to_string_pretty(&log).context("the result has no JSON form")?)?;
+        Format::Sarif => output::line(&output::pretty(Format::Json, &sarif::log(&findings))?)?,
+        _ => {
+            for finding in &findings {
+                output::line(&text(finding, Style::stdout()))?;
+            }
+            output::note(&summary);
         }
     }
     Ok(if errors > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -10,7 +10,7 @@ use super::finding::{Finding, Level, REPEATED, UNREADABLE};
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
 
 /// The log of one run. Its rules are the reasons.
-pub fn log(findings: &[Finding]) -> Value {
+pub(super) fn log(findings: &[Finding]) -> Value {
     let reasons: Vec<&str> = findings.iter().map(|f| f.reason.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
     let rules: Vec<Value> = reasons
         .iter()

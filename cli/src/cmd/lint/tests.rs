@@ -20,7 +20,7 @@ const SERVICE: &str =
     "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{port: 80}]}\n";
 
 fn found(files: &[(&str, &str)], cluster: Option<&str>) -> Vec<(Level, Option<u64>, String)> {
-    let mut given = Given::default();
+    let mut given = ManifestFiles::default();
     files.iter().for_each(|(name, text)| given.take(text, name));
     let cluster = cluster.map(|text| Found { objects: parse_manifests(text, "cluster").unwrap(), ..Found::default() });
     let findings = gather(&given, cluster.as_ref());

@@ -11,8 +11,8 @@ mod traffic;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context, anyhow};
-use clap::{Parser, ValueEnum};
+use anyhow::anyhow;
+use clap::Parser;
 use mesh_resources::{Options, Snapshot};
 use serde_json::json;
 
@@ -20,12 +20,13 @@ use self::{
     rows::{Row, Told},
     traffic::Traffic,
 };
-use super::{diagnostics::columns, explain::trim};
+use super::explain::trim;
 use crate::{
+    clock,
     globals::Globals,
     kube::Cluster,
-    manifests::{self, Given, Wanted},
-    output,
+    manifests::{self, ManifestFiles, Wanted},
+    output::{self, Format, JSON, YAML, columns, formats},
 };
 
 /// Arguments of `meshctl routes`.
@@ -38,7 +39,7 @@ use crate::{
 
 Traffic is what sidecars of the namespaces shown count while the window lasts; --window 0s leaves it out.
 Exit codes: 0 ok, 1 failed, 2 wrong usage.")]
-pub struct Args {
+pub(crate) struct Args {
     /// A Service: NAME (in the namespace of --namespace) or NAMESPACE/NAME; all of the namespace if not given
     #[arg(value_name = "SERVICE", conflicts_with = "all_namespaces")]
     service: Option<String>,
@@ -52,41 +53,35 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = window)]
     window: Duration,
     /// How to print them
-    #[arg(short, long, value_enum, default_value_t = Form::Table)]
-    output: Form,
+    #[arg(short, long, value_parser = formats(FORMATS), default_value_t = Format::Table)]
+    output: Format,
 }
 
-/// The forms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// A line for each rule
-    Table,
-    /// As table, with matches, filters and clients
-    Wide,
-    /// One JSON object
-    Json,
-    /// One YAML document
-    Yaml,
-}
+/// What `-o` takes here.
+const FORMATS: [(Format, &str); 4] = [
+    (Format::Table, "A line for each rule"),
+    (Format::Wide, "As table, with matches, filters and clients"),
+    JSON,
+    YAML,
+];
 
-/// Longest window: a person waits.
+/// Longest window, since a person waits for it.
 const MAX_WINDOW: Duration = Duration::from_secs(60);
 
 fn window(text: &str) -> Result<Duration, String> {
-    let seconds = text.strip_suffix('s').and_then(|number| number.parse::<u64>().ok()).map(Duration::from_secs);
-    seconds.filter(|window| *window <= MAX_WINDOW).ok_or_else(|| "write seconds from 0s to 60s, as in 10s".to_owned())
+    clock::duration(text, MAX_WINDOW)
 }
 
 /// Prints the routes.
-pub fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let (rows, notes) = if args.manifests.is_empty() {
         super::block_on(of_cluster(args, globals))?
     } else {
-        let objects = Given::read(&args.manifests)?.into_objects()?;
+        let objects = ManifestFiles::read(&args.manifests)?.into_objects()?;
         let options = Options { meshed_by_label: true, ..Options::default() };
         let (snapshot, _) = Snapshot::from_objects(&objects, options);
         let namespace = globals.namespace.as_deref();
-        // A folder is of one installation: without -n there is no namespace that would be meant more than others.
+        // Without -n no namespace of a folder is meant more than others.
         let shown = rows::Shown::new(args.service.as_deref(), args.all_namespaces || namespace.is_none(), namespace);
         (rows::rows(&snapshot, &objects, &shown, Told::ByController), Vec::new())
     };
@@ -117,23 +112,14 @@ async fn of_cluster(args: &Args, globals: &Globals) -> anyhow::Result<(Vec<Row>,
     Ok((rows, notes))
 }
 
-fn print(rows: &[Row], form: Form) -> anyhow::Result<String> {
-    let object = || json!({ "routes": rows });
-    Ok(match form {
-        Form::Json => serde_json::to_string_pretty(&object()).context("the result has no JSON form")?,
-        Form::Yaml => crate::chart::yaml::write(&object()),
-        Form::Table | Form::Wide if rows.is_empty() => "there is no Service here; -A shows all namespaces".to_owned(),
-        Form::Table => columns(
-            &["SERVICE", "ROUTE", "RULE", "BACKENDS", "STATUS", "SUCCESS", "RPS", "P50", "P99"],
-            rows.iter().map(|row| cells(row, false)),
-        ),
-        Form::Wide => columns(
-            &[
-                "SERVICE", "ROUTE", "RULE", "BACKENDS", "STATUS", "SUCCESS", "RPS", "P50", "P99", "CLIENTS", "MATCHES",
-                "FILTERS",
-            ],
-            rows.iter().map(|row| cells(row, true)),
-        ),
+fn print(rows: &[Row], format: Format) -> anyhow::Result<String> {
+    const NARROW: [&str; 9] = ["SERVICE", "ROUTE", "RULE", "BACKENDS", "STATUS", "SUCCESS", "RPS", "P50", "P99"];
+    const MORE: [&str; 3] = ["CLIENTS", "MATCHES", "FILTERS"];
+    Ok(match format {
+        Format::Json | Format::Yaml => output::pretty(format, &json!({ "routes": rows }))?,
+        _ if rows.is_empty() => "there is no Service here; -A shows all namespaces".to_owned(),
+        Format::Wide => columns(&[&NARROW[..], &MORE].concat(), rows.iter().map(|row| cells(row, true))),
+        _ => columns(&NARROW, rows.iter().map(|row| cells(row, false))),
     })
 }
 

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use mesh_policy::{BackendTarget, OutboundPolicy, Route, Rule, ServiceRef, Target};
-use mesh_resources::{Condition, Key, Object, ParentStatus, RouteStatus, Snapshot};
+use mesh_policy::{BackendTarget, OutboundPolicy, Route, Rule, ServiceRef, Target, well_known::CONTROLLER_NAME};
+use mesh_resources::{
+    Condition, Key, Object, RouteStatus, Snapshot, StatusEntry,
+    kinds::{StatusForm, kind},
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -13,14 +16,9 @@ use crate::{
     kube::value,
 };
 
-/// Our name in the status of routes.
-const CONTROLLER: &str = "meshctl.dev/controller";
-/// Kinds of objects that attach to Services as routes.
-const ROUTE_KINDS: [&str; 4] = ["GRPCRoute", "HTTPRoute", "TLSRoute", "TCPRoute"];
-
 /// A rule in force for a port of a Service; of a port without routes, the port itself.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Row {
+pub(super) struct Row {
     /// `namespace/name:port`.
     pub service: String,
     /// Whom the route is for: `all`, or the namespace of a consumer route.
@@ -47,7 +45,7 @@ pub struct Row {
 
 /// A backend and its share.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Backend {
+pub(super) struct Backend {
     /// `namespace/name:port`; `null`: it cannot be served.
     pub service: Option<String>,
     /// As written.
@@ -60,7 +58,7 @@ pub struct Backend {
 
 impl Backend {
     /// `shop/web-v1:80 90 %`.
-    pub fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         format!("{} {} %", self.service.as_deref().unwrap_or("(500)"), trim(self.share))
     }
 }
@@ -68,7 +66,7 @@ impl Backend {
 impl Row {
     /// The labels `route` and `backend` that its requests have in metrics. Those that the proxy answers for a route, because
     /// a backend cannot be served or the rule has none, have no backend; rules of one route share them.
-    pub fn labels(&self) -> (String, Vec<String>) {
+    pub(super) fn labels(&self) -> (String, Vec<String>) {
         let route = self.route.as_deref().and_then(|route| route.split_once(' ')).map_or("", |(_, name)| name);
         let mut backends: Vec<String> = self.backends.iter().filter_map(|backend| backend.service.clone()).collect();
         if !route.is_empty() && (backends.is_empty() || backends.len() < self.backends.len()) {
@@ -79,14 +77,14 @@ impl Row {
 }
 
 /// Which Services are shown.
-pub struct Shown<'a> {
+pub(super) struct Shown<'a> {
     namespace: Option<&'a str>,
     name: Option<&'a str>,
 }
 
 impl<'a> Shown<'a> {
-    /// Those of a command line.
-    pub fn new(service: Option<&'a str>, all: bool, namespace: Option<&'a str>) -> Self {
+    /// Those that the command line names.
+    pub(super) fn new(service: Option<&'a str>, all: bool, namespace: Option<&'a str>) -> Self {
         let namespace = namespace.filter(|_| !all);
         match service.map(|service| service.split_once('/')) {
             None => Self { namespace, name: None },
@@ -100,9 +98,9 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// Whose word about routes is shown.
+/// Where the status of routes is taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub(super) enum Told {
     /// What stands in the objects' status.
     ByObjects,
     /// What the controller would write there.
@@ -110,8 +108,8 @@ pub enum Told {
 }
 
 /// The rows of every port that is shown.
-pub fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>, told: Told) -> Vec<Row> {
-    let routes: Vec<&Object> = objects.iter().filter(|object| ROUTE_KINDS.contains(&object.kind.as_str())).collect();
+pub(super) fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>, told: Told) -> Vec<Row> {
+    let routes: Vec<&Object> = objects.iter().filter(|object| is_route(object)).collect();
     let status = |route: &Route| match told {
         Told::ByObjects => {
             let of_route = |object: &&&Object| {
@@ -131,7 +129,7 @@ pub fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>, told: To
     let mut rows = Vec::new();
     for (key, service) in snapshot.services.iter().filter(|(key, _)| shown.has(&key.namespace, &key.name)) {
         for port in &service.ports {
-            let target = ServiceRef { namespace: key.namespace.clone(), name: key.name.clone(), port: port.port };
+            let target = ServiceRef::new(key.namespace.clone(), key.name.clone(), port.port);
             let own = snapshot.compile_outbound(&Target::Service(target.clone()), &key.namespace).0;
             rows.extend(of_policy(&target, &own, "all", &status));
             for namespace in namespaces.iter().filter(|namespace| **namespace != &*key.namespace) {
@@ -144,6 +142,11 @@ pub fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>, told: To
         }
     }
     rows
+}
+
+/// Whether an object attaches to Services as a route: of the Gateway API's kinds those have a status that is ours to write.
+fn is_route(object: &Object) -> bool {
+    kind(&object.kind).is_some_and(|kind| kind.status == Some(StatusForm::Parents))
 }
 
 fn of_policy(
@@ -209,9 +212,9 @@ fn written(status: &RouteStatus) -> Value {
         let status = if condition.status { "True" } else { "False" };
         json!({ "type": condition.kind, "status": status, "reason": condition.reason })
     };
-    let parent = |parent: &ParentStatus| {
+    let parent = |parent: &StatusEntry| {
         let conditions: Vec<Value> = parent.conditions.iter().map(condition).collect();
-        json!({ "controllerName": CONTROLLER, "parentRef": parent.parent_ref, "conditions": conditions })
+        json!({ "controllerName": CONTROLLER_NAME, "parentRef": parent.reference, "conditions": conditions })
     };
     json!({ "status": { "parents": status.parents.iter().map(parent).collect::<Vec<_>>() } })
 }
@@ -222,14 +225,14 @@ fn status_of(route: &Value, service: &ServiceRef, namespace: &str) -> Option<Str
         let reference = parent.get("parentRef").unwrap_or(&Value::Null);
         let of = Some(value::text(reference, "/namespace")).filter(|of| !of.is_empty()).unwrap_or(namespace);
         let port = value::number(reference, "/port");
-        value::text(parent, "/controllerName") == CONTROLLER
+        value::text(parent, "/controllerName") == CONTROLLER_NAME
             && value::text(reference, "/kind") == "Service"
             && (of, value::text(reference, "/name")) == (&*service.namespace, &*service.name)
             && (port == 0 || port == i64::from(service.port))
     };
     let parent = value::items(route, "/status/parents").iter().find(is_of)?;
     let bad = value::items(parent, "/conditions").iter().find(|condition| {
-        // A condition that says that something is not as it should be is bad when it holds.
+        // `PartiallyInvalid` is bad when it is true, unlike the other conditions.
         let is_negative = value::text(condition, "/type") == "PartiallyInvalid";
         value::text(condition, "/status") != if is_negative { "False" } else { "True" }
     });

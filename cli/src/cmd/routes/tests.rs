@@ -79,7 +79,7 @@ fn without_a_controller_it_is_said_what_it_would_say() {
 fn tables_are_columns_and_objects_have_all() {
     let mut rows = shown(Some("shop/web"), true);
     rows[0].traffic = Some(Traffic { success: 99.5, rps: 12.0, p50_ms: Some(1.25), p99_ms: None });
-    let table = print(&rows, Form::Table).unwrap();
+    let table = print(&rows, Format::Table).unwrap();
     let lines: Vec<Vec<&str>> =
         table.lines().map(|line| line.split("   ").map(str::trim).filter(|c| !c.is_empty()).collect()).collect();
     assert_eq!(
@@ -96,10 +96,11 @@ fn tables_are_columns_and_objects_have_all() {
             "-"
         ]
     );
-    let wide = print(&rows, Form::Wide).unwrap();
+    let wide = print(&rows, Format::Wide).unwrap();
     assert!(wide.contains("path under \"/new\""), "{wide}");
-    let json: serde_json::Value = serde_json::from_str(&print(&rows, Form::Json).unwrap()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&print(&rows, Format::Json).unwrap()).unwrap();
     assert_eq!(json["routes"][0]["traffic"]["success"], 99.5);
-    assert!(print(&rows, Form::Yaml).unwrap().contains("clients: all"));
-    assert!(window("61s").is_err() && window("1m").is_err() && window("0s").unwrap().is_zero());
+    assert!(print(&rows, Format::Yaml).unwrap().contains("clients: all"));
+    assert!(window("61s").is_err() && window("2m").is_err() && window("0s").unwrap().is_zero());
+    assert_eq!(window("1m"), Ok(Duration::from_secs(60)));
 }

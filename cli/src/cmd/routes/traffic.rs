@@ -3,18 +3,18 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::ensure;
+use mesh_policy::well_known::{METRICS_PORT, PROXY_CONTAINER};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    check::READ_ONLY_PAGES,
     kube::{Cluster, ClusterError, pods::is_alive, value},
     metrics::{self, Sample},
 };
 
 /// Sidecars that are asked: each is two port-forwards.
 const MAX_PODS: usize = 100;
-/// The least code that is no success: what clients do wrong is none of the route's failures.
+/// The lowest status code that counts as a failure: errors of clients are not the route's.
 const FAILURES: u16 = 500;
 /// `grpc-status` of failures of a server: Unknown, DeadlineExceeded, Internal, Unavailable, DataLoss.
 const GRPC_FAILURES: [&str; 5] = ["2", "4", "13", "14", "15"];
@@ -24,7 +24,7 @@ const CLIENT_CLOSED: &str = "client-closed";
 
 /// How requests fared.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Traffic {
+pub(super) struct Traffic {
     /// Percent that did not fail.
     pub success: f64,
     /// Requests a second.
@@ -46,14 +46,14 @@ struct Counts {
 
 /// Counts by route and backend.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Counted {
+pub(crate) struct Counted {
     by_labels: BTreeMap<(String, String), Counts>,
     window: Duration,
 }
 
 impl Counted {
     /// The traffic of a route to some backends; `None`: there was none.
-    pub fn get(&self, (route, backends): &(String, Vec<String>)) -> Option<Traffic> {
+    pub(super) fn get(&self, (route, backends): &(String, Vec<String>)) -> Option<Traffic> {
         let mut all = Counts::default();
         for backend in backends {
             if let Some(counts) = self.by_labels.get(&(route.clone(), backend.clone())) {
@@ -103,9 +103,9 @@ impl Counts {
 }
 
 /// Watches the sidecars for a while.
-pub async fn watch(cluster: &Cluster, window: Duration, notes: &mut Vec<String>) -> anyhow::Result<Counted> {
+pub(super) async fn watch(cluster: &Cluster, window: Duration, notes: &mut Vec<String>) -> anyhow::Result<Counted> {
     let mut pods = cluster.list("/api/v1/pods", "").await?;
-    pods.retain(|pod| value::container(pod, "mesh-proxy").is_some() && is_alive(pod));
+    pods.retain(|pod| value::container(pod, PROXY_CONTAINER).is_some() && is_alive(pod));
     ensure!(!pods.is_empty(), "no running pod has a sidecar; see: meshctl check --proxy");
     if pods.len() > MAX_PODS {
         notes.push(format!("traffic is that of {MAX_PODS} of {} sidecars", pods.len()));
@@ -125,7 +125,7 @@ async fn scrape(cluster: &Cluster, pods: &[Value]) -> (BTreeMap<String, Counted>
     let one = |pod: &Value| {
         let (namespace, name) = (value::namespace(pod).to_owned(), value::name(pod).to_owned());
         async move {
-            let page = cluster.page(&namespace, &name, READ_ONLY_PAGES, "/metrics").await;
+            let page = cluster.page(&namespace, &name, METRICS_PORT, "/metrics").await;
             let counted = page.map(|page| counted(&metrics::parse(&page.text())));
             Ok::<_, ClusterError>((format!("{namespace}/{name}"), counted?))
         }
@@ -135,7 +135,8 @@ async fn scrape(cluster: &Cluster, pods: &[Value]) -> (BTreeMap<String, Counted>
     (answers.into_iter().flatten().collect(), failed)
 }
 
-/// Whether the route failed its clients: by a status, or because a response broke off. Who goes away early does not fail.
+/// Whether a request counts as failed: by its status, or because the response broke off. A client that left early is no
+/// failure.
 fn is_failure(sample: &Sample) -> bool {
     let code = sample.label("response_code").parse::<u16>().ok();
     let is_broken = code.is_none_or(|code| code < 400) && !["", CLIENT_CLOSED].contains(&sample.label("error"));
@@ -168,7 +169,7 @@ fn counted(samples: &[Sample]) -> Counted {
     counted
 }
 
-/// What came between. A sidecar that began anew counts from nothing.
+/// What was counted in between. A sidecar that was restarted counts from zero.
 fn difference(before: &BTreeMap<String, Counted>, after: &BTreeMap<String, Counted>, window: Duration) -> Counted {
     let mut all = Counted { window, ..Counted::default() };
     for (pod, now) in after {
@@ -211,7 +212,7 @@ mod tests {
         let traffic = counted.get(&key("shop/web:80")).unwrap();
         assert_eq!(traffic, Traffic { success: 95.0, rps: 100.0, p50_ms: Some(1.0), p99_ms: Some(1.98) });
         assert_eq!(counted.get(&key("shop/other:80")), None);
-        // Began anew between.
+        // Restarted in between.
         let counted = difference(&of(100, 10, 50), &of(20, 0, 20), Duration::from_secs(1));
         assert_eq!(counted.get(&key("shop/web:80")).unwrap().rps, 20.0);
     }
@@ -239,11 +240,11 @@ mod tests {
     async fn sidecars_that_do_not_answer_are_counted() {
         let pod = |name: &str| {
             serde_json::json!({ "metadata": { "name": name, "namespace": "shop" },
-                "spec": { "containers": [{ "name": "mesh-proxy" }] } })
+                "spec": { "containers": [{ "name": PROXY_CONTAINER }] } })
         };
         let cluster = Mock::default()
             .list("/api/v1/pods", vec![pod("front"), pod("mute")])
-            .page("shop/front", READ_ONLY_PAGES, "/metrics", "mesh_requests_total{direction=\"outbound\"} 7\n")
+            .page("shop/front", METRICS_PORT, "/metrics", "mesh_requests_total{direction=\"outbound\"} 7\n")
             .cluster();
         let mut notes = Vec::new();
         let counted = watch(&cluster, Duration::from_millis(1), &mut notes).await.unwrap();

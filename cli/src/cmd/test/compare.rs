@@ -1,7 +1,8 @@
-//! What was decided beside what was expected.
+//! Compares what was decided with what was expected.
 
 use std::collections::BTreeMap;
 
+use mesh_policy::{Filter, Mirror, shown::percent};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use crate::cmd::explain::{Explained, Share, trim};
 
 /// One thing that is not as expected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// What is compared.
     pub field: String,
     /// What should be.
@@ -25,7 +26,7 @@ const TOLERANCE: f64 = 0.1;
 const INVALID: &str = "invalid";
 
 /// What is not as expected.
-pub fn differences(expect: &Expect, explained: &Explained) -> Vec<Difference> {
+pub(super) fn differences(expect: &Expect, explained: &Explained) -> Vec<Difference> {
     let mut found = Vec::new();
     let mut compare = |field: &str, expected: String, is: String| {
         if expected != is {
@@ -59,9 +60,8 @@ pub fn differences(expect: &Expect, explained: &Explained) -> Vec<Difference> {
     if let Some(expected) = &expect.filters {
         compare("filters", expected.join(", "), kinds(&explained.filters).join(", "));
     }
-    for (field, expected, is) in
-        [("retry", &expect.retry, &explained.retry), ("session", &expect.session, &explained.session)]
-    {
+    let (retry, session) = (explained.retry.as_ref().map(json), explained.session.as_ref().map(json));
+    for (field, expected, is) in [("retry", &expect.retry, &retry), ("session", &expect.session, &session)] {
         match (expected, is) {
             (Some(Some(expected)), Some(is)) => differ(field, expected, is, &mut compare),
             (Some(expected), is) => {
@@ -75,8 +75,7 @@ pub fn differences(expect: &Expect, explained: &Explained) -> Vec<Difference> {
         }
     }
     if let Some(expected) = &expect.timeouts {
-        let is = serde_json::to_value(&explained.timeouts).unwrap_or_default();
-        differ("timeouts", expected, &is, &mut compare);
+        differ("timeouts", expected, &json(&explained.timeouts), &mut compare);
     }
     if let Some(expected) = &expect.headers {
         let none = Value::Null;
@@ -111,8 +110,13 @@ fn differ(field: &str, expected: &Value, is: &Value, compare: &mut impl FnMut(&s
     }
 }
 
-fn kinds(filters: &[Value]) -> Vec<String> {
-    filters.iter().map(|filter| filter["type"].as_str().unwrap_or_default().to_owned()).collect()
+/// As `explain -o json` shows it.
+fn json(part: &impl Serialize) -> Value {
+    serde_json::to_value(part).unwrap_or_default()
+}
+
+fn kinds(filters: &[Filter]) -> Vec<&'static str> {
+    filters.iter().map(Filter::type_name).collect()
 }
 
 fn headers(
@@ -177,10 +181,14 @@ fn shares(backends: &[Share]) -> Vec<(String, f64)> {
     backends.iter().map(named).filter(|(_, share)| *share > 0.0).collect()
 }
 
-fn mirrors(filters: &[Value]) -> Vec<(String, f64)> {
-    let mirrors = filters.iter().filter(|filter| filter["type"] == "RequestMirror");
-    let named = |mirror: &Value| {
-        (mirror["service"].as_str().unwrap_or(INVALID).to_owned(), mirror["percent"].as_f64().unwrap_or_default())
+fn mirrors(filters: &[Filter]) -> Vec<(String, f64)> {
+    let mirrors = filters.iter().filter_map(|filter| match filter {
+        Filter::Mirror(mirror) => Some(mirror),
+        _ => None,
+    });
+    let named = |mirror: &Mirror| {
+        let service = mirror.target.service().unwrap_or_else(|| INVALID.to_owned());
+        (service, percent(mirror.numerator.into(), mirror.denominator.into()))
     };
     mirrors.map(named).collect()
 }

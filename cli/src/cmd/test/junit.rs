@@ -2,16 +2,16 @@
 
 use std::fmt::Write as _;
 
-use super::{Outcome, details};
+use super::{TestOutcome, details};
 
 /// The report: a suite for each file.
-pub fn report(outcomes: &[Outcome]) -> String {
-    let failures = |of: &[&Outcome]| of.iter().filter(|outcome| !outcome.passed).count();
-    let all: Vec<&Outcome> = outcomes.iter().collect();
+pub(super) fn report(outcomes: &[TestOutcome]) -> String {
+    let failures = |of: &[&TestOutcome]| of.iter().filter(|outcome| !outcome.passed).count();
+    let all: Vec<&TestOutcome> = outcomes.iter().collect();
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     let _ = writeln!(xml, "<testsuites tests=\"{}\" failures=\"{}\">", all.len(), failures(&all));
     for of_file in outcomes.chunk_by(|a, b| a.file == b.file) {
-        let of_file: Vec<&Outcome> = of_file.iter().collect();
+        let of_file: Vec<&TestOutcome> = of_file.iter().collect();
         let Some(first) = of_file.first() else { continue };
         let name = escaped(&first.file);
         let (tests, failed) = (of_file.len(), failures(&of_file));

@@ -11,7 +11,7 @@ mod tests;
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use crossterm::style::Color;
 use mesh_resources::{Options, Snapshot};
 use serde::Serialize;
@@ -21,7 +21,7 @@ use self::suite::Suite;
 use super::explain::{Explained, by_objects, title};
 use crate::{
     manifests,
-    output::{self, Style},
+    output::{self, Format, JSON, Style, YAML, formats},
 };
 
 /// Arguments of `meshctl test`.
@@ -40,7 +40,7 @@ A file of tests:
     expect: {route: shop/web, rule: 0, backends: {web-v1: 90, web-v2: 10}}
 
 Exit codes: 0 all hold, 1 one does not, 2 wrong usage or unreadable input.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Files of tests
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
@@ -48,22 +48,16 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     /// How to print the results
-    #[arg(short, long, value_enum, default_value_t = Form::Text)]
-    output: Form,
+    #[arg(short, long, value_parser = formats(FORMATS), default_value_t = Format::Table)]
+    output: Format,
 }
 
-/// The forms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// A line for each test, and the differences
-    Text,
-    /// One JSON object
-    Json,
-}
+/// What `-o` takes here.
+const FORMATS: [(Format, &str); 3] = [(Format::Table, "A line for each test, and the differences"), JSON, YAML];
 
 /// How one test ended.
 #[derive(Debug, Serialize)]
-pub struct Outcome {
+struct TestOutcome {
     /// The file.
     pub file: String,
     /// The test's name.
@@ -79,7 +73,7 @@ pub struct Outcome {
 }
 
 /// Runs the tests.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     manifests::judged(test(args))
 }
 
@@ -92,15 +86,15 @@ fn test(args: &Args) -> anyhow::Result<ExitCode> {
     let failed = outcomes.iter().filter(|outcome| !outcome.passed).count();
     let passed = outcomes.len() - failed;
     match args.output {
-        Form::Text => {
+        Format::Json | Format::Yaml => {
+            let object = json!({ "passed": passed, "failed": failed, "tests": outcomes });
+            output::line(&output::pretty(args.output, &object)?)?;
+        }
+        _ => {
             for outcome in &outcomes {
                 output::line(&text(outcome, Style::stdout()))?;
             }
             output::line(&format!("{passed} passed, {failed} failed"))?;
-        }
-        Form::Json => {
-            let object = json!({ "passed": passed, "failed": failed, "tests": outcomes });
-            output::line(&serde_json::to_string_pretty(&object).context("the result has no JSON form")?)?;
         }
     }
     if let Some(path) = &args.junit {
@@ -109,14 +103,14 @@ fn test(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn outcomes_of(suite: &Suite, file: &str) -> anyhow::Result<Vec<Outcome>> {
+fn outcomes_of(suite: &Suite, file: &str) -> anyhow::Result<Vec<TestOutcome>> {
     let options = Options { meshed_by_label: true, ..Options::default() };
     let (snapshot, _) = Snapshot::from_objects(&suite.objects, options);
     let outcome = |case: &suite::Case| {
         let question = case.question().with_context(|| format!("{file}: test {:?}", case.name))?;
         let explained = by_objects(&snapshot, &question, case.from());
         let differences = compare::differences(&case.expect, &explained);
-        Ok(Outcome {
+        Ok(TestOutcome {
             file: file.to_owned(),
             name: case.name.clone(),
             passed: differences.is_empty(),
@@ -128,7 +122,7 @@ fn outcomes_of(suite: &Suite, file: &str) -> anyhow::Result<Vec<Outcome>> {
     suite.tests.iter().map(outcome).collect()
 }
 
-fn text(outcome: &Outcome, style: Style) -> String {
+fn text(outcome: &TestOutcome, style: Style) -> String {
     if outcome.passed {
         return format!("{}  {}", style.paint("ok  ", Color::Green), outcome.name);
     }
@@ -137,7 +131,7 @@ fn text(outcome: &Outcome, style: Style) -> String {
 }
 
 /// What was not as expected, and how it came about.
-fn details(outcome: &Outcome) -> Vec<String> {
+fn details(outcome: &TestOutcome) -> Vec<String> {
     let explained = &outcome.explained;
     let mut lines = vec![format!("      {}, for clients in {}", outcome.request, explained.from)];
     for difference in &outcome.differences {

@@ -17,12 +17,12 @@ use serde_json::Value;
 
 use crate::{
     cmd::explain::{Explained, Question},
-    manifests::Given,
+    manifests::ManifestFiles,
 };
 
 /// A file of tests, with the objects that they are about.
 #[derive(Debug)]
-pub struct Suite {
+pub(super) struct Suite {
     /// What is tested.
     pub objects: Vec<Object>,
     /// The tests.
@@ -44,8 +44,8 @@ struct File {
 /// A test.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Case {
-    /// What people call it.
+pub(super) struct Case {
+    /// Its name, for people.
     pub name: String,
     /// The client's namespace; `default` if not given.
     from: Option<String>,
@@ -59,7 +59,7 @@ pub struct Case {
 struct RequestText {
     /// GET if not given.
     method: Option<String>,
-    /// Whole: `http://web.shop/cart`, or `tls://` and `tcp://` for connections.
+    /// The whole URL: `http://web.shop/cart`, or `tls://` and `tcp://` for connections.
     url: String,
     /// `SERVICE/METHOD`, for a call of gRPC to `url`.
     grpc: Option<String>,
@@ -67,10 +67,10 @@ struct RequestText {
     headers: BTreeMap<String, Texts>,
 }
 
-/// A text, or several. Numbers and booleans are texts as they are written.
+/// One text or several. Numbers and booleans count as text, as written.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
-pub struct Texts(Vec<String>);
+pub(super) struct Texts(Vec<String>);
 
 impl TryFrom<Value> for Texts {
     type Error = String;
@@ -91,7 +91,7 @@ impl TryFrom<Value> for Texts {
 /// What must hold; what is not given may be anything.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Expect {
+pub(super) struct Expect {
     /// The verdict of `meshctl explain`.
     pub verdict: Option<String>,
     /// `namespace/name`; `null`: none.
@@ -130,7 +130,7 @@ pub struct Expect {
 /// A rule by its place or its name.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
-pub enum RuleKey {
+pub(super) enum RuleKey {
     /// From 0.
     Index(usize),
     /// Its own name.
@@ -140,7 +140,7 @@ pub enum RuleKey {
 /// What a backend sees.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct SentExpect {
+pub(super) struct SentExpect {
     /// The host.
     pub host: Option<String>,
     /// Path and query.
@@ -158,7 +158,7 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Res
 
 impl Suite {
     /// Reads a file and the manifests that it names.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
+    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display().to_string();
         let about = fs::metadata(path).with_context(|| shown.clone())?;
         ensure!(about.len() <= MAX_FILE_BYTES as u64, "{shown}: it has more than {MAX_FILE_BYTES} bytes; split it");
@@ -167,7 +167,7 @@ impl Suite {
     }
 
     /// Reads the text of a file in a folder.
-    pub fn parse(text: &str, shown: &str, folder: &Path) -> anyhow::Result<Self> {
+    pub(super) fn parse(text: &str, shown: &str, folder: &Path) -> anyhow::Result<Self> {
         let options = serde_saphyr::options! {
             with_snippet: false,
             strict_booleans: true,
@@ -177,10 +177,10 @@ impl Suite {
         let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             anyhow!("{shown}: {}; see docs/testing-routes.md", error.to_string().replace('\n', " "))
         })?;
-        let mut given = Given::default();
+        let mut given = ManifestFiles::default();
         if !file.manifests.is_empty() {
             let paths: Vec<PathBuf> = file.manifests.iter().map(|path| folder.join(path)).collect();
-            given = Given::read(&paths).with_context(|| shown.to_owned())?;
+            given = ManifestFiles::read(&paths).with_context(|| shown.to_owned())?;
         }
         for (index, value) in file.objects.into_iter().enumerate() {
             let object = Object::from_value(value, None);
@@ -202,12 +202,12 @@ impl Suite {
 
 impl Case {
     /// The client's namespace.
-    pub fn from(&self) -> &str {
+    pub(super) fn from(&self) -> &str {
         self.from.as_deref().unwrap_or("default")
     }
 
     /// What is asked.
-    pub fn question(&self) -> anyhow::Result<Question> {
+    pub(super) fn question(&self) -> anyhow::Result<Question> {
         let mut headers = HeaderMap::new();
         for (name, values) in &self.request.headers {
             let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| anyhow!("{name:?} is no header name"))?;
@@ -225,7 +225,7 @@ impl Case {
 
 impl Texts {
     /// Each of them.
-    pub fn texts(&self) -> &[String] {
+    pub(super) fn texts(&self) -> &[String] {
         &self.0
     }
 }

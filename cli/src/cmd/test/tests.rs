@@ -23,7 +23,7 @@ objects:
       backendRefs: [{name: absent, port: 80}]
 ";
 
-fn outcomes(tests: &str) -> Vec<Outcome> {
+fn outcomes(tests: &str) -> Vec<TestOutcome> {
     let suite = Suite::parse(&format!("{OBJECTS}\ntests:\n{tests}"), "t.yaml", Path::new("")).unwrap();
     outcomes_of(&suite, "t.yaml").unwrap()
 }
@@ -79,9 +79,9 @@ fn what_does_not_hold_is_told_field_by_field() {
 fn a_failure_says_how_it_came_about_for_people_and_for_ci() {
     let tests = "- {name: a < b, request: {url: 'http://web.shop/broken'}, expect: {rule: 0}}\n- {name: fine, request: {url: 'http://web.shop/old'}, expect: {}}";
     let outcomes = outcomes(tests);
-    let said = text(&outcomes[0], Style::PLAIN);
-    assert!(said.starts_with("FAIL  a < b (t.yaml)\n      GET http://web.shop:80/broken, for clients in default\n      rule\n        expected 0\n        but is   1\n"), "{said}");
-    assert!(said.contains("HTTPRoute shop/web rule 1 matched: path under \"/broken\""), "{said}");
+    let message = text(&outcomes[0], Style::PLAIN);
+    assert!(message.starts_with("FAIL  a < b (t.yaml)\n      GET http://web.shop:80/broken, for clients in default\n      rule\n        expected 0\n        but is   1\n"), "{message}");
+    assert!(message.contains("HTTPRoute shop/web rule 1 matched: path under \"/broken\""), "{message}");
     assert_eq!(text(&outcomes[1], Style::PLAIN), "ok    fine");
     let xml = junit::report(&outcomes);
     assert!(xml.contains("<testsuites tests=\"2\" failures=\"1\">"), "{xml}");
@@ -96,14 +96,14 @@ fn a_failure_says_how_it_came_about_for_people_and_for_ci() {
 
 #[test]
 fn files_that_are_not_understood_are_named() {
-    for (text, said) in [
+    for (text, message) in [
         ("tests: []", "it has no tests"),
         ("tests: [{name: n, request: {url: a}, expect: {ruote: a/b}}]", "t.yaml: "),
         ("tests: [{name: n, request: {url: a}, expect: {verdict: yes-please}}]", "there is no verdict"),
         ("objects: [{kind: Service}]\ntests: [{name: n, request: {url: a}, expect: {}}]", "objects[0]"),
     ] {
         let error = format!("{:#}", Suite::parse(text, "t.yaml", Path::new("")).unwrap_err());
-        assert!(error.contains(said), "{error}");
+        assert!(error.contains(message), "{error}");
     }
     let suite = Suite::parse("tests: [{name: n, request: {url: 'ftp://x'}, expect: {}}]", "t.yaml", Path::new(""));
     let error = format!("{:#}", outcomes_of(&suite.unwrap(), "t.yaml").unwrap_err());

@@ -84,13 +84,13 @@ async fn what_was_taken_away_stays_away() {
 async fn a_changed_trust_domain_an_edited_secret_or_an_unknown_value_is_refused_with_the_object() {
     let made = identity::make("corp.example").unwrap();
     let cluster = Mock::default().object(SECRET, secret(&made)).cluster();
-    let said = |error: anyhow::Error| format!("{error:#}");
+    let message = |error: anyhow::Error| format!("{error:#}");
     let unknown = kept(&args(&[]), &cluster, &installed("proxy: {threads: 3}")).await.unwrap_err();
-    assert!(said(unknown).contains("--reset-values"));
+    assert!(message(unknown).contains("--reset-values"));
     let mut garbage = secret(&made);
     garbage["data"]["tls.key"] = "AAAA".into();
     let cluster = Mock::default().object(SECRET, garbage).cluster();
-    let wrong = said(kept(&args(&[]), &cluster, &installed("trustDomain: corp.example")).await.unwrap_err());
+    let wrong = message(kept(&args(&[]), &cluster, &installed("trustDomain: corp.example")).await.unwrap_err());
     assert!(wrong.contains("mesh-system/mesh-issuer") && wrong.contains("tls.key"), "{wrong}");
 }
 
@@ -101,8 +101,8 @@ async fn sidecars_that_are_too_old_are_named_and_hold_up_nobody_who_insists() {
     let version = json!({"metadata": {"labels": {"app.kubernetes.io/version": env!("CARGO_PKG_VERSION")}}});
     let found = Installed { webhook: Some(version), ..Installed::default() };
     let cluster = Mock::default().list("/api/v1/pods", vec![pod.clone()]).cluster();
-    let said = check_skew(&cluster, &found, false).await.unwrap_err().to_string();
-    assert!(said.contains("tenant/old") && said.contains("--force"), "{said}");
+    let message = check_skew(&cluster, &found, false).await.unwrap_err().to_string();
+    assert!(message.contains("tenant/old") && message.contains("--force"), "{message}");
     check_skew(&cluster, &found, true).await.unwrap();
     let mut claims = pod;
     claims["spec"] = json!({});
@@ -116,8 +116,8 @@ async fn values_that_are_lost_are_made_up_only_when_told_so() {
     let cluster = Mock::default().object(SECRET, secret(&made)).cluster();
     let (gone, emptied) = (Installed { values: None, ..installed("") }, installed(""));
     for lost in [&gone, &emptied] {
-        let said = format!("{:#}", kept(&args(&[]), &cluster, lost).await.unwrap_err());
-        assert!(said.contains("mesh-system/mesh-values") && said.contains("--reset-values"), "{said}");
+        let message = format!("{:#}", kept(&args(&[]), &cluster, lost).await.unwrap_err());
+        assert!(message.contains("mesh-system/mesh-values") && message.contains("--reset-values"), "{message}");
         let given = kept(&args(&["--reset-values", "--set", "ha=true"]), &cluster, lost).await.unwrap();
         assert_eq!((&given["ha"], &given["proxy"]), (&Value::Bool(true), &Value::Null));
         assert_eq!(given["identity"]["issuer"]["key"], made.material.key, "the identity is kept");
@@ -130,8 +130,8 @@ async fn an_identity_that_is_lost_is_made_anew_only_when_told_so() {
     let stored = installed("trustDomain: cluster.local");
     let empty = Mock::default().object(SECRET, json!({"metadata": secret(&made)["metadata"], "data": {}})).cluster();
     for lost in [Mock::default().cluster(), empty] {
-        let said = format!("{:#}", kept(&args(&[]), &lost, &stored).await.unwrap_err());
-        assert!(said.contains("mesh-system/mesh-issuer") && said.contains("--new-identity"), "{said}");
+        let message = format!("{:#}", kept(&args(&[]), &lost, &stored).await.unwrap_err());
+        assert!(message.contains("mesh-system/mesh-issuer") && message.contains("--new-identity"), "{message}");
         let folder = tempfile::tempdir().unwrap();
         let key = folder.path().join("anchor.key");
         let words = ["--new-identity", "--identity-anchor-key-out", key.to_str().unwrap()];
@@ -143,11 +143,11 @@ async fn an_identity_that_is_lost_is_made_anew_only_when_told_so() {
     let mut half = secret(&made);
     half["data"].as_object_mut().unwrap().remove("tls.key");
     let half = Mock::default().object(SECRET, half).cluster();
-    let said = format!("{:#}", kept(&args(&["--new-identity"]), &half, &stored).await.unwrap_err());
-    assert!(said.contains("missing: identity.issuer.key"), "{said}");
+    let message = format!("{:#}", kept(&args(&["--new-identity"]), &half, &stored).await.unwrap_err());
+    assert!(message.contains("missing: identity.issuer.key"), "{message}");
     let whole = Mock::default().object(SECRET, secret(&made)).cluster();
-    let said = format!("{:#}", kept(&args(&["--new-identity"]), &whole, &stored).await.unwrap_err());
-    assert!(said.contains("there is one"), "{said}");
+    let message = format!("{:#}", kept(&args(&["--new-identity"]), &whole, &stored).await.unwrap_err());
+    assert!(message.contains("there is one"), "{message}");
     // Files are as good as the Secret.
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -175,8 +175,8 @@ async fn with_lost_values_nobody_elses_secret_is_taken_for_ours() {
     foreign["metadata"] = json!({});
     let cluster = Mock::default().object(SECRET, foreign).cluster();
     let found = Installed { values: None, ..installed("") };
-    let said = format!("{:#}", kept(&args(&["--reset-values"]), &cluster, &found).await.unwrap_err());
-    assert!(said.contains("--identity-external-issuer"), "{said}");
+    let message = format!("{:#}", kept(&args(&["--reset-values"]), &cluster, &found).await.unwrap_err());
+    assert!(message.contains("--identity-external-issuer"), "{message}");
     let words = ["--reset-values", "--identity-external-issuer"];
     let given = kept(&args(&words), &cluster, &found).await.unwrap();
     assert_eq!(given["identity"]["issuer"], Value::Null, "no Secret is rendered");
@@ -187,8 +187,8 @@ async fn with_lost_values_nobody_elses_secret_is_taken_for_ours() {
 
 #[test]
 fn what_cannot_be_upgraded_says_what_to_do() {
-    let said = |found: &Installed| may_upgrade(found, "https://k").unwrap_err().to_string();
-    assert!(said(&Installed::default()).contains("meshctl install"));
+    let message = |found: &Installed| may_upgrade(found, "https://k").unwrap_err().to_string();
+    assert!(message(&Installed::default()).contains("meshctl install"));
     let labels = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}});
-    assert!(said(&Installed { values: Some(labels), ..Installed::default() }).contains("helm upgrade"));
+    assert!(message(&Installed { values: Some(labels), ..Installed::default() }).contains("helm upgrade"));
 }

@@ -10,8 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::{
     args::{Args, Role as Roles},
-    issuer::tests::{Pair, secret},
-    kube::{fake::Fake, trust_pem::base64},
+    identity::{
+        issuer::tests::{Pair, secret},
+        trust_pem::base64,
+    },
+    kube::fake::Fake,
 };
 
 const SECRET: &str = "/api/v1/namespaces/mesh-system/secrets/mesh-issuer";

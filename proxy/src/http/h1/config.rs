@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Limits and times of a connection, for both sides. `Copy`, so that a connection carries its own.
 #[derive(Clone, Copy, Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// Most header fields in one head or trailer section. Default 1,000: above what any application sends.
     pub max_headers: usize,
     /// Most bytes of one head, from its first byte to the empty line. Default 128 KiB.

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 /// Why a message was refused. Each has a fixed name for headers and metrics, and a status for the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ParseReason {
+pub(crate) enum ParseReason {
     /// Both Content-Length and Transfer-Encoding (RFC 9112 6.1).
     LengthAndCoding,
     /// More than one Content-Length field.
@@ -70,17 +70,17 @@ pub enum ParseReason {
 
 impl ParseReason {
     /// A fixed kebab-case name.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         self.facts().0
     }
 
     /// What the sender did and can do about it, one line.
-    pub fn help(self) -> &'static str {
+    pub(crate) fn help(self) -> &'static str {
         self.facts().2
     }
 
     /// The status that tells it to the client.
-    pub fn status(self) -> StatusCode {
+    pub(crate) fn status(self) -> StatusCode {
         self.facts().1
     }
 
@@ -146,7 +146,7 @@ impl std::fmt::Display for ParseReason {
 
 /// How a served connection ended badly. `Ok(())` from `serve` is every orderly end.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The client's head was refused and answered.
     #[error("the client's request was refused: {0}")]
     Parse(ParseReason),
@@ -173,7 +173,7 @@ pub enum Error {
 
 /// Why a received body ended early.
 #[derive(Debug, thiserror::Error)]
-pub enum BodyError {
+pub(crate) enum BodyError {
     /// The connection broke.
     #[error("the connection broke inside a body: {0}")]
     Io(#[from] io::Error),
@@ -197,7 +197,7 @@ pub enum BodyError {
 /// Why a request brought no response, and how far it got: what a retry must know.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
-pub struct SendError {
+pub(crate) struct SendError {
     /// What happened.
     pub kind: SendErrorKind,
     /// True if not one byte of the request was written: it may be sent again whatever its method.
@@ -208,7 +208,7 @@ pub struct SendError {
 
 /// The kinds of [`SendError`].
 #[derive(Debug, thiserror::Error)]
-pub enum SendErrorKind {
+pub(crate) enum SendErrorKind {
     /// The connection broke.
     #[error("the server's connection broke: {0}")]
     Io(#[from] io::Error),

@@ -15,24 +15,24 @@
 
 mod body;
 mod buf;
-pub mod client;
+pub(crate) mod client;
 mod config;
 mod encode;
 mod error;
 pub(in crate::http) mod framing;
 mod head;
 mod recv;
-pub mod server;
+pub(crate) mod server;
 mod target;
 pub(in crate::http) mod timer;
 mod upgrade;
 mod writer;
 
-pub use config::Config;
-pub use error::{BodyError, Error, ParseReason, SendError, SendErrorKind};
+pub(crate) use config::Config;
+pub(crate) use error::{BodyError, Error, ParseReason, SendError, SendErrorKind};
 pub(crate) use framing::members;
-pub use recv::{Interim, RecvBody};
-pub use upgrade::{OnUpgrade, Upgraded};
+pub(crate) use recv::{Interim, RecvBody};
+pub(crate) use upgrade::{OnUpgrade, Upgraded};
 
 #[cfg(test)]
 mod tests;

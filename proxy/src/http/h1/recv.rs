@@ -24,8 +24,6 @@ pub(super) trait RequestSource {
     fn size_hint(&self, exchange: u64) -> SizeHint;
     /// True behind the body.
     fn is_end(&self, exchange: u64) -> bool;
-    /// True while the client waits for 100.
-    fn expects_continue(&self, exchange: u64) -> bool;
     /// Nobody will read the body.
     fn released(&self, exchange: u64);
     /// Writes a 1xx; false if it is too late or not allowed.
@@ -44,7 +42,7 @@ pub(super) trait ResponseSource {
 
 /// A received body. Dropping it early closes a client's connection; a server drains a bounded rest.
 #[must_use]
-pub struct RecvBody(Kind);
+pub(crate) struct RecvBody(Kind);
 
 enum Kind {
     /// No bytes, no connection.
@@ -57,7 +55,7 @@ enum Kind {
 
 impl RecvBody {
     /// A body without bytes, for callers and tests that have none.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self(Kind::Empty)
     }
 
@@ -69,16 +67,8 @@ impl RecvBody {
         Self(Kind::Response(source))
     }
 
-    /// True while the client waits for `100 Continue` before it sends this body. Polling the body sends one.
-    pub fn expects_continue(&self) -> bool {
-        match &self.0 {
-            Kind::Request { source, exchange } => source.expects_continue(*exchange),
-            Kind::Empty | Kind::Response(_) => false,
-        }
-    }
-
     /// The handle for 1xx responses to this body's request; none for other bodies.
-    pub fn interim(&self) -> Option<Interim> {
+    pub(crate) fn interim(&self) -> Option<Interim> {
         match &self.0 {
             Kind::Request { source, exchange } => Some(Interim { source: source.clone(), exchange: *exchange }),
             Kind::Empty | Kind::Response(_) => None,
@@ -131,7 +121,7 @@ impl std::fmt::Debug for RecvBody {
 
 /// Sends interim (1xx) responses to one request's client. Cheap to clone.
 #[derive(Clone)]
-pub struct Interim {
+pub(crate) struct Interim {
     source: Rc<dyn RequestSource>,
     exchange: u64,
 }
@@ -139,7 +129,7 @@ pub struct Interim {
 impl Interim {
     /// Writes a 1xx at once: 100, 102, 103 and others, but not 101. False if it was not written: the final
     /// response has begun, the client speaks HTTP/1.0, the status is no interim one, or the client reads too slowly.
-    pub fn send(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+    pub(crate) fn send(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         self.source.interim(self.exchange, status, headers)
     }
 }

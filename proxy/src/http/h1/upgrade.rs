@@ -9,11 +9,11 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Takes over a server connection once the upgrading response is written.
-pub type OnUpgrade<IO> = Box<dyn FnOnce(Upgraded<IO>)>;
+pub(crate) type OnUpgrade<IO> = Box<dyn FnOnce(Upgraded<IO>)>;
 
 /// A connection that no longer speaks HTTP. Reading gives `read_buf` first.
 #[derive(Debug)]
-pub struct Upgraded<IO> {
+pub(crate) struct Upgraded<IO> {
     /// The stream itself.
     pub io: IO,
     /// Bytes that the peer sent behind its head.

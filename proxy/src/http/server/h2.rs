@@ -16,8 +16,7 @@ use tower::Service;
 
 use super::{answered, audience, is_bodiless, is_refusal, refused};
 use crate::{
-    coalesce::Coalesced,
-    config::Config,
+    config::{Config, Limits},
     connections::{Entry, Stage},
     error::{Delivery, Error, Reason},
     http::{
@@ -32,6 +31,7 @@ use crate::{
     metrics::{Direction, DirectionMetrics},
     record::Record,
     worker::Worker,
+    write_buffer::WriteBuffer,
 };
 
 /// Streams of a peer's proxy that may come and be reset again before we looked: it passes on what its clients cancel, and
@@ -41,7 +41,13 @@ const MAX_PEER_RESETS: usize = 1_000;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// HTTP/2: with prior knowledge from applications, multiplexed from peers' proxies (`peer`).
-pub async fn http2<T, S>(worker: &Rc<Worker>, entry: &Rc<Entry>, peer: bool, io: T, service: S) -> Result<(), Error>
+pub(crate) async fn http2<T, S>(
+    worker: &Rc<Worker>,
+    entry: &Rc<Entry>,
+    peer: bool,
+    io: T,
+    service: S,
+) -> Result<(), Error>
 where
     T: Io,
     S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
@@ -54,27 +60,8 @@ where
     if peer {
         entry.reached(Stage::Http);
     }
-    let limits = &worker.config.limits;
-    // Only this pod's own application may make the proxy hold more than a peer's proxy may.
-    let own = direction == Direction::Outbound;
-    let window = connection_window(limits, if own { limits.inbound_streams } else { limits.streams });
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(window)
-        .max_concurrent_streams(if peer { limits.streams } else { limits.inbound_streams })
-        .max_frame_size(MAX_FRAME)
-        .max_header_list_size(header_list_size(limits))
-        .max_send_buffer_size(limits.stream_window as usize);
-    if peer {
-        builder.max_pending_accept_reset_streams(MAX_PEER_RESETS);
-    }
-    let free = if peer { FREE_FOR_PROXIES } else { FREE };
-    let wire = Coalesced::new(io, FrameGuard::new(Side::Server, free));
-    let gone = |error: h2::Error| Error::unknown(Reason::UpstreamReset, format!("HTTP/2: {error}"));
-    let handshake = tokio::time::timeout(worker.config.times.handshake, builder.handshake::<_, Bytes>(wire.clone()));
-    let late = |_| Error::unknown(Reason::UpstreamReset, "HTTP/2: no preface in time");
-    let mut connection = handshake.await.map_err(late)?.map_err(gone)?;
+    let wire = WriteBuffer::new(io, FrameGuard::new(Side::Server, if peer { FREE_FOR_PROXIES } else { FREE }));
+    let mut connection = handshaken(worker, direction, peer, &wire).await?;
     let open = Rc::new(Cell::new(0usize));
     let mut ending = std::pin::pin!(entry.ending());
     let mut idle = tokio::time::interval(worker.config.times.idle);
@@ -125,11 +112,44 @@ where
     }
 }
 
-type Connection<T> = h2::server::Connection<Coalesced<T>, Bytes>;
+async fn handshaken<T: Io>(
+    worker: &Worker,
+    direction: Direction,
+    peer: bool,
+    wire: &WriteBuffer<T>,
+) -> Result<Connection<T>, Error> {
+    let builder = builder(&worker.config.limits, direction, peer);
+    let gone = |error: h2::Error| Error::unknown(Reason::UpstreamReset, format!("HTTP/2: {error}"));
+    match tokio::time::timeout(worker.config.times.handshake, builder.handshake(wire.clone())).await {
+        Ok(made) => made.map_err(gone),
+        Err(_) => Err(Error::unknown(Reason::UpstreamReset, "HTTP/2: no preface in time")),
+    }
+}
+
+/// The settings of a connection.
+fn builder(limits: &Limits, direction: Direction, peer: bool) -> h2::server::Builder {
+    // Only this pod's own application may make the proxy hold more than a peer's proxy may.
+    let own = direction == Direction::Outbound;
+    let window = connection_window(limits, if own { limits.inbound_streams } else { limits.streams });
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(window)
+        .max_concurrent_streams(if peer { limits.streams } else { limits.inbound_streams })
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(header_list_size(limits))
+        .max_send_buffer_size(limits.stream_window as usize);
+    if peer {
+        builder.max_pending_accept_reset_streams(MAX_PEER_RESETS);
+    }
+    builder
+}
+
+type Connection<T> = h2::server::Connection<WriteBuffer<T>, Bytes>;
 type Accepted = Option<io::Result<(Request<RecvStream>, SendResponse<Bytes>)>>;
 
 /// The next request. What was written meanwhile goes out before this waits.
-fn accept<T: Io>(connection: &mut Connection<T>, stream: &Coalesced<T>, cx: &mut Context<'_>) -> Poll<Accepted> {
+fn accept<T: Io>(connection: &mut Connection<T>, stream: &WriteBuffer<T>, cx: &mut Context<'_>) -> Poll<Accepted> {
     let accepted = connection.poll_accept(cx);
     if stream.is_flooded() {
         return Poll::Ready(Some(Err(io::ErrorKind::QuotaExceeded.into())));
@@ -157,7 +177,7 @@ fn reset_of(error: &Error, safe: bool) -> Option<H2Reason> {
 async fn ended<T: Io>(
     metrics: &DirectionMetrics,
     connection: &mut Connection<T>,
-    wire: &Coalesced<T>,
+    wire: &WriteBuffer<T>,
     error: &io::Error,
 ) -> Error {
     let calm = |e: &h2::Error| e.is_go_away() && e.is_library() && e.reason() == Some(H2Reason::ENHANCE_YOUR_CALM);
@@ -245,7 +265,7 @@ async fn stream<S>(
     if let Some(has_answer) = has_answer {
         has_answer.set(true);
     }
-    let reply = answered(record, result, (grpc, head_only), audience(metrics.direction, peer));
+    let reply = answered(record, result, (grpc, head_only), audience(metrics.direction));
     let (head, body) = reply.response.into_parts();
     let end = is_bodiless(head.status, head_only) || body.is_end();
     let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), end);

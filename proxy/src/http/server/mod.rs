@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use tower::Service;
 
-pub use self::h2::http2;
+pub(crate) use self::h2::http2;
 use super::{
     Body, Incoming, Interim, Reply,
     answer::{self, Audience},
@@ -53,11 +53,10 @@ fn is_bodiless(status: StatusCode, head_only: bool) -> bool {
 }
 
 /// Who reads our answers on a connection.
-fn audience(direction: Direction, peer: bool) -> Audience {
-    match (direction, peer) {
-        (Direction::Outbound, _) => Audience::Application,
-        (Direction::Inbound, true) => Audience::Peer,
-        (Direction::Inbound, false) => Audience::Stranger,
+fn audience(direction: Direction) -> Audience {
+    match direction {
+        Direction::Outbound => Audience::Application,
+        Direction::Inbound => Audience::Stranger,
     }
 }
 
@@ -75,13 +74,19 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 /// HTTP/1 from applications and, for upgrades, from peers' proxies (`peer`).
-pub async fn http1<T, S>(worker: &Rc<Worker>, entry: &Rc<Entry>, peer: bool, io: T, service: S) -> Result<(), Error>
+pub(crate) async fn http1<T, S>(
+    worker: &Rc<Worker>,
+    entry: &Rc<Entry>,
+    peer: bool,
+    io: T,
+    service: S,
+) -> Result<(), Error>
 where
     T: Io,
     S: Service<Incoming, Response = Reply, Error = Error> + Clone + 'static,
 {
     let metrics = worker.direction(entry.direction());
-    let audience = audience(entry.direction(), peer);
+    let audience = audience(entry.direction());
     entry.framed();
     metrics.http1.increment(1);
     if peer {

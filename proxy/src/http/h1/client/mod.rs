@@ -57,7 +57,7 @@ impl InterimBudget {
 }
 
 /// A connection to a server with no exchange in progress. One pointer wide.
-pub struct Connection<IO>(Box<Inner<IO>>);
+pub(crate) struct Connection<IO>(Box<Inner<IO>>);
 
 struct Inner<IO> {
     io: IO,
@@ -69,26 +69,21 @@ struct Inner<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     /// Takes a connected stream.
-    pub fn new(io: IO, config: &Config) -> Self {
+    pub(crate) fn new(io: IO, config: &Config) -> Self {
         let vectored = io.is_write_vectored();
         Self(Box::new(Inner { io, config: *config, buf: BytesMut::new(), out: WriteBuf::default(), vectored }))
     }
 
     /// True if the server has neither closed the connection nor sent anything unasked. Reads once without waiting.
-    pub fn is_open(&mut self) -> bool {
+    pub(crate) fn is_open(&mut self) -> bool {
         self.poll_closed(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     /// Ready when an idle connection has become useless: the server closed it or sent something unasked.
-    pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut space = [0u8; 1];
         let mut read = ReadBuf::new(&mut space);
         Pin::new(&mut self.0.io).poll_read(cx, &mut read).map(|_| ())
-    }
-
-    /// The stream, for its addresses and the like.
-    pub fn io(&self) -> &IO {
-        &self.0.io
     }
 }
 
@@ -100,7 +95,7 @@ impl<IO> std::fmt::Debug for Connection<IO> {
 
 /// What [`send`] gives.
 #[derive(Debug)]
-pub struct Reply<IO> {
+pub(crate) struct Reply<IO> {
     /// The final response, in the version that the server spoke.
     pub response: Response<RecvBody>,
     /// The raw stream after 101, or after a 2xx to CONNECT; the response's body is empty then.
@@ -119,7 +114,7 @@ pub struct Reply<IO> {
 ///
 /// # Errors
 /// [`SendError`] says what happened, whether anything was sent, and whether a response had begun.
-pub async fn send<IO, B>(
+pub(crate) async fn send<IO, B>(
     mut conn: Connection<IO>,
     request: Request<B>,
     mut on_interim: impl FnMut(StatusCode, &HeaderMap),

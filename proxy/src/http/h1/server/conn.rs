@@ -306,11 +306,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> RequestSource for RefCell<Conn<IO>> {
         exchange == conn.exchange && conn.decoder.is_done()
     }
 
-    fn expects_continue(&self, exchange: u64) -> bool {
-        let conn = self.borrow();
-        exchange == conn.exchange && conn.expects
-    }
-
     fn released(&self, exchange: u64) {
         let mut conn = self.borrow_mut();
         if exchange == conn.exchange {

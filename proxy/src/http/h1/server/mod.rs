@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,13 +27,11 @@ use super::recv::RequestSource;
 use super::timer::LazyTimer;
 use super::upgrade::{OnUpgrade, Upgraded};
 use super::{Config, Error, ParseReason, RecvBody};
+use crate::error::ERROR_HEADER;
 use crate::io::reset;
 
-/// The header that says the proxy itself refused a request, and why.
-const PROXY_ERROR: HeaderName = HeaderName::from_static("mesh-proxy-error");
-
 /// What a service answers: a response, and for 101 or a 2xx to CONNECT what takes the connection over.
-pub struct Answer<B, IO> {
+pub(crate) struct Answer<B, IO> {
     /// The final response. Its framing and connection fields are the codec's: `content-length` is honoured,
     /// `connection: close` closes, the others are ignored.
     pub response: Response<B>,
@@ -49,11 +47,11 @@ impl<B, IO> From<Response<B>> for Answer<B, IO> {
 }
 
 /// The answer to a refused head: its status, one line of text, and the reason in `mesh-proxy-error`.
-pub fn refusal(reason: ParseReason) -> Response<Bytes> {
+pub(crate) fn refusal(reason: ParseReason) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from_static(reason.help().as_bytes()));
     *response.status_mut() = reason.status();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    response.headers_mut().insert(PROXY_ERROR, HeaderValue::from_static(reason.as_str()));
+    response.headers_mut().insert(ERROR_HEADER, HeaderValue::from_static(reason.as_str()));
     response
 }
 
@@ -67,7 +65,7 @@ pub fn refusal(reason: ParseReason) -> Response<Bytes> {
 ///
 /// # Errors
 /// Whatever ended the connection before its time; see [`Error`].
-pub async fn serve<IO, D, S, Fut, B, R, U>(
+pub(crate) async fn serve<IO, D, S, Fut, B, R, U>(
     io: IO,
     config: &Config,
     drain: D,
@@ -108,13 +106,7 @@ where
         let exchange = Exchange::of(&head);
         let request = begin(&conn, head);
         // On the heap, so that an idle connection does not hold the room for it.
-        let mut working = Box::pin(service(request));
-        let answer = std::future::poll_fn(|cx| match working.as_mut().poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-            Poll::Pending => conn.borrow_mut().poll_attend(cx).map(Err),
-        })
-        .await?;
-        drop(working);
+        let answer = answered(&conn, Box::pin(service(request))).await?;
         std::future::poll_fn(|cx| {
             drain.poll(cx);
             Poll::Ready(())
@@ -126,27 +118,51 @@ where
         {
             reset(io);
         }
-        match responded? {
-            respond::Next::Request => {
-                if !drain_request(&conn, &mut timer).await {
-                    shutdown(&conn, &mut timer, true).await;
-                    return Ok(());
-                }
-            }
-            respond::Next::Close => {
-                let unread = conn.borrow_mut().has_unread();
-                shutdown(&conn, &mut timer, unread).await;
-                return Ok(());
-            }
-            respond::Next::Upgrade(take_over) => {
-                let taken = conn.borrow_mut().take_io();
-                if let Some((io, read_buf)) = taken {
-                    take_over(Upgraded { io, read_buf });
-                }
-                return Ok(());
-            }
+        if !go_on(&conn, &mut timer, responded?).await {
+            return Ok(());
         }
     }
+}
+
+/// What follows a response; whether that is another request.
+async fn go_on<IO>(conn: &Rc<RefCell<Conn<IO>>>, timer: &mut LazyTimer, next: respond::Next<IO>) -> bool
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    match next {
+        respond::Next::Request => {
+            let is_drained = drain_request(conn, timer).await;
+            if !is_drained {
+                shutdown(conn, timer, true).await;
+            }
+            is_drained
+        }
+        respond::Next::Close => {
+            let unread = conn.borrow_mut().has_unread();
+            shutdown(conn, timer, unread).await;
+            false
+        }
+        respond::Next::Upgrade(take_over) => {
+            let taken = conn.borrow_mut().take_io();
+            if let Some((io, read_buf)) = taken {
+                take_over(Upgraded { io, read_buf });
+            }
+            false
+        }
+    }
+}
+
+/// What the service answers, unless the connection ends before.
+async fn answered<IO, F>(conn: &RefCell<Conn<IO>>, mut working: Pin<Box<F>>) -> Result<F::Output, Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    F: Future,
+{
+    std::future::poll_fn(|cx| match working.as_mut().poll(cx) {
+        Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+        Poll::Pending => conn.borrow_mut().poll_attend(cx).map(Err),
+    })
+    .await
 }
 
 /// The facts of a request that its response depends on.
