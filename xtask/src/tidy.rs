@@ -1,5 +1,5 @@
 //! Rules that no compiler checks: every module says what it is, files stay short and import each other in no large circle
-//! ([`crate::circles`]), nothing names a machine, and every bound has a test ([`limits`]).
+//! ([`crate::circles`]), nothing names a machine, every test runs, and every bound has one ([`limits`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -85,6 +85,10 @@ fn check(name: &str, text: &str) -> Vec<String> {
     // Written in pieces, so that this file does not accuse itself.
     let homes = [concat!("/", "home/"), concat!("/", "root/"), concat!("/", "Users/"), concat!("/", "work/")];
     for (n, line) in text.lines().enumerate() {
+        if name.ends_with(".rs") && line.trim_start().starts_with("#[ignore") {
+            let instead = "ask `is_long` for what takes long";
+            faults.push(format!("{name}:{} leaves out a test, which counts as skipped: {instead}", n + 1));
+        }
         let start_of_path = |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-/}".contains(c));
         let mut places = homes.iter().flat_map(|home| line.match_indices(home));
         if let Some((_, home)) = places.find(|(at, _)| start_of_path(*at)) {
@@ -105,6 +109,8 @@ mod tests {
         let machine = format!("see {}me/x", concat!("/", "home/"));
         assert!(check("a.md", &format!("first\n{machine}\n"))[0].starts_with("a.md:2"));
         assert_eq!(check("a.md", concat!("https://example.com/", "home/page\n")), Vec::<String>::new());
+        let ignored = "//! Fine.\n#[test]\n    #[ignore = \"slow\"]\n";
+        assert!(check("a.rs", ignored)[0].starts_with("a.rs:3 leaves out"));
         let long = "//! Long.\n".repeat(TOO_LONG + 1);
         let faults = check("a.rs", &long);
         assert!(faults.len() == 1, "{faults:?}");

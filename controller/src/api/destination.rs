@@ -109,7 +109,7 @@ impl destination_server::Destination for DestinationService {
             let before = sent.as_deref().map(Vec::as_slice);
             let Some(mut delta) = delta(before, &now, published.version) else { return Step::Same };
             let is_part = shorten(&mut delta, MAX_PER_UPDATE);
-            let (changed, seen) = (published.changed.wire(), seen.wire());
+            let (changed, seen) = (published.changed.of_endpoints(), seen.of_endpoints());
             let update = v1::EndpointsUpdate { changed, seen, ..(&delta).into() };
             if is_part {
                 sent = Some(Arc::new(applied(before, delta)));

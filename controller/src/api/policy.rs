@@ -115,7 +115,7 @@ impl policy_server::Policy for PolicyService {
                 Some(delta) => v1::OutboundPolicy { delta: Some((&delta).into()), ..Default::default() },
                 None => now.into(),
             };
-            v1::OutboundPolicy { changed: changed.wire(), seen: seen.wire(), ..message }
+            v1::OutboundPolicy { changed: changed.of_endpoints(), seen: seen.of_endpoints(), ..message }
         };
         let is_followed = move |published: &Published| published.snapshot.depends(&asked.0, &asked.1) == depends;
         let compile = move |published: &Published| compile(published);
@@ -140,7 +140,11 @@ impl policy_server::Policy for PolicyService {
             listed_ports.into_iter().map(|v1::ListedPort { port, listed }| Ok((number(port)?, number(listed)?)));
         let listed = listed.collect::<Result<Vec<_>, Status>>()?;
         let about = About::Workload;
-        let wire = |policy: &WorkloadPolicy| policy.into();
+        let wire = |policy: &WorkloadPolicy, changed: Revisions, seen: Revisions| v1::WorkloadPolicy {
+            changed: changed.of_workloads(),
+            seen: seen.of_workloads(),
+            ..policy.into()
+        };
         self.shared.follow_workload(caller, &peer, workload, listed, about, wire).map(Response::new)
     }
 
@@ -150,7 +154,7 @@ impl policy_server::Policy for PolicyService {
         let port = number(port)?;
         let listed = if listed_port == 0 { port } else { number(listed_port)? };
         let about = About::Inbound(port, listed);
-        let wire = move |policy: &WorkloadPolicy| for_port(policy, port);
+        let wire = move |policy: &WorkloadPolicy, _, _| for_port(policy, port);
         self.shared.follow_workload(caller, &peer, workload, vec![(port, listed)], about, wire).map(Response::new)
     }
 }
@@ -169,7 +173,7 @@ impl Shared {
         workload: String,
         listed: Vec<(u16, u16)>,
         about: About,
-        wire: impl Fn(&WorkloadPolicy) -> W + Send + 'static,
+        wire: impl Fn(&WorkloadPolicy, Revisions, Revisions) -> W + Send + 'static,
     ) -> Result<Updates<W>, Status> {
         let published = self.index.borrow().clone();
         caller::check_workload(&published, &caller, &workload)?;
@@ -186,7 +190,7 @@ impl Shared {
             let gone = || Status::not_found(format!("the pod {} is gone; its last policy stays in force", key.0));
             shared.workloads.get(published.version, &client, key.clone(), compile).ok_or_else(gone)
         };
-        let said = move |_: Option<&WorkloadPolicy>, now: &WorkloadPolicy, _, _| wire(now);
+        let said = move |_: Option<&WorkloadPolicy>, now: &WorkloadPolicy, changed, seen| wire(now, changed, seen);
         let step = step(self.index.clone(), |_: &Published| true, compile, said);
         Ok(Box::pin(follow(changes, open, &self.metrics.inbound, turn, step)))
     }

@@ -1,9 +1,13 @@
 //! Parts of the control plane go away; what runs goes on running.
 
 use std::{
+    fs,
     process::Command,
     time::{Duration, Instant},
 };
+
+use mesh_integration::load::Report;
+use rustix::process::Pid;
 
 use crate::{
     apps::{App, image, service},
@@ -98,40 +102,85 @@ impl Drop for Restore {
 #[test]
 fn without_an_api_server_everything_that_runs_goes_on_on_our_node() {
     let namespace = Namespace::new("no-api", true);
-    apply(&format!("{}{}", App::new("web").manifest(&namespace.0), service(&namespace.0, "web", "app: web")));
-    rolled_out(&namespace.0, &["deployment/web"]);
-    let target = format!("{}:80", cluster_ip(&namespace.0, "web"));
-    let stopped = Duration::from_secs(if is_long() { 120 } else { 15 });
-    // It runs by itself: `kubectl exec` would end with the API server.
-    let seconds = stopped.as_secs() + 20;
+    let apps: String = ["web", "shut"].iter().map(|name| App::new(name).manifest(&namespace.0)).collect();
+    let services = ["web", "shut"].map(|name| service(&namespace.0, name, &format!("app: {name}"))).concat();
+    // Whom nobody may call stays so, whatever is away and whatever starts anew meanwhile.
     apply(&format!(
-        "apiVersion: v1
+        "{apps}{services}---\napiVersion: policy.meshctl.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: shut, namespace: {}}}\n\
+         spec: {{targetRefs: [{{kind: Service, name: shut}}], action: ALLOW, enforcementLevel: Network}}\n",
+        namespace.0
+    ));
+    rolled_out(&namespace.0, &["deployment/web", "deployment/shut"]);
+    let target = |service: &str| format!("{}:80", cluster_ip(&namespace.0, service));
+    let stopped = Duration::from_secs(if is_long() { 120 } else { 15 });
+    // They run by themselves: `kubectl exec` would end with the API server.
+    let seconds = stopped.as_secs() + 20;
+    let load = |name: &str, service: &str, how: &str| {
+        apply(&format!(
+            "apiVersion: v1
 kind: Pod
-metadata: {{name: load, namespace: {}}}
+metadata: {{name: {name}, namespace: {}}}
 spec:
   restartPolicy: Never
   containers:
   - name: app
     image: {}
-    command: [/mesh-load, http1, --target, '{target}', --rate, '200', --seconds, '{seconds}', --strict]
+    command: [/mesh-load, http1, --target, '{}', --seconds, '{seconds}', {how}]
 ",
-        namespace.0,
-        image()
-    ));
-    let pod = ["-n", namespace.0.as_str(), "pod/load"];
-    kubectl(&[&["wait", "--for=jsonpath={.status.phase}=Running", "--timeout=60s"][..], &pod].concat());
+            namespace.0,
+            image(),
+            target(service)
+        ));
+        kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.phase}=Running",
+            "--timeout=60s",
+            "-n",
+            &namespace.0,
+            &format!("pod/{name}"),
+        ]);
+    };
+    let report = |name: &str| -> Report {
+        let pod = format!("pod/{name}");
+        kubectl(&["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s", "-n", &namespace.0, &pod]);
+        let said = kubectl(&["logs", "-n", &namespace.0, name, "-c", "app"]);
+        serde_json::from_str(&said).expect("mesh-load prints JSON")
+    };
+    load("load", "web", "--rate, '200', --strict");
+    load("refused", "shut", "--rate, '20'");
     component("pause");
     let down = Instant::now();
+    let killed = kill_destination();
+    assert!(killed > 0, "destination runs on this node");
     while down.elapsed() < stopped {
         pause(Duration::from_millis(200));
     }
     component("resume");
-    kubectl(&[&["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"][..], &pod].concat());
-    let report = kubectl(&["logs", "-n", &namespace.0, "load", "-c", "app"]);
-    println!("without an API server for {stopped:?}: {report}");
+    let (served, refused) = (report("load"), report("refused"));
+    println!(
+        "without an API server for {stopped:?}, destination killed {killed} times: {} requests, {} failed; of those that are forbidden {} refused, {} served",
+        served.requests, served.errors, refused.errors, refused.requests
+    );
+    assert_eq!(served.errors, 0, "{:?}", served.errors_by);
+    assert!(refused.requests == 0 && refused.errors > 0, "{:?}", refused.versions);
+    assert!(refused.errors_by.keys().all(|error| error.contains("403")), "{:?}", refused.errors_by);
     // What changes afterwards is seen again.
     kubectl(&["scale", "-n", &namespace.0, "deployment/web", "--replicas=2"]);
     rolled_out(&namespace.0, &["deployment/web"]);
+}
+
+/// Kills the processes of destination on this node, which kubelet starts anew; how many there were.
+fn kill_destination() -> usize {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_destination = |id: &i32| {
+        let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        words.next().is_some_and(|program| program.ends_with(b"/mesh-controller"))
+            && words.next() == Some(b"destination")
+    };
+    let found = ids.filter(is_destination).filter_map(Pid::from_raw);
+    found.filter(|id| rustix::process::kill_process(*id, rustix::process::Signal::KILL).is_ok()).count()
 }
 
 /// Stops or starts the API server of the cluster that the tests made.

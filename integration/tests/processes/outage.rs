@@ -1,15 +1,15 @@
 //! The controller is gone: what was known goes on, what was not is refused in time, and edits count again afterwards.
 
-use std::{env, time::Duration};
+use std::time::Duration;
 
-use crate::support::{H1, Load, Mesh, Shot, ShotOutcome, TEST_WAIT, get, metric, share};
+use crate::support::{H1, Load, Mesh, Shot, ShotOutcome, TEST_WAIT, get, is_long, metric, share};
 use mesh_integration::harness::{Controller, eventually};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
 /// How long the controller stays away: a minute with `MESH_TEST_LONG=1`.
 fn absence() -> Duration {
-    Duration::from_secs(if env::var_os("MESH_TEST_LONG").is_some_and(|v| v == "1") { 60 } else { 10 })
+    Duration::from_secs(if is_long() { 60 } else { 10 })
 }
 
 #[tokio::test]

@@ -18,3 +18,8 @@ pub use h2client::{Grpc, finish, grpc_message, grpc_status, next};
 pub use load::{Load, Shot, ShotOutcome, share};
 pub use mesh::{Client, Mesh, Server, metric, metrics, until_answered, until_routed};
 pub use scripted::{Does, Received, Scripted};
+
+/// Whether the run may take long: `MESH_TEST_LONG=1`, which `cargo xtask test --long` sets.
+pub fn is_long() -> bool {
+    std::env::var_os("MESH_TEST_LONG").is_some_and(|value| value == "1")
+}

@@ -11,7 +11,7 @@ use http::header;
 use super::{Action, readings::wholly};
 use crate::{
     facts::RequestFacts,
-    route::{HeaderMatch, Mismatch, PathMatch, QueryMatch, RequestMatch, settle::settle},
+    route::{HeaderMatch, Mismatch, PathMatch, QueryMatch, RequestMatch, StringMatch, settle::settle},
 };
 
 /// One alternative of `to`: the same forms as a route's match (HTTPRoute and GRPCRoute).
@@ -40,13 +40,20 @@ impl Quantity {
 
 impl Operation {
     /// As a policy of an action writes it. Its path is settled as that of a request is; what a DENY or an AUDIT names is decoded
-    /// wholly, since one reading of a request is.
+    /// wholly, since one reading of a request is. The same of the dot of DNS's root behind a host.
     pub fn written(mut wanted: RequestMatch, action: Action) -> Self {
         if let PathMatch::Exact(path) | PathMatch::Prefix(path) = &mut wanted.path {
             *path = match action {
                 Action::Allow => settle(path).into_owned(),
                 Action::Deny | Action::Audit => wholly(&settle(path)),
             };
+        }
+        if action != Action::Allow {
+            for host in wanted.headers.iter_mut().filter(|wanted| wanted.name == header::HOST) {
+                if let StringMatch::Exact(name) = &mut host.value {
+                    *name = name.trim_end_matches('.').into();
+                }
+            }
         }
         Self(wanted)
     }
@@ -82,8 +89,10 @@ impl Operation {
 /// Checks each line separately, and also all of them as one list (RFC 9110 section 5.3).
 fn has_header(wanted: &HeaderMatch, facts: &RequestFacts<'_>, quantity: Quantity) -> bool {
     if wanted.name == header::HOST {
-        // The dot of DNS's root makes no other host.
-        let hosts = [facts.host, facts.host.trim_end_matches('.')];
+        // Neither the dot of DNS's root nor the case of its letters makes another host.
+        let host = facts.host.trim_end_matches('.');
+        let lower = host.bytes().any(|byte| byte.is_ascii_uppercase()).then(|| host.to_ascii_lowercase());
+        let hosts = [facts.host, host, lower.as_deref().unwrap_or(host)];
         return quantity.of(hosts, |host| wanted.matches(&RequestFacts { host, ..*facts }));
     }
     let lines = facts.headers.get_all(&wanted.name);
@@ -110,7 +119,7 @@ mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
     use super::{super::readings::readings, *};
-    use crate::route::StringMatch;
+    use crate::route::RegexMatch;
 
     /// Whether a request matches, for an ALLOW and for a DENY.
     fn meant(wanted: &RequestMatch, path: &str, query: Option<&str>, lines: &[(&'static str, &str)]) -> (bool, bool) {
@@ -185,14 +194,35 @@ mod tests {
     }
 
     #[test]
-    fn the_dot_of_the_root_makes_no_other_host() {
-        let wanted = HeaderMatch { name: header::HOST, value: StringMatch::Exact("admin.x".into()) };
-        let headers = HeaderMap::new();
-        for (host, expected) in [("admin.x", (true, true)), ("admin.x.", (false, true)), ("other.x", (false, false))] {
-            let facts = RequestFacts { method: &Method::GET, host, path: "/", query: None, headers: &headers };
-            let found = [Quantity::All, Quantity::Any].map(|quantity| has_header(&wanted, &facts, quantity));
-            assert_eq!((found[0], found[1]), expected, "{host}");
+    fn neither_the_dot_of_the_root_nor_case_makes_another_host() {
+        let regex = RequestMatch {
+            headers: vec![host(StringMatch::Regex(RegexMatch::new("admin[.].*").unwrap()))],
+            ..Default::default()
+        };
+        let exact =
+            |name: &str| RequestMatch { headers: vec![host(StringMatch::Exact(name.into()))], ..Default::default() };
+        let (all, any) = (true, true);
+        for (wanted, asked, expected) in [
+            (exact("admin.x"), "admin.x", (all, any)),
+            (exact("admin.x"), "ADMIN.x", (all, any)),
+            (exact("admin.x"), "admin.x.", (false, any)),
+            (exact("admin.x."), "admin.x", (false, any)),
+            (exact("admin.x"), "other.x", (false, false)),
+            (regex.clone(), "admin.x", (all, any)),
+            (regex.clone(), "ADMIN.x", (false, any)),
+            (regex, "other.x", (false, false)),
+        ] {
+            let headers = HeaderMap::new();
+            let facts = RequestFacts { method: &Method::GET, host: asked, path: "/", query: None, headers: &headers };
+            let found = [(Action::Allow, Quantity::All), (Action::Deny, Quantity::Any)].map(|(action, quantity)| {
+                Operation::written(wanted.clone(), action).mismatch(&facts, &readings("/"), quantity).is_none()
+            });
+            assert_eq!((found[0], found[1]), expected, "{asked} of {wanted:?}");
         }
+    }
+
+    fn host(value: StringMatch) -> HeaderMatch {
+        HeaderMatch { name: header::HOST, value }
     }
 
     #[test]

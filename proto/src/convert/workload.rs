@@ -53,6 +53,7 @@ impl From<&WorkloadPolicy> for v1::WorkloadPolicy {
         Self {
             access: Some(access(model.authorization.iter().map(Into::into).collect())),
             ports: model.ports.ranges().iter().map(port).collect(),
+            ..Self::default()
         }
     }
 }

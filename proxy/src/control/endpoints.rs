@@ -84,8 +84,8 @@ mod tests {
             reset,
             add: add.iter().map(|address| wire(address)).collect(),
             remove: remove.iter().map(|address| (*address).to_owned()).collect(),
-            changed: Some(Revisions { services: 1, endpoint_slices: changed, pods: changed }),
-            seen: Some(Revisions { services: 1, endpoint_slices: seen, pods: seen }),
+            changed: Some(Revisions { services: 1, endpoint_slices: changed, pods: changed, ..Default::default() }),
+            seen: Some(Revisions { services: 1, endpoint_slices: seen, pods: seen, ..Default::default() }),
             ..Default::default()
         };
         let (old, new) = ("10.0.0.1:80", "10.0.0.2:80");

@@ -44,6 +44,9 @@ fn lags(seen: &Revisions, changed: &Revisions) -> bool {
     is_behind(seen.services, changed.services)
         || is_behind(seen.endpoint_slices, changed.endpoint_slices)
         || is_behind(seen.pods, changed.pods)
+        || is_behind(seen.namespaces, changed.namespaces)
+        || is_behind(seen.authorization_policies, changed.authorization_policies)
+        || is_behind(seen.cluster_authorization_policies, changed.cluster_authorization_policies)
 }
 
 #[cfg(test)]
@@ -52,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_replica_lags_that_has_missed_a_change() {
-        let at = |services, endpoint_slices, pods| Revisions { services, endpoint_slices, pods };
+        let at = |services, endpoint_slices, pods| Revisions { services, endpoint_slices, pods, ..Default::default() };
         for (seen, changed, expected) in [
             (at(5, 9, 9), at(5, 9, 9), false),
             (at(9, 9, 8), at(5, 7, 9), true),
@@ -64,6 +67,13 @@ mod tests {
             (at(1, 1, 1), at(0, 0, 0), false),
         ] {
             assert_eq!(lags(&seen, &changed), expected, "{seen:?} {changed:?}");
+        }
+        for of in [
+            |n| Revisions { namespaces: n, ..Default::default() },
+            |n| Revisions { authorization_policies: n, ..Default::default() },
+            |n| Revisions { cluster_authorization_policies: n, ..Default::default() },
+        ] {
+            assert!(lags(&of(5), &of(6)) && !lags(&of(6), &of(6)));
         }
     }
 }

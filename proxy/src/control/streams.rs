@@ -72,7 +72,7 @@ pub(super) async fn inbound(control: &Control) {
         };
         async move { client.workload(request).await }
     };
-    let take = Workload { own: control.ledger.own().clone(), held: control.ledger.hold() };
+    let take = Workload { own: control.ledger.own().clone(), held: control.ledger.hold(), lag: Lag::default() };
     let snapshot = Arc::downgrade(&control.inbound);
     follow(control, &snapshot, "policy of this pod", Kind::Workload, ask, take).await;
 }

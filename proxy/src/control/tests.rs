@@ -134,7 +134,7 @@ async fn the_policy_of_this_pod_is_heard_once_and_kept_whatever_comes_after() {
     let policy = |protocol: v1::Protocol| {
         let access = v1::Access { kind: Some(v1::access::Kind::All(true)) };
         let port = v1::PortPolicy { first: 8080, last: 8080, protocol: protocol.into(), ..Default::default() };
-        v1::WorkloadPolicy { access: Some(access), ports: vec![port] }
+        v1::WorkloadPolicy { access: Some(access), ports: vec![port], ..Default::default() }
     };
     let answers = vec![
         Err(Status::unavailable("no pod \"shop/web-1\" is known here")),

@@ -95,6 +95,7 @@ impl Take for Targets<'_> {
 pub(super) struct Workload<'l> {
     pub(super) own: Arc<str>,
     pub(super) held: Held<'l>,
+    pub(super) lag: Lag,
 }
 
 impl Take for Workload<'_> {
@@ -102,8 +103,12 @@ impl Take for Workload<'_> {
     type Value = WorkloadPolicy;
 
     fn take(&mut self, update: v1::WorkloadPolicy) -> Result<WorkloadPolicy, Refused> {
+        self.lag.admit(update.seen.as_ref())?;
+        let changed = update.changed;
         let policy = WorkloadPolicy::try_from(update).map_err(Refused::whole)?;
-        self.held.replace(&self.own, &policy).map(|()| policy).map_err(Refused::whole)
+        self.held.replace(&self.own, &policy).map_err(Refused::whole)?;
+        self.lag.reached(changed);
+        Ok(policy)
     }
 
     fn gone(&mut self) {
@@ -155,7 +160,7 @@ fn apply_outbound(before: Option<&OutboundPolicy>, mut update: v1::OutboundPolic
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
-    use mesh_policy::Target;
+    use mesh_policy::{Action, AuthorizationPolicy, Enforcement, Level, Target, Tier};
     use mesh_proto::v1::Revisions;
 
     use super::{
@@ -172,7 +177,8 @@ mod tests {
         let (ledger, snapshot) = (ledger(), Arc::default());
         let mut targets =
             Targets { snapshot: Arc::downgrade(&snapshot), held: ledger.hold(), lag: Lag::default(), follows: false };
-        let at = |revision| Some(Revisions { services: 1, endpoint_slices: revision, pods: revision });
+        let at =
+            |revision| Some(Revisions { services: 1, endpoint_slices: revision, pods: revision, ..Default::default() });
         let address = "10.1.2.3:80".to_owned();
         let endpoint = v1::Endpoint { address: address.clone(), ..Default::default() };
         let meshed =
@@ -186,6 +192,32 @@ mod tests {
         targets.take(meshed).unwrap();
         assert!(targets.take(nobodys(99)).is_err_and(|refused| refused.lags));
         assert!(matches!(targets.take(nobodys(100)).unwrap().target, Target::Outside(_)));
+    }
+
+    #[test]
+    fn a_replica_that_has_missed_a_policy_takes_none_back() {
+        let ledger = ledger();
+        let mut workload = Workload { own: ledger.own().clone(), held: ledger.hold(), lag: Lag::default() };
+        let at = |policies| Some(Revisions { pods: 1, authorization_policies: policies, ..Default::default() });
+        let said = |policy: &WorkloadPolicy, changed, seen| v1::WorkloadPolicy {
+            changed: at(changed),
+            seen: at(seen),
+            ..policy.into()
+        };
+        let open = WorkloadPolicy::default();
+        let closing = AuthorizationPolicy {
+            name: "AuthorizationPolicy shop/closed".into(),
+            tier: Tier::Namespace,
+            action: Action::Allow,
+            mode: Enforcement::Enforce,
+            level: Level::Network,
+            ports: None,
+            rules: Vec::new(),
+        };
+        let closed = WorkloadPolicy { authorization: vec![closing], ..WorkloadPolicy::default() };
+        assert_eq!(workload.take(said(&closed, 7, 7)).unwrap(), closed);
+        assert!(workload.take(said(&open, 6, 6)).is_err_and(|refused| refused.lags));
+        assert_eq!(workload.take(said(&open, 6, 7)).unwrap(), open, "it has seen that it is gone");
     }
 
     #[test]

@@ -298,8 +298,8 @@ async fn a_replica_whose_watch_is_stalled_is_known_by_its_revisions() {
     let mut second = Fixture::start(&server);
     second.synced().await;
     let lags = |replica: &Fixture, behind: &Fixture| {
-        let seen = replica.published.borrow().seen.get().wire().unwrap();
-        let changed = behind.published.borrow().changed.wire().unwrap();
+        let seen = replica.published.borrow().seen.get().of_endpoints().unwrap();
+        let changed = behind.published.borrow().changed.of_endpoints().unwrap();
         seen.services < changed.services || seen.pods < changed.pods
     };
     assert!(!lags(&second, &first) && !lags(&first, &second));

@@ -156,7 +156,8 @@ fn what_was_taken_in_is_a_change_and_claims_nothing_of_what_may_wait() {
     index.reach("Pod", 7);
     index.put(&pod(12));
     index.publish();
-    let now = || (rx.borrow().changed.wire().unwrap().pods, rx.borrow().seen.get().wire().unwrap().pods);
+    let now =
+        || (rx.borrow().changed.of_endpoints().unwrap().pods, rx.borrow().seen.get().of_endpoints().unwrap().pods);
     assert_eq!(now(), (12, 7));
     index.remove("Pod", &Key::new("shop", "web"), 14);
     index.publish();

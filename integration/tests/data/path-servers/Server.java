@@ -1,4 +1,5 @@
-// Tomcat with a servlet at /admin/* that answers REACHED, and with encoded slashes and backslashes decoded, as it may be set up.
+// Tomcat with a servlet at /admin/* that answers REACHED, as all do where the host is admin.shop; and with encoded slashes and
+// backslashes decoded, as it may be set up.
 import jakarta.servlet.http.HttpServlet;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
@@ -32,7 +33,8 @@ public class Server {
         return new HttpServlet() {
             @Override
             protected void service(HttpServletRequest request, HttpServletResponse response) throws IOException {
-                response.getWriter().print(text);
+                String host = request.getServerName().toLowerCase().replaceAll("[.]+$", "");
+                response.getWriter().print(host.equals("admin.shop") ? "REACHED" : text);
             }
         };
     }

@@ -1,4 +1,5 @@
-// Answers REACHED where it takes a path for one below /admin: by ServeMux, or with `raw` by the decoded path as it came.
+// Answers REACHED where it takes a path for one below /admin: by ServeMux, or with `raw` by the decoded path as it came; and
+// where it takes the host for admin.shop.
 package main
 
 import (
@@ -27,5 +28,13 @@ func main() {
 			}
 		})
 	}
-	fmt.Fprintln(os.Stderr, http.ListenAndServe("127.0.0.1:"+os.Args[1], handler))
+	hosts := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(r.Host)), ":")
+		if strings.TrimRight(host, ".") == "admin.shop" {
+			reached(w, r)
+		} else {
+			handler.ServeHTTP(w, r)
+		}
+	})
+	fmt.Fprintln(os.Stderr, http.ListenAndServe("127.0.0.1:"+os.Args[1], hosts))
 }

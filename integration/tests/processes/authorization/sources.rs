@@ -19,6 +19,8 @@ use crate::support::{TEST_WAIT, grpc_message};
 /// What a caller proves.
 pub(super) struct Source {
     pub(super) name: &'static str,
+    /// Who it is for a server, in the words of `meshctl authz`; `None`: nobody, as its certificate does not count.
+    pub(super) from: Option<&'static str>,
     /// `None`: nothing, in plain text.
     leaf: Option<(rustls::pki_types::CertificateDer<'static>, Vec<u8>)>,
 }
@@ -35,6 +37,21 @@ pub(super) enum Protocol {
 
 impl Protocol {
     pub(super) const ALL: [Self; 5] = [Self::Http1, Self::Http2, Self::Grpc, Self::Upgrade, Self::Bytes];
+
+    /// What is called in it.
+    pub(super) fn service(self) -> &'static str {
+        if self == Self::Bytes { "echo.shop:80" } else { "web.shop:80" }
+    }
+
+    /// What is asked, in the words of `meshctl authz`.
+    pub(super) fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Http1 | Self::Http2 => &["GET", "/1k"],
+            Self::Grpc => &["grpc", "bench.Echo/Unary"],
+            Self::Upgrade => &["GET", "/ws", "-H", "connection:upgrade", "-H", "upgrade:websocket"],
+            Self::Bytes => &["tcp"],
+        }
+    }
 }
 
 /// What became of a caller.
@@ -59,14 +76,15 @@ pub(super) fn sources(own: &Issuer<'_, KeyPair>) -> [Source; 9] {
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let foreign = Issuer::new(ca, KeyPair::generate().unwrap());
     let hour = std::time::Duration::from_secs(3600);
-    let good = |name, uri: &str| Source { name, leaf: Some(der(lasting(uri, hour, own))) };
-    let odd = |name, uris: &[&str], is_expired| Source { name, leaf: Some(der(leaf(uris, is_expired, own))) };
-    let foreign = Source { name: "self-signed", leaf: Some(der(leaf(&[RIGHT], false, &foreign))) };
+    let good = |name, uri: &'static str| Source { name, from: Some(uri), leaf: Some(der(lasting(uri, hour, own))) };
+    let odd =
+        |name, uris: &[&str], is_expired| Source { name, from: None, leaf: Some(der(leaf(uris, is_expired, own))) };
+    let foreign = Source { name: "self-signed", from: None, leaf: Some(der(leaf(&[RIGHT], false, &foreign))) };
     [
         good("right", RIGHT),
         good("wrong", WRONG),
-        Source { name: "unmeshed", leaf: None },
-        good("another trust domain", "spiffe://evil.example/ns/shop/sa/right"),
+        Source { name: "unmeshed", from: Some("none"), leaf: None },
+        Source { from: None, ..good("another trust domain", "spiffe://evil.example/ns/shop/sa/right") },
         odd("expired", &[RIGHT], true),
         foreign,
         odd("wrong SAN", &["spiffe://cluster.local/right"], false),
