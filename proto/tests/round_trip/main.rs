@@ -8,7 +8,8 @@ mod strategies;
 use std::collections::BTreeMap;
 
 use mesh_policy::{
-    OutboundPolicy, Protocol, Route, RouteKind, RouteMeta, Rule, Target, WorkloadPolicy, route::RouteTable,
+    AuthorizationPolicy, OutboundPolicy, Protocol, Route, RouteKind, RouteMeta, Rule, Target, WorkloadPolicy,
+    route::RouteTable,
 };
 use mesh_proto::{EndpointsDelta, RouteDelta, v1};
 use proptest::{collection::vec, prelude::*};
@@ -60,9 +61,12 @@ proptest! {
         }
     }
 
+    /// And they take no more there than in memory, where what a pod is told has its bound: a message has room for twice that.
     #[test]
     fn policies_of_workloads_come_back(policy in workload()) {
         let wire = over_the_wire(&v1::WorkloadPolicy::from(&policy));
+        let bytes: usize = policy.authorization.iter().map(AuthorizationPolicy::bytes).sum();
+        prop_assert!(policy.authorization.is_empty() || wire.access.as_ref().unwrap().encoded_len() <= bytes);
         prop_assert_eq!(WorkloadPolicy::try_from(wire).unwrap(), policy);
     }
 

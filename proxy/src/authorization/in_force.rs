@@ -1,6 +1,10 @@
 //! The policy of this pod that is in force, with what counts its decisions.
 
-use std::{cell::OnceCell, rc::Rc, sync::Arc};
+use std::{
+    cell::OnceCell,
+    rc::{Rc, Weak},
+    sync::Arc,
+};
 
 use http::header;
 use mesh_policy::{
@@ -20,9 +24,15 @@ pub(crate) struct InForce {
 }
 
 /// What the policy in force means for one connection: made once for each connection and policy.
-pub(crate) struct Prepared {
+pub(super) struct Prepared {
     pub(super) in_force: Rc<InForce>,
-    table: mesh_policy::Prepared,
+    table: Rc<mesh_policy::Prepared>,
+}
+
+/// What a connection keeps of it between its requests: an idle one holds no policy that is not in force any more.
+pub(super) struct Known {
+    of: Weak<InForce>,
+    table: Rc<mesh_policy::Prepared>,
 }
 
 impl InForce {
@@ -82,12 +92,24 @@ fn forget_headers(policy: &mut AuthorizationPolicy) {
 impl Prepared {
     /// For the connections with these facts.
     pub(super) fn new(in_force: Rc<InForce>, connection: &ConnectionFacts<'_>) -> Self {
-        let table = mesh_policy::Prepared::new(&in_force.policy, connection);
+        let table = Rc::new(mesh_policy::Prepared::new(&in_force.policy, connection));
         Self { in_force, table }
+    }
+
+    /// What a connection keeps of it.
+    pub(super) fn known(&self) -> Known {
+        Known { of: Rc::downgrade(&self.in_force), table: self.table.clone() }
     }
 
     /// Decides about a request of the connection, or about its bytes.
     pub(super) fn decide(&self, request: Option<&RequestFacts<'_>>) -> InboundDecision<'_> {
         self.table.decide(&self.in_force.policy, request)
+    }
+}
+
+impl Known {
+    /// The whole again; `None`: its policy is gone.
+    pub(super) fn prepared(&self) -> Option<Prepared> {
+        self.of.upgrade().map(|in_force| Prepared { in_force, table: self.table.clone() })
     }
 }

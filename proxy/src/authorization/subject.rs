@@ -14,7 +14,7 @@ use mesh_policy::{
 use super::{
     Admission, Authorization, Kept,
     callers::{Key, Protocol, Seen, Who},
-    in_force::{InForce, Prepared},
+    in_force::{InForce, Known, Prepared},
     open::Standing,
     refusals::Refusal,
 };
@@ -29,7 +29,7 @@ pub(crate) struct Subject {
     pub(super) authorization: Rc<Authorization>,
     pub(super) entry: Rc<Entry>,
     pub(super) port: u16,
-    prepared: RefCell<Option<Rc<Prepared>>>,
+    known: RefCell<Option<Known>>,
     /// Its entries among the callers of this pod, as soon as it is one.
     http: OnceCell<Arc<Seen>>,
     bytes: OnceCell<Arc<Seen>>,
@@ -38,8 +38,8 @@ pub(crate) struct Subject {
 impl Subject {
     /// Of a connection whose peer is known by now, if it has an identity.
     pub(crate) fn new(authorization: Rc<Authorization>, entry: Rc<Entry>, port: u16) -> Self {
-        let (prepared, http, bytes) = Default::default();
-        Self { authorization, entry, port, prepared, http, bytes }
+        let (known, http, bytes) = Default::default();
+        Self { authorization, entry, port, known, http, bytes }
     }
 
     /// How connections to the port are served, once that is known.
@@ -106,21 +106,24 @@ impl Subject {
     }
 
     /// What the policy in force means for this connection. Waits for the first policy: without one, nothing is allowed.
-    async fn prepared(&self) -> Result<Rc<Prepared>, Error> {
-        let known = self.prepared.borrow().clone();
+    async fn prepared(&self) -> Result<Prepared, Error> {
+        let known = self.known.borrow().as_ref().and_then(Known::prepared);
         if let Some(known) = known.filter(|known| self.authorization.is_in_force(&known.in_force)) {
             return Ok(known);
         }
         Ok(self.prepare(self.authorization.in_force().await?))
     }
 
-    /// What a policy means for this connection, in place of the one before: nobody holds that any more.
-    fn prepare(&self, in_force: Rc<InForce>) -> Rc<Prepared> {
-        let mut prepared = self.prepared.borrow_mut();
-        match &*prepared {
-            Some(known) if Rc::ptr_eq(&known.in_force, &in_force) => known.clone(),
-            _ => prepared.insert(Rc::new(Prepared::new(in_force, &self.facts()))).clone(),
+    /// What a policy means for this connection.
+    fn prepare(&self, in_force: Rc<InForce>) -> Prepared {
+        let mut known = self.known.borrow_mut();
+        let prepared = known.as_ref().and_then(Known::prepared);
+        if let Some(prepared) = prepared.filter(|prepared| Rc::ptr_eq(&prepared.in_force, &in_force)) {
+            return prepared;
         }
+        let prepared = Prepared::new(in_force, &self.facts());
+        *known = Some(prepared.known());
+        prepared
     }
 
     fn note(&self, in_force: &InForce, decision: &InboundDecision<'_>, is_request: bool) {

@@ -159,6 +159,27 @@ async fn bytes_and_what_left_http_are_cut_when_policy_forbids_them() {
     LocalSet::new().run_until(test).await;
 }
 
+#[tokio::test]
+async fn an_idle_connection_holds_no_policy_that_was_replaced() {
+    let test = async {
+        let (worker, listener, app) = begun(&[]).await;
+        echo(listener, "HTTP/1.1 204 No Content\r\n\r\n");
+        let mut client = connect(&worker, app);
+        say(&mut client, b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
+        hear(&mut client, b"\r\n\r\n").await;
+        let replaced = Arc::downgrade(&worker.authorization.policy.get().unwrap());
+        publish(&worker, [deny(Some(path("/other")))]);
+        let gone = async {
+            while replaced.upgrade().is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, gone).await.unwrap();
+        drop(client);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
 /// An HTTP/2 application: what it is asked, and how it may answer.
 async fn h2_app(listener: TcpListener) -> tokio::sync::mpsc::Receiver<(Request<RecvStream>, SendResponse<Bytes>)> {
     let (tell, told) = tokio::sync::mpsc::channel(16);
