@@ -8,8 +8,8 @@
 //! Reading order: [`model`] (the data types), [`facts`] (the inputs of a decision), [`mode`] (how a connection is served),
 //! [`decide`] (which rule applies), [`plan`] (what then happens), [`authorization`] (who may call), [`trace`] (why a rule did
 //! not match), [`name`] and [`identity`], [`route`] (matchers and precedence), [`filter`] (what a route does to a request),
-//! [`retry`] and [`session`] (the other parts of a rule), [`bounds`] (how much there may be), [`well_known`] (names
-//! that all parts share).
+//! [`retry`] and [`session`] (the other parts of a rule), [`outcome`] (how it ended), [`bounds`] (how much there may be),
+//! [`well_known`] (names that all parts share).
 
 pub mod authorization;
 pub mod bounds;
@@ -21,6 +21,7 @@ pub mod identity;
 pub mod mode;
 pub mod model;
 pub mod name;
+pub mod outcome;
 pub mod plan;
 pub mod retry;
 pub mod route;
@@ -42,6 +43,7 @@ pub use model::{
     Backend, BackendTarget, Endpoint, OutboundPolicy, PortPolicies, PortPolicy, Protocol, Route, RouteKind, RouteMeta,
     Rule, ServiceRef, Target, Timeouts, WorkloadPolicy,
 };
+pub use outcome::Class;
 pub use plan::{Edits, Forward, ForwardTo, LocalReply, Plan, Refusal, RequestHead};
 pub use retry::{Outcome, Retry, RetryBudget, RetryMethods};
 pub use route::{

@@ -8,6 +8,7 @@ mod told;
 use std::{borrow::Cow, fmt};
 
 use http::StatusCode;
+use mesh_policy::Class;
 
 pub(crate) use self::told::{DecisionId, Told};
 
@@ -129,6 +130,16 @@ impl Reason {
             StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => 13,
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 8,
             _ => 14,
+        }
+    }
+
+    /// What it counts as.
+    pub(crate) fn class(self) -> Class {
+        match self {
+            Self::BadRequest | Self::HeadersTooLarge | Self::Denied => Class::Denied,
+            Self::Overloaded | Self::Flood => Class::Limited,
+            Self::NoRoute => Class::NotFound,
+            _ => Class::Failure,
         }
     }
 

@@ -37,7 +37,7 @@ const MAX_PEERS: usize = 1_000;
 pub(crate) const CATALOGUE: &[(&str, &str)] = &[
     (
         "mesh_requests_total",
-        "Requests that ended, by direction, identities, route, backend, response code, grpc status and why they failed.",
+        "Requests that ended, by direction, identities, route, backend, class, response code, grpc status and why they failed.",
     ),
     ("mesh_response_latency_seconds", "Time from the request's head to the response's head."),
     ("mesh_requests_in_flight", "Requests whose response has not ended, by direction."),
@@ -61,7 +61,7 @@ pub(crate) const CATALOGUE: &[(&str, &str)] = &[
     ("mesh_tls_failures_total", "TLS handshakes that failed, by direction and reason."),
     (
         "mesh_tcp_connections_total",
-        "Connections of opaque bytes that ended, by direction, identities, route, backend and why they failed.",
+        "Connections of opaque bytes that ended, by direction, identities, route, backend, class and why they failed.",
     ),
     ("mesh_tcp_bytes_total", "Opaque bytes copied, by direction and flow (sent towards or received from the server)."),
     (

@@ -12,7 +12,7 @@ use std::{
 };
 
 use http::StatusCode;
-use mesh_policy::RouteMeta;
+use mesh_policy::{Class, RouteMeta};
 
 use crate::{
     balance::{Balancer, Endpoint},
@@ -124,7 +124,7 @@ impl Record {
 
     /// Everything expected has arrived. That is the whole outcome, unless it failed.
     pub(crate) fn ended(&self) {
-        self.finish("");
+        self.finish(None);
     }
 
     /// Counts nothing: the connection that was opened for bytes is closed, because the client speaks HTTP.
@@ -146,31 +146,39 @@ impl Record {
         })
     }
 
-    /// Counts it, unless it was counted before. `otherwise`: the outcome if nothing failed here.
-    fn finish(&self, otherwise: &'static str) {
+    /// Counts it, unless it was counted before. `cut`: what it is called, and its class, if it did not come to its end and
+    /// nothing failed here.
+    fn finish(&self, cut: Option<(&'static str, Class)>) {
         if self.finished.replace(true) {
             return;
         }
-        let error = match self.error.get() {
-            Some(reason) => {
+        let (error, class) = match (self.error.get(), cut) {
+            (Some(reason), _) => {
                 self.metrics.error(reason);
-                reason.as_str()
+                (reason.as_str(), reason.class())
             }
-            None => otherwise,
+            (None, Some(cut)) => cut,
+            (None, None) => {
+                let of_response = |status| Class::of_response(status, self.grpc.get());
+                ("", self.status.get().map_or(Class::Success, of_response))
+            }
         };
         match self.kind {
             Kind::Request => {
                 self.metrics.in_flight.decrement(1.0);
-                self.series().request(self.status.get(), self.grpc.get(), error);
+                self.series().request(class, self.status.get(), self.grpc.get(), error);
             }
-            Kind::Bytes => self.series().connection(error),
+            Kind::Bytes => self.series().connection(class, error),
         }
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.finish(if self.kind == Kind::Bytes { RESET } else { CLIENT_CLOSED });
+        self.finish(Some(match self.kind {
+            Kind::Bytes => (RESET, Class::Failure),
+            Kind::Request => (CLIENT_CLOSED, Class::Cancelled),
+        }));
     }
 }
 
@@ -208,8 +216,7 @@ mod tests {
         drop(ended);
         let counted = lines(&page(), "mesh_requests_total");
         assert_eq!(counted.len(), 1, "{counted:?}");
-        let labels =
-            r#"route="shop/split",backend="shop/web:80",response_code="503",grpc_status="",error="no-endpoints"} 1"#;
+        let labels = r#"route="shop/split",backend="shop/web:80",class="failure",response_code="503",grpc_status="",error="no-endpoints"} 1"#;
         assert!(counted[0].ends_with(labels), "{counted:?}");
         assert!(page().contains(r#"mesh_errors_total{direction="outbound",error="no-endpoints"} 1"#));
         assert!(page().contains(r#"mesh_requests_in_flight{direction="outbound"} 0"#));
@@ -217,9 +224,9 @@ mod tests {
         // Nobody waited for the response.
         drop(Record::request(&worker.inbound));
         let counted = lines(&page(), "mesh_requests_total");
-        assert!(
-            counted.iter().any(|line| line.contains(r#"response_code="",grpc_status="",error="client-closed"} 1"#))
-        );
+        assert!(counted.iter().any(|line| {
+            line.contains(r#"class="cancelled",response_code="",grpc_status="",error="client-closed"} 1"#)
+        }));
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Response, uri::Authority};
-use mesh_policy::{Outcome, Retry};
+use mesh_policy::{Class, Outcome, Retry};
 use metrics::Counter;
 use tokio::time::Sleep;
 
@@ -17,7 +17,7 @@ use super::{
     Body, Interim, client,
     deadline::{self, within},
     headers,
-    in_flight::{InFlight, grpc_status, is_grpc_failure},
+    in_flight::{InFlight, grpc_status},
     replay::Repeatable,
 };
 use crate::{
@@ -92,7 +92,7 @@ impl Try for Forwarded<'_> {
             }
         })?;
         let code = grpc_status(response.headers());
-        endpoint.observe(at - sent, response.status().is_server_error() || code.is_some_and(is_grpc_failure), at);
+        endpoint.observe(at - sent, Class::of_response(response.status(), code).is_failure(), at);
         Ok(Answered { response, in_flight, code, limit })
     }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use http::HeaderMap;
+use mesh_policy::Class;
 use tokio::task::AbortHandle;
 
 use super::{app_places::AppPlace, pool::H2Connection};
@@ -89,7 +90,7 @@ impl InFlight {
 
     /// The response ended with this gRPC status: a failure weighs on the endpoint.
     pub(crate) fn ended_with(&self, code: u8) {
-        if let Some(endpoint) = self.endpoint.as_ref().filter(|_| is_grpc_failure(code)) {
+        if let Some(endpoint) = self.endpoint.as_ref().filter(|_| Class::of_grpc(code).is_failure()) {
             endpoint.observe(Duration::ZERO, true, Instant::now());
         }
     }
@@ -99,12 +100,6 @@ impl InFlight {
 pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     let value = headers.get("grpc-status")?;
     Some(value.to_str().ok().and_then(|v| v.parse().ok()).filter(|code| *code <= 16).unwrap_or(2))
-}
-
-/// The gRPC codes that say the server failed: UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE,
-/// DATA_LOSS.
-pub(crate) fn is_grpc_failure(code: u8) -> bool {
-    matches!(code, 2 | 4 | 8 | 13 | 14 | 15)
 }
 
 impl Drop for InFlight {

@@ -10,7 +10,7 @@ use std::{
 
 use http::{Request, header, uri::Authority};
 use http_body_util::BodyExt;
-use mesh_policy::{BackendTarget, Mirror, ServiceRef};
+use mesh_policy::{BackendTarget, Class, Mirror, ServiceRef};
 use smallvec::SmallVec;
 
 use super::{
@@ -107,7 +107,7 @@ async fn send_one(
         }
     };
     let now = Instant::now();
-    endpoint.observe(now - sent, response.status().is_server_error(), now);
+    endpoint.observe(now - sent, Class::of_status(response.status()).is_failure(), now);
     let mut body = response.into_body().counted(in_flight);
     let mut read = 0;
     while let Some(frame) = body.frame().await {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::StatusCode;
-use mesh_policy::{Identity, RouteMeta, ServiceRef};
+use mesh_policy::{Class, Identity, RouteMeta, ServiceRef};
 use metrics::Counter;
 use smallvec::SmallVec;
 
@@ -44,6 +44,7 @@ pub(crate) struct Labels<'l> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Outcome {
     kind: Kind,
+    class: Class,
     /// Why it failed; empty when it did not.
     error: &'static str,
 }
@@ -75,13 +76,13 @@ impl Series {
     }
 
     /// Counts one request that ended. `error`: why it failed.
-    pub(crate) fn request(&self, status: Option<StatusCode>, grpc: Option<u8>, error: &'static str) {
-        self.count(Outcome { kind: Kind::Request(status, grpc), error });
+    pub(crate) fn request(&self, class: Class, status: Option<StatusCode>, grpc: Option<u8>, error: &'static str) {
+        self.count(Outcome { kind: Kind::Request(status, grpc), class, error });
     }
 
     /// Counts one connection of bytes that ended.
-    pub(crate) fn connection(&self, error: &'static str) {
-        self.count(Outcome { kind: Kind::Bytes, error });
+    pub(crate) fn connection(&self, class: Class, error: &'static str) {
+        self.count(Outcome { kind: Kind::Bytes, class, error });
     }
 
     fn count(&self, mut outcome: Outcome) {
@@ -90,7 +91,7 @@ impl Series {
             && matches!(outcome.kind, Kind::Request(..))
             && !outcomes.iter().any(|(known, _)| *known == outcome)
         {
-            outcome = Outcome { kind: Kind::OtherRequest, error: "" };
+            outcome = Outcome { kind: Kind::OtherRequest, error: "", ..outcome };
         }
         if let Some((_, counter)) = outcomes.iter().find(|(known, _)| *known == outcome) {
             return counter.increment(1);
@@ -100,8 +101,9 @@ impl Series {
         outcomes.push((outcome, counter));
     }
 
-    fn bind(&self, Outcome { kind, error }: Outcome) -> Counter {
+    fn bind(&self, Outcome { kind, class, error }: Outcome) -> Counter {
         let mut labels: Vec<(&'static str, &str)> = self.labels.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        labels.push(("class", class.as_str()));
         let (code, grpc) = match &kind {
             Kind::Bytes => {
                 labels.push(("error", error));
@@ -244,11 +246,14 @@ mod tests {
         let series = series(&metrics, "shop/web:80");
         for (grpc, latency) in [(None, 300), (None, 700), (Some(14), 60_000_000)] {
             series.answered(Duration::from_micros(latency));
-            series.request(Some(StatusCode::OK), grpc, "");
+            series.request(Class::of_response(StatusCode::OK, grpc), Some(StatusCode::OK), grpc, "");
         }
-        series.request(None, None, "client-closed");
+        series.request(Class::Cancelled, None, None, "client-closed");
         let text = metrics.render();
-        assert!(text.contains(r#"backend="shop/web:80",response_code="200",grpc_status="",error=""} 2"#), "{text}");
+        assert!(
+            text.contains(r#"backend="shop/web:80",class="success",response_code="200",grpc_status="",error=""} 2"#),
+            "{text}"
+        );
         assert!(text.contains(r#"grpc_status="14",error=""} 1"#));
         assert!(text.contains(r#"le="0.0005"} 1"#) && text.contains(r#"le="+Inf"} 3"#));
         assert!(text.contains(r#"response_code="",grpc_status="",error="client-closed"} 1"#), "{text}");
@@ -270,12 +275,13 @@ mod tests {
     fn a_server_cannot_make_series_without_end() {
         let metrics = Arc::new(Metrics::default());
         let series = series(&metrics, "shop/web:80");
-        for code in 100..1_000 {
-            series.request(Some(StatusCode::from_u16(code).unwrap()), None, "");
+        for code in (100..1_000).map(|code| StatusCode::from_u16(code).unwrap()) {
+            series.request(Class::of_status(code), Some(code), None, "");
         }
         let text = metrics.render();
-        assert_eq!(text.lines().filter(|l| l.starts_with("mesh_requests_total{")).count(), MAX_OUTCOMES + 1);
-        assert!(text.contains(r#"response_code="other",grpc_status="",error=""} 836"#), "{text}");
+        let lines = text.lines().filter(|l| l.starts_with("mesh_requests_total{"));
+        assert_eq!(lines.count(), MAX_OUTCOMES + Class::ALL.len() - 1, "none was cancelled");
+        assert!(text.contains(r#"class="failure",response_code="other",grpc_status="",error=""} 500"#), "{text}");
     }
 
     #[test]
@@ -284,7 +290,7 @@ mod tests {
         for i in 0..MAX_SERIES + 50 {
             let series = series(&metrics, &i.to_string());
             series.answered(Duration::ZERO);
-            series.request(Some(StatusCode::OK), None, "");
+            series.request(Class::Success, Some(StatusCode::OK), None, "");
         }
         let text = metrics.render();
         let lines = text.lines().filter(|l| l.starts_with("mesh_requests_total{")).count();

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::ensure;
-use mesh_policy::well_known::{METRICS_PORT, PROXY_CONTAINER};
+use mesh_policy::{
+    Class,
+    well_known::{METRICS_PORT, PROXY_CONTAINER},
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -14,13 +17,6 @@ use crate::{
 
 /// Sidecars that are asked: each is two port-forwards.
 const MAX_PODS: usize = 100;
-/// The lowest status code that counts as a failure: errors of clients are not the route's.
-const FAILURES: u16 = 500;
-/// `grpc-status` of failures of a server: Unknown, DeadlineExceeded, Internal, Unavailable, DataLoss.
-const GRPC_FAILURES: [&str; 5] = ["2", "4", "13", "14", "15"];
-
-/// The `error` of requests whose client went away.
-const CLIENT_CLOSED: &str = "client-closed";
 
 /// How requests fared.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -135,12 +131,14 @@ async fn scrape(cluster: &Cluster, pods: &[Value]) -> (BTreeMap<String, Counted>
     (answers.into_iter().flatten().collect(), failed)
 }
 
-/// Whether a request counts as failed: by its status, or because the response broke off. A client that left early is no
-/// failure.
+/// Whether a request counts as failed. A sidecar from before classes says it by its codes.
 fn is_failure(sample: &Sample) -> bool {
-    let code = sample.label("response_code").parse::<u16>().ok();
-    let is_broken = code.is_none_or(|code| code < 400) && !["", CLIENT_CLOSED].contains(&sample.label("error"));
-    code.is_some_and(|code| code >= FAILURES) || GRPC_FAILURES.contains(&sample.label("grpc_status")) || is_broken
+    let class = sample.label("class");
+    if !class.is_empty() {
+        return class == Class::Failure.as_str();
+    }
+    let status = sample.label("response_code").parse().unwrap_or_default();
+    Class::of_response(status, sample.label("grpc_status").parse().ok()).is_failure()
 }
 
 /// What clients' sidecars count.
@@ -218,20 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_the_routes() {
-        for (code, grpc, error, expected) in [
-            ("200", "", "", false),
-            ("200", "5", "", false),
-            ("200", "14", "", true),
-            ("503", "", "", true),
-            ("503", "", "no-endpoints", true),
-            ("200", "", "upstream-reset", true),
-            ("200", "", "client-closed", false),
-            ("", "", "client-closed", false),
-            ("400", "", "bad-request", false),
+    fn a_failure_is_what_the_sidecar_calls_so() {
+        for (labels, expected) in [
+            ("class=\"failure\",response_code=\"200\",grpc_status=\"14\"", true),
+            ("class=\"failure\",response_code=\"200\",error=\"upstream-reset\"", true),
+            ("class=\"limited\",response_code=\"503\",error=\"overloaded\"", false),
+            ("class=\"cancelled\",response_code=\"\",error=\"client-closed\"", false),
+            ("response_code=\"503\",error=\"no-endpoints\"", true),
+            ("response_code=\"200\",grpc_status=\"14\"", true),
+            ("response_code=\"404\"", false),
+            ("response_code=\"\",error=\"client-closed\"", false),
         ] {
-            let line =
-                format!("mesh_requests_total{{response_code=\"{code}\",grpc_status=\"{grpc}\",error=\"{error}\"}} 1\n");
+            let line = format!("mesh_requests_total{{{labels}}} 1\n");
             assert_eq!(is_failure(&metrics::parse(&line)[0]), expected, "{line}");
         }
     }
