@@ -4,12 +4,16 @@
 //! wrong value, or a name that nobody knows, is refused: a setting that is silently not in force is worse than a pod
 //! that does not start.
 
-use mesh_policy::well_known::{
-    CONFIG_PREFIX, IMAGE_ANNOTATION, LOG_LEVEL_ANNOTATION, NATIVE_SIDECAR_ANNOTATION, OPAQUE_PORTS_ANNOTATION,
-    PRE_STOP_SECONDS_ANNOTATION, PROTOCOL_ANNOTATION, PROXY_CPU_LIMIT_ANNOTATION, PROXY_CPU_REQUEST_ANNOTATION,
-    PROXY_MEMORY_LIMIT_ANNOTATION, PROXY_MEMORY_REQUEST_ANNOTATION, PROXY_WORKERS_ANNOTATION,
-    REWRITE_PROBES_ANNOTATION, SHUTDOWN_GRACE_ANNOTATION, SKIP_INBOUND_PORTS_ANNOTATION,
-    SKIP_OUTBOUND_PORTS_ANNOTATION, STRICT_PATH_PORTS_ANNOTATION,
+use mesh_policy::{
+    access_log::{AccessLog, Attributes},
+    well_known::{
+        ACCESS_LOG_ANNOTATION, ACCESS_LOG_ATTRIBUTES_ANNOTATION, CONFIG_PREFIX, IMAGE_ANNOTATION, LOG_LEVEL_ANNOTATION,
+        NATIVE_SIDECAR_ANNOTATION, OPAQUE_PORTS_ANNOTATION, PRE_STOP_SECONDS_ANNOTATION, PROTOCOL_ANNOTATION,
+        PROXY_CPU_LIMIT_ANNOTATION, PROXY_CPU_REQUEST_ANNOTATION, PROXY_MEMORY_LIMIT_ANNOTATION,
+        PROXY_MEMORY_REQUEST_ANNOTATION, PROXY_WORKERS_ANNOTATION, REWRITE_PROBES_ANNOTATION,
+        SHUTDOWN_GRACE_ANNOTATION, SKIP_INBOUND_PORTS_ANNOTATION, SKIP_OUTBOUND_PORTS_ANNOTATION,
+        STRICT_PATH_PORTS_ANNOTATION,
+    },
 };
 use serde_json::{Map, Value};
 
@@ -43,6 +47,19 @@ const BOOL: &str = "true or false";
 
 /// Every annotation there is, by name.
 pub const ANNOTATIONS: &[Annotation] = &[
+    Annotation {
+        name: ACCESS_LOG_ANNOTATION,
+        allowed: "off, all, or words such as errors,slow=500ms,sample=0.01",
+        purpose: "Which requests and connections the sidecar logs; also of a Namespace, for its pods. Discovery reads it, so \
+                  that it may be changed on a running pod ([access-log.md](access-log.md)).",
+        apply: |_, text| AccessLog::read(text).map(drop).map_err(drop),
+    },
+    Annotation {
+        name: ACCESS_LOG_ATTRIBUTES_ANNOTATION,
+        allowed: "names such as url.query,http.request.header.x-user (at most 16 headers, none with credentials)",
+        purpose: "Attributes that the access log tells beyond the usual; also of a Namespace.",
+        apply: |_, text| Attributes::read(text).map(drop).map_err(drop),
+    },
     Annotation {
         name: IMAGE_ANNOTATION,
         allowed: "an image reference such as registry/mesh-proxy:1.2.3",

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use mesh_policy::{
     Identity,
+    access_log::Format,
     well_known::{CONTROL_NAMESPACE, MESH_IDENTITY, PROXY_UID},
 };
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,8 @@ pub struct ProxyConfig {
     pub native_sidecar: bool,
     /// Whether a caller that policy refuses is told by which policy and rule.
     pub denial_details: bool,
+    /// How its access log is written.
+    pub access_log_format: Format,
     /// Ports of pods that say nothing themselves which are opaque bytes.
     pub opaque_ports: PortList,
     /// Inbound ports that are not redirected.
@@ -200,6 +203,7 @@ impl Default for ProxyConfig {
             shutdown_grace_seconds: 30,
             native_sidecar: true,
             denial_details: false,
+            access_log_format: Format::Json,
             opaque_ports: PortList::default(),
             skip_inbound_ports: PortList::default(),
             skip_outbound_ports: PortList::default(),

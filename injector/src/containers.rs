@@ -3,9 +3,12 @@
 //! Everything passes Pod Security `restricted`, but for the one capability of `mesh-init`. Nothing that may change
 //! while a pod lives (roots, policies, endpoints) is written into it.
 
-use mesh_policy::well_known::{
-    ADMIN_PORT, DESTINATION_PORT, IDENTITY_PORT, INBOUND_PORT, INIT_CONTAINER, MESH_DESTINATION, MESH_IDENTITY,
-    METRICS_PORT, OUTBOUND_PORT, PROXY_CONTAINER, TOKEN_AUDIENCE, TRUST_BUNDLE, TRUST_BUNDLE_KEY,
+use mesh_policy::{
+    access_log::Format,
+    well_known::{
+        ADMIN_PORT, DESTINATION_PORT, IDENTITY_PORT, INBOUND_PORT, INIT_CONTAINER, MESH_DESTINATION, MESH_IDENTITY,
+        METRICS_PORT, OUTBOUND_PORT, PROXY_CONTAINER, TOKEN_AUDIENCE, TRUST_BUNDLE, TRUST_BUNDLE_KEY,
+    },
 };
 use serde_json::{Map, Value, json};
 
@@ -135,6 +138,9 @@ fn proxy_env(config: &Config, settings: &Settings) -> Vec<Value> {
     ];
     if config.proxy.denial_details {
         env.push(variable("MESH_DENIAL_DETAILS", true));
+    }
+    if config.proxy.access_log_format == Format::Text {
+        env.push(variable("MESH_ACCESS_LOG_FORMAT", "text"));
     }
     env
 }

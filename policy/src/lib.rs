@@ -8,9 +8,10 @@
 //! Reading order: [`model`] (the data types), [`facts`] (the inputs of a decision), [`mode`] (how a connection is served),
 //! [`decide`] (which rule applies), [`plan`] (what then happens), [`authorization`] (who may call), [`trace`] (why a rule did
 //! not match), [`name`] and [`identity`], [`route`] (matchers and precedence), [`filter`] (what a route does to a request),
-//! [`retry`] and [`session`] (the other parts of a rule), [`outcome`] (how it ended), [`bounds`] (how much there may be),
+//! [`retry`] and [`session`] (the other parts of a rule), [`outcome`] (how it ended), [`access_log`] (what is logged of it), [`bounds`] (how much there may be),
 //! [`well_known`] (names that all parts share).
 
+pub mod access_log;
 pub mod authorization;
 pub mod bounds;
 pub mod decide;
@@ -30,6 +31,7 @@ pub mod shown;
 pub mod trace;
 pub mod well_known;
 
+pub use access_log::AccessLog;
 pub use authorization::{
     Action, AuthorizationPolicy, AuthorizationRule, Enforcement, InboundDecision, InboundVerdict, Level, Operation,
     Ports, Prepared, Principal, RuleRef, Source, Tier, decide_inbound,

@@ -6,6 +6,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
+    access_log::AccessLog,
     authorization::AuthorizationPolicy,
     filter::Filter,
     identity::Identity,
@@ -239,6 +240,8 @@ pub struct WorkloadPolicy {
     pub ports: PortPolicies,
     /// Who may call it: every policy that is about the pod, in no order that matters.
     pub authorization: Vec<AuthorizationPolicy>,
+    /// What its sidecar logs, of what it sends as well.
+    pub access_log: AccessLog,
 }
 
 /// What is known of a port of a pod, beside who may call it.

@@ -236,7 +236,12 @@ fn workload(policy: &WorkloadPolicy) -> Value {
             "strictPaths": port.strict_paths,
         })
     });
-    json!({ "ports": ports.collect::<Vec<_>>(), "authorization": policy.authorization })
+    json!({
+        "ports": ports.collect::<Vec<_>>(),
+        "authorization": policy.authorization,
+        "accessLog": policy.access_log.to_string(),
+        "accessLogAttributes": policy.access_log.attributes.names(),
+    })
 }
 
 fn authorization(policy: &AuthorizationPolicy) -> Value {

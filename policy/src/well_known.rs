@@ -75,6 +75,10 @@ pub const PROBE_PATH: &str = "/probe/";
 
 /// What each of these annotations begins with.
 pub const CONFIG_PREFIX: &str = "config.meshctl.dev/";
+/// Which requests the sidecar logs; also of a Namespace.
+pub const ACCESS_LOG_ANNOTATION: &str = "config.meshctl.dev/access-log";
+/// Attributes that the access log tells beyond the usual; also of a Namespace.
+pub const ACCESS_LOG_ATTRIBUTES_ANNOTATION: &str = "config.meshctl.dev/access-log-attributes";
 /// The image of sidecar and init container.
 pub const IMAGE_ANNOTATION: &str = "config.meshctl.dev/image";
 /// The log filter.

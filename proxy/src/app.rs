@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::{
+    access_log::{self, Writer},
     admin::{Admin, Pages},
     authorization::{self, Callers},
     config::{Config, ConfigError, ProcessEnv},
@@ -145,7 +146,9 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     let addresses = listen::addresses(&config);
     let own: Vec<SocketAddr> = addresses.iter().map(|(address, _)| *address).collect();
     let hairpin = Arc::new(Hairpin::default());
-    let parts = Parts { config: config.clone(), tls, metrics, hairpin, callers, own };
+    let writer = Writer::start(&metrics, config.limits.access_log_lines, config.access_log_format)?;
+    let access_log = writer.sender();
+    let parts = Parts { config: config.clone(), tls, metrics, hairpin, callers, access_log, own };
     let mut workers: Vec<JoinHandle<()>> = Vec::new();
     for n in 0..config.workers {
         let listeners = open(&addresses, config.workers > 1)?;
@@ -158,6 +161,7 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
         };
         workers.push(thread::Builder::new().name(format!("worker-{n}")).spawn(work)?);
     }
+    drop(parts);
     tracing::info!(
         "{} serves outbound on {}, inbound on {}, metrics on {}",
         config.workload,
@@ -181,8 +185,10 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
             () = tokio::time::sleep(config.times.shutdown_grace + LAST_WORDS) => tracing::warn!("connections were still open"),
             _ = signals.wait() => tracing::warn!("a second signal: leaving at once"),
         }
-        Ok(())
-    })
+        Ok::<(), StartError>(())
+    })?;
+    writer.finish(LAST_WORDS);
+    Ok(())
 }
 
 /// Opens every traffic port once.
@@ -219,6 +225,7 @@ fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, 
         }
         tokio::task::spawn_local(expiry::run(worker.transport.clone()));
         tokio::task::spawn_local(authorization::run(worker.authorization.clone()));
+        tokio::task::spawn_local(access_log::run(worker.access_log.clone(), worker.policy()));
         let tidying = async {
             loop {
                 tokio::time::sleep(FORGET_GONE_EVERY).await;

@@ -14,6 +14,7 @@ use std::{
 
 use mesh_policy::{
     Identity,
+    access_log::Format,
     well_known::{
         ADMIN_PORT, CONTROL_NAMESPACE, INBOUND_PORT, MESH_DESTINATION, MESH_IDENTITY, METRICS_PORT, OUTBOUND_PORT,
     },
@@ -89,6 +90,8 @@ pub(crate) struct Config {
     /// `MESH_DENIAL_DETAILS`, `false`: whether a caller that policy refuses is told by which policy and rule. Otherwise it
     /// gets the id of the decision, which is in the log beside them.
     pub denial_details: bool,
+    /// `MESH_ACCESS_LOG_FORMAT`, `json`: how lines of the access log are written, `json` or `text`.
+    pub access_log_format: Format,
     /// `MESH_LOG`, `info`: log filter in the syntax of tracing's EnvFilter.
     pub log: String,
     /// Limits on sizes and counts.
@@ -150,6 +153,7 @@ impl Config {
             workers: at_least_one(env, "MESH_WORKERS", "1")?,
             cut_at_certificate_end: parse(env, "MESH_CUT_AT_CERTIFICATE_END", "false", "true or false")?,
             denial_details: parse(env, "MESH_DENIAL_DETAILS", "false", "true or false")?,
+            access_log_format: parse(env, "MESH_ACCESS_LOG_FORMAT", "json", "json or text")?,
             log: env.get("MESH_LOG").unwrap_or_else(|| "info".into()),
             limits: Limits::from_env(env)?,
             times: Times::from_env(env)?,

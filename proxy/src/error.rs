@@ -73,6 +73,18 @@ pub(crate) enum Fault {
     Mesh,
 }
 
+impl Fault {
+    /// Its name, in the access log.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Config => "config",
+            Self::Mesh => "mesh",
+        }
+    }
+}
+
 impl Reason {
     /// Every reason, for the metrics catalogue and the documentation test.
     pub(crate) const ALL: [Self; 19] = [

@@ -9,12 +9,13 @@
 //!
 //! Beside it: `authorization` carries out who may call this pod, [`control`] keeps snapshots of what the controller says, [`worker`] holds what the connections of a thread
 //! share, [`app`] starts and ends it all. `init` redirects a pod's connections here, `gate` waits until it is ready.
-//! `probe` answers kubelet for the application.
+//! `probe` answers kubelet for the application. `record` is what is known of a request, and `access_log` writes it down.
 //!
 //! It never sees Kubernetes: `kube` and `k8s-openapi` are not among its dependencies.
 
 #![warn(unreachable_pub)]
 
+mod access_log;
 mod admin;
 mod app;
 mod attempts;

@@ -13,6 +13,7 @@ mod series;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
+    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -20,13 +21,15 @@ use mesh_credentials::tls::Held;
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+#[cfg(test)]
+pub(crate) use self::series::Labels;
 pub(crate) use self::{
     bound::BoundSeries,
     decisions::{Decided, PolicyDecisions},
     series::Series,
 };
 use self::{decisions::Decisions, histogram::Histogram, series::Unplaced};
-use crate::error::Reason;
+use crate::{access_log::AccessLog, error::Reason};
 
 /// Label sets of requests; beyond it `overflow="true"` counts the rest (CVE-2025-43915 is what happens without).
 pub(crate) const MAX_SERIES: usize = 10_000;
@@ -67,6 +70,11 @@ pub(crate) const CATALOGUE: &[(&str, &str)] = &[
     (
         "mesh_authorization_decisions_total",
         "Decisions of authorization policies about inbound requests and connections of bytes, by policy, verdict and tls.",
+    ),
+    ("mesh_access_log_lines_total", "Lines of the access log that were written."),
+    (
+        "mesh_access_log_lost_total",
+        "Lines of the access log that were lost, by why: queue (too many at once) or write (standard output failed).",
     ),
     ("mesh_control_updates_total", "Updates from the controller that were put in force."),
     ("mesh_control_rejected_total", "Updates from the controller that were refused; the last good one stayed."),
@@ -253,11 +261,13 @@ pub(crate) struct DirectionMetrics {
     /// Opaque bytes from the server.
     pub bytes_received: Counter,
     errors: Vec<(Reason, Counter)>,
+    /// What is logged of it.
+    pub(crate) access_log: Rc<AccessLog>,
 }
 
 impl DirectionMetrics {
     /// Binds them.
-    pub(crate) fn new(metrics: &Arc<Metrics>, held: &Arc<Held>, direction: Direction) -> Self {
+    pub(crate) fn new(metrics: &Arc<Metrics>, held: &Arc<Held>, direction: Direction, log: Rc<AccessLog>) -> Self {
         let d = ("direction", direction.as_str());
         let connections = |protocol| metrics.counter("mesh_connections_total", &[d, ("protocol", protocol)]);
         let retries = |why| metrics.counter("mesh_retries_total", &[d, ("why", why)]);
@@ -284,6 +294,7 @@ impl DirectionMetrics {
                 .iter()
                 .map(|r| (*r, metrics.counter("mesh_errors_total", &[d, ("error", r.as_str())])))
                 .collect(),
+            access_log: log,
         }
     }
 

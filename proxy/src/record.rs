@@ -2,21 +2,23 @@
 //!
 //! A record begins when the request's head was read, or when the connection is known to be one of bytes. Every module on the
 //! way notes what it knows. The record is finished once: when everything expected has arrived, or when its last holder drops
-//! it. Then it is counted, and nothing else counts an outcome. A response's latency is that of its head, and is observed when
+//! it. Then it is counted, and logged if that is wanted; nothing else counts an outcome. A response's latency is that of its head, and is observed when
 //! the head arrives, because streams live for hours.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    net::SocketAddr,
     rc::Rc,
     time::Instant,
 };
 
-use http::StatusCode;
-use mesh_policy::{Class, RouteMeta};
+use http::{Request, StatusCode, uri::Authority};
+use mesh_policy::{Class, RouteMeta, Rule};
 
 use crate::{
+    access_log::{self, Draft},
     balance::{Balancer, Endpoint},
-    error::Reason,
+    error::{DecisionId, Reason},
     metrics::{DirectionMetrics, Series},
 };
 
@@ -44,6 +46,10 @@ pub(crate) struct Record {
     grpc: Cell<Option<u8>>,
     error: Cell<Option<Reason>>,
     finished: Cell<bool>,
+    /// Bytes of the body towards the server, and back.
+    passed: Cell<(u64, u64)>,
+    /// What is logged of it, if anything may be.
+    draft: RefCell<Option<Box<Draft>>>,
 }
 
 /// Where it went so far.
@@ -77,6 +83,8 @@ impl Record {
             grpc: Cell::new(None),
             error: Cell::new(None),
             finished: Cell::new(false),
+            passed: Cell::default(),
+            draft: RefCell::new(metrics.access_log.begin()),
         }
     }
 
@@ -85,9 +93,47 @@ impl Record {
         self.began
     }
 
+    /// What is asked for. Only what is logged looks at it.
+    pub(crate) fn asked<B>(&self, request: &Request<B>, authority: Option<&Authority>) {
+        self.draft(|draft| draft.asked(request, authority));
+    }
+
+    /// Who asks, of the inbound side.
+    pub(crate) fn caller(&self, address: SocketAddr) {
+        self.draft(|draft| draft.peer(address));
+    }
+
+    /// Whether something may be logged of it.
+    pub(crate) fn is_drafted(&self) -> bool {
+        self.draft.borrow().is_some()
+    }
+
+    fn draft(&self, note: impl FnOnce(&mut Draft)) {
+        if let Some(draft) = self.draft.borrow_mut().as_deref_mut() {
+            note(draft);
+        }
+    }
+
+    /// Bytes of its body went towards the server.
+    pub(crate) fn sent(&self, bytes: u64) {
+        let (sent, received) = self.passed.get();
+        self.passed.set((sent + bytes, received));
+    }
+
+    /// Bytes of its body came back.
+    pub(crate) fn received(&self, bytes: u64) {
+        let (sent, received) = self.passed.get();
+        self.passed.set((sent, received + bytes));
+    }
+
     /// The route that decided.
     pub(crate) fn route(&self, route: Option<&RouteMeta>) {
         self.way.borrow_mut().route = route.cloned();
+    }
+
+    /// The rule of the route that decided.
+    pub(crate) fn rule(&self, rule: Option<&Rule>) {
+        self.draft(|draft| draft.rule(rule.and_then(|rule| rule.name.as_ref())));
     }
 
     /// The backend that was chosen.
@@ -98,6 +144,7 @@ impl Record {
     /// The endpoint of the attempt that begins.
     pub(crate) fn endpoint(&self, endpoint: &Rc<Endpoint>) {
         self.way.borrow_mut().endpoint = Some(endpoint.clone());
+        self.draft(|draft| draft.attempt(endpoint.info.address));
     }
 
     /// Sets the series that it is counted in, if that is known from the start.
@@ -109,7 +156,9 @@ impl Record {
     pub(crate) fn answered(&self, status: StatusCode, grpc: Option<u8>) {
         self.status.set(Some(status));
         self.grpc.set(grpc);
-        self.series().answered(self.began.elapsed());
+        let after = self.began.elapsed();
+        self.series().answered(after);
+        self.draft(|draft| draft.answered(after));
     }
 
     /// The gRPC status arrived with the trailers.
@@ -120,6 +169,11 @@ impl Record {
     /// It failed, or broke off.
     pub(crate) fn failed(&self, why: Reason) {
         self.error.set(Some(why));
+    }
+
+    /// Policy refused it by this decision.
+    pub(crate) fn decided(&self, id: DecisionId) {
+        self.draft(|draft| draft.decision(id));
     }
 
     /// Everything expected has arrived. That is the whole outcome, unless it failed.
@@ -169,6 +223,12 @@ impl Record {
                 self.series().request(class, self.status.get(), self.grpc.get(), error);
             }
             Kind::Bytes => self.series().connection(class, error),
+        }
+        if let Some(draft) = self.draft.take() {
+            let fault = self.error.get().map(Reason::fault);
+            let (status, grpc, bytes) = (self.status.get(), self.grpc.get(), self.passed.get());
+            let outcome = access_log::Outcome { class, error, fault, status, grpc, bytes };
+            self.metrics.access_log.end(*draft, outcome, self.began.elapsed(), self.series());
         }
     }
 }

@@ -12,13 +12,13 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use metrics::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     connections::Entry,
     io::{Io, reset},
     metrics::DirectionMetrics,
+    record::Record,
 };
 
 /// One read, and so one write: large enough that system calls are few for each byte, small enough for the cache.
@@ -31,12 +31,13 @@ thread_local! {
 }
 
 /// Copies `client` <-> `server` until both have ended, or one of the entries is cut: nothing ends bytes in order. Counts the
-/// bytes in `metrics`. An error of either side ends both, and both see it as one.
+/// bytes in `metrics` and in `record`. An error of either side ends both, and both see it as one.
 pub(crate) async fn copy<A: Io, B: Io>(
     mut client: A,
     mut server: B,
     entries: (&Entry, Option<&Entry>),
     metrics: &DirectionMetrics,
+    record: Option<&Record>,
 ) -> io::Result<()> {
     let upstream = async {
         match entries.1 {
@@ -45,9 +46,17 @@ pub(crate) async fn copy<A: Io, B: Io>(
         }
     };
     let cut = || Err(io::Error::new(io::ErrorKind::ConnectionAborted, "who may use it changed, or the proxy ends"));
+    let sent = |bytes| {
+        metrics.bytes_sent.increment(bytes);
+        record.into_iter().for_each(|record| record.sent(bytes));
+    };
+    let received = |bytes| {
+        metrics.bytes_received.increment(bytes);
+        record.into_iter().for_each(|record| record.received(bytes));
+    };
     let copied = tokio::select! {
         biased;
-        copied = both_ways(&mut client, &mut server, &metrics.bytes_sent, &metrics.bytes_received) => copied,
+        copied = both_ways(&mut client, &mut server, sent, received) => copied,
         () = entries.0.cut() => cut(),
         () = upstream => cut(),
     };
@@ -58,15 +67,15 @@ pub(crate) async fn copy<A: Io, B: Io>(
     copied
 }
 
-async fn both_ways<A, B>(client: &mut A, server: &mut B, sent: &Counter, received: &Counter) -> io::Result<()>
+async fn both_ways<A, B>(client: &mut A, server: &mut B, sent: impl Fn(u64), received: impl Fn(u64)) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (Flow::default(), Flow::default());
     poll_fn(|cx| {
-        let up = up.poll(client, server, sent, cx)?;
-        let down = down.poll(server, client, received, cx)?;
+        let up = up.poll(client, server, &sent, cx)?;
+        let down = down.poll(server, client, &received, cx)?;
         if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
@@ -83,7 +92,13 @@ struct Flow {
 }
 
 impl Flow {
-    fn poll<R, W>(&mut self, from: &mut R, to: &mut W, count: &Counter, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    fn poll<R, W>(
+        &mut self,
+        from: &mut R,
+        to: &mut W,
+        count: &impl Fn(u64),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -110,7 +125,13 @@ impl Flow {
     }
 
     /// Reads once and writes what was read, keeping what is not taken.
-    fn pass<R, W>(&mut self, from: &mut R, to: &mut W, count: &Counter, cx: &mut Context<'_>) -> io::Result<Poll<()>>
+    fn pass<R, W>(
+        &mut self,
+        from: &mut R,
+        to: &mut W,
+        count: &impl Fn(u64),
+        cx: &mut Context<'_>,
+    ) -> io::Result<Poll<()>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -126,7 +147,7 @@ impl Flow {
                 self.read_done = true;
                 return Ok(Poll::Ready(()));
             }
-            count.increment(read.len() as u64);
+            count(read.len() as u64);
             self.unflushed = true;
             let taken = match Pin::new(to).poll_write(cx, read)? {
                 Poll::Ready(n) => n,
@@ -160,7 +181,7 @@ mod tests {
         let (mut app, mut a) = duplex(1_000);
         let (mut b, mut server) = duplex(1_000);
         let sent: Vec<u8> = (0..1_000_000u32).map(|i| i as u8).collect();
-        let copied = async move { both_ways(&mut a, &mut b, &Counter::noop(), &Counter::noop()).await };
+        let copied = async move { both_ways(&mut a, &mut b, |_| {}, |_| {}).await };
         let client = async {
             let (mut read, mut write) = tokio::io::split(&mut app);
             let upload = async {

@@ -10,6 +10,7 @@ use mesh_policy::Identity;
 use rustls::ProtocolVersion;
 
 use crate::{
+    access_log,
     authorization::Callers,
     config::Config,
     connections::Connections,
@@ -33,6 +34,8 @@ pub(crate) struct Parts {
     pub hairpin: Arc<Hairpin>,
     /// Who called this pod.
     pub callers: Arc<Callers>,
+    /// Where lines of the access log go.
+    pub access_log: access_log::Sender,
     /// The proxy's own listening addresses.
     pub own: Vec<SocketAddr>,
 }

@@ -9,15 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_policy::ServiceRef;
+use mesh_policy::{ServiceRef, WorkloadPolicy};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access_log::AccessLog,
     authorization::Authorization,
     balance::{Balancer, Decay},
     config::Config,
     connections::{Connections, End, Side},
-    control::{Control, Phase},
+    control::{Control, Phase, Snapshot},
     error::{Error, Reason},
     http::mirrored::Mirrors,
     metrics::{Direction, DirectionMetrics},
@@ -46,6 +47,8 @@ pub(crate) struct Worker {
     pub drain: CancellationToken,
     /// Who may call this pod.
     pub authorization: Rc<Authorization>,
+    /// What is logged of requests and connections.
+    pub access_log: Rc<AccessLog>,
     /// Copies of requests that are under way.
     pub mirrors: Rc<Mirrors>,
     control: Arc<Control>,
@@ -64,7 +67,9 @@ impl Worker {
     /// A worker over the process's shared parts.
     pub(crate) fn new(parts: Parts, control: Arc<Control>, drain: CancellationToken) -> Self {
         let (config, metrics) = (parts.config.clone(), parts.metrics.clone());
-        let bound = |direction| Rc::new(DirectionMetrics::new(&metrics, &parts.tls.held, direction));
+        let access_log = Rc::new(AccessLog::new(parts.access_log.clone()));
+        let bound =
+            |direction| Rc::new(DirectionMetrics::new(&metrics, &parts.tls.held, direction, access_log.clone()));
         let (outbound, inbound) = (bound(Direction::Outbound), bound(Direction::Inbound));
         let open = [inbound.open.clone(), outbound.open.clone()];
         let (policy, callers) = (control.inbound().clone(), parts.callers.clone());
@@ -74,6 +79,7 @@ impl Worker {
             outbound,
             inbound,
             authorization,
+            access_log,
             mirrors: Rc::new(Mirrors::new(&metrics)),
             drain,
             targets: Remembered::new(config.limits.targets).into(),
@@ -82,6 +88,11 @@ impl Worker {
             config,
             control,
         }
+    }
+
+    /// The policy of this pod.
+    pub(crate) fn policy(&self) -> Arc<Snapshot<WorkloadPolicy>> {
+        self.control.inbound().clone()
     }
 
     /// The handles of one direction.
@@ -224,7 +235,8 @@ pub(crate) mod tests {
     pub(crate) fn worker(set: &[(&'static str, &'static str)]) -> Rc<Worker> {
         let (config, tls, control, metrics) = parts(set);
         let (hairpin, callers) = Default::default();
-        let parts = Parts { config, tls, metrics, hairpin, callers, own: Vec::new() };
+        let (access_log, _) = crate::access_log::tests::queue(&metrics);
+        let parts = Parts { config, tls, metrics, hairpin, callers, access_log, own: Vec::new() };
         Rc::new(Worker::new(parts, control, CancellationToken::new()))
     }
 

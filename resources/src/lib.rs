@@ -10,6 +10,7 @@
 //! an address to a target), `endpoints` (a Service to its endpoints, for a caller), [`compile`] (a target to its policy),
 //! [`authorization`] (who may call a pod), `workload` (a pod to its policy), [`problem`].
 
+mod access_log;
 mod attach;
 pub mod authorization;
 mod backend;

@@ -1,10 +1,12 @@
-//! Nodes and Namespaces: where pods run, and the labels that select by namespace.
+//! Nodes and Namespaces: where pods run, the labels that select by namespace, and what holds for its pods.
 
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use mesh_policy::AccessLog;
 
 use crate::{
+    access_log,
     object::Object,
     problem::{Reason, Report},
     selector::{Labels, labels_of},
@@ -30,6 +32,8 @@ pub struct Node {
 pub struct Namespace {
     /// Its labels.
     pub labels: Labels,
+    /// What the sidecars of its pods log, unless the pod says otherwise.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 /// Decodes a Node.
@@ -60,6 +64,7 @@ fn networks(root: &Walk<'_>, report: &mut Report<'_>) -> Vec<IpNet> {
 }
 
 /// Decodes a Namespace.
-pub(crate) fn decode_namespace(object: &Object) -> Namespace {
-    Namespace { labels: labels_of(&object.value) }
+pub(crate) fn decode_namespace(object: &Object, report: &mut Report<'_>) -> Namespace {
+    let access_log = access_log::decode(&Walk::root(&object.value), report);
+    Namespace { labels: labels_of(&object.value), access_log }
 }

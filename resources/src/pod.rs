@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use mesh_policy::{
-    Identity,
+    AccessLog, Identity,
     well_known::{
         INIT_CONTAINER, INJECT_LABEL, INJECTED_ANNOTATION, PROXY_CONTAINER, SKIP_INBOUND_PORTS_ANNOTATION,
         STRICT_PATH_PORTS_ANNOTATION,
@@ -11,6 +11,7 @@ use mesh_policy::{
 };
 
 use crate::{
+    access_log,
     object::Object,
     options::Options,
     problem::{Reason, Report},
@@ -56,6 +57,8 @@ pub struct Pod {
     pub is_left_out: bool,
     /// Ranges of ports that take no path which servers read in several ways.
     pub strict_path_ports: Vec<(u16, u16)>,
+    /// What its proxy logs, if its annotations say so.
+    pub access_log: Option<Arc<AccessLog>>,
     /// Whether its proxy is of a version that knows policies. One of a folder of manifests is taken for a new one.
     pub knows_policies: bool,
     /// What its annotations say of its ports.
@@ -104,7 +107,8 @@ impl Bounded for Pod {
         let ranges = self.declared.bytes()
             + size_of_val(&*self.skip_inbound_ports)
             + size_of_val(&*self.strict_path_ports)
-            + size_of_val(&*self.container_ports);
+            + size_of_val(&*self.container_ports)
+            + access_log::bytes(self.access_log.as_deref());
         size_of::<Self>() + 4 * (self.namespace.len() + self.name.len()) + ports + ranges + labels_bytes(&self.labels)
     }
 
@@ -154,6 +158,7 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
         container_ports: Vec::new(),
         is_left_out: false,
         strict_path_ports: port_ranges(&root, STRICT_PATH_PORTS_ANNOTATION, report),
+        access_log: access_log::decode(&root, report),
         knows_policies: options.meshed_by_label || knows_policies(object),
         declared: Declared::of(&root, report),
         skip_inbound_ports: if options.meshed_by_label {

@@ -55,7 +55,8 @@ impl Snapshot {
             Some((first, last, policy(first)))
         });
         let ports = PortPolicies::new(ranges).unwrap_or_default();
-        Some(WorkloadPolicy { ports, authorization: self.authorization_of(pod) })
+        let access_log = self.access_log(pod.access_log.as_ref(), &pod.namespace);
+        Some(WorkloadPolicy { ports, authorization: self.authorization_of(pod), access_log })
     }
 
     /// The slices of a pod's own namespace that lead to it: those that name it, and those that list its address without

@@ -126,6 +126,7 @@ values! {
         shutdown_grace_seconds: u32,
         native_sidecar: bool,
         denial_details: bool,
+        access_log_format: AccessLogFormat,
         opaque_ports: Vec<Ports>,
         skip_inbound_ports: Vec<Ports>,
         skip_outbound_ports: Vec<Ports>,
@@ -152,6 +153,16 @@ pub(crate) enum PullPolicy {
     Always,
     IfNotPresent,
     Never,
+}
+
+/// How sidecars write the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub(crate) enum AccessLogFormat {
+    Json,
+    Text,
 }
 
 /// What becomes of a pod when no injector answers.

@@ -5,7 +5,8 @@
 use std::{fmt, marker::PhantomData};
 
 use mesh_policy::well_known::{
-    INJECTED_ANNOTATION, OPAQUE_PORTS_ANNOTATION, PROTOCOL_ANNOTATION, STRICT_PATH_PORTS_ANNOTATION,
+    ACCESS_LOG_ANNOTATION, ACCESS_LOG_ATTRIBUTES_ANNOTATION, INJECTED_ANNOTATION, OPAQUE_PORTS_ANNOTATION,
+    PROTOCOL_ANNOTATION, STRICT_PATH_PORTS_ANNOTATION,
 };
 use mesh_resources::pod::SKIP_INBOUND_PORTS_VARIABLE;
 use serde::{
@@ -60,13 +61,30 @@ const WHOLE_METADATA: Keep = Keep::Fields(
     Others::Kept,
 );
 
-/// Of Namespaces: their labels.
+/// Of Namespaces: their labels, and what they say of their pods' sidecars.
 #[derive(Clone, Debug)]
 pub(crate) struct Labels;
 
 impl Prune for Labels {
-    const KEEP: Keep = Keep::Fields(&[("metadata", LABELS)], Others::Skipped);
+    const KEEP: Keep = Keep::Fields(
+        &[(
+            "metadata",
+            Keep::Fields(
+                &[
+                    ("name", Keep::All),
+                    ("labels", Keep::All),
+                    ("resourceVersion", Keep::All),
+                    ("annotations", Keep::Fields(NAMESPACE_ANNOTATIONS, Others::Skipped)),
+                ],
+                Others::Skipped,
+            ),
+        )],
+        Others::Skipped,
+    );
 }
+
+const NAMESPACE_ANNOTATIONS: &[(&str, Keep)] =
+    &[(ACCESS_LOG_ANNOTATION, Keep::All), (ACCESS_LOG_ATTRIBUTES_ANNOTATION, Keep::All)];
 
 /// Of Nodes: their labels, and the networks of their pods.
 #[derive(Clone, Debug)]
@@ -105,6 +123,8 @@ const POD_METADATA: Keep = Keep::Fields(
     Others::Skipped,
 );
 const POD_ANNOTATIONS: &[(&str, Keep)] = &[
+    (ACCESS_LOG_ANNOTATION, Keep::All),
+    (ACCESS_LOG_ATTRIBUTES_ANNOTATION, Keep::All),
     (INJECTED_ANNOTATION, Keep::All),
     (OPAQUE_PORTS_ANNOTATION, Keep::All),
     (PROTOCOL_ANNOTATION, Keep::All),
@@ -273,7 +293,8 @@ mod tests {
         let spec = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"], "providerID": "x"});
         let kept = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]});
         assert_eq!(pruned::<NodeParts>(json!({"spec": spec, "status": {}})), json!({"spec": kept}));
-        assert_eq!(pruned::<Labels>(node), json!({"metadata": {"name": "n", "labels": {"a": "b"}}}));
+        let kept = json!({"metadata": {"name": "n", "labels": {"a": "b"}, "annotations": {}}});
+        assert_eq!(pruned::<Labels>(node), kept);
     }
 
     #[test]

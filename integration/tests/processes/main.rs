@@ -9,6 +9,7 @@ mod support;
 
 mod h2_frames;
 
+mod access_log;
 mod authorization;
 mod balance;
 mod bulk;

@@ -11,7 +11,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 /// Tests beside one another: most of the time each waits for a process to start or for an answer.
 const BESIDE: u32 = 4;
 /// Files, or single tests, that measure nothing and wait for nothing within less than the usual time of a test.
-const PATIENT: [&str; 7] = [
+const PATIENT: [&str; 8] = [
+    "access_log::",
     "connection_routes::",
     "filters::",
     "http::",

@@ -1,8 +1,14 @@
 //! The policy of a server's pod.
 
-use mesh_policy::{AuthorizationPolicy, AuthorizationRule, PortPolicies, PortPolicy, WorkloadPolicy};
+use mesh_policy::{
+    AccessLog, AuthorizationPolicy, AuthorizationRule, PortPolicies, PortPolicy, WorkloadPolicy,
+    access_log::{Attributes, MAX_HEADERS, WHOLE},
+};
 
-use super::{ConvertError, MAX_POLICIES, MAX_PORT_POLICIES, list, number, outbound};
+use super::{
+    ConvertError, MAX_POLICIES, MAX_PORT_POLICIES, list, number, outbound,
+    route::{timeout, wire_duration},
+};
 use crate::v1::{self, access::Kind};
 
 /// The newest form of authorization policies that this version understands and sends
@@ -26,8 +32,25 @@ impl TryFrom<v1::WorkloadPolicy> for WorkloadPolicy {
         Ok(Self {
             ports: PortPolicies::new(ports).ok_or_else(|| ConvertError::new("ports", "not sorted, or they overlap"))?,
             authorization: policies(access).map_err(|error| error.within("access"))?,
+            access_log: wire.access_log.map(access_log).transpose()?.unwrap_or_default(),
         })
     }
+}
+
+fn access_log(wire: v1::AccessLog) -> Result<AccessLog, ConvertError> {
+    let bad = |what: String| ConvertError::new("access_log", what);
+    if wire.sample > WHOLE {
+        return Err(bad(format!("a sample of {} of a million", wire.sample)));
+    }
+    if wire.attributes.len() > MAX_HEADERS + 1 {
+        return Err(bad(format!("{} attributes", wire.attributes.len())));
+    }
+    Ok(AccessLog {
+        errors: wire.errors,
+        slow: timeout("slow", wire.slow)?,
+        sample: wire.sample,
+        attributes: Attributes::read(&wire.attributes.join(",")).map_err(bad)?,
+    })
 }
 
 fn policies(wire: v1::Access) -> Result<Vec<AuthorizationPolicy>, ConvertError> {
@@ -53,6 +76,12 @@ impl From<&WorkloadPolicy> for v1::WorkloadPolicy {
         Self {
             access: Some(access(model.authorization.iter().map(Into::into).collect())),
             ports: model.ports.ranges().iter().map(port).collect(),
+            access_log: (model.access_log != AccessLog::default()).then(|| v1::AccessLog {
+                errors: model.access_log.errors,
+                slow: model.access_log.slow.map(wire_duration),
+                sample: model.access_log.sample,
+                attributes: model.access_log.attributes.names(),
+            }),
             ..Self::default()
         }
     }

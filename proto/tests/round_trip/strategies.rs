@@ -4,10 +4,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method};
 use mesh_policy::{
-    Action, AuthorizationPolicy, AuthorizationRule, Backend, BackendTarget, Endpoint, Enforcement, Identity, Level,
-    Operation, OutboundPolicy, PortPolicies, PortPolicy, Ports, Principal, Protocol, Retry, RetryBudget, RetryMethods,
-    Route, RouteKind, RouteMeta, Rule, ServiceRef, SessionCarrier, SessionPersistence, Source, Target, Tier,
-    WorkloadPolicy,
+    AccessLog, Action, AuthorizationPolicy, AuthorizationRule, Backend, BackendTarget, Endpoint, Enforcement, Identity,
+    Level, Operation, OutboundPolicy, PortPolicies, PortPolicy, Ports, Principal, Protocol, Retry, RetryBudget,
+    RetryMethods, Route, RouteKind, RouteMeta, Rule, ServiceRef, SessionCarrier, SessionPersistence, Source, Target,
+    Tier, WorkloadPolicy,
+    access_log::{Attributes, HEADER_ATTRIBUTE, WHOLE},
     filter::{
         Cors, Filter, HeaderModifier, Mirror, OriginMatch, PathModifier, Redirect, Rewrite, Wildcard,
         redirect::REDIRECT_CODES,
@@ -230,8 +231,18 @@ pub fn outbound() -> impl Strategy<Value = OutboundPolicy> {
 }
 
 pub fn workload() -> impl Strategy<Value = WorkloadPolicy> {
-    (port_policies(), vec(authorization(), 0..3))
-        .prop_map(|(ports, authorization)| WorkloadPolicy { ports, authorization })
+    (port_policies(), vec(authorization(), 0..3), access_log())
+        .prop_map(|(ports, authorization, access_log)| WorkloadPolicy { ports, authorization, access_log })
+}
+
+fn access_log() -> impl Strategy<Value = AccessLog> {
+    let headers = vec("[a-z]{1,8}", 0..3).prop_map(|names| {
+        let names: Vec<String> = names.iter().map(|name| format!("{HEADER_ATTRIBUTE}x-{name}")).collect();
+        Attributes::read(&names.join(",")).unwrap()
+    });
+    let attributes = (headers, any::<bool>()).prop_map(|(read, query)| Attributes { query, ..read });
+    (any::<bool>(), option::of((0..86_400u64).prop_map(Duration::from_secs)), 0..=WHOLE, attributes)
+        .prop_map(|(errors, slow, sample, attributes)| AccessLog { errors, slow, sample, attributes })
 }
 
 fn port_policies() -> impl Strategy<Value = PortPolicies> {

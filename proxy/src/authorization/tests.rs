@@ -325,7 +325,7 @@ async fn a_path_that_is_read_in_several_ways_is_refused_in_words() {
         let (worker, _listener, app) = begun(&[]).await;
         let strict = mesh_policy::PortPolicy { strict_paths: true, ..Default::default() };
         let ports = mesh_policy::PortPolicies::new([(app.port(), app.port(), strict)]).unwrap();
-        worker.authorization.policy.publish(WorkloadPolicy { ports, authorization: Vec::new() });
+        worker.authorization.policy.publish(WorkloadPolicy { ports, ..WorkloadPolicy::default() });
         let mut client = connect(&worker, app);
         say(&mut client, b"GET /a%2fb HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").await;
         let text = String::from_utf8(rest(&mut client).await).unwrap();

@@ -51,6 +51,9 @@ pub(crate) struct Limits {
     pub namespace_bytes: usize,
     /// `MESH_MAX_MIRRORS`, 256: mirrored requests under way at once on each worker; those beyond are not mirrored.
     pub mirrors: usize,
+    /// `MESH_ACCESS_LOG_QUEUE`, 4,096: lines of the access log that wait to be written, some hundred bytes each; those beyond
+    /// are lost and counted.
+    pub access_log_lines: usize,
 }
 
 /// Time limits.
@@ -121,6 +124,7 @@ impl Limits {
             control_bytes: at_least_one(env, "MESH_MAX_CONTROL_BYTES", "67108864")?,
             namespace_bytes: at_least_one(env, "MESH_MAX_NAMESPACE_BYTES", "10485760")?,
             mirrors: at_least_one(env, "MESH_MAX_MIRRORS", "256")?,
+            access_log_lines: at_least_one(env, "MESH_ACCESS_LOG_QUEUE", "4096")?,
         })
     }
 }

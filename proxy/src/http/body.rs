@@ -58,6 +58,8 @@ pub(crate) struct Body {
     stranger: bool,
     /// Nor those that name a caller in the words of other meshes.
     nameless: bool,
+    /// The record of the request whose body it is.
+    request_of: Option<Rc<Record>>,
 }
 
 #[derive(Default)]
@@ -100,6 +102,12 @@ impl Body {
             record.ended();
         }
         self.record = Some(record);
+        self
+    }
+
+    /// Notes in `record` how much of the request's body comes, if that is logged.
+    pub(crate) fn sized(mut self, record: &Rc<Record>) -> Self {
+        self.request_of = record.is_drafted().then(|| record.clone());
         self
     }
 
@@ -291,6 +299,11 @@ impl http_body::Body for Body {
                 self.record.iter().for_each(|record| record.failed(Reason::UpstreamReset));
             }
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    let bytes = data.len() as u64;
+                    self.record.iter().for_each(|record| record.received(bytes));
+                    self.request_of.iter().for_each(|record| record.sent(bytes));
+                }
                 if let Some(trailers) = frame.trailers_ref() {
                     self.note_trailers(trailers);
                     self.ended();

@@ -236,7 +236,7 @@ pub(crate) async fn send_upgrade(
                 if let Some(held) = &held {
                     held.reached(Stage::Upgraded);
                 }
-                if let Err(error) = tcp::copy(client, upstream, (&*entry, held.as_deref()), &metrics).await {
+                if let Err(error) = tcp::copy(client, upstream, (&*entry, held.as_deref()), &metrics, None).await {
                     tracing::debug!("upgraded connection: {error}");
                 }
                 drop(in_flight);

@@ -77,6 +77,7 @@ impl Caller {
     pub(crate) fn record_of_bytes(&self) -> Record {
         let record = Record::bytes(&self.worker.inbound);
         record.counted_in(&self.series);
+        record.caller(self.entry.source());
         record
     }
 }
@@ -85,8 +86,11 @@ impl Caller {
 pub(crate) async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Reply, Error> {
     let Incoming { mut request, interim, record } = incoming;
     record.counted_in(&caller.series);
+    record.caller(caller.entry.source());
 
     let authority = headers::authority(&request)?;
+    record.asked(&request, authority.as_ref());
+    request = request.map(|body| body.sized(&record));
     let upgrade = headers::upgrade_of(&request);
     let is_long = upgrade.is_some() || headers::is_grpc(request.headers());
 

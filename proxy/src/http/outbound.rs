@@ -42,6 +42,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, destination: Destination, incoming
 
     // Destination and policy.
     let authority = headers::authority(&request)?;
+    record.asked(&request, authority.as_ref());
+    let request = request.map(|body| body.sized(&record));
     let target = destination_of(&worker, &destination, authority.as_ref())?;
     let policy = target.policy().await?;
 
@@ -49,6 +51,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, destination: Destination, incoming
     let facts = headers::facts(&request, authority.as_ref());
     let decision = decide_outbound(&policy, &facts, &mut ());
     record.route(decision.route);
+    record.rule(decision.rule);
     let rule = decision.rule;
 
     // A backend by weight and the session's endpoint in it; or the session's own backend.

@@ -70,6 +70,11 @@ pub(crate) struct Series {
 }
 
 impl Series {
+    /// What distinguishes it, as names and values.
+    pub(crate) fn labels(&self) -> &[(&'static str, String)] {
+        &self.labels
+    }
+
     /// The response's head came after so long.
     pub(crate) fn answered(&self, latency: Duration) {
         self.latency.observe(latency);

@@ -84,7 +84,7 @@ pub(crate) async fn copy<T: Io, U: Io>(
         upstream.reached(Stage::Bytes);
     }
     let entries = (entry, upstream.entry.as_deref());
-    let copied = tcp::copy(io, upstream.io, entries, metrics).await;
+    let copied = tcp::copy(io, upstream.io, entries, metrics, Some(&record)).await;
     drop(in_flight);
     copied.map(|()| record.ended()).map_err(Error::connection)
 }

@@ -119,7 +119,7 @@ impl Snapshot {
         }
     }
 
-    fn touch_pods_in(&mut self, namespace: &Arc<str>) {
+    pub(crate) fn touch_pods_in(&mut self, namespace: &Arc<str>) {
         let pods: Vec<_> = self.pods_in(namespace).map(|(key, _)| key.clone()).collect();
         self.touched.pods.extend(pods);
     }

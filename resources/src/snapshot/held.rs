@@ -33,7 +33,10 @@ impl Snapshot {
                 self.set_pod(key, new);
             }
             ("", "Node") => self.set_node(&key.name, Some(node::decode_node(object, report))),
-            ("", "Namespace") => self.set_namespace(&key.name, Some(node::decode_namespace(object))),
+            ("", "Namespace") => {
+                let new = node::decode_namespace(object, report);
+                self.set_namespace(&key.name, Some(new));
+            }
             ("discovery.k8s.io", "EndpointSlice") => {
                 let new = self.fit(object, &key, endpoint_slice::decode(object, report), report);
                 self.set_slice(key, new);

@@ -163,6 +163,10 @@ impl Snapshot {
 
     pub(super) fn set_namespace(&mut self, name: &Arc<str>, new: Option<Namespace>) {
         self.touch_policies_of_namespace(name, new.as_ref());
+        let access_log = |found: Option<&Namespace>| found.and_then(|found| found.access_log.clone());
+        if access_log(self.namespaces.get(name)) != access_log(new.as_ref()) {
+            self.touch_pods_in(name);
+        }
         put(&mut self.namespaces, name.clone(), new);
     }
 

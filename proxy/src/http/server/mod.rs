@@ -38,6 +38,7 @@ fn answered(
 ) -> Reply {
     let reply = result.unwrap_or_else(|error| {
         record.failed(error.reason);
+        error.told.as_ref().and_then(|told| told.decision).into_iter().for_each(|id| record.decided(id));
         tracing::debug!("answered: {error}");
         answer::error(&error, grpc, audience).into()
     });

@@ -1,0 +1,129 @@
+//! The thread that writes lines: a buffer at a time, when it is full or 100 ms have passed.
+
+use std::{
+    io::{self, Write},
+    sync::mpsc::{Receiver, TryRecvError, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use mesh_policy::access_log::Format;
+use metrics::Counter;
+
+use super::{Sender, line::Line};
+use crate::metrics::Metrics;
+
+/// A buffer of this many bytes is written at once.
+const FULL: usize = 64 * 1024;
+/// What is there is written after so long at the latest.
+const LATEST: Duration = Duration::from_millis(100);
+/// How long it sleeps when nothing is there: far less than the queue takes to fill.
+const PAUSE: Duration = Duration::from_millis(10);
+/// It needs little: what it holds is on the heap.
+const STACK: usize = 256 * 1024;
+
+/// The thread, and how to reach it.
+pub(crate) struct Writer {
+    sender: Sender,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
+}
+
+impl Writer {
+    /// Starts it, for lines of all workers. `queue`: how many wait at most.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no thread.
+    pub(crate) fn start(metrics: &Metrics, queue: usize, format: Format) -> io::Result<Self> {
+        let (queue, lines) = sync_channel(queue);
+        let lost = |why| metrics.counter("mesh_access_log_lost_total", &[("why", why)]);
+        let (written, unwritten) = (metrics.counter("mesh_access_log_lines_total", &[]), lost("write"));
+        let (end, ended) = sync_channel(0);
+        let work = move || {
+            write(&lines, format, &mut io::stdout().lock(), &written, &unwritten);
+            drop(end);
+        };
+        thread::Builder::new().name("access-log".to_owned()).stack_size(STACK).spawn(work)?;
+        Ok(Self { sender: Sender { queue, lost: lost("queue") }, ended })
+    }
+
+    /// Where workers put their lines.
+    pub(crate) fn sender(&self) -> Sender {
+        self.sender.clone()
+    }
+
+    /// Waits until what was handed over is written, once all workers are gone; no longer than `limit`.
+    pub(crate) fn finish(self, limit: Duration) {
+        let Self { sender, ended } = self;
+        drop(sender);
+        let _ended_or_late = ended.recv_timeout(limit);
+    }
+}
+
+/// Writes until no worker is left. Between the first line of a buffer and its last it sleeps, so that lines that come in a row
+/// wake nobody.
+#[allow(clippy::disallowed_methods)] // the thread has nothing else to do
+fn write(lines: &Receiver<Line>, format: Format, out: &mut impl Write, written: &Counter, unwritten: &Counter) {
+    let mut text = String::new();
+    while let Ok(first) = lines.recv() {
+        let until = Instant::now() + LATEST;
+        let mut count = 1;
+        first.write(format, &mut text);
+        while text.len() < FULL {
+            match lines.try_recv() {
+                Ok(line) => {
+                    line.write(format, &mut text);
+                    count += 1;
+                }
+                Err(TryRecvError::Empty) if Instant::now() < until => thread::sleep(PAUSE),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        let is_written = out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok();
+        if is_written { written } else { unwritten }.increment(count);
+        text.clear();
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A standard output of some kind.
+    struct Out {
+        text: Vec<u8>,
+        is_closed: bool,
+    }
+
+    impl Write for Out {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.is_closed {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            self.text.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted() {
+        for is_closed in [false, true] {
+            let metrics = Metrics::default();
+            let (sender, lines) = super::super::tests::queue(&metrics);
+            (0..3).for_each(|_| sender.send(super::super::tests::line()));
+            drop(sender);
+            let (written, unwritten) = (metrics.counter("written", &[]), metrics.counter("unwritten", &[]));
+            let mut out = Out { text: Vec::new(), is_closed };
+            write(&lines, Format::Json, &mut out, &written, &unwritten);
+            let counted = if is_closed { "unwritten 3" } else { "\nwritten 3" };
+            assert!(format!("\n{}", metrics.render()).contains(counted), "{}", metrics.render());
+            let lines = String::from_utf8(out.text).unwrap_or_default().lines().count();
+            assert_eq!(lines, if is_closed { 0 } else { 3 });
+        }
+    }
+}
