@@ -153,7 +153,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read_as_the_same(value in values()) {
             let written = write(&value);
-            let read: Value = serde_saphyr::from_str(&written).map_err(|e| TestCaseError::fail(format!("{e}\n{written}")))?;
+            let read = mesh_resources::yaml::value(&written).map_err(|e| TestCaseError::fail(format!("{e}\n{written}")))?;
             prop_assert_eq!(read, value, "{}", written);
         }
     }

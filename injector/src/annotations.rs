@@ -7,12 +7,13 @@
 use mesh_policy::{
     access_log::{AccessLog, Attributes},
     well_known::{
-        ACCESS_LOG_ANNOTATION, ACCESS_LOG_ATTRIBUTES_ANNOTATION, CONFIG_PREFIX, IMAGE_ANNOTATION, LOG_LEVEL_ANNOTATION,
-        NATIVE_SIDECAR_ANNOTATION, OPAQUE_PORTS_ANNOTATION, PRE_STOP_SECONDS_ANNOTATION, PROTOCOL_ANNOTATION,
-        PROXY_CPU_LIMIT_ANNOTATION, PROXY_CPU_REQUEST_ANNOTATION, PROXY_MEMORY_LIMIT_ANNOTATION,
-        PROXY_MEMORY_REQUEST_ANNOTATION, PROXY_WORKERS_ANNOTATION, REWRITE_PROBES_ANNOTATION,
-        SHUTDOWN_GRACE_ANNOTATION, SKIP_INBOUND_PORTS_ANNOTATION, SKIP_OUTBOUND_PORTS_ANNOTATION,
-        STRICT_PATH_PORTS_ANNOTATION,
+        ACCESS_LOG_ANNOTATION, ACCESS_LOG_ATTRIBUTES_ANNOTATION, CONFIG_PREFIX, IMAGE_ANNOTATION,
+        INIT_CPU_LIMIT_ANNOTATION, INIT_CPU_REQUEST_ANNOTATION, INIT_MEMORY_LIMIT_ANNOTATION,
+        INIT_MEMORY_REQUEST_ANNOTATION, LOG_LEVEL_ANNOTATION, NATIVE_SIDECAR_ANNOTATION, OPAQUE_PORTS_ANNOTATION,
+        PRE_STOP_SECONDS_ANNOTATION, PROTOCOL_ANNOTATION, PROXY_CPU_LIMIT_ANNOTATION, PROXY_CPU_REQUEST_ANNOTATION,
+        PROXY_MEMORY_LIMIT_ANNOTATION, PROXY_MEMORY_REQUEST_ANNOTATION, PROXY_WORKERS_ANNOTATION,
+        REWRITE_PROBES_ANNOTATION, SHUTDOWN_GRACE_ANNOTATION, SKIP_INBOUND_PORTS_ANNOTATION,
+        SKIP_OUTBOUND_PORTS_ANNOTATION, STRICT_PATH_PORTS_ANNOTATION,
     },
 };
 use serde_json::{Map, Value};
@@ -68,6 +69,31 @@ pub const ANNOTATIONS: &[Annotation] = &[
             settings.image = image(text).then(|| text.to_owned()).ok_or(())?;
             Ok(())
         },
+    },
+    Annotation {
+        name: INIT_CPU_LIMIT_ANNOTATION,
+        allowed: QUANTITY,
+        purpose: "CPU that `mesh-init` may use at most; else what `proxy-cpu-limit` says, or `init.resources`.",
+        apply: |settings, text| quantity(&mut settings.init_resources.limits, "cpu", text),
+    },
+    Annotation {
+        name: INIT_CPU_REQUEST_ANNOTATION,
+        allowed: QUANTITY,
+        purpose: "CPU that the scheduler keeps free for `mesh-init`; else what `proxy-cpu-request` says, or `init.resources`.",
+        apply: |settings, text| quantity(&mut settings.init_resources.requests, "cpu", text),
+    },
+    Annotation {
+        name: INIT_MEMORY_LIMIT_ANNOTATION,
+        allowed: QUANTITY,
+        purpose: "Memory beyond which `mesh-init` is killed; else what `proxy-memory-limit` says, or `init.resources`.",
+        apply: |settings, text| quantity(&mut settings.init_resources.limits, "memory", text),
+    },
+    Annotation {
+        name: INIT_MEMORY_REQUEST_ANNOTATION,
+        allowed: QUANTITY,
+        purpose: "Memory that the scheduler keeps free for `mesh-init`; else what `proxy-memory-request` says, or \
+                  `init.resources`.",
+        apply: |settings, text| quantity(&mut settings.init_resources.requests, "memory", text),
     },
     Annotation {
         name: LOG_LEVEL_ANNOTATION,
@@ -209,6 +235,8 @@ pub struct Settings {
     pub workers: u32,
     /// Requests and limits of the sidecar.
     pub resources: Resources,
+    /// Requests and limits of `mesh-init`.
+    pub init_resources: Resources,
     /// Open requests may end this long after SIGTERM.
     pub shutdown_grace_seconds: u32,
     /// Whether the sidecar is an init container that stays.
@@ -254,9 +282,12 @@ pub enum AnnotationError {
     },
     /// Annotation and configuration together request more than they allow.
     #[error(
-        "{request} {resource} are requested for the sidecar, above its limit of {limit}: set both annotations {CONFIG_PREFIX}proxy-{resource}-request and {CONFIG_PREFIX}proxy-{resource}-limit"
+        "{request} {resource} are requested for mesh-{container}, above its limit of {limit}: set both annotations \
+         {CONFIG_PREFIX}{container}-{resource}-request and {CONFIG_PREFIX}{container}-{resource}-limit"
     )]
     Contradiction {
+        /// `proxy` or `init`.
+        container: &'static str,
         /// `cpu` or `memory`.
         resource: String,
         /// The request.
@@ -264,6 +295,16 @@ pub enum AnnotationError {
         /// The limit.
         limit: Quantity,
     },
+}
+
+impl AnnotationError {
+    /// The annotation that it is about, if it is one.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Unknown { name, .. } | Self::NotText { name } | Self::Value { name, .. } => Some(name),
+            Self::Contradiction { .. } => None,
+        }
+    }
 }
 
 impl Settings {
@@ -279,13 +320,33 @@ impl Settings {
                 allowed: annotation.allowed,
             })?;
         }
-        match settings.resources.contradiction() {
-            None => Ok(settings),
-            Some((resource, request, limit)) => Err(AnnotationError::Contradiction {
-                resource: resource.to_owned(),
-                request: request.clone(),
-                limit: limit.clone(),
-            }),
+        settings.size_init(annotations);
+        for (container, resources) in [("proxy", &settings.resources), ("init", &settings.init_resources)] {
+            if let Some((resource, request, limit)) = resources.contradiction() {
+                let (resource, request, limit) = (resource.to_owned(), request.clone(), limit.clone());
+                return Err(AnnotationError::Contradiction { container, resource, request, limit });
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Gives `mesh-init` the amounts that annotations give the sidecar, where none are its own: a pod whose sidecar has equal
+    /// requests and limits is Guaranteed only if all its containers have. It costs nothing, for `mesh-init` ends before the
+    /// sidecar begins, and of init containers the largest request counts.
+    fn size_init(&mut self, annotations: Option<&Map<String, Value>>) {
+        let has = |name: &str| annotations.is_some_and(|annotations| annotations.contains_key(name));
+        let (init, proxy) = (&mut self.init_resources, &self.resources);
+        for (own, sidecars, resource) in [
+            (INIT_CPU_LIMIT_ANNOTATION, PROXY_CPU_LIMIT_ANNOTATION, "cpu"),
+            (INIT_MEMORY_LIMIT_ANNOTATION, PROXY_MEMORY_LIMIT_ANNOTATION, "memory"),
+        ] {
+            copy(has(sidecars) && !has(own), resource, &mut init.limits, &proxy.limits);
+        }
+        for (own, sidecars, resource) in [
+            (INIT_CPU_REQUEST_ANNOTATION, PROXY_CPU_REQUEST_ANNOTATION, "cpu"),
+            (INIT_MEMORY_REQUEST_ANNOTATION, PROXY_MEMORY_REQUEST_ANNOTATION, "memory"),
+        ] {
+            copy(has(sidecars) && !has(own), resource, &mut init.requests, &proxy.requests);
         }
     }
 
@@ -296,6 +357,7 @@ impl Settings {
             log_level: proxy.log_level,
             workers: proxy.workers,
             resources: proxy.resources,
+            init_resources: config.init.resources.clone(),
             shutdown_grace_seconds: proxy.shutdown_grace_seconds,
             native_sidecar: proxy.native_sidecar,
             opaque_ports: proxy.opaque_ports,
@@ -308,10 +370,20 @@ impl Settings {
 }
 
 fn unknown(key: &str) -> AnnotationError {
+    AnnotationError::Unknown { nearest: nearest(key), name: key.chars().take(SHOWN + CONFIG_PREFIX.len()).collect() }
+}
+
+/// The known name that is most like another.
+pub(crate) fn nearest(key: &str) -> &'static str {
     let name: String = key.chars().take(SHOWN + CONFIG_PREFIX.len()).collect();
-    let nearest =
-        ANNOTATIONS.iter().map(|known| known.name).min_by_key(|known| strsim::damerau_levenshtein(known, &name));
-    AnnotationError::Unknown { nearest: nearest.unwrap_or_default(), name }
+    let names = ANNOTATIONS.iter().map(|known| known.name);
+    names.min_by_key(|known| strsim::damerau_levenshtein(known, &name)).unwrap_or_default()
+}
+
+/// The annotation that has the same name as one of another domain.
+pub(crate) fn alike(key: &str) -> Option<&'static str> {
+    let (_, name) = key.rsplit_once('/')?;
+    ANNOTATIONS.iter().map(|known| known.name).find(|known| known.strip_prefix(CONFIG_PREFIX) == Some(name))
 }
 
 fn whole(text: &str, least: u32, most: u32) -> Result<u32, ()> {
@@ -334,7 +406,16 @@ fn protocols(text: &str) -> Result<(), ()> {
     })
 }
 
-fn quantity(resources: &mut std::collections::BTreeMap<String, Quantity>, name: &str, text: &str) -> Result<(), ()> {
+/// Amounts of a container by what they are of.
+type Amounts = std::collections::BTreeMap<String, Quantity>;
+
+fn copy(wanted: bool, resource: &str, to: &mut Amounts, from: &Amounts) {
+    if let Some(amount) = from.get(resource).filter(|_| wanted) {
+        to.insert(resource.to_owned(), amount.clone());
+    }
+}
+
+fn quantity(resources: &mut Amounts, name: &str, text: &str) -> Result<(), ()> {
     resources.insert(name.to_owned(), Quantity::parse(text).map_err(drop)?);
     Ok(())
 }

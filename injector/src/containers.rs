@@ -55,7 +55,7 @@ pub(crate) fn init(config: &Config, settings: &Settings, with_resources: bool) -
     container.insert("args".into(), json!(["init"]));
     container.insert("env".into(), env.into());
     if with_resources {
-        insert_resources(&mut container, &config.init.resources);
+        insert_resources(&mut container, &settings.init_resources);
     }
     container.insert("securityContext".into(), security);
     container.insert("terminationMessagePolicy".into(), "FallbackToLogsOnError".into());

@@ -14,6 +14,8 @@ mod containers;
 pub mod events;
 pub mod manifest;
 pub mod metrics;
+pub mod misplaced;
+mod other_mesh;
 pub mod patch;
 pub mod pod;
 pub mod ports;

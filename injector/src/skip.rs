@@ -8,11 +8,7 @@ use std::fmt;
 use mesh_policy::well_known::INJECT_LABEL;
 use serde_json::{Map, Value};
 
-use crate::{
-    config::Config,
-    pod::{Pod, name_of},
-    refusal::Refusal,
-};
+use crate::{config::Config, other_mesh, pod::Pod, refusal::Refusal};
 
 /// Why a pod is left as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +34,19 @@ pub enum Skip {
     AlreadyInjected,
     /// It was injected by another version, by hand (`meshctl inject --manual`).
     OtherVersion(String),
+    /// A container has no name in its manifest: the controller of its kind gives it one.
+    Nameless,
+    /// The label of the Namespace says `disabled`.
+    NamespaceOptedOut,
+    /// The Namespace asks for another mesh.
+    NamespaceOfOtherMesh {
+        /// Its name.
+        mesh: &'static str,
+        /// What shows it.
+        evidence: String,
+    },
+    /// What holds the template has the label that is for pods, and there it says `disabled`.
+    OptedOutAbove(&'static str),
 }
 
 impl Skip {
@@ -52,6 +61,9 @@ impl Skip {
             Self::OtherMesh { .. } => "other-mesh",
             Self::AlreadyInjected => "already-injected",
             Self::OtherVersion(_) => "other-version",
+            Self::Nameless => "nameless",
+            Self::OptedOutAbove(_) | Self::NamespaceOptedOut => "opted-out",
+            Self::NamespaceOfOtherMesh { .. } => "other-mesh",
         }
     }
 
@@ -76,6 +88,19 @@ impl fmt::Display for Skip {
             Self::OtherVersion(version) => {
                 write!(f, "the pod was injected by hand by version {version}; inject its manifest anew to update it")
             }
+            Self::Nameless => f.write_str(
+                "a container has no name, for the controller of this kind gives it one when it makes the pod: set the label \
+                 (inject without --manual), and the webhook does the rest",
+            ),
+            Self::NamespaceOptedOut => write!(f, "the namespace is opted out by its label {INJECT_LABEL}=disabled"),
+            Self::NamespaceOfOtherMesh { mesh, evidence } => {
+                write!(f, "the namespace belongs to {mesh} ({evidence}), and no pod can be served by two meshes")
+            }
+            Self::OptedOutAbove(where_to) => write!(
+                f,
+                "its own label {INJECT_LABEL}=disabled says so, though nothing but the label of pods is read: if they are to \
+                 stay out of the mesh, put it on {where_to}, and else remove it"
+            ),
         }
     }
 }
@@ -102,67 +127,46 @@ pub(crate) fn reason(pod: &Pod<'_>, namespace: &str, config: &Config) -> Result<
     let says = |pointer: &[&str], text: &str| at(pointer).and_then(Value::as_str) == Some(text);
     Ok(if at(&["hostNetwork"]) == Some(&Value::Bool(true)) {
         Some(Skip::HostNetwork)
-    } else if says(&["os", "name"], "windows") || says(&["nodeSelector", "kubernetes.io/os"], "windows") {
+    } else if says(&["os", "name"], "windows") || is_on_windows(pod) {
         Some(Skip::Windows)
     } else if pod.annotation("kubernetes.io/config.mirror").is_some() {
         Some(Skip::StaticPod)
     } else {
-        other_mesh(pod).map(|(mesh, evidence)| Skip::OtherMesh { mesh, evidence })
+        other_mesh::of_pod(pod).map(|(mesh, evidence)| Skip::OtherMesh { mesh, evidence })
     })
 }
 
-/// How another mesh is known.
-struct OtherMesh {
-    name: &'static str,
-    /// Its containers, ordinary and init.
-    containers: &'static [&'static str],
-    /// Its labels and annotations, with the values that ask for its sidecar.
-    asks: &'static [(&'static str, &'static [&'static str])],
+/// Labels of nodes that name their operating system: today's, and the one before it, which nodes have as well.
+const OS_LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
+/// The label that nodes of Windows have and others do not.
+const WINDOWS_BUILD: &str = "node.kubernetes.io/windows-build";
+
+/// Whether a pod is scheduled to nodes of Windows only: by its node selector, or by what its affinity requires.
+fn is_on_windows(pod: &Pod<'_>) -> bool {
+    let selects = |selector: &Map<String, Value>| {
+        selector.contains_key(WINDOWS_BUILD)
+            || OS_LABELS.iter().any(|label| selector.get(*label).and_then(Value::as_str) == Some("windows"))
+    };
+    if pod.spec.get("nodeSelector").and_then(Value::as_object).is_some_and(selects) {
+        return true;
+    }
+    const REQUIRED: &str = "/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+    let terms = pod.spec.get("affinity").and_then(|affinity| affinity.pointer(REQUIRED)).and_then(Value::as_array);
+    // One of the terms is enough for a node, and of a term every expression must hold.
+    terms.is_some_and(|terms| !terms.is_empty() && terms.iter().all(requires_windows))
 }
 
-const OTHER_MESHES: &[OtherMesh] = &[
-    OtherMesh {
-        name: "Linkerd",
-        containers: &["linkerd-proxy", "linkerd-init", "linkerd-network-validator"],
-        asks: &[("linkerd.io/inject", &["enabled", "ingress"])],
-    },
-    OtherMesh {
-        name: "Istio",
-        containers: &["istio-proxy", "istio-init", "istio-validation"],
-        asks: &[("sidecar.istio.io/inject", &["true"]), ("istio.io/dataplane-mode", &["ambient"])],
-    },
-    OtherMesh {
-        name: "Kuma",
-        containers: &["kuma-sidecar", "kuma-init", "kuma-validation"],
-        asks: &[("kuma.io/sidecar-injection", &["enabled", "true"])],
-    },
-    OtherMesh {
-        name: "Consul",
-        containers: &["consul-dataplane", "consul-connect-inject-init", "consul-mesh-init"],
-        asks: &[("consul.hashicorp.com/connect-inject", &["true"])],
-    },
-    OtherMesh {
-        name: "Open Service Mesh",
-        containers: &["osm-init"],
-        asks: &[("openservicemesh.io/sidecar-injection", &["enabled", "yes", "true"])],
-    },
-];
-
-/// The mesh that serves a pod already or is asked to, and what shows it.
-pub(crate) fn other_mesh(pod: &Pod<'_>) -> Option<(&'static str, String)> {
-    let container = OTHER_MESHES.iter().find_map(|mesh| {
-        let (field, container) = pod.all_containers().find(|(_, one)| mesh.containers.contains(&name_of(one)))?;
-        Some((mesh.name, format!("{field} is {}", name_of(container))))
-    });
-    container.or_else(|| {
-        OTHER_MESHES.iter().find_map(|mesh| {
-            let asked = |kind: &str, map: Option<&Map<String, Value>>| {
-                mesh.asks.iter().find_map(|(key, values)| {
-                    let value = map?.get(*key)?.as_str().filter(|value| values.contains(value))?;
-                    Some((mesh.name, format!("{kind} {key}={value}")))
-                })
-            };
-            asked("annotation", pod.annotations).or_else(|| asked("label", pod.labels))
-        })
+fn requires_windows(term: &Value) -> bool {
+    let expressions = term.get("matchExpressions").and_then(Value::as_array);
+    expressions.into_iter().flatten().any(|expression| {
+        let text = |field: &str| expression.get(field).and_then(Value::as_str).unwrap_or_default();
+        let mut values = expression.get("values").and_then(Value::as_array).into_iter().flatten().peekable();
+        match (text("key"), text("operator")) {
+            (key, "In") if OS_LABELS.contains(&key) => {
+                values.peek().is_some() && values.all(|value| value == "windows")
+            }
+            (WINDOWS_BUILD, "In" | "Exists") => true,
+            _ => false,
+        }
     })
 }

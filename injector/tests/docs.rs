@@ -30,6 +30,7 @@ fn every_reason_is_a_row() {
         Skip::OtherMesh { mesh: "Istio", evidence: String::new() },
         Skip::AlreadyInjected,
         Skip::OtherVersion(String::new()),
+        Skip::Nameless,
     ] {
         assert!(page.contains(&format!("\n| `{}` |", skip.slug())), "{skip:?}");
     }

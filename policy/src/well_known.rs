@@ -81,6 +81,14 @@ pub const ACCESS_LOG_ANNOTATION: &str = "config.meshctl.dev/access-log";
 pub const ACCESS_LOG_ATTRIBUTES_ANNOTATION: &str = "config.meshctl.dev/access-log-attributes";
 /// The image of sidecar and init container.
 pub const IMAGE_ANNOTATION: &str = "config.meshctl.dev/image";
+/// CPU at most, of the init container.
+pub const INIT_CPU_LIMIT_ANNOTATION: &str = "config.meshctl.dev/init-cpu-limit";
+/// CPU kept free for the init container.
+pub const INIT_CPU_REQUEST_ANNOTATION: &str = "config.meshctl.dev/init-cpu-request";
+/// Memory at most, of the init container.
+pub const INIT_MEMORY_LIMIT_ANNOTATION: &str = "config.meshctl.dev/init-memory-limit";
+/// Memory kept free for the init container.
+pub const INIT_MEMORY_REQUEST_ANNOTATION: &str = "config.meshctl.dev/init-memory-request";
 /// The log filter.
 pub const LOG_LEVEL_ANNOTATION: &str = "config.meshctl.dev/log-level";
 /// Whether the sidecar is an init container that stays.

@@ -344,7 +344,7 @@ impl Displaced {
 /// What names a route.
 pub(crate) fn id_of(route: &RouteObject) -> ObjectId {
     let meta = &route.meta;
-    ObjectId { kind: meta.kind.as_str().to_owned(), namespace: meta.namespace.to_string(), name: meta.name.to_string() }
+    ObjectId::used(meta.kind.as_str(), &meta.namespace, &meta.name)
 }
 
 fn report_at(parent: &Parent, service: &ServiceRef, why: Displaced, report: &mut Report<'_>) {

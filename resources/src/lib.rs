@@ -54,6 +54,7 @@ mod status;
 mod told;
 mod walker;
 mod workload;
+pub mod yaml;
 
 pub use attach::Found;
 pub use backend::BackendObject;

@@ -3,14 +3,9 @@
 //! YAML and JSON are read into a value and a list beside it: eight bytes a value, in the order of a walk over the
 //! value. A second tree would cost more than the first.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::sync::Arc;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
-};
 use serde_json::Value;
-use serde_saphyr::Spanned;
 
 /// The place of one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +33,11 @@ impl PartialEq for Lines {
 }
 
 impl Lines {
+    /// Those of a value whose parts have no known lines.
+    pub(crate) fn beginning_at(line: u64) -> Self {
+        Self { entries: [Entry { line: u32::try_from(line).unwrap_or(u32::MAX), size: 1 }].into(), start: 0 }
+    }
+
     /// The line of the field at a path such as `spec.rules[0].name`, or of the nearest one above it that is there.
     pub(crate) fn of(&self, object: &Value, path: &str) -> Option<u64> {
         let (mut at, mut value, mut rest) = (self.start, object, path);
@@ -93,7 +93,8 @@ fn step<'v, 'p>(value: &'v Value, path: &'p str) -> Option<(usize, &'v Value, &'
     fitting.max_by_key(|(length, _)| *length).map(|(_, found)| found)
 }
 
-/// A value with its lines.
+/// A value with its lines, while it is put together.
+#[derive(Clone, Debug)]
 pub(crate) struct Located {
     pub(crate) value: Value,
     /// Its own first.
@@ -101,114 +102,57 @@ pub(crate) struct Located {
 }
 
 impl Located {
-    /// The value, and its lines. What has no line of its own (a text in a list) has that of the list.
-    pub(crate) fn into_parts(mut self) -> (Value, Lines) {
-        let mut above: Vec<(usize, u32)> = Vec::new();
-        for (at, entry) in self.entries.iter_mut().enumerate() {
-            while above.last().is_some_and(|(end, _)| *end <= at) {
-                above.pop();
-            }
-            if entry.line == UNKNOWN {
-                entry.line = above.last().map_or(1, |(_, line)| *line);
-            }
-            above.push((at + entry.size as usize, entry.line));
-        }
+    /// A value without parts.
+    pub(crate) fn scalar(value: Value, line: u32) -> Self {
+        Self { value, entries: vec![Entry { line, size: 1 }] }
+    }
+
+    /// Takes in the lines of the next part, in the order of a walk over the finished value, and gives the part back.
+    pub(crate) fn holding(&mut self, part: Self) -> Value {
+        self.entries.extend(part.entries);
+        // Files are far too small for more than fit.
+        self.entries[0].size = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        part.value
+    }
+
+    /// What is behind a name stands where the name does.
+    pub(crate) fn set_line(&mut self, line: u32) {
+        self.entries[0].line = line;
+    }
+
+    /// How many values it is, itself and all below it.
+    pub(crate) fn size(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The items of a list.
+    pub(crate) fn into_items(self) -> Vec<Self> {
+        let Value::Array(items) = self.value else { return Vec::new() };
+        items.into_iter().zip(parts(&self.entries)).map(|(value, entries)| Self { value, entries }).collect()
+    }
+
+    /// The fields of a map; `None` if it is none.
+    pub(crate) fn into_fields(self) -> Option<Vec<(String, Self)>> {
+        let Value::Object(fields) = self.value else { return None };
+        let parts = parts(&self.entries);
+        Some(fields.into_iter().zip(parts).map(|((name, value), entries)| (name, Self { value, entries })).collect())
+    }
+
+    /// The value and its lines.
+    pub(crate) fn into_parts(self) -> (Value, Lines) {
         (self.value, Lines { entries: self.entries.into(), start: 0 })
     }
-
-    fn scalar<E>(value: impl Into<Value>) -> Result<Self, E> {
-        Ok(Self { value: value.into(), entries: vec![Entry { line: UNKNOWN, size: 1 }] })
-    }
 }
 
-/// A line that is not known yet; real ones begin with 1.
-const UNKNOWN: u32 = 0;
-
-impl<'de> Deserialize<'de> for Located {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyValue)
+/// The entries of each part of a value.
+fn parts(entries: &[Entry]) -> Vec<Vec<Entry>> {
+    let (mut parts, mut at) = (Vec::new(), 1);
+    while let Some(first) = entries.get(at) {
+        let end = at + first.size as usize;
+        parts.push(entries.get(at..end).unwrap_or_default().to_vec());
+        at = end;
     }
-}
-
-struct AnyValue;
-
-impl<'de> Visitor<'de> for AnyValue {
-    type Value = Located;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value of YAML or JSON")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Located, E> {
-        Located::scalar(value)
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Located, E> {
-        Located::scalar(value)
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Located, E> {
-        Located::scalar(value)
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Located, E> {
-        Located::scalar(value)
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Located, E> {
-        Located::scalar(value)
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Located, E> {
-        Located::scalar(value)
-    }
-
-    fn visit_unit<E>(self) -> Result<Located, E> {
-        Located::scalar(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Located, E> {
-        Located::scalar(Value::Null)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Located, D::Error> {
-        Located::deserialize(deserializer)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Located, A::Error> {
-        let (mut items, mut entries) = (Vec::new(), vec![Entry { line: UNKNOWN, size: 1 }]);
-        while let Some(item) = access.next_element::<Located>()? {
-            items.push(item.value);
-            entries.extend(item.entries);
-        }
-        entries[0].size = size_of_entries(&entries);
-        Ok(Located { value: Value::Array(items), entries })
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Located, A::Error> {
-        // Sorted, as a walk over the finished object goes. Only names are asked for their place: to ask each value
-        // would take several times the stack at each level, and files may be deep.
-        let mut fields = BTreeMap::new();
-        let mut first = UNKNOWN;
-        while let Some((name, mut field)) = access.next_entry::<Spanned<String>, Located>()? {
-            let line = u32::try_from(name.referenced.line()).unwrap_or(u32::MAX);
-            field.entries[0].line = line;
-            first = if first == UNKNOWN { line } else { first.min(line) };
-            fields.insert(name.value, field);
-        }
-        let (mut object, mut entries) = (serde_json::Map::new(), vec![Entry { line: first, size: 1 }]);
-        for (name, field) in fields {
-            object.insert(name, field.value);
-            entries.extend(field.entries);
-        }
-        entries[0].size = size_of_entries(&entries);
-        Ok(Located { value: Value::Object(object), entries })
-    }
-}
-
-/// Files are far too small for more than fit.
-fn size_of_entries(entries: &[Entry]) -> u32 {
-    u32::try_from(entries.len()).unwrap_or(u32::MAX)
+    parts
 }
 
 #[cfg(test)]
@@ -220,12 +164,16 @@ mod tests {
     fn every_field_has_its_line() {
         let text = "kind: A\nspec:\n  rules:\n  - name: one\n    list: [1,\n      2]\n  # a comment\n  - name: two\n\
                     meta:\n  notes:\n    a.b/c: x\n    a: {b: y}\n";
-        let (value, lines) = serde_saphyr::from_str::<Located>(text).unwrap().into_parts();
+        let read = |text: &str| {
+            let document = crate::yaml::documents(text).unwrap().remove(0);
+            (document.value.unwrap(), document.lines)
+        };
+        let (value, lines) = read(text);
         for (path, line) in [
             ("", 1),
             ("kind", 1),
             ("spec.rules[0].name", 4),
-            ("spec.rules[0].list[1]", 5),
+            ("spec.rules[0].list[1]", 6),
             ("spec.rules[1]", 8),
             ("spec.rules[1].name", 8),
             ("spec.rules[1].absent.deeper", 8),
@@ -236,8 +184,7 @@ mod tests {
         ] {
             assert_eq!(lines.of(&value, path), Some(line), "{path}");
         }
-        let list = serde_saphyr::from_str::<Located>("kind: List\nitems:\n- a: 1\n  b: 2\n- c: 3\n").unwrap();
-        let (value, lines) = list.into_parts();
+        let (value, lines) = read("kind: List\nitems:\n- a: 1\n  b: 2\n- c: 3\n");
         let items = lines.items(&value, "items");
         assert_eq!((items.len(), items[0].of(&value["items"][0], "b")), (2, Some(4)));
         assert_eq!(items[1].of(&value["items"][1], "c"), Some(5));

@@ -3,7 +3,11 @@
 //! Manifests are YAML (several documents in a file) or JSON, single objects or a `List`. Reading them is bounded in
 //! size, depth and alias expansion, since a folder may be written by anyone.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -14,8 +18,9 @@ use mesh_policy::{
 };
 
 use crate::{
-    kinds::is_used,
-    lines::{Lines, Located},
+    kinds::{group_of, is_used},
+    lines::Lines,
+    yaml,
 };
 
 /// Longest manifest file, in bytes. Etcd refuses objects above 1.5 MiB, so this is room for several.
@@ -52,6 +57,8 @@ pub struct ObjectId {
     pub namespace: String,
     /// The name.
     pub name: String,
+    /// The API group, empty for the core: other groups have a Service of their own.
+    pub group: String,
 }
 
 /// Namespace and name.
@@ -76,7 +83,15 @@ impl Key {
 
     /// What names the object of a kind that has this key.
     pub(crate) fn id(&self, kind: &str) -> ObjectId {
-        ObjectId { kind: kind.to_owned(), namespace: self.namespace.to_string(), name: self.name.to_string() }
+        ObjectId::used(kind, &self.namespace, &self.name)
+    }
+}
+
+impl ObjectId {
+    /// An object of one of the mesh's own kinds, whose names say the group.
+    pub fn used(kind: &str, namespace: &str, name: &str) -> Self {
+        let [kind, namespace, name, group] = [kind, namespace, name, group_of(kind)].map(str::to_owned);
+        Self { kind, namespace, name, group }
     }
 }
 
@@ -142,7 +157,12 @@ impl Object {
     /// cannot be told which object this is, and so not which earlier version stays in force.
     pub fn from_value(value: Value, source: Option<Source>) -> Result<Self, String> {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (api_version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
+        let (api_version, kind, mut name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
+        // An API server makes up the end of such a name, another for each object.
+        let prefix = text("/metadata/generateName");
+        if name.is_empty() && !prefix.is_empty() {
+            name = format!("{prefix}{}", made_up(source.as_ref()));
+        }
         for (field, found) in [("apiVersion", &api_version), ("kind", &kind), ("metadata.name", &name)] {
             if found.is_empty() {
                 return Err(format!("the object has no `{field}`"));
@@ -175,7 +195,8 @@ impl Object {
 
     /// What names it.
     pub fn id(&self) -> ObjectId {
-        ObjectId { kind: self.kind.clone(), namespace: self.namespace.clone(), name: self.name.clone() }
+        let (kind, namespace, name) = (self.kind.clone(), self.namespace.clone(), self.name.clone());
+        ObjectId { kind, namespace, name, group: self.group().to_owned() }
     }
 
     /// `metadata.generation`, which a status repeats; 0 if it has none.
@@ -203,24 +224,11 @@ pub fn parse_manifests(text: &str, file: &str) -> Result<Vec<Object>, ParseError
         let message = format!("the file has {} bytes, more than {MAX_FILE_BYTES}: split it", text.len());
         return Err(error(1, 1, message));
     }
-    let options = serde_saphyr::options! {
-        with_snippet: false,
-        // YAML 1.2: `n`, `on` and `yes` are texts, as a namespace or a name may be.
-        strict_booleans: true,
-        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_documents: MAX_OBJECTS },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS },
-    };
-    // A byte order mark says nothing in UTF-8, and some editors write one.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let documents = serde_saphyr::from_multiple_with_options::<Located>(text, options);
-    let documents = documents.map_err(|e| {
-        let (line, column) = e.location().map_or((1, 1), |at| (at.line(), at.column()));
-        error(line, column, e.to_string().replace('\n', " "))
-    })?;
+    let documents = yaml::documents(text).map_err(|e| error(e.line, e.column, e.what))?;
     let name: Arc<str> = file.into();
     let mut objects = Vec::new();
     for document in documents {
-        let mut found = vec![document.into_parts()];
+        let mut found: Vec<_> = document.value.map(|value| (value, document.lines)).into_iter().collect();
         // A List may hold lists; its depth is bounded by that of the document.
         while let Some((mut value, lines)) = found.pop() {
             let is_list = value.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
@@ -240,6 +248,16 @@ pub fn parse_manifests(text: &str, file: &str) -> Result<Vec<Object>, ParseError
         }
     }
     Ok(objects)
+}
+
+/// An end for a name that the API server is to make up, as long as its own: the same for the same place of a file.
+fn made_up(source: Option<&Source>) -> String {
+    let mut hash = DefaultHasher::new();
+    source.hash(&mut hash);
+    let hash = hash.finish();
+    // The letters that API servers use.
+    const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    (0..5).map(|n| char::from(LETTERS[(hash >> (8 * n)) as u8 as usize % LETTERS.len()])).collect()
 }
 
 /// Seconds since 1970 of an RFC 3339 time; fractions of a second are dropped.
@@ -303,11 +321,11 @@ mod tests {
 
     #[test]
     fn documents_know_their_lines() {
-        let text = "# first\napiVersion: v1\nkind: Service\nmetadata:\n  name: a\n---\n---\n# second\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: b, namespace: n}}\n- {apiVersion: v1, kind: Pod, metadata: {name: c}}\n";
+        let text = "# first\napiVersion: v1\nkind: Service\nmetadata:\n  name: a\n---\n---\n# second\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: b, namespace: ns}}\n- {apiVersion: v1, kind: Pod, metadata: {name: c}}\n";
         let objects = parse_manifests(text, "f.yaml").unwrap();
         let seen: Vec<_> =
             objects.iter().map(|o| (o.id().to_string(), o.source.as_ref().unwrap().to_string())).collect();
-        let expected = [("Service default/a", "f.yaml:2"), ("Pod n/b", "f.yaml:12"), ("Pod default/c", "f.yaml:13")];
+        let expected = [("Service default/a", "f.yaml:2"), ("Pod ns/b", "f.yaml:12"), ("Pod default/c", "f.yaml:13")];
         assert_eq!(seen, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
         let json = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"a","creationTimestamp":"2020-09-08T01:02:03Z"}}"#;
         assert_eq!(parse_manifests(json, "f.json").unwrap()[0].created, 1_599_526_923);

@@ -179,7 +179,7 @@ impl Room {
                 if left_out.bytes <= room {
                     room -= left_out.bytes;
                     let (kind, namespace, name) = (kind.to_string(), namespace.to_string(), name.to_string());
-                    readable.push(ObjectId { kind, namespace, name });
+                    readable.push(ObjectId::used(&kind, &namespace, &name));
                 }
             }
         }
@@ -191,7 +191,7 @@ impl Room {
         let gone = self.by_namespace.iter().filter(|(_, held)| held.gone > 0);
         gone.flat_map(|(namespace, held)| {
             let (kind, name) = ("Namespace".to_owned(), namespace.to_string());
-            let mut report = Report::about(ObjectId { kind, namespace: name.clone(), name });
+            let mut report = Report::about(ObjectId::used(&kind, &name, &name));
             let what = format!(
                 "its objects take more than {} MiB with what is kept of those that are not in force; nothing is kept of {} \
                  more, and Services to which routes among them are attached are closed",
@@ -339,7 +339,7 @@ mod tests {
     }
 
     fn id(namespace: &str, name: &str) -> ObjectId {
-        ObjectId { kind: "Fake".to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
+        ObjectId::used("Fake", namespace, name)
     }
 
     #[test]

@@ -146,7 +146,7 @@ mod tests {
 
     fn decode(value: &Value) -> Result<Selector, Invalid> {
         let (kind, namespace, name) = ("Test".to_owned(), "n".to_owned(), "t".to_owned());
-        Selector::decode(&Node::root(value), &mut Report::about(ObjectId { kind, namespace, name }))
+        Selector::decode(&Node::root(value), &mut Report::about(ObjectId::used(&kind, &namespace, &name)))
     }
 
     #[test]

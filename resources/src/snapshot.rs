@@ -233,7 +233,7 @@ impl Snapshot {
     /// Forgets an object. Gives the problems that end with it.
     pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) -> Vec<Problem> {
         let key = Key::new(namespace, name);
-        let id = ObjectId { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
+        let id = ObjectId::used(kind, namespace, name);
         // The others are of no namespace, and are not counted.
         if is_namespaced(kind) {
             let had_gone = self.has_gone(&key.namespace);

@@ -103,7 +103,7 @@ mod tests {
 
     fn problems(count: usize) -> Vec<Problem> {
         let (kind, namespace, name) = ("HTTPRoute".to_owned(), "a".to_owned(), "r".to_owned());
-        let mut report = Report::about(ObjectId { kind, namespace, name });
+        let mut report = Report::about(ObjectId::used(&kind, &namespace, &name));
         (0..count).for_each(|_| report.error("spec", Reason::Conflicted, "what", "fix"));
         report.finish()
     }

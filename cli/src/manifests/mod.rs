@@ -5,6 +5,7 @@
 pub(crate) mod cluster;
 mod files;
 mod pods;
+pub(crate) mod walk;
 
 use std::process::ExitCode;
 

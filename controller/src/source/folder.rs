@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use mesh_resources::{ParseError, object::MAX_FILE_BYTES, parse_manifests};
+use mesh_resources::{ParseError, object::MAX_FILE_BYTES, parse_manifests, yaml};
 
 use crate::{
     metrics::Metrics,
@@ -145,10 +145,10 @@ fn broken(name: &str, message: String) -> ParseError {
 
 /// Reads a file whose length may change meanwhile.
 fn read_bounded(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    std::fs::File::open(path)?.take(limit).read_to_string(&mut text)?;
-    Ok(text)
+    std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    yaml::decode(bytes).map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use mesh_resources::{Class, Key, Object, ObjectId, Options, Snapshot, group_of, is_used};
+use mesh_resources::{Class, Key, Object, ObjectId, Options, Snapshot, is_used};
 use tokio::sync::watch;
 
 use crate::{
@@ -29,9 +29,6 @@ use crate::{
 pub use super::published::Published;
 pub(crate) use super::published::look;
 
-/// What tells objects apart: kind, namespace and name, and the API group.
-type QualifiedName = (ObjectId, String);
-
 /// A file, and which of its objects.
 type Position = (Arc<str>, usize);
 
@@ -42,15 +39,15 @@ pub struct Index {
     /// Objects of a folder by file, in the order of the file.
     sources: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
     /// The same by name: one place each, unless several files define it.
-    defined: HashMap<QualifiedName, BTreeMap<Position, Arc<Object>>>,
+    defined: HashMap<ObjectId, BTreeMap<Position, Arc<Object>>>,
     /// Objects of an API server that were left out for want of room, and find it by now.
     again: BTreeSet<ObjectId>,
     /// Names whose definition changed since the last snapshot.
-    changed: BTreeSet<QualifiedName>,
+    changed: BTreeSet<ObjectId>,
     /// The versions in force of those objects that have no problem of [`Class::Schema`].
-    good: HashMap<QualifiedName, Arc<Object>>,
+    good: HashMap<ObjectId, Arc<Object>>,
     /// What is refused of an object.
-    refused_objects: BTreeMap<QualifiedName, Vec<ProblemEntry>>,
+    refused_objects: BTreeMap<ObjectId, Vec<ProblemEntry>>,
     /// Problems of whole sources, such as files that cannot be read or kinds that cannot be watched.
     refused: BTreeMap<Arc<str>, ProblemEntry>,
     /// Whether the problems must be looked for again.
@@ -167,7 +164,7 @@ impl Index {
         if self.sources.get(source) != Some(&objects) {
             self.forget(source);
             for (at, object) in objects.iter().enumerate() {
-                let name = name_of(object);
+                let name = object.id();
                 self.defined.entry(name.clone()).or_default().insert((source.clone(), at), object.clone());
                 self.changed.insert(name);
             }
@@ -216,12 +213,10 @@ impl Index {
         }
         // Those of a folder are at hand.
         for id in self.snapshot.take_readable() {
-            let group = group_of(&id.kind).to_owned();
-            let name = (id, group);
-            if self.defined.contains_key(&name) {
-                self.settle(name)
+            if self.defined.contains_key(&id) {
+                self.settle(id)
             } else {
-                self.again.insert(name.0);
+                self.again.insert(id);
             }
         }
         if std::mem::take(&mut self.new_statuses) {
@@ -321,7 +316,7 @@ impl Index {
     fn forget(&mut self, source: &str) {
         let Some((source, objects)) = self.sources.remove_entry(source) else { return };
         for (at, object) in objects.iter().enumerate() {
-            let name = name_of(object);
+            let name = object.id();
             if let Some(places) = self.defined.get_mut(&name) {
                 places.remove(&(source.clone(), at));
                 if places.is_empty() {
@@ -337,18 +332,21 @@ impl Index {
     /// Of two objects of one name, the one in the first source by name counts, whatever came first in time. One that no
     /// API server would take leaves its earlier version in force, as a refused write does on a cluster; without an
     /// earlier version it is taken in as far as it is understood.
-    fn settle(&mut self, name: QualifiedName) {
+    fn settle(&mut self, name: ObjectId) {
         self.new_problems = true;
         self.refused_objects.remove(&name);
         let mut places = self.defined.get(&name).into_iter().flat_map(BTreeMap::values);
         let Some(object) = places.next() else {
             self.good.remove(&name);
-            let (id, group) = &name;
-            if is_used(group, &id.kind) {
-                self.snapshot.delete(&id.kind, &id.namespace, &id.name);
+            if is_used(&name.group, &name.kind) {
+                self.snapshot.delete(&name.kind, &name.namespace, &name.name);
             }
             return;
         };
+        if !is_used(&name.group, &name.kind) {
+            // Nobody here reads them, and so they may be there twice.
+            return;
+        }
         let mut refused: Vec<_> = places.map(|other| ProblemEntry::duplicate(object, other)).collect();
         let problems = self.snapshot.apply(object);
         let is_good = problems.iter().all(|problem| problem.class != Class::Schema);
@@ -364,10 +362,6 @@ impl Index {
             self.refused_objects.insert(name, refused);
         }
     }
-}
-
-fn name_of(object: &Object) -> QualifiedName {
-    (object.id(), object.group().to_owned())
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ fn resolve(annotations: Value) -> Result<Settings, AnnotationError> {
 fn each_annotation_changes_what_it_names() {
     let settings = resolve(json!({
         "config.meshctl.dev/image": "example.org/mesh-proxy@sha256:abc",
+        "config.meshctl.dev/init-cpu-limit": "2",
+        "config.meshctl.dev/init-memory-request": "32Mi",
         "config.meshctl.dev/log-level": "warn,mesh_proxy=debug",
         "config.meshctl.dev/native-sidecar": "false",
         "config.meshctl.dev/opaque-ports": "25,3306-3310",
@@ -38,6 +40,10 @@ fn each_annotation_changes_what_it_names() {
     assert_eq!(settings.resources.requests["cpu"].as_str(), "100m");
     assert_eq!(settings.resources.limits["memory"].as_str(), "1Gi");
     assert_eq!(settings.resources.requests["memory"].as_str(), "64Mi");
+    // The init container has the sidecar's amounts, but for its own.
+    let init = &settings.init_resources;
+    assert_eq!((init.limits["cpu"].as_str(), init.limits["memory"].as_str()), ("2", "1Gi"));
+    assert_eq!((init.requests["cpu"].as_str(), init.requests["memory"].as_str()), ("100m", "32Mi"));
     assert_eq!(settings.skip_inbound_ports.to_string(), "9090");
     assert!(settings.skip_outbound_ports.is_empty());
 }

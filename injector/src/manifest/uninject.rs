@@ -10,7 +10,7 @@ use mesh_policy::well_known::{
 };
 use serde_json::{Map, Value};
 
-use super::{Change, Report, each_object, is_namespace, template_mut, template_path};
+use super::{Change, Report, each_object, is_namespace, no_template, template_mut, template_path};
 use crate::{
     patch::{DEFAULT_CONTAINER, DEFAULT_CONTAINER_CHANGE, OPAQUE_PORTS_CHANGE, PRE_STOP_CHANGE, SKIP_INBOUND_CHANGE},
     pod::{VOLUME, name_of},
@@ -23,12 +23,12 @@ pub fn uninject_document(document: &Value) -> (Value, Vec<Report>) {
     let mut document = document.clone();
     let mut reports = Vec::new();
     each_object(&mut document, 0, &mut reports, &mut |object, _| {
-        let target = match template_path(object) {
-            _ if is_namespace(object) => Some(object),
-            None => None,
-            Some(path) => template_mut(object, path),
+        let path: &[&str] = match template_path(object) {
+            _ if is_namespace(object) => &[],
+            None => return no_template(object),
+            Some(path) => path,
         };
-        let Some(target) = target else { return Change::NoPods };
+        let Some(target) = template_mut(object, path) else { return Change::NoPods };
         let before = target.clone();
         template(target);
         if *target == before { Change::Same } else { Change::Changed }

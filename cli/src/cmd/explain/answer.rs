@@ -235,11 +235,7 @@ fn sent(request: &Request, edits: Edits<'_>, notes: &mut Vec<String>) -> Option<
 /// RetryPolicies.
 fn problems_of(snapshot: &Snapshot, policy: &OutboundPolicy, compiled: Vec<Problem>) -> Vec<Problem> {
     let Target::Service(service) = &policy.target else { return compiled };
-    let id = |kind: &str, namespace: &str, name: &str| ObjectId {
-        kind: kind.to_owned(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    };
+    let id = ObjectId::used;
     let mut involved = Vec::new();
     for meta in policy.routes.routes().iter().map(|route| &route.meta) {
         involved.push(id(meta.kind.as_str(), &meta.namespace, &meta.name));

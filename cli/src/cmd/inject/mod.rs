@@ -9,10 +9,10 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use mesh_injector::{
     config::Config,
-    manifest::{Change, Manner, Report, inject_document, uninject_document},
+    manifest::{Change, Manner, PLACES, Report, inject_document, uninject_document},
     secret::Secret,
 };
-use mesh_policy::well_known::{CONTROL_NAMESPACE, MESH_INJECTOR};
+use mesh_policy::well_known::{CONTROL_NAMESPACE, INJECT_LABEL, MESH_INJECTOR};
 use serde_json::{Value, json};
 
 use self::documents::Document;
@@ -119,7 +119,8 @@ impl Manifests {
     fn read(&self) -> anyhow::Result<Vec<Document>> {
         let names: Vec<PathBuf> = self.files.iter().chain(&self.filenames).cloned().collect();
         if names.is_empty() {
-            bail!("no manifest was named: give files or folders, or - for standard input");
+            let what = "no manifest was named: give files or folders, or - for standard input\n";
+            clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, what).exit();
         }
         documents::read(&names)
     }
@@ -134,19 +135,33 @@ impl Manifests {
         let (mut yaml_text, mut objects, mut refused) = (String::new(), Vec::new(), 0);
         for document in &documents {
             let mut text = document.text.clone();
+            if !text.ends_with('\n') {
+                text.push('\n');
+            }
             if let Some(value) = &document.value {
                 let (changed, reports) = change(value);
                 for report in &reports {
                     output::note(&told(document, report, done));
                     refused += usize::from(matches!(report.change, Change::Refused(_)));
+                    // Why an object is refused is told already.
+                    let is_told = matches!(report.change, Change::Refused(_));
+                    for told in report.misplaced.iter().filter(|told| !is_told && !told.is_refused) {
+                        output::note(&format!(
+                            "{}: not in force: {}: {}; {}",
+                            object_of(report),
+                            told.field,
+                            told.what,
+                            told.fix
+                        ));
+                    }
                 }
-                if changed != *value {
-                    text = documents::leading_comments(&document.text) + &yaml::write(&changed);
+                if changed != *value || document.is_json {
+                    text = format!("{}{}\n", documents::leading_comments(&document.text), yaml::write(&changed));
                 }
                 objects.push(changed);
             }
             let between = if yaml_text.is_empty() { "" } else { "---\n" };
-            let _ = writeln!(yaml_text, "{between}{}", text.trim_end_matches('\n'));
+            let _ = write!(yaml_text, "{between}{text}");
         }
         if refused > 0 {
             bail!("{refused} of the objects cannot be {done}; nothing was printed");
@@ -156,20 +171,30 @@ impl Manifests {
             let whole = if objects.len() == 1 { objects.remove(0) } else { list(objects) };
             output::line(&output::pretty(Format::Json, &whole)?)?;
         } else {
-            output::line(yaml_text.trim_end_matches('\n'))?;
+            // With the line breaks at its end, which may be a part of its last value.
+            output::line(yaml_text.strip_suffix('\n').unwrap_or(&yaml_text))?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
+/// `Kind namespace/name`, as far as the manifest says it.
+fn object_of(report: &Report) -> String {
+    let namespace = report.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+    format!("{} {namespace}{}", report.kind, report.name)
+}
+
 /// What was done with an object, for people.
 fn told(document: &Document, report: &Report, done: &str) -> String {
-    let namespace = report.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
-    let object = format!("{} {namespace}{}", report.kind, report.name);
+    let object = object_of(report);
     match &report.change {
         Change::Changed => format!("{object}: {done}"),
         Change::Same => format!("{object}: is so already"),
         Change::NoPods => format!("{object}: has no pods"),
+        Change::Elsewhere { containers } => format!(
+            "{object}: left as it is; no template of pods was found at {PLACES}, but there are containers at {containers}: \
+             give the template there the label {INJECT_LABEL}=enabled yourself"
+        ),
         Change::Skipped(skip) => format!("{object}: skipped, {skip}"),
         Change::Refused(refusal) => format!("{object} ({}:{}): REFUSED, {refusal}", document.file, document.line),
     }
