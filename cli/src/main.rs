@@ -11,6 +11,7 @@ mod chart;
 mod check;
 mod clock;
 mod cmd;
+mod definitions;
 mod globals;
 mod kube;
 mod manifests;

@@ -61,4 +61,10 @@ mod unfinished;
 mod worker;
 mod write_buffer;
 
+/// Why every proxy refuses a request of such a method and target: the reason's name, and what to do about it. What is asked of
+/// `meshctl explain` is judged as a request is.
+pub fn refusal(method: &::http::Method, uri: &::http::Uri) -> Option<(&'static str, &'static str)> {
+    http::refusal(method, uri)
+}
+
 pub use app::{main_from_args, main_from_env};

@@ -205,7 +205,7 @@ impl Object {
     }
 
     /// Where a field of it is, or the nearest one above that is there.
-    pub(crate) fn source_of(&self, field: &str) -> Option<Source> {
+    pub fn source_of(&self, field: &str) -> Option<Source> {
         let mut source = self.source.clone()?;
         source.line = self.lines.of(&self.value, field).unwrap_or(source.line);
         Some(source)

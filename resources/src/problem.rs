@@ -224,6 +224,13 @@ impl<'o> Report<'o> {
         self.rejection.take()
     }
 
+    /// Takes back everything that was reported, but what is about a field and those below it.
+    pub(crate) fn forget_all_but(&mut self, field: &str) {
+        self.problems.retain(|problem| problem.field.starts_with(field));
+        self.left_out = [0; 2];
+        self.rejection = None;
+    }
+
     /// Takes back everything that was reported.
     pub(crate) fn forget(&mut self) {
         self.problems.clear();

@@ -24,7 +24,7 @@ use serde_json::Value;
 use crate::{
     object::{Object, Source},
     problem::{Place, Reason, Report},
-    rule::{DecodeMatch, RuleObject, decode_rule},
+    rule::{DecodeMatch, NOBODY, RuleObject, decode_rule},
     walker::{Invalid, MAX_LIST, Node, bytes_of},
 };
 
@@ -141,6 +141,10 @@ pub(crate) fn decode(object: &Object, form: &Form, report: &mut Report<'_>) -> R
     route.bytes += hosts;
     route.policy_bytes += hosts;
     decode_rules(&spec, form, &mut route, report);
+    if !route.is_of_mesh() {
+        // What others serve is theirs to judge: they know backends and filters that are nothing here.
+        report.forget_all_but("spec.parentRefs");
+    }
     if !any_host {
         route.rejected = Some(Reason::UnsupportedValue);
         route.rules.iter_mut().for_each(|rule| rule.matches = vec![RequestMatch::never()]);
@@ -155,6 +159,11 @@ fn decode_rules(spec: &Node<'_>, form: &Form, route: &mut RouteObject, report: &
         Ok(_) if spec.get("rules").is_none() && form.matches.is_some() => {
             let matches = form.matches.iter().map(|(_, every)| every()).collect();
             route.rules.push(RuleObject { matches, ..RuleObject::default() });
+            let mark = report.mark();
+            let what = "the route has no rules, so that it has one for every request, without a backend";
+            report.warning(&spec.path, Reason::UnsupportedValue, what, "write rules with backendRefs");
+            report.effect(mark, NOBODY);
+            return;
         }
         Ok(rules) if rules.is_empty() => {
             let what = "the route has no rule".to_owned();
@@ -256,6 +265,13 @@ fn decode_parent(node: &Node<'_>, namespace: &str, report: &mut Report<'_>) -> O
             let what =
                 "a Service is of the core group, and this one is looked for in the Gateway API's; it is no parent";
             report.error(&node.field("group"), Reason::NoMatchingParent, what, "write `group: \"\"`");
+            return None;
+        }
+        ("" | "core", _) => {
+            let what = format!("of the core group only Services are parents, and {kind:?} is no Service");
+            let mark = report.mark();
+            report.warning(&node.field("kind"), Reason::NoMatchingParent, what, "write `kind: Service`");
+            report.effect(mark, "the route is not attached here");
             return None;
         }
         _ => return None,

@@ -103,6 +103,7 @@ pub(crate) fn decode_rule(
         }
         lift_answers(&mut rule);
     }
+    warn_of_no_backend(node, form, &rule, report);
     rule.pattern_bytes = report.patterns.end_rule(matches.is_ok());
     rule.matches = matches.unwrap_or_else(|Invalid| {
         let what = "Dropped Rule: a match cannot be used, so the rule matches no request";
@@ -186,6 +187,25 @@ fn refuse(field: &str, reason: Reason, what: &str, fix: &str, report: &mut Repor
     let mark = report.mark();
     report.schema(field, reason, what, fix);
     report.effect(mark, "the requests are answered 500, for a filter is never skipped");
+}
+
+/// What follows where nobody serves.
+pub(crate) const NOBODY: &str = "every request is answered 500";
+
+/// A rule of requests without a backend that has a share answers each with 500 (Gateway API, `backendRefs`).
+fn warn_of_no_backend(node: &Node<'_>, form: &Form, rule: &RuleObject, report: &mut Report<'_>) {
+    let serves = rule.backends.iter().any(|backend| backend.weight > 0);
+    let answers = rule.filters.as_ref().map_or(true, |filters| filter::has_redirect(filters));
+    if form.matches.is_none() || serves || answers || !node.value.is_object() {
+        return;
+    }
+    let (what, fix) = match rule.backends.is_empty() {
+        true => ("the rule has no backend and no redirect", "write at least one, or a RequestRedirect"),
+        false => ("no backend of the rule has a weight above 0", "give one a weight"),
+    };
+    let mark = report.mark();
+    report.warning(&node.field("backendRefs"), Reason::UnsupportedValue, what, fix);
+    report.effect(mark, NOBODY);
 }
 
 fn warn_of_two_retries(node: &Node<'_>, rule: &RuleObject, report: &mut Report<'_>) {

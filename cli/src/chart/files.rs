@@ -39,7 +39,7 @@ pub(super) const TEMPLATES: &[(&str, &str)] = templates![
 ];
 
 /// CustomResourceDefinitions with their names: files that Helm does not render.
-pub(super) const DEFINITIONS: &[(&str, &str)] =
+pub(crate) const DEFINITIONS: &[(&str, &str)] =
     definitions!["authorizationpolicies.yaml", "clusterauthorizationpolicies.yaml", "retrypolicies.yaml"];
 
 #[cfg(test)]

@@ -22,10 +22,12 @@ mod helm;
 mod names;
 
 use mesh_policy::well_known::CONTROL_NAMESPACE;
+use mesh_resources::yaml;
 use serde_json::{Value, json};
 
 use crate::kube::path;
 use engine::EngineError;
+pub(crate) use files::DEFINITIONS;
 use values::Values;
 
 /// Why there are no manifests.
@@ -77,7 +79,7 @@ pub(crate) fn render(given: Value) -> Result<Vec<Manifest>, ChartError> {
     for ((file, _), text) in files::TEMPLATES.iter().zip(&texts) {
         for text in documents(text) {
             let wrong = |why: String| ChartError::Manifest { file: (*file).to_owned(), why };
-            let object: Value = serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))?;
+            let object: Value = yaml::value(text).map_err(|error| wrong(error.to_string()))?;
             match object {
                 Value::Null => {}
                 Value::Object(_) => manifests.push(Manifest { text: text.trim().to_owned(), object }),
@@ -97,7 +99,7 @@ pub(crate) fn definitions() -> Result<Vec<Manifest>, ChartError> {
     let mut manifests = Vec::new();
     for (file, text) in files::DEFINITIONS {
         for text in documents(text) {
-            let object = serde_saphyr::from_str(text)
+            let object = yaml::value(text)
                 .map_err(|error| ChartError::Manifest { file: (*file).to_owned(), why: error.to_string() })?;
             manifests.push(Manifest { text: text.trim().to_owned(), object });
         }
@@ -118,9 +120,9 @@ fn check_injection(manifests: &[Manifest]) -> Result<(), ChartError> {
 
 /// The objects of a text of YAML documents.
 pub(crate) fn read_documents(text: &str) -> Result<Vec<Value>, ChartError> {
-    let wrong = |error: serde_saphyr::Error| ChartError::Values { name: "YAML".to_owned(), why: error.to_string() };
-    let read: Result<Vec<Value>, _> = documents(text).into_iter().map(serde_saphyr::from_str).collect();
-    Ok(read.map_err(wrong)?.into_iter().filter(|object| !object.is_null()).collect())
+    let read = yaml::documents(text);
+    let read = read.map_err(|error| ChartError::Values { name: "YAML".to_owned(), why: error.to_string() })?;
+    Ok(read.into_iter().filter_map(|document| document.value).collect())
 }
 
 /// Values with which the chart has every object that it can have; certificates and keys are not real ones.

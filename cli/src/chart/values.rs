@@ -5,6 +5,7 @@
 //! the templates' business.
 
 mod merge;
+mod words;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -33,6 +34,15 @@ const LOG_FILTER: &str = r"^[A-Za-z0-9_:]+(=[a-z]+)?(,[A-Za-z0-9_:]+(=[a-z]+)?)*
 const PORTS: &str = r"^[0-9]{1,5}(-[0-9]{1,5})?$";
 /// An amount of CPU or memory.
 const QUANTITY: &str = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$";
+/// Labels that the chart gives its pods.
+const OWN_LABELS: [&str; 4] = [
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/part-of",
+    "app.kubernetes.io/version",
+    "app.kubernetes.io/managed-by",
+];
+/// The annotation that the chart gives its pods.
+const OWN_ANNOTATION: &str = "kubectl.kubernetes.io/default-container";
 /// Most replicas of a part: far more than any cluster needs.
 const MAX_REPLICAS: u32 = 100;
 
@@ -201,10 +211,11 @@ impl Values {
     pub(crate) fn read(values: &Value) -> Result<Self, ChartError> {
         let wrong = |why: String| ChartError::Values { name: "the values".to_owned(), why };
         let read: Self = serde_json::from_value(values.clone()).map_err(|error| {
-            // serde says which field is unknown or of which type, and not where: the place is searched for.
+            // The types say what is unknown or wrong in their own words, and not where: the place is searched for.
+            let defaults = defaults().unwrap_or_default();
             wrong(match place(values) {
-                Some(place) => format!("{place}: {error}"),
-                None => error.to_string(),
+                Some(place) => words::at(&place, values, &defaults, &error.to_string()),
+                None => words::missing(values, &defaults),
             })
         })?;
         read.check().map_err(wrong)?;
@@ -253,6 +264,12 @@ impl Values {
             if !(least..=most).contains(&value) {
                 return Err(format!("{name} is {value}, but must be from {least} to {most}"));
             }
+        }
+        for name in self.pod_labels.keys().filter(|name| OWN_LABELS.contains(&name.as_str())) {
+            return Err(format!("podLabels has {name}, which the chart sets itself; use another name"));
+        }
+        if self.pod_annotations.contains_key(OWN_ANNOTATION) {
+            return Err(format!("podAnnotations has {OWN_ANNOTATION}, which the chart sets itself; use another name"));
         }
         for network in &self.cluster_networks {
             if network.parse::<mesh_resources::IpNet>().is_err() {

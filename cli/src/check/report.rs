@@ -87,6 +87,17 @@ impl Teller {
     }
 }
 
+/// The object for a cluster that could not be asked at all, if one is wanted.
+pub(crate) fn failed(format: Format, why: &str) -> anyhow::Result<Option<String>> {
+    match format {
+        Format::Json | Format::Yaml => {
+            let object = serde_json::json!({ "result": Status::Failed, "seconds": 0.0, "checks": [], "error": why });
+            output::pretty(format, &object).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
 /// The object of `-o json|yaml`; its keys are an interface.
 #[derive(Serialize)]
 struct Object<'r> {

@@ -63,7 +63,17 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     // Nothing comes up before an installation.
     let wait = globals.wait.unwrap_or(if args.pre { Duration::ZERO } else { WAIT });
     super::block_on(async {
-        let cluster = Cluster::connect(globals).await?;
+        let cluster = match Cluster::connect(globals).await {
+            Ok(cluster) => cluster,
+            // Whoever reads an object is told in one.
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                if let Some(object) = check::report::failed(args.output, &format!("{error:#}"))? {
+                    output::line(&object)?;
+                }
+                return Err(error);
+            }
+        };
         let checks: Vec<&'static Check> = check::all().filter(|check| check.when.contains(&when)).collect();
         let context = Arc::new(Context::new(cluster, globals.namespace.clone()));
         let begun = Instant::now();

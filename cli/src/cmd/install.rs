@@ -33,7 +33,7 @@ use crate::{
 /// How long the look at the cluster may take: manifests are printed also where no cluster answers.
 const LOOK: Duration = Duration::from_secs(5);
 /// The Gateway API's own definitions, its standard channel (Apache-2.0, The Kubernetes Authors).
-const GATEWAY_API: &str = include_str!("../../gateway-api/standard-v1.6.3.yaml");
+pub(crate) const GATEWAY_API: &str = include_str!("../../gateway-api/standard-v1.6.3.yaml");
 
 /// Arguments of `meshctl install`.
 #[derive(Debug, Parser)]

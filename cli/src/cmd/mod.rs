@@ -24,6 +24,8 @@ use clap::Subcommand;
 
 use crate::globals::Globals;
 
+pub(crate) use install::GATEWAY_API;
+
 /// Every command of `meshctl`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

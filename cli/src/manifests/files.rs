@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use anyhow::ensure;
 use mesh_resources::{Object, ObjectId, ParseError, parse_manifests};
 
 use super::walk;
@@ -26,6 +27,7 @@ impl ManifestFiles {
             given.take(text, file);
             Ok(())
         })?;
+        ensure!(!given.objects.is_empty() || !given.broken.is_empty(), "there is no manifest in what was given");
         Ok(given)
     }
 

@@ -39,6 +39,12 @@ pub(in crate::http) fn request(
     Ok(body)
 }
 
+/// Why every proxy refuses a request of such a method and target, whoever sends it: the reason's name, and what to do.
+pub(crate) fn refusal(method: &Method, uri: &Uri) -> Option<(&'static str, &'static str)> {
+    let judged = method_case(method).and_then(|()| target(method, uri, Version::HTTP_11));
+    judged.err().map(|reason| (reason.as_str(), reason.help()))
+}
+
 /// Judges a request of HTTP/2, of which the `h2` crate made a head.
 pub(in crate::http) fn http2_request<B>(request: &http::Request<B>, more: bool) -> Result<(), ParseReason> {
     let fields = Fields::of(request.headers())?;

@@ -38,6 +38,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 
 pub(crate) use body::Body;
+pub(crate) use judge::refusal;
 
 use crate::record::Record;
 

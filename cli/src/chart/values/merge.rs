@@ -1,5 +1,6 @@
 //! How the values of an installation are put together: the defaults, what was given, and what was taken away.
 
+use mesh_resources::yaml;
 use serde_json::{Map, Value};
 
 use crate::chart::{ChartError, files};
@@ -12,7 +13,7 @@ pub(crate) fn defaults() -> Result<Value, ChartError> {
 /// Reads one document of values, which is a map, or empty.
 pub(crate) fn read_yaml(name: &str, text: &str) -> Result<Value, ChartError> {
     let wrong = |why: String| ChartError::Values { name: name.to_owned(), why };
-    let value: Value = serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    let value: Value = yaml::value(text).map_err(|error| wrong(error.to_string()))?;
     match value {
         Value::Null => Ok(Value::Object(Map::new())),
         Value::Object(_) => Ok(value),
@@ -54,7 +55,7 @@ fn fill(given: &mut Value, defaults: Value) {
 }
 
 /// Maps whose entries are taken away one by one with `null`; what is not in them was taken away.
-const TAKEN_ONE_BY_ONE: [&str; 2] = ["resources", "nodeSelector"];
+pub(super) const TAKEN_ONE_BY_ONE: [&str; 2] = ["resources", "nodeSelector"];
 
 /// Says again of the values of an installation which defaults had been taken away: they are stored without them, and would get
 /// them back. Where a newer version has a value that the stored ones cannot know, it keeps its default.

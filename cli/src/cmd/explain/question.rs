@@ -65,8 +65,12 @@ impl Question {
             full.parse().with_context(|| format!("{url:?} is not a URL such as http://web.shop/cart?x=1"))?;
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| anyhow!("{url:?} names no host"))?;
         let scheme = uri.scheme_str().unwrap_or("http").to_ascii_lowercase();
-        let port = match (uri.port_u16(), scheme.as_str()) {
-            (Some(0), _) => bail!("{url:?}: 0 is not a port"),
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        ensure!(
+            !authority.contains('@'),
+            "{url:?} names a user, which no proxy takes; leave out what stands before the @"
+        );
+        let port = match (port_behind(authority, host)?, scheme.as_str()) {
             (Some(port), _) => port,
             (None, "http") => 80,
             (None, "https" | "tls") => 443,
@@ -78,6 +82,10 @@ impl Question {
             "http" | "https" => {
                 let method = Method::from_bytes(method.as_bytes())
                     .map_err(|_| anyhow!("{method:?} is not a method; write one such as GET"))?;
+                let target: Uri = uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
+                if let Some((reason, help)) = mesh_proxy::refusal(&method, &target) {
+                    bail!("every proxy answers {method} {url} with 400 ({reason}): {help}");
+                }
                 let given = headers.remove(header::HOST);
                 let given = given.map(|given| host_of(&given)).transpose()?;
                 Asked::Request(Request {
@@ -120,11 +128,25 @@ impl Question {
 /// The host of a `host` header, without its port.
 fn host_of(value: &HeaderValue) -> anyhow::Result<String> {
     let text = value.to_str().map_err(|_| anyhow!("the header host has a character that no host has"))?;
-    let host = match text.rsplit_once(':') {
-        Some((host, port)) if port.parse::<u16>().is_ok() => host,
-        _ => text,
+    let end = match text.strip_prefix('[').and_then(|rest| rest.find(']')) {
+        Some(end) => end + 2,
+        None => text.find(':').unwrap_or(text.len()),
     };
+    let host = &text[..end];
+    port_behind(text, host)?;
     Ok(host.to_owned())
+}
+
+/// The port that an authority names behind its host, if it does. The library that reads URLs passes over one that is none.
+fn port_behind(authority: &str, host: &str) -> anyhow::Result<Option<u16>> {
+    let rest = authority.strip_prefix(host).unwrap_or_default();
+    match rest.strip_prefix(':') {
+        None | Some("") if rest.is_empty() || rest == ":" => Ok(None),
+        Some(port) if port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0) => {
+            Ok(port.parse().ok())
+        }
+        _ => bail!("{authority:?}: {:?} is no port; write one from 1 to 65535", rest.trim_start_matches(':')),
+    }
 }
 
 /// Reads `NAME:VALUE`, as curl takes it.
@@ -158,6 +180,8 @@ mod tests {
     fn what_is_asked_is_read() {
         for (words, expected) in [
             (&["http://web.shop"][..], "web.shop:80 GET other.test /"),
+            (&["http://web.shop:/"], "web.shop:80 GET other.test /"),
+            (&["purge", "http://web.shop/%C3%BC"], "web.shop:80 purge other.test /%C3%BC"),
             (&["POST", "https://web.shop/a/b?x=1&y#z"], "web.shop:443 POST other.test /a/b?x=1&y"),
             (&["GET", "web.shop:8080/a"], "web.shop:8080 GET other.test /a"),
             (&["GET", "http://[fd00::1]:80/"], "[fd00::1]:80 GET other.test /"),
@@ -182,10 +206,26 @@ mod tests {
             (&["G T", "http://web.shop/"], "is not a method"),
             (&["GET", "http:///a"], "http:///a"),
             (&["GET", "http://web.shop/a b"], "is not a URL"),
+            (&["http://web.shop:0/"], "no port"),
+            (&["http://web.shop:65536/"], "\"65536\" is no port"),
+            (&["http://web.shop:abc/"], "no port"),
+            (&["http://web.shop:-1/"], "no port"),
+            (&["http://web.shop:+80/"], "no port"),
+            (&["https://[fd00::1]:70000/"], "no port"),
+            (&["tls://web.shop:65536"], "no port"),
+            (&["tcp://web.shop:65536"], "no port"),
+            (&["grpc", "web.shop:65536", "shop.Cart/Add"], "no port"),
+            (&["http://me@web.shop/"], "names a user"),
+            (&["get", "http://web.shop/"], "400 (method-case)"),
+            (&["Post", "http://web.shop/"], "400 (method-case)"),
+            (&["GET", "http://web.shop/ü"], "400 (bad-target)"),
+            (&["CONNECT", "http://web.shop/"], "400 (bad-target)"),
         ] {
             let error = format!("{:#}", read(words).unwrap_err());
             assert!(error.contains(said), "{words:?}: {error}");
         }
+        assert!(host_of(&HeaderValue::from_static("web.shop:65536")).is_err());
+        assert_eq!(host_of(&HeaderValue::from_static("[::1]:80")).unwrap(), "[::1]");
         assert!(header("x").is_err() && header("a b:c").is_err() && header("a:\u{1}").is_err());
         assert_eq!(header("X-A: b:c").unwrap().1, "b:c");
     }

@@ -95,7 +95,8 @@ fn every_key_is_there_and_stays() {
     assert!(json["tried"][0]["why"].as_str().unwrap().contains("/gone"), "{json}");
     // The fault of a sibling rule is told as well: it is the same object.
     assert!(json["problems"][0].as_str().unwrap().starts_with("shop.yaml:"), "{json}");
-    assert!(json["problems"][1].as_str().unwrap().contains("RetryPolicy shop/odd: spec.novelty"), "{json}");
+    assert!(json["problems"][1].as_str().unwrap().contains("every request is answered 500"), "{json}");
+    assert!(json["problems"][2].as_str().unwrap().contains("RetryPolicy shop/odd: spec.novelty"), "{json}");
 }
 
 #[test]

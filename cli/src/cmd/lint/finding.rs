@@ -9,6 +9,7 @@ use mesh_resources::{Object, ObjectId, Options, Problem, Severity, Snapshot};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::told;
 use crate::manifests::{Found, ManifestFiles};
 
 /// How bad it is.
@@ -75,6 +76,21 @@ impl Finding {
         }
     }
 
+    /// About a field of an object.
+    pub(super) fn of(object: &Object, field: &str, level: Level, reason: &str, what: &str, fix: &str) -> Self {
+        let source = object.source_of(field);
+        Self {
+            file: source.as_ref().map(|source| source.file.to_string()),
+            line: source.as_ref().map(|source| source.line),
+            level,
+            reason: reason.to_owned(),
+            object: Some(object.id().to_string()),
+            field: Some(field.to_owned()).filter(|field| !field.is_empty()),
+            what: what.to_owned(),
+            fix: fix.to_owned(),
+        }
+    }
+
     fn repeated(object: &Object) -> Self {
         Self {
             file: object.source.as_ref().map(|source| source.file.to_string()),
@@ -131,6 +147,8 @@ pub(super) fn gather(given: &ManifestFiles, cluster: Option<&Found>) -> Vec<Find
         }
         findings.push(finding);
     }
+    told::refused(&given.objects, &problems, &mut findings);
+    told::not_in_force(&given.objects, &mut findings);
     findings.sort();
     findings.dedup();
     findings

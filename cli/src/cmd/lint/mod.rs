@@ -8,6 +8,7 @@ mod github;
 mod sarif;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::finding::{Finding, Level, REPEATED, UNREADABLE};
+use super::{
+    finding::{Finding, Level, REPEATED, UNREADABLE},
+    told::{NOT_IN_FORCE, NOT_JUDGED, REFUSED},
+};
 
 /// Where the format is described.
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
@@ -72,6 +75,9 @@ fn about(reason: &str) -> &str {
     match reason {
         UNREADABLE => "The file cannot be read as manifests.",
         REPEATED => "The object is in the files more than once.",
+        REFUSED => "An API server refuses the object.",
+        NOT_JUDGED => "It could not be judged whether an API server takes the object.",
+        NOT_IN_FORCE => "A setting stands where nobody reads it, or is misspelt.",
         "UnsupportedValue" => "A value or a field is wrong or not supported.",
         "BackendNotFound" => "A backend does not exist.",
         "InvalidKind" => "A backend is of a kind that is not a Service.",

@@ -174,23 +174,50 @@ fn of_policy(
     let mut rows = Vec::new();
     for route in policy.routes.routes() {
         let status = status(route).and_then(|object| status_of(&object, target, &route.meta.namespace));
+        let name = format!("{} {}/{}", route.meta.kind.as_str(), route.meta.namespace, route.meta.name);
+        if route.rules.is_empty() {
+            let is_of_requests = route.meta.kind.is_of_requests();
+            let follows = if is_of_requests { "every request is answered 404" } else { "every connection is closed" };
+            rows.push(Row {
+                service: target.to_string(),
+                clients: clients.to_owned(),
+                route: Some(name.clone()),
+                rule: None,
+                name: None,
+                hostnames: route.hostnames.iter().map(ToString::to_string).collect(),
+                matches: Vec::new(),
+                filters: Vec::new(),
+                backends: Vec::new(),
+                status: Some(format!("no rule: {follows}")),
+                traffic: None,
+            });
+        }
         for (index, rule) in route.rules.iter().enumerate() {
             rows.push(Row {
                 service: target.to_string(),
                 clients: clients.to_owned(),
-                route: Some(format!("{} {}/{}", route.meta.kind.as_str(), route.meta.namespace, route.meta.name)),
+                route: Some(name.clone()),
                 rule: Some(index),
                 name: rule.name.as_deref().map(str::to_owned),
                 hostnames: route.hostnames.iter().map(ToString::to_string).collect(),
                 matches: rule.matches.iter().map(ToString::to_string).collect(),
                 filters: rule.filters.iter().map(filter_words).collect(),
                 backends: backends(rule),
-                status: status.clone(),
+                status: match status.as_deref() {
+                    // The object is right, and still nobody is served.
+                    Some("ok") if serves_nobody(rule) => Some("no backend: every request is answered 500".to_owned()),
+                    _ => status.clone(),
+                },
                 traffic: None,
             });
         }
     }
     rows
+}
+
+/// Whether a rule has neither a backend with a share nor a redirect.
+fn serves_nobody(rule: &Rule) -> bool {
+    rule.total_weight() == 0 && !rule.filters.iter().any(|filter| matches!(filter, mesh_policy::Filter::Redirect(_)))
 }
 
 fn backends(rule: &Rule) -> Vec<Backend> {
