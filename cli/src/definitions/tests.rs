@@ -218,3 +218,5 @@ fn every_rule_can_be_read() {
         assert!(judgement.unjudged.iter().all(|what| !what.contains("Undeclared")), "{judgement:?}");
     }
 }
+
+mod generated;
