@@ -4,8 +4,8 @@
 //! Namespace, or as a label in place of an annotation does nothing, and nothing tells. This does, for `meshctl lint` and `inject`.
 
 use mesh_policy::well_known::{
-    CHANGES_ANNOTATION, CONFIG_PREFIX, INJECT_LABEL, INJECTED_ANNOTATION, OPAQUE_PORTS_ANNOTATION, PROTOCOL_ANNOTATION,
-    VERSION_LABEL,
+    ACCESS_LOG_ANNOTATION, ACCESS_LOG_ATTRIBUTES_ANNOTATION, CHANGES_ANNOTATION, CONFIG_PREFIX, INJECT_LABEL,
+    INJECTED_ANNOTATION, OPAQUE_PORTS_ANNOTATION, PROTOCOL_ANNOTATION, VERSION_LABEL,
 };
 use serde_json::{Map, Value};
 
@@ -36,6 +36,8 @@ enum Role {
 
 /// Annotations that Services may have.
 const OF_SERVICES: [&str; 2] = [OPAQUE_PORTS_ANNOTATION, PROTOCOL_ANNOTATION];
+/// Annotations that Namespaces may have.
+const OF_NAMESPACES: [&str; 2] = [ACCESS_LOG_ANNOTATION, ACCESS_LOG_ATTRIBUTES_ANNOTATION];
 /// What else of ours there is on objects.
 const RECORDS: [&str; 4] = [INJECT_LABEL, VERSION_LABEL, INJECTED_ANNOTATION, CHANGES_ANNOTATION];
 /// Letters by which a domain may differ from ours and still be meant for it.
@@ -169,6 +171,7 @@ impl Place<'_> {
             // Told with what is allowed.
             Role::Pod => None,
             Role::Service if OF_SERVICES.contains(&key) => None,
+            Role::Namespace if OF_NAMESPACES.contains(&key) => None,
             _ if !is_known => Some((
                 format!("there is no such setting; the nearest is {}", annotations::nearest(key)),
                 "correct it".to_owned(),
@@ -177,7 +180,7 @@ impl Place<'_> {
                 Some(("it is read from pods only, not from a Service".to_owned(), "put it on the pods".to_owned()))
             }
             Role::Namespace => Some((
-                "annotations of a Namespace are not read".to_owned(),
+                "it is read from pods only, not from a Namespace".to_owned(),
                 "put it on the pods, or set the value of the chart for all".to_owned(),
             )),
             Role::Other => Some((format!("annotations of a {kind} are not read, only those of pods"), to_pods)),

@@ -66,7 +66,7 @@ fn settings_are_told_at_every_place_where_nobody_reads_them() {
         ),
         (
             object("v1", "Namespace", json!({"annotations": {"config.meshctl.dev/proxy-workers": "1"}})),
-            &["annotations of a Namespace are not read"],
+            &["it is read from pods only, not from a Namespace"],
         ),
         (object("v1", "Namespace", json!({"labels": {INJECT_LABEL: "true"}})), &["\"true\" is neither"]),
         (

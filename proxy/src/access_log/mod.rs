@@ -15,10 +15,7 @@ mod writer;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::{
-        Arc,
-        mpsc::{SyncSender, TrySendError},
-    },
+    sync::{Arc, mpsc::SyncSender},
     time::{Duration, SystemTime},
 };
 
@@ -78,7 +75,7 @@ impl AccessLog {
 
 impl Sender {
     fn send(&self, line: Line) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(line) {
+        if self.queue.try_send(line).is_err() {
             self.lost.increment(1);
         }
     }
