@@ -69,3 +69,21 @@ fn help_has_examples_and_codes_and_shells_complete_it() {
         );
     }
 }
+
+#[test]
+fn what_every_proxy_refuses_and_what_is_no_port_is_wrong_usage() {
+    let folder = Folder::with(&[("shop.yaml", SHOP)]);
+    for (words, said) in [
+        (&["http://web.shop:65536/"][..], "is no port"),
+        (&["tls://web.shop:0"], "is no port"),
+        (&["get", "http://web.shop/"], "400 (method-case)"),
+        (&["GET", "http://web.shop/ü"], "400 (bad-target)"),
+    ] {
+        let ended = folder.meshctl(&[&["explain", "--manifests", "shop.yaml"], words].concat());
+        assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{words:?}");
+        assert!(ended.err.contains(said), "{words:?}: {}", ended.err);
+    }
+    folder.write("none.yaml", "# nothing\n");
+    let nothing = folder.meshctl(&["explain", "--manifests", "none.yaml", "http://web.shop/"]);
+    assert!(nothing.code == Some(2) && nothing.err.contains("there is no manifest"), "{}", nothing.err);
+}

@@ -81,3 +81,81 @@ fn what_cannot_be_judged_is_two() {
         assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{args:?}");
     }
 }
+
+/// Runs lint over a text, strictly: its code and what it printed.
+fn strict(text: &str) -> (Option<i32>, String) {
+    let ended = Folder::with(&[]).meshctl_with(&["lint", "--strict", "-"], text);
+    (ended.code, ended.out + &ended.err)
+}
+
+const WEB: &str =
+    "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{port: 80}]}\n";
+
+#[test]
+fn objects_are_told_apart_by_their_group_and_may_have_a_name_to_come() {
+    let (code, said) = strict(&format!(
+        "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\n{WEB}---\napiVersion: \
+         batch/v1\nkind: Job\nmetadata: {{generateName: migrate-, namespace: shop}}\n---\napiVersion: batch/v1\nkind: Job\n\
+         metadata: {{generateName: migrate-, namespace: shop}}\n"
+    ));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("4 objects: 0 errors"), "{said}");
+    let (code, said) = strict(&format!("{WEB}{WEB}"));
+    assert!(code == Some(1) && said.contains("[Repeated]"), "{said}");
+}
+
+#[test]
+fn routes_of_gateways_are_left_alone_unless_no_api_server_takes_them() {
+    let route = |more: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: edge, namespace: shop}}\nspec:\n  \
+             parentRefs: [{{name: edge}}]\n  rules:\n  - filters: [{{type: ExtensionRef, extensionRef: {{group: gateway.example.com, \
+             kind: Odd, name: x}}}}]\n    backendRefs: [{{group: gateway.example.com, kind: Backend, name: up}}]\n{more}"
+        )
+    };
+    let (code, said) = strict(&route(""));
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = strict(&route("  hostnames: [Shop.example.com]\n"));
+    assert!(code == Some(1) && said.contains("spec.hostnames[0]:") && said.contains("[Refused]"), "{said}");
+}
+
+#[test]
+fn what_serves_nobody_is_told() {
+    let route = |parent: &str, rule: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: none, namespace: shop}}\nspec:\n  \
+             parentRefs: [{{group: '', kind: {parent}, name: web}}]\n  rules: [{{{rule}}}]\n{WEB}"
+        )
+    };
+    for (text, part) in [
+        (
+            route("Service", "matches: [{path: {value: /a}}]"),
+            "no backend and no redirect; every request is answered 500",
+        ),
+        (
+            route("Service", "backendRefs: [{name: web, port: 80, weight: 0}]"),
+            "no backend of the rule has a weight above 0",
+        ),
+        (route("service", "backendRefs: [{name: web, port: 80}]"), "\"service\" is no Service"),
+    ] {
+        let (code, said) = strict(&text);
+        assert!(code == Some(1) && said.contains(part), "{part}: {said}");
+    }
+    let redirect = "filters: [{type: RequestRedirect, requestRedirect: {hostname: a.test}}]";
+    assert_eq!(strict(&route("Service", redirect)).0, Some(0));
+}
+
+#[test]
+fn settings_that_nobody_reads_are_told_and_nothing_to_judge_is_two() {
+    let (code, said) = strict(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {meshctl.dev/inject: 'true'}, annotations: {config.meshctl.dev/opaque-ports: '1'}}\n",
+    );
+    assert!(code == Some(1) && said.matches("[NotInForce]").count() == 2, "{said}");
+    for nothing in ["", "# helm printed nothing\n", "---\n---\n", "null\n"] {
+        let (code, said) = strict(nothing);
+        assert!(code == Some(2) && said.contains("there is no manifest"), "{said}");
+    }
+    let unknown = "apiVersion: gateway.networking.k8s.io/v9\nkind: HTTPRoute\nmetadata: {name: a}\nspec: {parentRefs: [{name: edge}]}\n";
+    let (code, said) = strict(unknown);
+    assert!(code == Some(0) && said.contains("[NotJudged]"), "{said}");
+}

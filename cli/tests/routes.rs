@@ -37,3 +37,37 @@ fn without_a_cluster_the_next_step_is_said() {
     assert_eq!(folder.meshctl(&["routes", "--window", "1h"]).code, Some(2));
     assert_eq!(folder.meshctl(&["routes", "--manifests", "absent.yaml"]).code, Some(1));
 }
+
+#[test]
+fn rules_that_serve_nobody_and_routes_without_rules_are_shown_so() {
+    let route = |kind: &str, rules: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r, namespace: shop}}\nspec:\n  parentRefs: \
+             [{{group: '', kind: Service, name: web}}]\n  rules: {rules}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: web, \
+             namespace: shop}}\nspec: {{ports: [{{port: 80}}]}}\n"
+        )
+    };
+    for (kind, rules, said) in [
+        ("GRPCRoute", "[]", "no rule: every request is answered 404"),
+        ("HTTPRoute", "[{matches: [{path: {value: /a}}]}]", "no backend: every request is answered 500"),
+        (
+            "HTTPRoute",
+            "[{backendRefs: [{name: web, port: 80, weight: 0}]}]",
+            "no backend: every request is answered 500",
+        ),
+    ] {
+        let folder = Folder::with(&[("a.yaml", &route(kind, rules))]);
+        let ended = folder.meshctl(&["routes", "-A", "--manifests", "a.yaml"]);
+        assert!(ended.code == Some(0) && ended.out.contains(said), "{rules}: {}{}", ended.out, ended.err);
+        assert!(ended.out.contains(&format!("{kind} shop/r")), "{}", ended.out);
+    }
+}
+
+#[test]
+fn a_check_without_a_cluster_fails_in_an_object() {
+    let ended = Folder::with(&[]).meshctl(&["check", "-o", "json"]);
+    let object: serde_json::Value =
+        serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{error}: {}", ended.out));
+    assert_eq!((ended.code, object["result"].as_str()), (Some(1), Some("failed")), "{}", ended.err);
+    assert!(object["error"].as_str().unwrap().contains("no cluster is known"), "{object}");
+}

@@ -19,12 +19,14 @@ use mesh_policy::{
 use serde_json::{Map, Value};
 
 use crate::{
-    config::{
-        Config, LOG_FILTER, MAX_PRE_STOP_SECONDS, MAX_SHUTDOWN_GRACE_SECONDS, MAX_WORKERS, Resources, image, log_filter,
-    },
+    config::{Config, LOG_FILTER, MAX_PRE_STOP_SECONDS, MAX_WORKERS, Resources, image, log_filter},
     ports::PortList,
     quantity::Quantity,
 };
+
+mod values;
+
+use values::{copy, protocols, quantity, seconds, whole};
 
 /// Characters of a wrong value that a message repeats.
 const SHOWN: usize = 100;
@@ -384,40 +386,6 @@ pub(crate) fn nearest(key: &str) -> &'static str {
 pub(crate) fn alike(key: &str) -> Option<&'static str> {
     let (_, name) = key.rsplit_once('/')?;
     ANNOTATIONS.iter().map(|known| known.name).find(|known| known.strip_prefix(CONFIG_PREFIX) == Some(name))
-}
-
-fn whole(text: &str, least: u32, most: u32) -> Result<u32, ()> {
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|number| digits && (least..=most).contains(number)).ok_or(())
-}
-
-/// A duration of whole seconds.
-fn seconds(text: &str) -> Result<u32, ()> {
-    let read = mesh_policy::duration::read(text).filter(|read| read.subsec_nanos() == 0).ok_or(())?;
-    u32::try_from(read.as_secs()).ok().filter(|seconds| *seconds <= MAX_SHUTDOWN_GRACE_SECONDS).ok_or(())
-}
-
-/// Only looked at: `mesh-resources` has the same form, and says what it means.
-fn protocols(text: &str) -> Result<(), ()> {
-    let is_known = |name: &str| ["http", "http2", "grpc", "tcp", "detect"].contains(&name);
-    text.split(',').try_for_each(|part| match part.split_once('=') {
-        Some((ports, name)) if is_known(name.trim()) => ports.parse::<PortList>().map(drop).map_err(drop),
-        _ => Err(()),
-    })
-}
-
-/// Amounts of a container by what they are of.
-type Amounts = std::collections::BTreeMap<String, Quantity>;
-
-fn copy(wanted: bool, resource: &str, to: &mut Amounts, from: &Amounts) {
-    if let Some(amount) = from.get(resource).filter(|_| wanted) {
-        to.insert(resource.to_owned(), amount.clone());
-    }
-}
-
-fn quantity(resources: &mut Amounts, name: &str, text: &str) -> Result<(), ()> {
-    resources.insert(name.to_owned(), Quantity::parse(text).map_err(drop)?);
-    Ok(())
 }
 
 #[cfg(test)]

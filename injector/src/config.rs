@@ -10,6 +10,7 @@ use mesh_policy::{
     access_log::Format,
     well_known::{CONTROL_NAMESPACE, MESH_IDENTITY, PROXY_UID},
 };
+use mesh_resources::yaml;
 use serde::{Deserialize, Serialize};
 
 use crate::{VERSION, ports::PortList, quantity::Quantity};
@@ -120,7 +121,8 @@ impl Config {
         if text.trim().is_empty() {
             return Err(ConfigError::Shape("it is empty; write {} for the defaults".into()));
         }
-        let config: Self = serde_saphyr::from_str(text).map_err(|error| ConfigError::Shape(error.to_string()))?;
+        let value = yaml::value(text).map_err(|error| ConfigError::Shape(error.to_string()))?;
+        let config: Self = serde_json::from_value(value).map_err(|error| ConfigError::Shape(error.to_string()))?;
         config.validate()?;
         Ok(config)
     }

@@ -99,7 +99,8 @@ fn template_path(object: &Value) -> Option<&'static [&'static str]> {
         let template = path.iter().try_fold(object, |at, step| at.get(step));
         template.and_then(|template| template.get("spec")?.get("containers")).is_some()
     };
-    if object.get("kind").and_then(Value::as_str) == Some("Pod") {
+    let is_core = object.get("apiVersion").is_none_or(|version| version == "v1");
+    if is_core && object.get("kind").and_then(Value::as_str) == Some("Pod") {
         return Some(&[]);
     }
     let places = [&["template"][..], &["spec", "template"], &["spec", "jobTemplate", "spec", "template"]];

@@ -18,7 +18,7 @@ use mesh_policy::{
 };
 
 use crate::{
-    kinds::{group_of, is_used},
+    kinds::{self, group_of, is_used},
     lines::Lines,
     yaml,
 };
@@ -209,6 +209,11 @@ impl Object {
         let mut source = self.source.clone()?;
         source.line = self.lines.of(&self.value, field).unwrap_or(source.line);
         Some(source)
+    }
+
+    /// Whether it is of a kind. Of the kinds that the mesh reads it must be of their group: others have a Service of their own.
+    pub fn is(&self, kind: &str) -> bool {
+        self.kind == kind && kinds::kind(kind).is_none_or(|known| known.group == self.group())
     }
 
     /// The API group; empty for the core group.

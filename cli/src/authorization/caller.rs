@@ -149,7 +149,7 @@ pub(crate) fn pods_of<'o>(objects: &'o Objects, workload: &'o Object) -> impl It
     let selector = workload.value.pointer("/spec/selector");
     let is_of = move |pod: &&Object| {
         let full = format!("{}/{}", pod.namespace, pod.name);
-        pod.kind == "Pod"
+        pod.is("Pod")
             && pod.namespace == workload.namespace
             && match selector {
                 Some(selector) => selects(selector, labels(pod)),

@@ -20,7 +20,7 @@ pub(super) fn implied(objects: &[Object]) -> (Vec<Object>, BTreeSet<String>) {
     let mut added: Vec<Object> = Vec::new();
     for workload in objects.iter().filter(|object| template_of(&object.kind).is_some()) {
         let taken = |name: &str| {
-            let mut pods = objects.iter().chain(&added).filter(|object| object.kind == "Pod");
+            let mut pods = objects.iter().chain(&added).filter(|object| object.is("Pod"));
             pods.any(|pod| pod.namespace == workload.namespace && pod.name == name)
         };
         let name = Some(workload.name.clone()).filter(|name| !taken(name));
@@ -30,13 +30,13 @@ pub(super) fn implied(objects: &[Object]) -> (Vec<Object>, BTreeSet<String>) {
         }
     }
     let names = added.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
-    let pods: Vec<&Object> = objects.iter().chain(&added).filter(|object| object.kind == "Pod").collect();
+    let pods: Vec<&Object> = objects.iter().chain(&added).filter(|object| object.is("Pod")).collect();
     let has_slice = |service: &Object| {
-        let slices = objects.iter().filter(|object| object.kind == "EndpointSlice");
+        let slices = objects.iter().filter(|object| object.is("EndpointSlice"));
         let mut slices = slices.filter(|slice| slice.namespace == service.namespace);
         slices.any(|slice| value::label(&slice.value, "kubernetes.io/service-name") == service.name)
     };
-    let services = objects.iter().filter(|object| object.kind == "Service" && !has_slice(object));
+    let services = objects.iter().filter(|object| object.is("Service") && !has_slice(object));
     let slices: Vec<Object> = services.flat_map(|service| slices_of(service, &pods)).collect();
     added.extend(slices);
     (added, names)
@@ -58,7 +58,7 @@ fn is_owned(object: &Object, objects: &[Object]) -> bool {
 /// Whether pods of a workload are there themselves.
 fn has_pods(workload: &Object, objects: &[Object]) -> bool {
     let selector = workload.value.pointer("/spec/selector").unwrap_or(&Value::Null);
-    let mut pods = objects.iter().filter(|object| object.kind == "Pod" && object.namespace == workload.namespace);
+    let mut pods = objects.iter().filter(|object| object.is("Pod") && object.namespace == workload.namespace);
     pods.any(|pod| selects(selector, labels(pod)))
 }
 

@@ -38,7 +38,7 @@ impl Objects {
 
     /// An object.
     pub(crate) fn find(&self, kind: &str, namespace: &str, name: &str) -> Option<&Object> {
-        let is_it = |object: &&Object| object.kind == kind && object.namespace == namespace && object.name == name;
+        let is_it = |object: &&Object| object.is(kind) && object.namespace == namespace && object.name == name;
         self.all.iter().find(is_it)
     }
 }

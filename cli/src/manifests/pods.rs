@@ -20,7 +20,7 @@ impl Found {
         let kinds = KINDS.iter().filter(|kind| kind.is_namespaced && kind.kind != "Service");
         for kind in kinds.filter_map(Served::fixed) {
             // For a target that is an address all of them were read.
-            if self.objects.iter().any(|object| object.kind == kind.kind) {
+            if self.objects.iter().any(|object| object.is(&kind.kind)) {
                 continue;
             }
             for namespace in &namespaces {

@@ -271,6 +271,29 @@ mod tests {
     }
 
     #[test]
+    fn kinds_that_are_not_used_may_repeat_and_others_have_their_own_group() {
+        let mut f = Fixture::new();
+        f.service("a.yaml", "web", 80);
+        let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web, namespace: shop}\n";
+        f.write("b.yaml", map);
+        f.write("c.yaml", map);
+        f.write(
+            "d.yaml",
+            "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n",
+        );
+        f.write(
+            "e.yaml",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: edge, namespace: shop}\nspec:\n  parentRefs: \
+             [{name: edge}]\n  rules: [{backendRefs: [{group: gateway.example.com, kind: Backend, name: up}]}]\n",
+        );
+        assert!(f.folder.read());
+        assert!(f.knows("web:80") && f.problems().is_empty(), "{:?}", f.problems());
+        f.service("z.yaml", "web", 81);
+        f.folder.read();
+        assert!(f.problems()[0].contains("z.yaml"), "of a kind that is used, the second is told: {:?}", f.problems());
+    }
+
+    #[test]
     fn a_broken_file_that_is_removed_is_gone() {
         let mut f = Fixture::new();
         f.service("a.yaml", "web", 80);

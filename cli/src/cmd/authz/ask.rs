@@ -61,7 +61,7 @@ pub(super) fn run(args: &Args, from: &str, to: &str, globals: &Globals) -> anyho
 /// The namespace of manifests where nothing says one: that of the caller, else of what is called.
 fn namespace_in<'o>(objects: &'o Objects, caller: Named<'_>, callee: &Callee<'_>) -> Option<&'o str> {
     let of_caller = match caller {
-        Named::Workload { kind, name } => objects.all.iter().find(|object| object.kind == kind && object.name == name),
+        Named::Workload { kind, name } => objects.all.iter().find(|object| object.is(kind) && object.name == name),
         _ => None,
     };
     of_caller.map(|object| object.namespace.as_str()).or_else(|| callee.namespace_in(objects))

@@ -69,8 +69,8 @@ impl<'a> Callee<'a> {
     pub(super) fn namespace_in<'o>(&self, objects: &'o Objects) -> Option<&'o str> {
         let is_it = |object: &&Object| {
             let is_kind = match self.kind {
-                Some(kind) => object.kind == kind,
-                None => ["Service", "Pod"].contains(&object.kind.as_str()),
+                Some(kind) => object.is(kind),
+                None => object.is("Service") || object.is("Pod"),
             };
             is_kind && object.name == self.name
         };

@@ -20,7 +20,7 @@ pub(super) struct World {
 /// Reads the objects. Kinds that the cluster does not serve count as having none.
 pub(super) async fn read(cluster: &Cluster) -> Result<World, ClusterError> {
     let found = manifests::read_cluster(cluster, Wanted::Everything, &[]).await?;
-    let services = found.objects.iter().filter(|object| object.kind == "Service");
+    let services = found.objects.iter().filter(|object| object.is("Service"));
     let services = services.map(|service| format!("{}.{}", service.name, service.namespace)).collect();
     let (snapshot, _) = Snapshot::from_objects(&found.objects, found.options);
     Ok(World { snapshot, services })

@@ -113,7 +113,7 @@ fn from_given(from: Option<&str>, namespace: Option<&str>, objects: &[Object]) -
     match from.map(named) {
         None => fallback.to_owned(),
         Some(Named::Workload { kind, name }) => {
-            let mut named = objects.iter().filter(|object| object.kind == kind && object.name == name);
+            let mut named = objects.iter().filter(|object| object.is(kind) && object.name == name);
             let is_here = |object: &&Object| namespace.is_none_or(|namespace| object.namespace == namespace);
             named.find(is_here).map_or(fallback, |object| &object.namespace).to_owned()
         }

@@ -163,7 +163,7 @@ struct Namespaces<'o> {
 impl<'o> Namespaces<'o> {
     fn of(objects: &'o [Object]) -> Self {
         let of = |kind: &str| {
-            objects.iter().filter(|object| object.kind == kind).map(|object| object.namespace.as_str()).collect()
+            objects.iter().filter(|object| object.is(kind)).map(|object| object.namespace.as_str()).collect()
         };
         Self { services: of("Service"), grants: of("ReferenceGrant") }
     }

@@ -60,7 +60,7 @@ fn is_about(field: &str, refused: &Refused) -> bool {
 
 /// Settings that nobody reads where they stand.
 pub(super) fn not_in_force(objects: &[Object], findings: &mut Vec<Finding>) {
-    let is_namespace = |object: &&Object| object.kind == "Namespace" && object.group().is_empty();
+    let is_namespace = |object: &&Object| object.is("Namespace");
     let is_enabled = |object: &&Object| {
         let label = object.value.pointer("/metadata/labels").and_then(|labels| labels.get(INJECT_LABEL));
         label.is_some_and(|label| label == "enabled")

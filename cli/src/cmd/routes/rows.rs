@@ -113,7 +113,7 @@ pub(super) fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>, t
     let status = |route: &Route| match told {
         Told::ByObjects => {
             let of_route = |object: &&&Object| {
-                object.kind == route.meta.kind.as_str()
+                object.is(route.meta.kind.as_str())
                     && object.namespace == *route.meta.namespace
                     && object.name == *route.meta.name
             };
@@ -146,7 +146,7 @@ pub(super) fn rows(snapshot: &Snapshot, objects: &[Object], shown: &Shown<'_>, t
 
 /// Whether an object attaches to Services as a route: of the Gateway API's kinds those have a status that is ours to write.
 fn is_route(object: &Object) -> bool {
-    kind(&object.kind).is_some_and(|kind| kind.status == Some(StatusForm::Parents))
+    object.is(&object.kind) && kind(&object.kind).is_some_and(|kind| kind.status == Some(StatusForm::Parents))
 }
 
 fn of_policy(

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh_resources::{
     Object,
     object::{MAX_ALIAS_EVENTS, MAX_DEPTH, MAX_FILE_BYTES},
+    yaml,
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -168,21 +169,24 @@ impl Suite {
 
     /// Reads the text of a file in a folder.
     pub(super) fn parse(text: &str, shown: &str, folder: &Path) -> anyhow::Result<Self> {
+        let wrong = |what: String| anyhow!("{shown}: {what}; see docs/testing-routes.md");
+        let read = yaml::value(text).map_err(|error| wrong(error.to_string()))?;
         let options = serde_saphyr::options! {
             with_snippet: false,
             strict_booleans: true,
             budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
             alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS },
         };
-        let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-            anyhow!("{shown}: {}; see docs/testing-routes.md", error.to_string().replace('\n', " "))
-        })?;
+        let file: File = serde_saphyr::from_str_with_options(text, options)
+            .map_err(|error| wrong(error.to_string().replace('\n', " ")))?;
         let mut given = ManifestFiles::default();
         if !file.manifests.is_empty() {
             let paths: Vec<PathBuf> = file.manifests.iter().map(|path| folder.join(path)).collect();
             given = ManifestFiles::read(&paths).with_context(|| shown.to_owned())?;
         }
-        for (index, value) in file.objects.into_iter().enumerate() {
+        // Objects mean what they mean to kubectl.
+        let objects = read.get("objects").and_then(Value::as_array).cloned().unwrap_or(file.objects);
+        for (index, value) in objects.into_iter().enumerate() {
             let object = Object::from_value(value, None);
             given.add(object.map_err(|why| anyhow!("{shown}: objects[{index}]: {why}"))?);
         }

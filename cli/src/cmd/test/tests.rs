@@ -16,7 +16,7 @@ objects:
     parentRefs: [{group: '', kind: Service, name: web}]
     rules:
     - matches: [{path: {value: /old}}]
-      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x, value: '1'}], remove: [y]}}]
+      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x, value: '1'}], remove: ['y']}}]
       timeouts: {request: 2s}
       backendRefs: [{name: web, port: 80, weight: 3}, {name: web-v1, port: 80}]
     - matches: [{path: {value: /broken}}]
