@@ -163,10 +163,15 @@ impl Object {
         if name.is_empty() && !prefix.is_empty() {
             name = format!("{prefix}{}", made_up(source.as_ref()));
         }
-        for (field, found) in [("apiVersion", &api_version), ("kind", &kind), ("metadata.name", &name)] {
+        for (field, found) in [("apiVersion", &api_version), ("kind", &kind)] {
             if found.is_empty() {
                 return Err(format!("the object has no `{field}`"));
             }
+        }
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        // Files of tools (of Kustomize, of kind) look like objects and have no name.
+        if name.is_empty() && is_used(group, &kind) {
+            return Err("the object has no `metadata.name`".to_owned());
         }
         if value.pointer("/metadata/namespace").is_some_and(|found| !found.is_null() && !found.is_string()) {
             return Err("`metadata.namespace` is not a text: put it in quotes".to_owned());

@@ -141,7 +141,9 @@ pub(crate) fn decode(object: &Object, form: &Form, report: &mut Report<'_>) -> R
     route.bytes += hosts;
     route.policy_bytes += hosts;
     decode_rules(&spec, form, &mut route, report);
-    if !route.is_of_mesh() {
+    let has_parents =
+        spec.get("parentRefs").is_some_and(|parents| parents.value.as_array().is_some_and(|all| !all.is_empty()));
+    if has_parents && !route.is_of_mesh() {
         // What others serve is theirs to judge: they know backends and filters that are nothing here.
         report.forget_all_but("spec.parentRefs");
     }

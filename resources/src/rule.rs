@@ -103,7 +103,9 @@ pub(crate) fn decode_rule(
         }
         lift_answers(&mut rule);
     }
-    warn_of_no_backend(node, form, &rule, report);
+    if matches.is_ok() {
+        warn_of_no_backend(node, form, &rule, report);
+    }
     rule.pattern_bytes = report.patterns.end_rule(matches.is_ok());
     rule.matches = matches.unwrap_or_else(|Invalid| {
         let what = "Dropped Rule: a match cannot be used, so the rule matches no request";

@@ -19,12 +19,12 @@ const SENT: usize = 8;
 const WORLD: &str = r#"
 apiVersion: v1
 kind: Service
-metadata: {name: web, namespace: n}
+metadata: {name: web, namespace: 'n'}
 spec: {ports: [{name: http, port: 80}]}
 ---
 apiVersion: policy.meshctl.dev/v1alpha1
 kind: RetryPolicy
-metadata: {name: p, namespace: n}
+metadata: {name: p, namespace: 'n'}
 spec: {attempts: 2}
 "#;
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 const SERVICES: &str =
-    "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: n}\nspec: {ports: [{port: 80}]}\n";
+    "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: 'n'}\nspec: {ports: [{port: 80}]}\n";
 
 fn valid_http() -> Value {
     json!({

@@ -169,6 +169,7 @@ spec:
         (10, "spec.rules[0].backendRefs[0].weight", is_500),
         (11, "spec.rules[0].backendRefs[1].port", is_500),
         (14, "spec.rules[1].brandNew", ""),
+        (12, "spec.rules[1].backendRefs", "every request is answered 500"),
         (13, "spec.rules[1].timeouts.request", "there is no such limit"),
     ];
     assert_eq!(lines(text), expected.map(|(line, field, effect)| (line, field.to_owned(), effect.to_owned())));

@@ -61,8 +61,8 @@ fn conditions_are_those_of_the_table() {
 
 fn route(spec: &str) -> Snapshot {
     let text = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: n}}\nspec: {{ports: [{{port: 80}}]}}\n---\n\
-         apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: n, generation: 7}}\nspec: {{{spec}}}\n"
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: 'n'}}\nspec: {{ports: [{{port: 80}}]}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: 'n', generation: 7}}\nspec: {{{spec}}}\n"
     );
     Snapshot::from_objects(&parse_manifests(&text, "r.yaml").unwrap(), Options::default()).0
 }
@@ -89,7 +89,9 @@ fn a_parent_is_told_as_it_is_written_and_once() {
 
 #[test]
 fn what_is_left_out_is_told_by_a_route_in_force() {
-    let found = only(&route(&format!("{WEB}, brandNew: 1, rules: [{{timeouts: {{request: 1s, other: 2s}}}}]")));
+    let found = only(&route(&format!(
+        "{WEB}, brandNew: 1, rules: [{{timeouts: {{request: 1s, other: 2s}}, backendRefs: [{{name: web, port: 80}}]}}]"
+    )));
     let accepted = &found.parents[0].conditions[0];
     assert!(accepted.status, "{accepted:?}");
     assert_eq!(
@@ -130,11 +132,11 @@ fn messages_are_bounded() {
 fn policy(spec: &str, routes: impl IntoIterator<Item = (&'static str, String, &'static str)>) -> Snapshot {
     let mut text = format!(
         "apiVersion: policy.meshctl.dev/v1alpha1\nkind: RetryPolicy\n\
-         metadata: {{name: p, namespace: n, generation: 4}}\nspec: {{{spec}}}\n"
+         metadata: {{name: p, namespace: 'n', generation: 4}}\nspec: {{{spec}}}\n"
     );
     for (kind, name, parent) in routes {
         text.push_str(&format!(
-            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: n}}\n\
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: 'n'}}\n\
              spec: {{parentRefs: [{{{parent}}}], rules: [{{filters: [{{type: ExtensionRef, extensionRef: \
              {{group: policy.meshctl.dev, kind: RetryPolicy, name: p}}}}]}}]}}\n"
         ));

@@ -23,6 +23,8 @@ const MAX_TOTAL_BYTES: u64 = 256 * 1024 * 1024;
 /// Deepest sub-folder.
 const MAX_DEPTH: usize = 16;
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+/// Files that are named like manifests and are none: those of Kustomize and of Helm.
+const OTHERS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Chart.yaml"];
 
 /// What of a file tells that it changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +122,9 @@ impl FolderListing {
 }
 
 fn is_manifest(path: &Path) -> bool {
+    if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| OTHERS.contains(&name)) {
+        return false;
+    }
     path.extension().and_then(|extension| extension.to_str()).is_some_and(|e| EXTENSIONS.contains(&e))
 }
 
@@ -141,9 +146,18 @@ mod tests {
         for name in ["a.yaml", "b.yml", "c.json", "sub/d.yaml"] {
             fs::write(at(name), "").unwrap();
         }
-        for name in
-            ["a.yaml~", ".a.yaml.swp", "#a.yaml#", ".#a.yaml", "a.yaml.swp", "notes.txt", "yaml", "sub/.git/x.yaml"]
-        {
+        for name in [
+            "kustomization.yaml",
+            "sub/Chart.yaml",
+            "a.yaml~",
+            ".a.yaml.swp",
+            "#a.yaml#",
+            ".#a.yaml",
+            "a.yaml.swp",
+            "notes.txt",
+            "yaml",
+            "sub/.git/x.yaml",
+        ] {
             fs::write(at(name), "").unwrap();
         }
         symlink("gone.yaml", at("dangling.yaml")).unwrap();

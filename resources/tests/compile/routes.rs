@@ -26,8 +26,8 @@ type Case = (&'static str, &'static str, &'static str, &'static [(Reason, &'stat
 const WHOLE: &[Case] = &[
     ("rules: []", "/", "404", &[(UnsupportedValue, "spec.rules")]),
     ("rules: 5", "/", "404", &[(UnsupportedValue, "spec.rules")]),
-    ("x: 1", "/", "500", &[(UnsupportedValue, "spec.x")]),
-    ("rules: [{}]", "/", "500", &[]),
+    ("x: 1", "/", "500", &[(UnsupportedValue, "spec"), (UnsupportedValue, "spec.x")]),
+    ("rules: [{}]", "/", "500", &[(UnsupportedValue, "spec.rules[0].backendRefs")]),
     (
         "rules: [{retry: {brandNew: 3}, backendRefs: [{name: web, port: 80}]}]",
         "/",
@@ -222,7 +222,9 @@ fn ports_and_sections_of_parents() {
         route(
             "HTTPRoute",
             "shop/r",
-            &format!("parentRefs: [{{group: '', kind: Service, name: web{more}}}], rules: [{{}}]"),
+            &format!(
+                "parentRefs: [{{group: '', kind: Service, name: web{more}}}], rules: [{{backendRefs: [{{name: web, port: 80}}]}}]"
+            ),
         )
     };
     for (more, on_80, on_81, problems) in [

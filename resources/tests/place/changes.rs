@@ -95,7 +95,7 @@ fn the_network_of_a_node_touches_what_is_in_it() {
     let two = two.replacen("service-name: web", "service-name: other", 1);
     let (mut world, _) = doubtful(&(service("web", WEB) + &two));
     world.take_touched();
-    let node = |cidr: &str| format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n}}\nspec: {{podCIDR: {cidr}}}");
+    let node = |cidr: &str| format!("apiVersion: v1\nkind: Node\nmetadata: {{name: node}}\nspec: {{podCIDR: {cidr}}}");
     let mut change = |text: &str| {
         world.apply(&parse_manifests(text, "x.yaml").unwrap()[0]);
         let touched = world.take_touched();

@@ -206,7 +206,8 @@ async fn kinds_that_are_not_served_are_waited_for() {
         "httproutes",
         "shop",
         "r",
-        json!({"spec": {"parentRefs": [{"kind": "Service", "group": "", "name": "web"}]}}),
+        json!({"spec": {"parentRefs": [{"kind": "Service", "group": "", "name": "web"}],
+            "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]}}),
     );
     fixture.until(|w| w.snapshot.http_routes.len() == 1 && w.problems.is_empty()).await;
     // The CRDs are removed, and their objects with them.
