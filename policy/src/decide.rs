@@ -6,7 +6,7 @@ use crate::{
     facts::RequestFacts,
     filter::{Answer, Cors, Filter, Redirect},
     model::{Backend, OutboundPolicy, RouteKind, RouteMeta, Rule, Target},
-    route::{RequestMatch, settle},
+    route::{RequestMatch, settle, settle::settle_unmerged},
     trace::{Step, Trace},
 };
 
@@ -73,8 +73,28 @@ pub fn decide_outbound<'p>(
         return without_route(policy, OutboundVerdict::Default(&policy.target));
     }
     let path = settle(facts.path);
+    let unmerged = settle_unmerged(facts.path);
     let settled = RequestFacts { path: &path, ..*facts };
-    by_table(policy, &settled, trace, |rule| answer_of(&rule.filters, facts))
+    let asked = Asked { facts: settled, unmerged: unmerged.as_deref() };
+    let answer = |rule: &'p Rule| answer_of(&rule.filters, facts);
+    // A preflight is about another request: the rule for that one answers, if it has a CORS filter.
+    if let Some(method) = Cors::preflight_of(facts) {
+        let announced = Asked { facts: RequestFacts { method: &method, ..settled }, ..asked };
+        let found = policy.routes.find(&announced.facts, announced.unmerged, &mut ());
+        if found.is_some_and(|found| found.rule.has_cors()) {
+            return by_table(policy, &announced, trace, answer);
+        }
+    }
+    by_table(policy, &asked, trace, answer)
+}
+
+/// What rules are compared with.
+#[derive(Clone, Copy)]
+struct Asked<'r> {
+    /// With a settled path.
+    facts: RequestFacts<'r>,
+    /// The path with its empty segments, if it has any.
+    unmerged: Option<&'r str>,
 }
 
 /// Decides about one connection whose bytes are passed unchanged. `sni` is the server name of its ClientHello, if it has one;
@@ -94,7 +114,7 @@ pub fn decide_connection<'p>(
     let headers = http::HeaderMap::new();
     let host = sni.unwrap_or_default();
     let facts = RequestFacts { method: &http::Method::CONNECT, host, path: "/", query: None, headers: &headers };
-    by_table(policy, &facts, trace, |_| None)
+    by_table(policy, &Asked { facts, unmerged: None }, trace, |_| None)
 }
 
 fn without_route<'p>(policy: &'p OutboundPolicy, verdict: OutboundVerdict<'p>) -> OutboundDecision<'p> {
@@ -112,11 +132,11 @@ fn answer_of<'p>(filters: &'p [Filter], facts: &RequestFacts<'_>) -> Option<Outb
 
 fn by_table<'p>(
     policy: &'p OutboundPolicy,
-    facts: &RequestFacts<'_>,
+    asked: &Asked<'_>,
     trace: &mut impl Trace,
     answer: impl Fn(&'p Rule) -> Option<OutboundVerdict<'p>>,
 ) -> OutboundDecision<'p> {
-    let Some(found) = policy.routes.find(facts, trace) else {
+    let Some(found) = policy.routes.find(&asked.facts, asked.unmerged, trace) else {
         trace.step(Step::NotFound);
         return without_route(policy, OutboundVerdict::NotFound);
     };
@@ -174,6 +194,12 @@ impl Rule {
             left -= weight;
         }
         None
+    }
+
+    /// Whether it, or one of its backends, has a filter that answers preflights.
+    fn has_cors(&self) -> bool {
+        let of_backends = self.backends.iter().flat_map(|backend| &backend.filters);
+        self.filters.iter().chain(of_backends).any(|filter| matches!(filter, Filter::Cors(_)))
     }
 
     /// Sum of the weights of all backends.

@@ -24,6 +24,8 @@ pub(crate) enum Reason {
     BadRequest,
     /// The header section is over the limits.
     HeadersTooLarge,
+    /// The request's body brought nothing for too long.
+    RequestTimeout,
     /// The request's authority names nothing that the controller knows.
     UnknownTarget,
     /// The address is one of the cluster's, and nobody is known to have it.
@@ -87,9 +89,10 @@ impl Fault {
 
 impl Reason {
     /// Every reason, for the metrics catalogue and the documentation test.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::BadRequest,
         Self::HeadersTooLarge,
+        Self::RequestTimeout,
         Self::UnknownTarget,
         Self::UnknownAddress,
         Self::DiscoveryUnavailable,
@@ -170,7 +173,7 @@ static DESCRIBED: [Described; Reason::ALL.len()] = [
         "bad-request",
         StatusCode::BAD_REQUEST,
         Fault::Client,
-        "Mend the request; it was not forwarded.",
+        "Mend the request; it was not forwarded, or not as a whole.",
     ),
     (
         Reason::HeadersTooLarge,
@@ -178,6 +181,13 @@ static DESCRIBED: [Described; Reason::ALL.len()] = [
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Fault::Client,
         "Send fewer or shorter headers, or raise MESH_MAX_HEADERS and MESH_MAX_HEADER_BYTES.",
+    ),
+    (
+        Reason::RequestTimeout,
+        "request-timeout",
+        StatusCode::REQUEST_TIMEOUT,
+        Fault::Client,
+        "Send the body without such pauses, or raise MESH_UPLOAD_TIMEOUT; the server has a part of it.",
     ),
     (
         Reason::UnknownTarget,

@@ -2,13 +2,13 @@
 
 use mesh_policy::{
     PathMatch, RequestMatch, RouteKind,
-    route::{HeaderMatch, QueryMatch},
+    route::{HeaderMatch, Paths, QueryMatch, settle},
 };
 
 use crate::{
     filter::decode_header_name,
     object::Object,
-    problem::Report,
+    problem::{Reason, Report},
     route::{Form, RouteObject},
     rule::{decode_regex, decode_text_match},
     walker::{Invalid, MAX_LIST, Node},
@@ -63,17 +63,32 @@ fn decode_path(node: &Node<'_>, report: &mut Report<'_>) -> Result<PathMatch, In
     let value = path.text("value", report)?.unwrap_or("/");
     let kind = path.one_of("type", &["Exact", "PathPrefix", "RegularExpression"], report)?;
     if kind == Some("RegularExpression") && value.len() <= MAX_PATH_LENGTH {
-        return decode_regex(&path, "value", value, report).map(PathMatch::Regex);
+        let regex = decode_regex(&path, "value", value, report)?;
+        if regex.paths() == Paths::None {
+            let what = format!("{} matches no path: each begins with / and has no query", crate::walker::short(value));
+            let fix = "write a pattern for the whole path, with a / first, .. resolved and escapes in upper case";
+            report.warning(&path.field("value"), Reason::UnsupportedValue, &what, fix);
+        }
+        return Ok(PathMatch::Regex(regex));
     }
-    let lower = value.to_ascii_lowercase();
-    let is_wrong = !value.starts_with('/')
-        || value.len() > MAX_PATH_LENGTH
-        || ["//", "/./", "/../", "%2f", "#", "?"].iter().any(|part| lower.contains(part))
-        || value.ends_with("/.")
-        || value.ends_with("/..");
-    if is_wrong {
+    if !value.starts_with('/') || value.len() > MAX_PATH_LENGTH || is_ambiguous(value) {
         let fix = "write an absolute path without //, /./, /../, %2f, # and ?, of at most 1024 characters";
         return Err(path.invalid("value", format!("{value:?} can be no path of a request"), fix, report));
     }
-    Ok(if kind == Some("Exact") { PathMatch::Exact(value.to_owned()) } else { PathMatch::Prefix(value.to_owned()) })
+    // As the path of a request is, so that whatever way a route writes its path, it matches it.
+    let settled = settle(value);
+    if settled.matches('/').count() != value.matches('/').count() {
+        let what = format!("{value:?} has segments that are . or .. once they are decoded");
+        return Err(path.unsupported("value", what, "write the path that they lead to", report));
+    }
+    let settled = settled.into_owned();
+    Ok(if kind == Some("Exact") { PathMatch::Exact(settled) } else { PathMatch::Prefix(settled) })
+}
+
+/// Whether a path has what the Gateway API does not take in one.
+fn is_ambiguous(path: &str) -> bool {
+    let lower = path.to_ascii_lowercase();
+    ["//", "/./", "/../", "%2f", "#", "?"].iter().any(|part| lower.contains(part))
+        || path.ends_with("/.")
+        || path.ends_with("/..")
 }

@@ -151,6 +151,12 @@ impl Cors {
             && facts.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
     }
 
+    /// The method of the request that a preflight announces.
+    pub(crate) fn preflight_of(facts: &RequestFacts<'_>) -> Option<Method> {
+        let method = facts.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD).filter(|_| Self::is_preflight(facts))?;
+        Method::from_bytes(method.as_bytes()).ok()
+    }
+
     /// The headers of the answer to a preflight, which is always a success; an origin that is not allowed gets none of
     /// them, and the browser stops there.
     pub fn preflight(&self, request: &HeaderMap) -> HeaderMap {

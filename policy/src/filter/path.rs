@@ -1,6 +1,6 @@
 //! How a redirect or a rewrite changes a path (Gateway API, `HTTPPathModifier`).
 
-use crate::route::{PathMatch, RequestMatch, settle};
+use crate::route::{PathMatch, RequestMatch, settle::behind};
 
 /// A change of a path; the query stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +14,11 @@ pub enum PathModifier {
 impl PathModifier {
     /// The new path of a request whose path was matched by `matched`; `None` stands for a rule without matches, whose
     /// prefix is `/`. A match that is no prefix has nothing that could be replaced (the compiler of routes refuses such
-    /// a rule), and the path stays.
+    /// a rule), and the path stays. What stands behind the prefix stays as it was written. `*` is no path.
     pub fn apply(&self, path: &str, matched: Option<&RequestMatch>) -> String {
+        if !path.starts_with('/') {
+            return path.to_owned();
+        }
         let replacement = match self {
             Self::Full(full) => return full.to_string(),
             Self::Prefix(replacement) => replacement.strip_suffix('/').unwrap_or(replacement),
@@ -25,10 +28,7 @@ impl PathModifier {
             Some(PathMatch::Prefix(prefix)) => prefix.strip_suffix('/').unwrap_or(prefix),
             Some(PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Grpc { .. }) => return path.to_owned(),
         };
-        // As it was matched: what the prefix stood for may be written in other ways.
-        let path = settle(path);
-        let rest = path.strip_prefix(prefix).unwrap_or(&path);
-        match (replacement, rest) {
+        match (replacement, behind(path, prefix)) {
             // A path is never empty.
             ("", "") => "/".to_owned(),
             (_, rest) => format!("{replacement}{rest}"),
@@ -61,13 +61,21 @@ mod tests {
             ("/foo/", "/foo", "/", "/"),
             ("/foo", "/foo", "/", "/"),
             ("/foo/bar", "/", "/xyz", "/xyz/foo/bar"),
-            ("/x/../foo/b%61r", "/foo", "/xyz", "/xyz/bar"),
+            ("/x/../foo/b%61r", "/foo", "/xyz", "/xyz/b%61r"),
+            ("/foo/200x100/https://example.com/a.png", "/foo", "/xyz", "/xyz/200x100/https://example.com/a.png"),
+            ("//f%6Fo//a//b/", "/foo", "/xyz", "/xyz//a//b/"),
+            ("/foo//", "/foo", "/xyz", "/xyz//"),
+            ("/foo/%7Eu/a%2fb/./c", "/foo", "/xyz", "/xyz/%7Eu/a%2fb/./c"),
+            ("/foo/a/../../foo/b", "/foo", "/xyz", "/xyz/b"),
+            ("/../foo/..", "/", "/xyz", "/xyz/foo/.."),
+            ("*", "/", "/xyz", "*"),
         ] {
             let modifier = PathModifier::Prefix(replacement.into());
             assert_eq!(modifier.apply(path, Some(&prefix(matched))), expected, "{path} {matched} {replacement}");
         }
         assert_eq!(PathModifier::Prefix("/v2".into()).apply("/a", None), "/v2/a");
         assert_eq!(PathModifier::Full("/all".into()).apply("/foo/bar", Some(&prefix("/foo"))), "/all");
+        assert_eq!(PathModifier::Full("/all".into()).apply("*", None), "*");
     }
 
     proptest! {

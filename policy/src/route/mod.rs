@@ -11,6 +11,7 @@ pub mod order;
 pub mod path;
 pub mod patterns;
 pub mod query;
+mod reach;
 pub mod settle;
 pub mod text;
 
@@ -22,6 +23,7 @@ pub use order::RouteTable;
 pub use path::PathMatch;
 pub use patterns::{PatternError, Patterns};
 pub use query::QueryMatch;
+pub use reach::Paths;
 pub use settle::settle;
 pub use text::{MAX_REGEX_LENGTH, Program, REGEX_SIZE_LIMIT, RegexError, RegexMatch, StringMatch};
 
@@ -72,6 +74,11 @@ impl RequestMatch {
 
     /// The first part that does not hold, cheapest parts first; `None` when the request is matched.
     pub fn mismatch(&self, facts: &RequestFacts<'_>) -> Option<Mismatch<'_>> {
+        self.mismatch_of(facts, None)
+    }
+
+    /// The same for a request whose path has empty segments, which stand in `unmerged`.
+    pub(crate) fn mismatch_of(&self, facts: &RequestFacts<'_>, unmerged: Option<&str>) -> Option<Mismatch<'_>> {
         if let Some(method) = &self.method
             && method != facts.method
         {
@@ -80,7 +87,7 @@ impl RequestMatch {
         if matches!(self.path, PathMatch::Grpc { .. }) && facts.method != http::Method::POST {
             return Some(Mismatch::Method(&http::Method::POST));
         }
-        if !self.path.matches(facts.path) {
+        if !self.path.matches(facts.path) && !unmerged.is_some_and(|path| self.path.matches_unmerged(path)) {
             return Some(Mismatch::Path(&self.path));
         }
         if let Some(header) = self.counted_headers().find(|header| !header.matches(facts)) {

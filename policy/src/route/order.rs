@@ -106,7 +106,14 @@ impl RouteTable {
     }
 
     /// The rule that a request belongs to, if any.
-    pub(crate) fn find<'p>(&'p self, facts: &RequestFacts<'_>, trace: &mut impl Trace) -> Option<Found<'p>> {
+    ///
+    /// `unmerged` is its path with the empty segments, if it has any.
+    pub(crate) fn find<'p>(
+        &'p self,
+        facts: &RequestFacts<'_>,
+        unmerged: Option<&str>,
+        trace: &mut impl Trace,
+    ) -> Option<Found<'p>> {
         for entry in self.entries() {
             let (route_index, rule_index) = (entry.route as usize, entry.rule as usize);
             let route: &Route = &self.routes[route_index];
@@ -120,7 +127,7 @@ impl RouteTable {
                 continue;
             }
             let matched: Option<&RequestMatch> = entry.matched(rule);
-            let mismatch: Option<Mismatch<'_>> = matched.and_then(|m| m.mismatch(facts));
+            let mismatch: Option<Mismatch<'_>> = matched.and_then(|m| m.mismatch_of(facts, unmerged));
             if let Some(why) = mismatch {
                 trace.step(Step::MatchLost { meta: subject.0, rule_index: subject.1, rule: subject.2, why });
                 continue;

@@ -93,7 +93,7 @@ impl Request {
 
 fn winner(routes: Vec<Route>, request: &Request) -> String {
     let table = RouteTable::new(routes);
-    match table.find(&request.facts(), &mut ()) {
+    match table.find(&request.facts(), None, &mut ()) {
         None => "none".to_owned(),
         Some(found) => format!("{}#{}", found.route.meta.name, found.rule_index),
     }
@@ -204,7 +204,7 @@ fn an_explanation_names_each_rule_that_lost() {
     let table = RouteTable::new(vec![parse_route("shop/web@1 x.com: exact=/a ; prefix=/b GET ; prefix=/")]);
     let request = parse_request("POST x.com /b");
     let mut explanation = Explanation::default();
-    table.find(&request.facts(), &mut explanation).unwrap();
+    table.find(&request.facts(), None, &mut explanation).unwrap();
     assert_eq!(
         explanation.steps(),
         [

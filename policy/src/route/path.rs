@@ -4,7 +4,10 @@
 
 use std::fmt;
 
-use super::text::{RegexMatch, StringMatch};
+use super::{
+    Paths,
+    text::{RegexMatch, StringMatch},
+};
 
 /// What a path must be. The default, prefix `/`, matches every path, also the `*` of `OPTIONS *`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +17,8 @@ pub enum PathMatch {
     /// This path and what is below it, element by element: `/a` matches `/a`, `/a/` and `/a/b`, never `/ab`.
     /// A trailing slash of the prefix is ignored.
     Prefix(String),
-    /// The whole path matches the pattern.
+    /// The whole path matches the pattern. One that can match only paths with empty segments (`//`) is given the path with
+    /// them; every other the settled path alone, so that no spelling leads to it past another rule.
     Regex(RegexMatch),
     /// A gRPC call, whose path is `/service/method`. `None` is any. Asks for the method POST as well, since gRPC has
     /// no other.
@@ -58,6 +62,11 @@ impl PathMatch {
                     && part(method, called_method)
             }
         }
+    }
+
+    /// Whether it is a pattern for paths with empty segments, which no settled path has, and this one is matched.
+    pub(crate) fn matches_unmerged(&self, path: &str) -> bool {
+        matches!(self, Self::Regex(regex) if regex.paths() == Paths::Unmerged && regex.is_match(path.as_bytes()))
     }
 
     /// Precedence by the path; bigger goes first.

@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use super::reach::{self, Paths};
 use regex_automata::{
     meta,
     nfa::thompson::WhichCaptures,
@@ -42,6 +43,8 @@ struct Pattern {
     source: Box<str>,
     /// `None` in it: it cannot be compiled, so nothing matches.
     program: OnceLock<Option<Arc<Program>>>,
+    /// Which paths it can match, once somebody asked.
+    paths: OnceLock<Paths>,
 }
 
 /// A compiled pattern.
@@ -91,7 +94,7 @@ impl RegexMatch {
         }
         // By itself: an unbalanced `a)|(b` must not become valid by the group that is put around it.
         parse_with(source, &dialect()).map_err(|error| RegexError::Syntax(last_line(&error.to_string())))?;
-        Ok(Self(Arc::new(Pattern { source: source.into(), program: OnceLock::new() })))
+        Ok(Self(Arc::new(Pattern { source: source.into(), program: OnceLock::new(), paths: OnceLock::new() })))
     }
 
     /// Makes the program, if there is none yet, and gives the most memory that it takes, in bytes: the program, and what a
@@ -130,6 +133,11 @@ impl RegexMatch {
         &self.0.source
     }
 
+    /// Which paths it can match.
+    pub fn paths(&self) -> Paths {
+        *self.0.paths.get_or_init(|| reach::paths(&whole(&self.0.source), &dialect()))
+    }
+
     /// Whether the whole text matches.
     pub fn is_match(&self, text: &[u8]) -> bool {
         let program = self.0.program.get_or_init(|| compile(&self.0.source).ok().map(Arc::new));
@@ -141,8 +149,13 @@ fn dialect() -> syntax::Config {
     syntax::Config::new().unicode(false).utf8(false)
 }
 
+/// The pattern that must match the whole text.
+fn whole(source: &str) -> String {
+    format!(r"\A(?:{source})\z")
+}
+
 fn compile(source: &str) -> Result<Program, RegexError> {
-    let whole = format!(r"\A(?:{source})\z");
+    let whole = whole(source);
     // Programs that only find captures faster, or that look for literals in texts that are anchored, cost and gain nothing.
     let lean = meta::Config::new()
         .utf8_empty(false)

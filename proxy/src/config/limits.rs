@@ -77,6 +77,9 @@ pub(crate) struct Times {
     /// `MESH_IDLE_TIMEOUT`, 10m: an HTTP connection without a request, from the application or a peer.
     #[serde(serialize_with = "shown")]
     pub idle: Duration,
+    /// `MESH_UPLOAD_TIMEOUT`, 1h: the body of a request that brings nothing while the server waits for it.
+    #[serde(serialize_with = "shown")]
+    pub upload: Duration,
     /// `MESH_POOL_IDLE_TIMEOUT`, 4s: an idle connection towards an application; below the 5 s of common servers.
     #[serde(serialize_with = "shown")]
     pub pool_idle: Duration,
@@ -137,6 +140,7 @@ impl Times {
             handshake: duration(env, "MESH_HANDSHAKE_TIMEOUT", "10s")?,
             header: duration(env, "MESH_HEADER_TIMEOUT", "30s")?,
             idle: duration(env, "MESH_IDLE_TIMEOUT", "10m")?,
+            upload: duration(env, "MESH_UPLOAD_TIMEOUT", "1h")?,
             pool_idle: duration(env, "MESH_POOL_IDLE_TIMEOUT", "4s")?,
             discovery: duration(env, "MESH_DISCOVERY_TIMEOUT", "1500ms")?,
             mirror: duration(env, "MESH_MIRROR_TIMEOUT", "15s")?,

@@ -105,9 +105,9 @@ async fn send_stream(
         }
         Pin::new(&mut response).poll(cx).map_err(|error| classify(&error, "the peer"))
     });
-    let head = head.await?;
+    let mut head = head.await?;
     connection.answered();
-    judge::http2_response(head.status(), head.headers()).map_err(|reason| bad_response(reason.as_str()))?;
+    judge::http2_response(head.status(), head.headers_mut()).map_err(|reason| bad_response(reason.as_str()))?;
     Ok(head.map(RecvBody::from))
 }
 
@@ -168,12 +168,11 @@ pub(crate) async fn send_plain(
         });
     }
     let version = request.version();
-    if let Some(authority) = to.authority {
-        headers::set_host(&mut request, &authority)?;
-    }
-    headers::to_h1_form(&mut request, version)?;
+    headers::to_h1_form(&mut request, version, to.authority)?;
     let pool = (**owner).as_ref();
-    let connection = match pool.take_h1(transport) {
+    // A connection that its server is about to close must not carry what cannot be sent again.
+    let taken = pool.take_h1(transport, headers::is_safe(request.method()));
+    let connection = match taken {
         Some(connection) => connection,
         None => h1::client::Connection::new(connect::tcp(transport, to.address).await?, &h1_config(&transport.config)),
     };
@@ -258,7 +257,8 @@ fn failed(address: SocketAddr, error: &h1::SendError) -> Error {
 
 fn failed_to(server: &str, error: &h1::SendError) -> Error {
     let detail = format!("{server}: {error}");
-    match error.kind {
+    match &error.kind {
+        h1::SendErrorKind::RequestBody(why) if why == h1::QUIET => Error::begun(Reason::RequestTimeout, detail),
         h1::SendErrorKind::Request(_) | h1::SendErrorKind::RequestBody(_) => Error::begun(Reason::BadRequest, detail),
         _ if error.never_sent => Error::closing(detail),
         _ if error.response_started => Error::begun(Reason::BadResponse, detail),

@@ -18,7 +18,7 @@ use http_body::{Body as _, Frame};
 
 use super::{
     body::{Body, BodyError},
-    h1::{framing::strip_trailers, timer::LazyTimer},
+    h1::{self, framing::strip_trailers, timer::LazyTimer},
 };
 use crate::error::{Error, Reason};
 
@@ -75,7 +75,7 @@ impl RecvBody {
         while !self.data_done {
             let polled = self.stream.poll_data(cx);
             if polled.is_pending() && self.is_stalled(cx) {
-                return Poll::Ready(Some(Err(BodyError("the request's body brought nothing for too long".into()))));
+                return Poll::Ready(Some(Err(BodyError(h1::QUIET.into()))));
             }
             match ready!(polled) {
                 Some(Ok(data)) if data.is_empty() => {}
@@ -186,7 +186,7 @@ pub(crate) async fn send_body(
                 }
             },
             Some(Err(error)) => {
-                stream.send_reset(H2Reason::CANCEL);
+                stream.send_reset(if error.0 == h1::QUIET { LATE } else { H2Reason::CANCEL });
                 return Err(error);
             }
         }
@@ -212,6 +212,9 @@ fn body_or_reset(
 
 /// Resets what a peer takes nothing of, and tells that apart from a body that failed.
 const STALLED: H2Reason = H2Reason::FLOW_CONTROL_ERROR;
+
+/// Resets a request whose body brought nothing for too long.
+const LATE: H2Reason = H2Reason::SETTINGS_TIMEOUT;
 
 /// How long the peer may take nothing.
 struct Patience {
@@ -279,6 +282,7 @@ pub(crate) fn classify(error: &h2::Error, peer: &str) -> Error {
         let reason = match (error.is_library(), error.reason()) {
             (true, _) => Reason::BadResponse,
             (false, Some(STALLED)) => Reason::UpstreamReset,
+            (false, Some(LATE)) => Reason::RequestTimeout,
             (false, _) => Reason::BadRequest,
         };
         Error::begun(reason, detail)

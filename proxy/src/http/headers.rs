@@ -3,7 +3,7 @@
 //! Everything else passes as it came: `x-forwarded-*`, `traceparent`, cookies, order of values.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use mesh_policy::RequestFacts;
@@ -13,6 +13,11 @@ use crate::error::{Error, Reason};
 
 /// Says over HTTP/2 between proxies which version the application spoke.
 pub(crate) const ORIG_PROTO: HeaderName = HeaderName::from_static("mesh-orig-proto");
+/// Says between proxies that the application wrote the whole URI as the target of an HTTP/1 request, as one does that asks a
+/// proxy (RFC 9112 section 3.2.2). Within a proxy it says so from where a request came in to where it goes out.
+pub(crate) const ORIG_FORM: HeaderName = HeaderName::from_static("mesh-orig-form");
+/// Carries the `Upgrade` of a 426 between proxies: HTTP/2 has no such field, and a 426 must have it (RFC 9110 section 15.5.22).
+const UPGRADE_TO: HeaderName = HeaderName::from_static("mesh-upgrade");
 /// Marks, on HTTP/1 between proxies, a response to a request that was never delivered.
 pub(crate) const NEVER_DELIVERED: HeaderName = HeaderName::from_static("mesh-never-delivered");
 
@@ -74,6 +79,26 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
+}
+
+/// The protocols that a 426 asks for, which belong to the message though `Upgrade` is a field of the connection. Take them
+/// before those are removed, and give them back to who speaks HTTP/1.
+pub(crate) fn take_upgrade_to<B>(response: &mut Response<B>, is_peer: bool) -> Option<HeaderValue> {
+    if response.status() != StatusCode::UPGRADE_REQUIRED {
+        return None;
+    }
+    let between = response.headers_mut().remove(UPGRADE_TO).filter(|_| is_peer);
+    between.or_else(|| response.headers_mut().remove(header::UPGRADE))
+}
+
+/// Gives them back: `Upgrade` in HTTP/1, and what carries it to a peer's proxy in HTTP/2.
+pub(crate) fn give_upgrade_to<B>(response: &mut Response<B>, to: Option<HeaderValue>, version: Version, is_peer: bool) {
+    let Some(to) = to else { return };
+    match (version, is_peer) {
+        (Version::HTTP_2, true) => response.headers_mut().insert(UPGRADE_TO, to),
+        (Version::HTTP_2, false) => None,
+        _ => response.headers_mut().insert(header::UPGRADE, to),
+    };
 }
 
 fn is_trailers(coding: &[u8]) -> bool {
@@ -168,7 +193,7 @@ pub(crate) fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Er
         (Some(uri), _) if uri.as_str().contains('@') => {
             Err(Error::undelivered(Reason::BadRequest, "user information in the authority"))
         }
-        (Some(uri), Some(host)) if !same_authority(uri, &host) => {
+        (Some(uri), Some(host)) if !same_authority(uri, &host, is_https(request.uri())) => {
             Err(Error::undelivered(Reason::BadRequest, "the request target and Host name different authorities"))
         }
         (Some(uri), _) => Ok(Some(uri.clone())),
@@ -183,8 +208,24 @@ fn plain_authority(value: &HeaderValue) -> Result<Authority, Error> {
         .ok_or_else(|| Error::undelivered(Reason::BadRequest, "Host is no host[:port]"))
 }
 
-fn same_authority(a: &Authority, b: &Authority) -> bool {
-    a.host().eq_ignore_ascii_case(b.host()) && a.port_u16().unwrap_or(80) == b.port_u16().unwrap_or(80)
+fn same_authority(a: &Authority, b: &Authority, is_https: bool) -> bool {
+    let default = if is_https { 443 } else { 80 };
+    a.host().eq_ignore_ascii_case(b.host()) && a.port_u16().unwrap_or(default) == b.port_u16().unwrap_or(default)
+}
+
+/// Whether a URI without a port means 443 (RFC 9110 section 4.2.2).
+pub(crate) fn is_https(uri: &Uri) -> bool {
+    uri.scheme() == Some(&Scheme::HTTPS)
+}
+
+/// Whether the target of an HTTP/1 request is the whole URI.
+pub(crate) fn is_absolute_form<B>(request: &Request<B>) -> bool {
+    request.version() != Version::HTTP_2 && request.uri().scheme().is_some() && *request.method() != Method::CONNECT
+}
+
+/// Notes that the form is to be kept.
+pub(crate) fn keep_absolute_form(headers: &mut HeaderMap) {
+    headers.insert(ORIG_FORM, HeaderValue::from_static("absolute"));
 }
 
 /// Turns a request into HTTP/2 form: everything in the URI, no Host field.
@@ -215,14 +256,24 @@ pub(crate) fn set_host<B>(request: &mut Request<B>, authority: &Authority) -> Re
     Ok(())
 }
 
-/// Turns a request into HTTP/1 form: origin-form target and a Host field (RFC 9112 section 3.2.1).
-pub(crate) fn to_h1_form<B>(request: &mut Request<B>, version: Version) -> Result<(), Error> {
+/// Turns a request into HTTP/1 form: a Host field, and a target in origin-form (RFC 9112 section 3.2.1), or in absolute-form
+/// if it came so. `authority` is the one that goes on, instead of the target's.
+pub(crate) fn to_h1_form<B>(
+    request: &mut Request<B>,
+    version: Version,
+    authority: Option<Authority>,
+) -> Result<(), Error> {
     let bad = |error: String| Error::undelivered(Reason::BadRequest, error);
+    let is_absolute = request.headers_mut().remove(ORIG_FORM).is_some();
     if request.method() != Method::CONNECT {
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
-        parts.scheme = None;
-        let authority = parts.authority.take();
+        let authority = authority.or_else(|| parts.authority.take());
         parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        parts.authority = authority.clone().filter(|_| is_absolute);
+        parts.scheme = match &parts.authority {
+            Some(_) => parts.scheme.or(Some(Scheme::HTTP)),
+            None => None,
+        };
         *request.uri_mut() = Uri::from_parts(parts).map_err(|error| bad(error.to_string()))?;
         if let Some(authority) = authority {
             set_host(request, &authority)?;

@@ -60,7 +60,7 @@ fn cookies_are_one_field_in_http1_and_values_are_what_http1_reads() {
     request = request.header("cookie", "b=2").header("x", " a b\t").header("y", " ");
     let mut request = request.body(()).unwrap();
     trim_values(request.headers_mut());
-    to_h1_form(&mut request, Version::HTTP_11).unwrap();
+    to_h1_form(&mut request, Version::HTTP_11, None).unwrap();
     assert_eq!(*request.headers(), headers(&[("cookie", "a=1; b=2"), ("host", "web"), ("x", "a b"), ("y", "")]));
 }
 
@@ -137,9 +137,44 @@ fn forms_round_trip() {
     let named = authority(&request).unwrap();
     to_h2_form(&mut request, named).unwrap();
     assert_eq!(request.uri(), "http://web.shop:8080/a?b=c");
-    to_h1_form(&mut request, Version::HTTP_11).unwrap();
+    to_h1_form(&mut request, Version::HTTP_11, None).unwrap();
     assert_eq!(
         (request.uri().to_string(), &request.headers()["host"]),
         ("/a?b=c".into(), "web.shop:8080".parse::<HeaderValue>().as_ref().unwrap())
     );
+}
+
+#[test]
+fn absolute_form_goes_on_as_such_if_it_is_asked_for() {
+    for (keeps, written) in [(false, "/a?b"), (true, "https://new.example/a?b")] {
+        let uri = "https://old.example/a?b";
+        let mut request = Request::get(uri).header("host", "old.example").version(Version::HTTP_11).body(()).unwrap();
+        assert!(is_absolute_form(&request));
+        if keeps {
+            keep_absolute_form(request.headers_mut());
+        }
+        let edited = Some(Authority::from_static("new.example"));
+        to_h2_form(&mut request, edited.clone()).unwrap();
+        to_h1_form(&mut request, Version::HTTP_11, edited).unwrap();
+        assert_eq!(request.uri().to_string(), written);
+        assert_eq!(*request.headers(), headers(&[("host", "new.example")]));
+    }
+}
+
+#[test]
+fn a_426_names_its_protocols_on_every_way() {
+    for (version, is_peer, name) in [
+        (Version::HTTP_11, true, Some("upgrade")),
+        (Version::HTTP_2, true, Some("mesh-upgrade")),
+        (Version::HTTP_2, false, None),
+    ] {
+        let response = |name: &str| Response::builder().status(426).header(name, "websocket").body(()).unwrap();
+        let mut out = response("upgrade");
+        let to = take_upgrade_to(&mut out, false);
+        strip_hop_by_hop(out.headers_mut());
+        give_upgrade_to(&mut out, to, version, is_peer);
+        assert_eq!(out.headers().keys().next().map(HeaderName::as_str), name);
+        assert_eq!(take_upgrade_to(&mut response("mesh-upgrade"), is_peer).is_some(), is_peer, "others may not set it");
+    }
+    assert_eq!(take_upgrade_to(&mut Response::builder().header("upgrade", "h2c").body(()).unwrap(), false), None);
 }

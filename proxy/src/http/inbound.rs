@@ -101,7 +101,13 @@ pub(crate) async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Repl
     };
     headers::strip_hop_by_hop(request.headers_mut());
     headers::strip_foreign_identities(request.headers_mut());
+    let between = request.headers().contains_key(headers::ORIG_FORM) && caller.is_proxy;
+    let is_absolute = headers::is_absolute_form(&request) || (between && version != Version::HTTP_2);
     let handed = headers::take_mesh(request.headers_mut()).filter(|_| caller.is_proxy);
+    if is_absolute {
+        headers::keep_absolute_form(request.headers_mut());
+    }
+    let framing = request.version();
     let mut request = request.map(Body::without_identity_trailers);
     *request.version_mut() = version;
 
@@ -115,7 +121,7 @@ pub(crate) async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Repl
 
     // The application.
     if let Some(to) = upgrade {
-        return unless_revoked(revoked, hand_upgrade(&caller, request, to, &interim, in_flight)).await;
+        return unless_revoked(revoked, hand_upgrade(&caller, request, to, authority, &interim, in_flight)).await;
     }
     // The time limit of the caller, or of its proxy.
     let grpc = version == Version::HTTP_2 && headers::is_grpc(request.headers());
@@ -131,7 +137,9 @@ pub(crate) async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Repl
     let mut response = unless_revoked(revoked, answered).await.map_err(refused)?;
 
     in_flight.admission().into_iter().for_each(Admission::responds);
+    let to = headers::take_upgrade_to(&mut response, false);
     headers::strip_hop_by_hop(response.headers_mut());
+    headers::give_upgrade_to(&mut response, to, framing, caller.is_proxy);
     let response: Response<Body> = response.map(|body| body.counted(in_flight).limited(late, grpc));
     Ok(response.into())
 }
@@ -153,11 +161,12 @@ async fn hand_upgrade(
     caller: &Caller,
     mut request: Request<Body>,
     to: Option<HeaderValue>,
+    authority: Option<Authority>,
     interim: &Interim,
     in_flight: InFlight,
 ) -> Result<Reply, Error> {
     let worker = &caller.worker;
-    headers::to_h1_form(&mut request, Version::HTTP_11)?;
+    headers::to_h1_form(&mut request, Version::HTTP_11, authority)?;
     if let Some(to) = to {
         request.headers_mut().insert(header::UPGRADE, to);
     }
@@ -166,15 +175,16 @@ async fn hand_upgrade(
     let mut reply = client::send_upgrade(&worker.transport, &worker.inbound, app, request, interim, in_flight).await?;
     reply.response = client::from_stranger(reply.response);
     if reply.upgrade.is_none() {
+        let to = headers::take_upgrade_to(&mut reply.response, false);
         headers::strip_hop_by_hop(reply.response.headers_mut());
+        headers::give_upgrade_to(&mut reply.response, to, Version::HTTP_11, caller.is_proxy);
     }
     Ok(reply)
 }
 
 /// Hands a request to the application. If it was certainly not handled because the connection was ending, it is sent again on
-/// another connection. A safe request that may have been handled is repeated once in two cases: the caller is not a peer's
-/// proxy, or the connection was shared, so that another caller may have caused its end. Otherwise a peer's proxy repeats safe
-/// requests itself, because it knows other endpoints.
+/// another connection. A safe request that may have been handled is repeated once if the caller is not a peer's proxy. A
+/// peer's proxy repeats safe requests itself, because it knows other endpoints; if both did, it would be sent four times.
 async fn hand_over(
     caller: &Caller,
     request: Request<Body>,
@@ -185,7 +195,7 @@ async fn hand_over(
     let (worker, port) = (&caller.worker, &caller.port);
     let bodiless = request.body().is_end();
     let is_repeated = request.version() == Version::HTTP_2 || (bodiless && !caller.is_proxy);
-    let is_safe = is_repeated && bodiless && headers::is_safe(request.method());
+    let is_safe = bodiless && !caller.is_proxy && headers::is_safe(request.method());
     let request = if is_repeated { Repeatable::new(request, KEPT) } else { Repeatable::once(request) };
     let candidates = Candidates::One(port.app.clone(), &port.budget);
     let attempts = Attempts::new(&worker.transport.random, &worker.inbound, candidates);

@@ -3,14 +3,16 @@
 //! strangers, and between proxies.
 //!
 //! Accepted targets: an absolute path with an optional query, `*` with OPTIONS, and `host:port` with CONNECT; the scheme is
-//! `http` or `https`. Refused: raw bytes outside printable ASCII, a backslash (some servers read it as `/`), a fragment.
-//! Accepted hosts: letters, digits, `-`, `.`, `_`, `~`, or an IPv6 address in brackets, and a decimal port; no user, no
-//! percent-encoding, not empty, and one host however often it is named.
+//! `http` or `https`. Refused: raw bytes outside printable ASCII, a backslash in the path (some servers read it as `/`; the
+//! URL standard leaves it as it is in a query), a fragment. Accepted hosts: letters, digits, `-`, `.`, `_`, `~`, or an IPv6
+//! address in brackets, and a decimal port, which may be empty (RFC 3986 section 3.2.3); no user, no percent-encoding. An
+//! absolute-form target and CONNECT name the host, whatever Host says (RFC 9112 section 3.2.2); in HTTP/2 the two must be
+//! the same (RFC 9113 section 8.3.1). Only in HTTP/1 may Host be empty.
 //!
-//! It reads no bytes and does not normalise. What only one framing can get wrong stays with that framing: line ends and
+//! It reads no bytes. What is accepted in several forms [`settle`] brings into one, before anybody else sees it. What only one framing can get wrong stays with that framing: line ends and
 //! obs-fold with `h1`, pseudo-fields and connection-specific fields (RFC 9113 section 8.2.2) with the `h2` crate.
 
-use http::{HeaderMap, Method, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, uri::Authority};
 
 use super::h1::{
     ParseReason,
@@ -45,19 +47,59 @@ pub(crate) fn refusal(method: &Method, uri: &Uri) -> Option<(&'static str, &'sta
     judged.err().map(|reason| (reason.as_str(), reason.help()))
 }
 
+/// Brings a head that was accepted into the one form in which it is matched and forwarded: one Host, which is the target's
+/// where that names one, no empty port, and one Content-Length.
+pub(in crate::http) fn settle(uri: &mut Uri, headers: &mut HeaderMap, fields: &Fields) -> Result<(), ParseReason> {
+    settle_length(headers, fields);
+    if let Some(authority) = uri.authority().filter(|authority| authority.as_str().ends_with(':')) {
+        let authority = without_port(authority.as_str().as_bytes()).and_then(|bare| Authority::try_from(bare).ok());
+        let mut parts = std::mem::take(uri).into_parts();
+        parts.authority = Some(authority.ok_or(ParseReason::BadTarget)?);
+        *uri = Uri::from_parts(parts).map_err(|_| ParseReason::BadTarget)?;
+    }
+    let Some(host) = headers.get(header::HOST).map(HeaderValue::as_bytes) else { return Ok(()) };
+    let settled = match (uri.authority(), without_port(host)) {
+        (Some(authority), _) if authority.as_str().as_bytes() != host => authority.as_str().as_bytes(),
+        (None, Some(bare)) => bare,
+        _ => return Ok(()),
+    };
+    let settled = HeaderValue::from_bytes(settled).map_err(|_| ParseReason::BadHost)?;
+    headers.insert(header::HOST, settled);
+    Ok(())
+}
+
+/// Makes one field of a length that was said several times (RFC 9112 section 6.3).
+pub(in crate::http) fn settle_length(headers: &mut HeaderMap, fields: &Fields) {
+    if let Some(length) = fields.repeated_length() {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+}
+
+/// A host without its port, if that is empty.
+fn without_port(host: &[u8]) -> Option<&[u8]> {
+    host.strip_suffix(b":")
+}
+
 /// Judges a request of HTTP/2, of which the `h2` crate made a head.
-pub(in crate::http) fn http2_request<B>(request: &http::Request<B>, more: bool) -> Result<(), ParseReason> {
+pub(in crate::http) fn http2_request<B>(request: &mut http::Request<B>, more: bool) -> Result<(), ParseReason> {
     let fields = Fields::of(request.headers())?;
     let (method, uri, version) = (request.method(), request.uri(), Version::HTTP_2);
-    self::request(method, uri, version, request.headers(), &fields, more).map(|_| ())
+    self::request(method, uri, version, request.headers(), &fields, more)?;
+    let mut uri = std::mem::take(request.uri_mut());
+    settle(&mut uri, request.headers_mut(), &fields)?;
+    *request.uri_mut() = uri;
+    Ok(())
 }
 
 /// Judges the head of a response of HTTP/2. 101 has no meaning there (RFC 9113 section 8.6).
-pub(in crate::http) fn http2_response(status: StatusCode, headers: &HeaderMap) -> Result<(), ParseReason> {
+pub(in crate::http) fn http2_response(status: StatusCode, headers: &mut HeaderMap) -> Result<(), ParseReason> {
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(ParseReason::BadStartLine);
     }
-    Fields::of(headers)?.declared(Version::HTTP_2).map(|_| ())
+    let fields = Fields::of(headers)?;
+    fields.declared(Version::HTTP_2)?;
+    settle_length(headers, &fields);
+    Ok(())
 }
 
 /// A standard method is in upper case: some servers fold case, others do not.
@@ -93,12 +135,14 @@ fn target(method: &Method, uri: &Uri, version: Version) -> Result<(), ParseReaso
         [b'?', ..] => version != Version::HTTP_2,
         _ => false,
     };
-    if form_ok && path.iter().all(|byte| is_target_byte(*byte)) { Ok(()) } else { Err(ParseReason::BadTarget) }
+    if form_ok && has_target_bytes(path) { Ok(()) } else { Err(ParseReason::BadTarget) }
 }
 
-/// Whether a byte may stand in a request target.
-pub(in crate::http) fn is_target_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'#' | b'\\')
+/// Whether every byte of a request target may stand where it does.
+pub(in crate::http) fn has_target_bytes(target: &[u8]) -> bool {
+    let path = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
+    target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#')
+        && !target.iter().take(path).any(|byte| *byte == b'\\')
 }
 
 /// Judges Host: once, well-formed, and the target's authority if that has one.
@@ -106,17 +150,20 @@ fn host(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), ParseRea
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => Err(ParseReason::RepeatedHost),
-        (Some(host), None) => check_host(uri, host.as_bytes()),
+        (Some(host), None) => check_host(uri, version, host.as_bytes()),
         (None, _) if version == Version::HTTP_11 => Err(ParseReason::MissingHost),
         (None, _) if version == Version::HTTP_2 && uri.authority().is_none() => Err(ParseReason::MissingHost),
         (None, _) => Ok(()),
     }
 }
 
-/// Checks Host, and that the target's authority, if it has one, is the same.
-fn check_host(uri: &Uri, host: &[u8]) -> Result<(), ParseReason> {
+/// Checks Host; in HTTP/2 that the target's authority, if it has one, is the same.
+fn check_host(uri: &Uri, version: Version, host: &[u8]) -> Result<(), ParseReason> {
+    if host.is_empty() && version != Version::HTTP_2 {
+        return Ok(());
+    }
     let (name, port) = split_host(host).ok_or(ParseReason::BadHost)?;
-    let Some(authority) = uri.authority() else { return Ok(()) };
+    let Some(authority) = uri.authority().filter(|_| version == Version::HTTP_2) else { return Ok(()) };
     let (target_name, target_port) = split_host(authority.as_str().as_bytes()).ok_or(ParseReason::BadTarget)?;
     let same_port = match uri.scheme_str() {
         // CONNECT: clients differ on whether Host repeats the port; if it does, it must be the same.
@@ -144,7 +191,7 @@ pub(in crate::http) fn split_host(host: &[u8]) -> Option<(&[u8], Option<u16>)> {
         _ => {}
     }
     match rest {
-        [] => Some((name, None)),
+        [] | [b':'] => Some((name, None)),
         [b':', port @ ..] if !port.is_empty() && port.iter().all(u8::is_ascii_digit) => {
             Some((name, Some(std::str::from_utf8(port).ok()?.parse().ok()?)))
         }

@@ -15,6 +15,7 @@ pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod headers;
 mod hpack_text;
+mod idle_h1;
 pub(crate) mod in_flight;
 pub(crate) mod inbound;
 mod judge;

@@ -11,14 +11,16 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, header, uri::Authority};
-use mesh_policy::{Edits, Forward, Mirror, Plan, RequestHead, Rule, decide_outbound};
+use mesh_policy::{Edits, Forward, Mirror, Plan, RequestFacts, RequestHead, Rule, decide_outbound};
 use smallvec::SmallVec;
 
 use super::{
     Body, Incoming, Interim, Reply,
     attempt::Forwarded,
     deadline::{self, within},
-    headers, local_reply, mirror,
+    headers::{self, is_https},
+    judge::split_host,
+    local_reply, mirror,
     replay::Repeatable,
     session::Session,
     upgrade::Upgrading,
@@ -33,7 +35,7 @@ use crate::{
     worker::Worker,
 };
 
-/// The scheme that applications use towards their proxy. Requests that they encrypt themselves are never visible here.
+/// The scheme of a request that names none. Requests that applications encrypt themselves are never visible here.
 const SCHEME: &str = "http";
 
 /// Serves one request of the application.
@@ -44,7 +46,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, destination: Destination, incoming
     let authority = headers::authority(&request)?;
     record.asked(&request, authority.as_ref());
     let request = request.map(|body| body.sized(&record));
-    let target = destination_of(&worker, &destination, authority.as_ref())?;
+    let target = destination_of(&worker, &destination, &request, authority.as_ref())?;
+    let framing = request.version();
+    // Who asks this proxy as a proxy asks the server of the URI through it; everybody else asked what is at the destination.
+    let keeps_form = matches!(destination, Destination::Target(_)) && headers::is_absolute_form(&request);
     let policy = target.policy().await?;
 
     // Facts and decision.
@@ -64,7 +69,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, destination: Destination, incoming
     };
 
     // The plan: an answer by the route, a refusal, or a destination and the edits.
-    let Forward { to, edits } = match decision.plan(stayed.or(chosen), &facts, SCHEME) {
+    let scheme = request.uri().scheme_str().unwrap_or(SCHEME);
+    let named = RequestFacts { host: named_host(&facts, &target), ..facts };
+    let Forward { to, edits } = match decision.plan(stayed.or(chosen), &named, scheme) {
         Plan::Forward(forward) => forward,
         Plan::Reply(reply) => return Ok(local_reply::response(reply).into()),
         Plan::Refuse(refusal) => return Err(target.refused(refusal, &decision)),
@@ -72,7 +79,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, destination: Destination, incoming
 
     // Request edits and mirrors.
     let origin = if edits.wants_origin() { request.headers().get(header::ORIGIN).cloned() } else { None };
-    let outgoing = outgoing(&worker, &target, request, authority, edits)?;
+    let outgoing = outgoing(&worker, &target, (request, keeps_form), authority, edits)?;
 
     // Attempts, within the time limits of the route and of the caller.
     let time = Time::of(rule, outgoing.request.headers(), record.began())?;
@@ -90,7 +97,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, destination: Destination, incoming
 
     // Response edits.
     if reply.upgrade.is_none() {
+        let to = headers::take_upgrade_to(&mut reply.response, endpoint.info.identity.is_some());
         headers::strip_hop_by_hop(reply.response.headers_mut());
+        headers::give_upgrade_to(&mut reply.response, to, framing, false);
     }
     edits.response(reply.response.headers_mut(), origin.as_ref());
     if let (Some(session), Candidates::Balanced(balancer)) = (&session, &attempts.candidates) {
@@ -103,14 +112,28 @@ pub(crate) async fn serve(worker: Rc<Worker>, destination: Destination, incoming
 fn destination_of(
     worker: &Worker,
     destination: &Destination,
+    request: &Request<Body>,
     authority: Option<&Authority>,
 ) -> Result<Rc<OutboundTarget>, Error> {
     match (destination, authority) {
         (Destination::Target(target), _) => Ok(target.clone()),
+        (Destination::Authority, Some(authority)) if authority.port().is_none() && is_https(request.uri()) => {
+            Ok(worker.target(&format!("{authority}:443")))
+        }
         (Destination::Authority, Some(authority)) => Ok(worker.target(authority.as_str())),
         (Destination::Authority, None) => {
             Err(Error::undelivered(Reason::BadRequest, "the request names no host, neither in its target nor in Host"))
         }
+    }
+}
+
+/// The host that a redirect names: the request's, or the destination's where it names none (HTTP/1.0).
+fn named_host<'r>(facts: &RequestFacts<'r>, target: &'r OutboundTarget) -> &'r str {
+    match facts.host {
+        "" => {
+            split_host(target.name.as_bytes()).and_then(|(host, _)| std::str::from_utf8(host).ok()).unwrap_or_default()
+        }
+        host => host,
     }
 }
 
@@ -126,13 +149,16 @@ struct Outgoing {
 fn outgoing(
     worker: &Rc<Worker>,
     target: &OutboundTarget,
-    mut request: Request<Body>,
+    (mut request, keeps_form): (Request<Body>, bool),
     authority: Option<Authority>,
     edits: Edits<'_>,
 ) -> Result<Outgoing, Error> {
     let upgrade = headers::upgrade_of(&request);
     headers::strip_hop_by_hop(request.headers_mut());
     headers::strip_mesh(request.headers_mut());
+    if keeps_form {
+        headers::keep_absolute_form(request.headers_mut());
+    }
     let bad_request = |error: &dyn std::fmt::Display| Error::undelivered(Reason::BadRequest, error.to_string());
     let mut authority = match authority {
         Some(authority) => authority,

@@ -1,7 +1,10 @@
 //! The upstream connections of a worker to one address.
 //!
-//! A request never waits for another request's stream. A connection takes no more streams than its window holds stream
-//! windows, and another connection is opened before that limit.
+//! A connection takes no more streams than its window holds stream windows and than its server allows, and another connection
+//! is opened before that limit. Where there may be no other, requests wait for the end of a stream, as those of a client that
+//! has one connection do. A server that is not a peer's proxy says how many streams it allows before it gets any.
+//!
+//! [`IdleH1`] holds the connections of HTTP/1.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,7 +13,6 @@ use std::{
     pin::Pin,
     rc::{Rc, Weak},
     task::{Context, Poll, Waker},
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -25,9 +27,11 @@ use tokio::{net::TcpStream, sync::Notify};
 use super::{
     frame_guard::{FREE_FOR_PROXIES, FrameGuard, Side},
     h1,
+    idle_h1::IdleH1,
     settings::{MAX_FRAME, connection_window, header_list_size},
 };
 use crate::{
+    config::Limits,
     connect::Upstream,
     connections::Stage,
     error::{Error, Reason},
@@ -41,8 +45,15 @@ use crate::{
 pub(crate) struct Pool {
     h2: RefCell<SmallVec<[Rc<H2Connection>; 1]>>,
     connecting: RefCell<Option<Rc<Connecting>>>,
-    idle_h1: RefCell<Vec<(h1::client::Connection<TcpStream>, Instant)>>,
+    idle_h1: IdleH1,
+    /// Told when a stream ends, and when connections or what they allow change.
+    room: Rc<Notify>,
+    /// Requests that wait for it.
+    waiting: Cell<u32>,
 }
+
+/// What a connection of ours is taken to allow before its server said how much: no server says exactly this.
+const UNSAID: usize = 0x7fff_ff00;
 
 /// One HTTP/2 connection.
 pub(crate) struct H2Connection {
@@ -51,6 +62,12 @@ pub(crate) struct H2Connection {
     streams: Cell<u32>,
     /// A response came on it.
     has_answered: Cell<bool>,
+    /// How many streams its server allows, as last seen.
+    allowed: Cell<usize>,
+    /// Told when that changes, or when it ends.
+    changed: Notify,
+    /// Told when there may be room in its pool.
+    room: Rc<Notify>,
 }
 
 /// A connection attempt that several requests wait for.
@@ -73,12 +90,27 @@ impl Pool {
         T: Io,
     {
         let pool = (**owner).as_ref();
+        // Whoever comes later does not overtake those who wait.
+        let mut is_next = pool.waiting.get() == 0;
         loop {
-            if let Some(free) = pool.free(transport.config.limits.streams) {
+            if is_next && let Some(free) = pool.free(transport.config.limits.streams) {
                 return Ok(free);
             }
-            pool.connect(transport, owner, &connect).await?;
+            if pool.may_connect(transport) {
+                pool.connect(transport, owner, &connect).await?;
+            } else {
+                let _waiting = Waiting::enter(pool, &transport.config.limits)?;
+                pool.room.notified().await;
+            }
+            is_next = true;
         }
+    }
+
+    /// Whether there may be one more connection.
+    fn may_connect(&self, transport: &Transport) -> bool {
+        let mut connections = self.h2.borrow_mut();
+        connections.retain(|c| c.send.borrow().is_some());
+        connections.len() < transport.config.limits.endpoint_connections
     }
 
     /// The first connection that has room for one more stream. Taking the first keeps few open.
@@ -101,21 +133,18 @@ impl Pool {
         F: Future<Output = Result<Upstream<T>, Error>> + 'static,
         T: Io,
     {
-        if self.h2.borrow().len() >= transport.config.limits.endpoint_connections {
-            let full = "all connections to the endpoint are full (MESH_MAX_ENDPOINT_CONNECTIONS)";
-            return Err(Error::begun(Reason::Overloaded, full));
-        }
         let under_way = self.connecting.borrow().clone();
         let attempt = under_way.unwrap_or_else(|| {
             let attempt = Rc::new(Connecting::default());
             self.connecting.replace(Some(attempt.clone()));
             let (opening, transport, owner, done) = (connect(), transport.clone(), owner.clone(), attempt.clone());
             tokio::task::spawn_local(async move {
+                let pool = (*owner).as_ref();
                 let result = match opening.await {
-                    Ok(upstream) => open(&transport, upstream).await.map(|c| (*owner).as_ref().h2.borrow_mut().push(c)),
+                    Ok(upstream) => open(&transport, upstream, &pool.room).await.map(|c| pool.h2.borrow_mut().push(c)),
                     Err(error) => Err(error),
                 };
-                (*owner).as_ref().connecting.replace(None);
+                pool.connecting.replace(None);
                 done.result.replace(Some(result));
                 done.done.notify_waiters();
             });
@@ -133,36 +162,79 @@ impl Pool {
     /// Closes the idle HTTP/1 connections. One just ended without an answer, so the server may be gone, and the others may
     /// only not have noticed yet.
     pub(crate) fn forget_idle_h1(&self) {
-        self.idle_h1.borrow_mut().clear();
+        self.idle_h1.forget();
     }
 
-    /// An idle HTTP/1 connection that is still open.
-    pub(crate) fn take_h1(&self, transport: &Transport) -> Option<h1::client::Connection<TcpStream>> {
-        let mut idle = self.idle_h1.borrow_mut();
-        while let Some((mut connection, since)) = idle.pop() {
-            if since.elapsed() < transport.config.times.pool_idle && connection.is_open() {
-                return Some(connection);
-            }
-        }
-        None
+    /// See [`IdleH1::take`].
+    pub(crate) fn take_h1(
+        &self,
+        transport: &Transport,
+        is_repeatable: bool,
+    ) -> Option<h1::client::Connection<TcpStream>> {
+        self.idle_h1.take(transport, is_repeatable)
     }
 
-    /// Keeps an HTTP/1 connection for the next request; the oldest are closed when there are too many or they are too old.
+    /// See [`IdleH1::put`].
     pub(crate) fn put_h1(&self, transport: &Transport, connection: h1::client::Connection<TcpStream>) {
-        let mut idle = self.idle_h1.borrow_mut();
-        let now = Instant::now();
-        let limit = transport.config.times.pool_idle;
-        let stale = idle.iter().take_while(|(_, since)| now.duration_since(*since) >= limit).count();
-        let excess = (idle.len() + 1).saturating_sub(transport.config.limits.pool_idle);
-        let gone = stale.max(excess).min(idle.len());
-        idle.drain(..gone);
-        idle.push((connection, now));
+        self.idle_h1.put(transport, connection);
+    }
+}
+
+/// One more request waits for room until dropped.
+struct Waiting<'p>(&'p Pool);
+
+impl<'p> Waiting<'p> {
+    /// Fails where as many requests are in flight as all connections together may have, were their servers not stricter.
+    fn enter(pool: &'p Pool, limits: &Limits) -> Result<Self, Error> {
+        let most = limits.streams.saturating_mul(u32::try_from(limits.endpoint_connections).unwrap_or(u32::MAX));
+        let open: u32 = pool.h2.borrow().iter().map(|connection| connection.streams.get()).sum();
+        if open.saturating_add(pool.waiting.get()) >= most {
+            let full = "all connections to the endpoint are full (MESH_MAX_ENDPOINT_CONNECTIONS)";
+            return Err(Error::begun(Reason::Overloaded, full));
+        }
+        pool.waiting.set(pool.waiting.get() + 1);
+        Ok(Self(pool))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get().saturating_sub(1));
     }
 }
 
 impl H2Connection {
-    fn new(send: SendRequest<Bytes>) -> Self {
-        Self { send: RefCell::new(Some(send)), streams: Cell::new(0), has_answered: Cell::new(false) }
+    fn new(send: SendRequest<Bytes>, room: Rc<Notify>) -> Self {
+        let allowed = Cell::new(send.current_max_send_streams());
+        Self {
+            send: RefCell::new(Some(send)),
+            streams: Cell::new(0),
+            has_answered: Cell::new(false),
+            allowed,
+            changed: Notify::new(),
+            room,
+        }
+    }
+
+    /// Looks whether its server allows another number of streams than before.
+    fn look(&self) {
+        let now = self.send.borrow().as_ref().map(SendRequest::current_max_send_streams);
+        if let Some(now) = now.filter(|now| *now != self.allowed.get()) {
+            self.allowed.set(now);
+            self.changed.notify_one();
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Waits until its server has said how many streams it allows.
+    async fn said(&self) -> Result<(), Error> {
+        while self.allowed.get() == UNSAID {
+            if self.send.borrow().is_none() {
+                return Err(Error::undelivered(Reason::ConnectFailed, "HTTP/2: the server ended the connection"));
+            }
+            self.changed.notified().await;
+        }
+        Ok(())
     }
 
     /// Begins a stream.
@@ -181,6 +253,7 @@ impl H2Connection {
     /// One less.
     pub(crate) fn leave(&self) {
         self.streams.set(self.streams.get().saturating_sub(1));
+        self.room.notify_one();
     }
 
     /// A response came on it.
@@ -196,6 +269,8 @@ impl H2Connection {
     /// Accepts no more requests: its server refused one that another connection may accept.
     pub(crate) fn retire(&self) {
         self.send.replace(None);
+        self.changed.notify_one();
+        self.room.notify_waiters();
     }
 
     /// Whether a stream can begin now: within our limit and the peer's, beyond which `h2` would queue it. An error means that
@@ -218,9 +293,16 @@ impl H2Connection {
 }
 
 /// Begins HTTP/2 on a fresh connection.
-async fn open<T: Io>(transport: &Transport, upstream: Upstream<T>) -> Result<Rc<H2Connection>, Error> {
+async fn open<T: Io>(
+    transport: &Transport,
+    upstream: Upstream<T>,
+    room: &Rc<Notify>,
+) -> Result<Rc<H2Connection>, Error> {
     let limits = &transport.config.limits;
     let Upstream { io, entry } = upstream;
+    // A peer's proxy is made like this one. Of any other server nothing is known before its SETTINGS (RFC 9113 section 5.1.2).
+    let is_peer = entry.is_some();
+    let at_first = if is_peer { limits.streams as usize } else { UNSAID };
     let stream = WriteBuffer::new(io, FrameGuard::new(Side::Client, FREE_FOR_PROXIES));
     let handshake = h2::client::Builder::new()
         .initial_window_size(limits.stream_window)
@@ -229,7 +311,7 @@ async fn open<T: Io>(transport: &Transport, upstream: Upstream<T>) -> Result<Rc<
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(header_list_size(limits))
         .max_send_buffer_size(limits.stream_window as usize)
-        .initial_max_send_streams(limits.streams as usize)
+        .initial_max_send_streams(at_first)
         .enable_push(false)
         .handshake(stream.clone())
         .await;
@@ -238,11 +320,15 @@ async fn open<T: Io>(transport: &Transport, upstream: Upstream<T>) -> Result<Rc<
     if let Some(entry) = &entry {
         entry.reached(Stage::Http);
     }
-    let connection = Rc::new(H2Connection::new(send));
+    let connection = Rc::new(H2Connection::new(send, room.clone()));
     let watched = Rc::downgrade(&connection);
+    let looking = watched.clone();
     tokio::task::spawn_local(async move {
         let mut driving = poll_fn(|cx| {
             let polled = Pin::new(&mut driver).poll(cx);
+            if let Some(connection) = looking.upgrade() {
+                connection.look();
+            }
             match stream.poll_drain(cx) {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 _ if stream.is_flooded() => Poll::Ready(Err(io::Error::other("the server floods"))),
@@ -267,107 +353,24 @@ async fn open<T: Io>(transport: &Transport, upstream: Upstream<T>) -> Result<Rc<
         }
         leave(&watched);
     });
+    match tokio::time::timeout(transport.config.times.handshake, connection.said()).await {
+        Ok(said) => said?,
+        Err(_) => {
+            connection.retire();
+            return Err(Error::undelivered(Reason::ConnectFailed, "HTTP/2: the server sent no SETTINGS in time"));
+        }
+    }
     Ok(connection)
 }
 
 /// No new request begins on it; it ends with the requests in flight.
 fn leave(connection: &Weak<H2Connection>) {
     if let Some(connection) = connection.upgrade() {
-        connection.send.take();
+        connection.retire();
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use tokio::{io::AsyncReadExt, net::TcpListener};
-
-    use super::*;
-    use crate::{
-        http::{in_flight::InFlight, settings::h1_config},
-        worker::tests::worker,
-    };
-
-    impl H2Connection {
-        pub(in crate::http) fn over(send: SendRequest<Bytes>) -> Rc<Self> {
-            Rc::new(Self::new(send))
-        }
-    }
-
-    async fn connection() -> Rc<H2Connection> {
-        H2Connection::over(h2::client::Builder::new().handshake(tokio::io::duplex(4096).0).await.unwrap().0)
-    }
-
-    #[tokio::test]
-    async fn a_second_attempt_gives_back_the_place_of_the_first() {
-        let (first, second) = (connection().await, connection().await);
-        let mut in_flight = InFlight::default();
-        in_flight.on_connection(first.clone());
-        in_flight.on_connection(second.clone());
-        assert_eq!((first.streams.get(), second.streams.get()), (0, 1));
-        drop(in_flight);
-        assert_eq!(second.streams.get(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_the_peer_would_not_take_has_no_room() {
-        let exchange = async {
-            let (ours, theirs) = tokio::io::duplex(4096);
-            let (send, driver) =
-                h2::client::Builder::new().initial_max_send_streams(100).handshake(ours).await.unwrap();
-            tokio::task::spawn_local(driver);
-            let mut one = h2::server::Builder::new();
-            let mut server = one.max_concurrent_streams(1).handshake::<_, Bytes>(theirs).await.unwrap();
-            let connection = H2Connection::over(send);
-            assert!(connection.has_room(100));
-            let _first = connection.begin(Request::get("http://web/").body(()).unwrap(), true).unwrap();
-            connection.enter();
-            let _request = server.accept().await.unwrap().unwrap(); // by now both know the settings
-            assert!(!connection.has_room(100));
-            connection.leave();
-            assert!(connection.has_room(100));
-        };
-        tokio::task::LocalSet::new().run_until(exchange).await;
-    }
-
-    #[tokio::test]
-    async fn idle_connections_are_few_and_young() {
-        let worker = worker(&[("MESH_POOL_IDLE", "2")]);
-        let (listener, pool) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Pool::default());
-        let mut servers = Vec::new();
-        for _ in 0..3 {
-            let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            servers.push(listener.accept().await.unwrap().0);
-            pool.put_h1(&worker.transport, h1::client::Connection::new(ours, &h1_config(&worker.config)));
-        }
-        assert_eq!(pool.idle_h1.borrow().len(), 2);
-        assert_eq!(servers[0].read(&mut [0]).await.unwrap(), 0, "the oldest is closed");
-        let before = Instant::now().checked_sub(worker.config.times.pool_idle).unwrap();
-        pool.idle_h1.borrow_mut()[0].1 = before;
-        assert!(pool.take_h1(&worker.transport).is_some(), "the younger one");
-        assert!(
-            pool.take_h1(&worker.transport).is_none() && servers[1].read(&mut [0]).await.unwrap() == 0,
-            "it is too old"
-        );
-    }
-
-    #[tokio::test]
-    async fn an_endpoint_gets_no_more_connections_than_it_may() {
-        let worker = worker(&[("MESH_MAX_ENDPOINT_CONNECTIONS", "2")]);
-        let port = worker.port(([127, 0, 0, 1], 80).into());
-        let opened = Cell::new(0);
-        let connect = || {
-            opened.set(opened.get() + 1);
-            async { Err::<Upstream<TcpStream>, _>(Error::undelivered(Reason::ConnectFailed, "not here")) }
-        };
-        let acquire = async || Pool::acquire(&worker.transport, &port.app, connect).await.map(drop).unwrap_err().reason;
-        for full in [1, 2] {
-            let tried = tokio::task::LocalSet::new().run_until(acquire()).await;
-            assert_eq!((tried, opened.get()), (Reason::ConnectFailed, full), "there may be one more");
-            let connection = connection().await;
-            connection.streams.set(worker.config.limits.streams);
-            port.app.pool.h2.borrow_mut().push(connection);
-        }
-        assert_eq!((acquire().await, opened.get()), (Reason::Overloaded, 2));
-    }
-}
+#[path = "pool_tests.rs"]
+mod tests;

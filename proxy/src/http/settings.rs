@@ -24,7 +24,7 @@ pub(crate) fn h1_config(config: &Config) -> h1::Config {
         max_head_bytes: config.limits.header_bytes,
         header_read_timeout: config.times.header,
         idle_timeout: config.times.idle,
-        body_stall_timeout: config.times.idle,
+        body_stall_timeout: config.times.upload,
         write_stall_timeout: config.times.idle,
         ..h1::Config::default()
     }

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderValue, Method, Request, Version, header, uri::Authority};
+use http::{HeaderValue, Request, Version, header, uri::Authority};
 
 use super::{Body, Interim, Reply, client, headers, in_flight::InFlight, replay::Repeatable};
 use crate::{
@@ -33,10 +33,7 @@ impl<'u> Upgrading<'u> {
         mut request: Request<Body>,
         to: Option<HeaderValue>,
     ) -> Result<Self, Error> {
-        headers::to_h1_form(&mut request, Version::HTTP_11)?;
-        if request.method() != Method::CONNECT {
-            headers::set_host(&mut request, authority)?;
-        }
+        headers::to_h1_form(&mut request, Version::HTTP_11, Some(authority.clone()))?;
         if let Some(to) = to {
             request.headers_mut().insert(header::UPGRADE, to);
         }

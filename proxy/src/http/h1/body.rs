@@ -34,6 +34,8 @@ enum State {
     UntilEof,
     /// In a chunk's size; the digits' count guards against overflow.
     Size { size: u64, digits: u8 },
+    /// In the white space behind a chunk's size (RFC 9112 section 7.1.1: `BWS ";"`).
+    SizeSpace { size: u64 },
     /// In a chunk's extension.
     Extension { size: u64 },
     /// At the LF behind a size line.
@@ -166,6 +168,15 @@ impl Decoder {
                 }
                 (b'\r', _) if digits > 0 => State::SizeLf { size },
                 (b';', _) if digits > 0 => State::Extension { size },
+                (b' ' | b'\t', _) if digits > 0 => State::SizeSpace { size },
+                _ => BAD,
+            },
+            State::SizeSpace { size } => match byte {
+                b' ' | b'\t' if self.extension < MAX_EXTENSION_BYTES => {
+                    self.extension += 1;
+                    State::SizeSpace { size }
+                }
+                b';' => State::Extension { size },
                 _ => BAD,
             },
             State::Extension { size } => match byte {

@@ -20,6 +20,9 @@ pub(crate) struct Config {
     pub header_read_timeout: Duration,
     /// Without a byte between requests, or before the first. Default 75 s; the connection closes silently.
     pub idle_timeout: Duration,
+    /// Server: so long a client that closed its sending half and that asked for a connection which persists is taken to wait
+    /// for its response. Default 5 s; one that asked for no other response is waited for as long as `idle_timeout`.
+    pub left_timeout: Duration,
     /// Server: a request body that brings no byte for so long, while it is awaited, fails. Default 60 s.
     pub body_stall_timeout: Duration,
     /// Server: a client that takes no byte of a response for so long is given up. Default 60 s.
@@ -42,6 +45,7 @@ impl Default for Config {
             read_buffer: 64 * 1024,
             header_read_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
+            left_timeout: Duration::from_secs(5),
             body_stall_timeout: Duration::from_secs(60),
             write_stall_timeout: Duration::from_secs(60),
             drain_bytes: 64 * 1024,

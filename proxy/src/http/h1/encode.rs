@@ -107,6 +107,8 @@ fn request_target(out: &mut Vec<u8>, method: &Method, uri: &Uri) -> Result<(), &
         out.extend_from_slice(authority.as_str().as_bytes());
     }
     match uri.path_and_query() {
+        // The server as a whole (RFC 9112 section 3.2.4).
+        Some(path) if path.as_str() == "*" && uri.scheme().is_some() => {}
         Some(path) if path.as_str() == "*" || path.as_str().starts_with('/') => {
             out.extend_from_slice(path.as_str().as_bytes());
         }

@@ -171,6 +171,10 @@ pub(crate) enum Error {
     Cut(String),
 }
 
+/// What is said of a request body that brought nothing for too long, in either framing. The words go with it from where it is
+/// read to where it fails.
+pub(crate) const QUIET: &str = "the request's body brought nothing for too long (MESH_UPLOAD_TIMEOUT)";
+
 /// Why a received body ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
@@ -184,7 +188,7 @@ pub(crate) enum BodyError {
     #[error("the body was refused: {0}")]
     Parse(ParseReason),
     /// The client sent no byte for [`super::Config::body_stall_timeout`].
-    #[error("the client stopped sending its request body")]
+    #[error("{QUIET}")]
     Stalled,
     /// The exchange is over: its response was finished, or its connection closed.
     #[error("the exchange of this body is over")]

@@ -28,10 +28,12 @@ pub(in crate::http) enum BodyLength {
 /// The fields of one head that decide framing and the connection's fate.
 #[derive(Debug, Default)]
 pub(in crate::http) struct Fields {
-    /// How many Content-Length fields there are.
+    /// How many lengths Content-Length says, in one field or in several.
     lengths: usize,
-    /// The last one's value; `None` if malformed.
+    /// Their value; `None` if malformed, or if they are not the same.
     length: Option<u64>,
+    /// They are not all the same.
+    differ: bool,
     /// A Transfer-Encoding field is there.
     coded: bool,
     /// Codings named `chunked`.
@@ -66,8 +68,13 @@ impl Fields {
     pub(super) fn observe(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), ParseReason> {
         match name.as_str() {
             "content-length" => {
-                self.lengths += 1;
-                self.length = parse_length(value.as_bytes());
+                for member in value.as_bytes().split(|byte| *byte == b',') {
+                    let length = parse_length(member.trim_ascii());
+                    let is_same = self.lengths == 0 || length == self.length;
+                    self.differ |= !is_same;
+                    self.length = length.filter(|_| is_same);
+                    self.lengths += 1;
+                }
             }
             "transfer-encoding" => self.observe_codings(value.as_bytes()),
             "connection" => self.observe_connection(value.as_bytes()),
@@ -117,11 +124,17 @@ impl Fields {
         }
         match (self.lengths, self.length) {
             (0, _) => Ok(None),
-            (1, Some(0)) => Ok(Some(BodyLength::Empty)),
-            (1, Some(length)) => Ok(Some(BodyLength::Length(length))),
-            (1, None) => Err(ParseReason::BadLength),
-            _ => Err(ParseReason::RepeatedLength),
+            _ if self.differ => Err(ParseReason::RepeatedLength),
+            (_, None) => Err(ParseReason::BadLength),
+            // The same length however often is that length (RFC 9112 section 6.3).
+            (_, Some(0)) => Ok(Some(BodyLength::Empty)),
+            (_, Some(length)) => Ok(Some(BodyLength::Length(length))),
         }
+    }
+
+    /// The length, if it is said more than once.
+    pub(in crate::http) fn repeated_length(&self) -> Option<u64> {
+        self.length.filter(|_| self.lengths > 1)
     }
 
     /// Whether another message may follow on the connection (RFC 9112 9.3).

@@ -170,12 +170,13 @@ pub(super) fn parse_request(head: &Bytes, config: &Config) -> Result<RequestHead
 /// Applies the rules that need the whole head, which are those of every framing.
 fn finish_request(
     method: Method,
-    uri: Uri,
+    mut uri: Uri,
     version: Version,
-    headers: HeaderMap,
+    mut headers: HeaderMap,
     fields: &Fields,
 ) -> Result<RequestHead, ParseReason> {
     let body = judge::request(&method, &uri, version, &headers, fields, false)?;
+    judge::settle(&mut uri, &mut headers, fields)?;
     let http11 = version == Version::HTTP_11;
     Ok(RequestHead {
         keep_alive: fields.persistent(version),
@@ -189,12 +190,14 @@ fn finish_request(
     })
 }
 
-/// Parses a whole response head.
+/// Parses a whole response head. White space before colons and folded lines, which no request may have, are taken out of it
+/// (RFC 9112 sections 5.1 and 5.2).
 pub(super) fn parse_response(head: &Bytes, config: &Config) -> Result<ResponseHead, ParseReason> {
     check_line_ends(head)?;
     with_headers(config, |space| {
         let mut response = httparse::Response::new(&mut []);
-        let parser = httparse::ParserConfig::default();
+        let mut parser = httparse::ParserConfig::default();
+        parser.allow_spaces_after_header_name_in_responses(true).allow_obsolete_multiline_headers_in_responses(true);
         let status = match parser.parse_response_with_uninit_headers(&mut response, head, space) {
             Err(httparse::Error::TooManyHeaders) => return Ok(None),
             Err(error) => return Err(classify(head, error)),
@@ -210,8 +213,9 @@ pub(super) fn parse_response(head: &Bytes, config: &Config) -> Result<ResponseHe
         let status = StatusCode::from_u16(code).map_err(|_| ParseReason::BadStartLine)?;
         let version = if minor == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
         let mut fields = Fields::default();
-        let headers = collect(head, response.headers, |name, value| fields.observe(name, value))?;
+        let mut headers = collect(head, response.headers, |name, value| fields.observe(name, value))?;
         let declared = fields.declared(version)?;
+        judge::settle_length(&mut headers, &fields);
         Ok(Some(ResponseHead { status, version, headers, declared, keep_alive: fields.persistent(version) }))
     })
 }
@@ -266,12 +270,21 @@ fn collect(
     let mut headers = HeaderMap::try_with_capacity(raw.len()).map_err(|_| ParseReason::TooManyHeaders)?;
     for header in raw {
         let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| ParseReason::BadHeaderName)?;
-        let value =
-            HeaderValue::from_maybe_shared(slice(head, header.value)).map_err(|_| ParseReason::BadHeaderValue)?;
+        let value = match header.value.contains(&b'\n') {
+            true => HeaderValue::from_maybe_shared(unfolded(header.value)),
+            false => HeaderValue::from_maybe_shared(slice(head, header.value)),
+        };
+        let value = value.map_err(|_| ParseReason::BadHeaderValue)?;
         observe(&name, &value)?;
         headers.try_append(name, value).map_err(|_| ParseReason::TooManyHeaders)?;
     }
     Ok(headers)
+}
+
+/// A value of several lines as one: each end of a line, with the white space around it, is a space.
+fn unfolded(value: &[u8]) -> Bytes {
+    let lines = value.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(&b' ').into()
 }
 
 /// A value as a slice of the head; an empty one may point anywhere.

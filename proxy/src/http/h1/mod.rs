@@ -29,7 +29,7 @@ mod upgrade;
 mod writer;
 
 pub(crate) use config::Config;
-pub(crate) use error::{BodyError, Error, ParseReason, SendError, SendErrorKind};
+pub(crate) use error::{BodyError, Error, ParseReason, QUIET, SendError, SendErrorKind};
 pub(crate) use framing::members;
 pub(crate) use recv::{Interim, RecvBody};
 pub(crate) use upgrade::{OnUpgrade, Upgraded};

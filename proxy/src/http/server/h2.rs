@@ -227,7 +227,7 @@ async fn stream<S>(
 {
     let record = Record::request(metrics);
     let has_answer = (!request.body().is_end_stream()).then(|| Rc::new(Cell::new(false)));
-    let stall = config.times.idle;
+    let stall = config.times.upload;
     let mut request = request.map(|body| Body::from(RecvBody::from(body).until_answered(stall, has_answer.clone())));
     headers::trim_values(request.headers_mut());
     let grpc = headers::is_grpc(request.headers());
@@ -237,7 +237,10 @@ async fn stream<S>(
     let judged = match request.headers().len() > config.limits.headers {
         true => Err(h1::ParseReason::TooManyHeaders),
         false if fragment => Err(h1::ParseReason::BadTarget),
-        false => judge::http2_request(&request, !request.body().is_end()),
+        false => {
+            let more = !request.body().is_end();
+            judge::http2_request(&mut request, more)
+        }
     };
     let result = if let Err(reason) = judged {
         let answer = match grpc {

@@ -15,7 +15,7 @@ use super::super::body::{Decoder, Step};
 use super::super::buf::{FIRST_BODY_READ, READ_GROWTH, poll_read_large};
 use super::super::recv::{PolledFrame, ResponseSource};
 use super::super::timer::LazyTimer;
-use super::super::writer::{BodyWriter, Pumped, WriteFault};
+use super::super::writer::{BodyWriter, Framing, Pumped, WriteFault};
 use super::{Connection, Inner};
 
 /// A request's body on its way out, behind its head.
@@ -78,6 +78,16 @@ where
         self.length_fault.then(|| "it does not match its Content-Length".to_owned())
     }
 
+    /// What is left of it, if the server may still take it.
+    fn take_rest(&mut self) -> Option<Self> {
+        let is_left = self.body.is_some() || (self.writer.is_ended() && !self.gave_up);
+        let writer = std::mem::replace(&mut self.writer, BodyWriter::new(Framing::Empty));
+        let (body, io_error) = (self.body.take(), self.io_error.take());
+        let (done, gave_up, length_fault) = (self.done, self.gave_up, self.length_fault);
+        let rest = Self { body, writer, wait: None, done, gave_up, io_error, length_fault };
+        (is_left && rest.io_error.is_none() && !rest.length_fault).then_some(rest)
+    }
+
     pub(super) fn take_io_error(&mut self) -> Option<io::Error> {
         self.io_error.take()
     }
@@ -134,10 +144,10 @@ pub(super) struct Download<IO, B, R> {
 
 impl<IO, B, R> Download<IO, B, R>
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
-    B: Body<Data = Bytes> + Unpin,
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: std::fmt::Display,
-    R: FnOnce(Connection<IO>),
+    R: FnOnce(Connection<IO>) + 'static,
 {
     pub(super) fn new(conn: Connection<IO>, upload: Upload<B>, decoder: Decoder, reusable: bool, on_reuse: R) -> Self {
         // The read that brought the head brought little else, or as much as it could.
@@ -146,19 +156,18 @@ where
         Self { conn: Some(conn), upload, decoder, reusable, on_reuse: Some(on_reuse), next_read }
     }
 
-    /// Behind the body, gives the connection back, or closes it. True then.
+    /// Behind the body, gives the connection back, or closes it. True then. What is left of the request's body goes on, for
+    /// the server may have answered first and read it then (RFC 9110 section 7.5 binds no response to the end of its request).
     pub(super) fn finish_if_done(&mut self) -> bool {
         if !self.decoder.is_done() {
             return false;
         }
-        if let (Some(mut conn), Some(on_reuse)) = (self.conn.take(), self.on_reuse.take())
-            && self.reusable
-            && self.upload.is_done()
-            && conn.0.buf.is_empty()
-        {
-            conn.0.buf = bytes::BytesMut::new();
-            conn.0.out.shrink();
-            on_reuse(conn);
+        let (Some(conn), Some(on_reuse)) = (self.conn.take(), self.on_reuse.take()) else { return true };
+        let on_reuse = Some(on_reuse).filter(|_| self.reusable && conn.0.buf.is_empty());
+        if self.upload.is_done() {
+            give_back(conn, on_reuse);
+        } else if let Some(upload) = self.upload.take_rest() {
+            tokio::task::spawn_local(finish_upload(conn, upload, on_reuse));
         }
         true
     }
@@ -192,12 +201,57 @@ where
     }
 }
 
-impl<IO, B, R> ResponseSource for Download<IO, B, R>
+/// Gives a connection back, if it may be used again.
+fn give_back<IO, R: FnOnce(Connection<IO>)>(mut conn: Connection<IO>, on_reuse: Option<R>) {
+    if let Some(on_reuse) = on_reuse {
+        conn.0.buf = bytes::BytesMut::new();
+        conn.0.out.shrink();
+        on_reuse(conn);
+    }
+}
+
+/// Writes the rest of a request's body behind its response, for as long as the server takes some of it.
+async fn finish_upload<IO, B, R>(mut conn: Connection<IO>, mut upload: Upload<B>, on_reuse: Option<R>)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
     R: FnOnce(Connection<IO>),
+{
+    let mut stalled = LazyTimer::default();
+    let mut watches = true;
+    let ended = std::future::poll_fn(|cx| {
+        let inner = &mut *conn.0;
+        inner.out.touched = false;
+        let polled = upload.poll(inner, cx);
+        if polled.is_ready() {
+            return polled;
+        }
+        // A server that closed may read on. One that is gone resets the connection, also while the body brings nothing.
+        if watches {
+            match poll_read_large(&mut inner.io, &mut inner.buf, 1, cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(WriteFault::Body(error.to_string()))),
+                Poll::Ready(Ok(_)) => watches = false,
+                Poll::Pending => {}
+            }
+        }
+        if inner.out.touched || !stalled.is_set() || inner.out.len() == 0 {
+            stalled.set(inner.config.write_stall_timeout);
+        }
+        stalled.poll(cx).map(|()| Err(WriteFault::Body("the server stopped taking the request".to_owned())))
+    });
+    let is_whole = ended.await.is_ok() && upload.is_done();
+    if is_whole && watches && conn.is_open() {
+        give_back(conn, on_reuse);
+    }
+}
+
+impl<IO, B, R> ResponseSource for Download<IO, B, R>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: std::fmt::Display,
+    R: FnOnce(Connection<IO>) + 'static,
 {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PolledFrame {
         let step = ready!(self.poll_step(cx));

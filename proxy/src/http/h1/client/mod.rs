@@ -65,18 +65,38 @@ struct Inner<IO> {
     buf: BytesMut,
     out: WriteBuf,
     vectored: bool,
+    /// Requests that were sent on it.
+    requests: u64,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     /// Takes a connected stream.
     pub(crate) fn new(io: IO, config: &Config) -> Self {
         let vectored = io.is_write_vectored();
-        Self(Box::new(Inner { io, config: *config, buf: BytesMut::new(), out: WriteBuf::default(), vectored }))
+        Self(Box::new(Inner {
+            io,
+            config: *config,
+            buf: BytesMut::new(),
+            out: WriteBuf::default(),
+            vectored,
+            requests: 0,
+        }))
     }
 
     /// True if the server has neither closed the connection nor sent anything unasked. Reads once without waiting.
     pub(crate) fn is_open(&mut self) -> bool {
         self.poll_closed(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Whether the server has served more than one request on it, so that it does not close behind each response.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.0.requests > 1
+    }
+
+    /// As if it had carried so many requests.
+    #[cfg(test)]
+    pub(crate) fn have_served(&mut self, requests: u64) {
+        self.0.requests = requests;
     }
 
     /// Ready when an idle connection has become useless: the server closed it or sent something unasked.
@@ -127,6 +147,7 @@ where
 {
     let inner = &mut *conn.0;
     inner.out.touched = false;
+    inner.requests += 1;
     let facts = Facts::of(&request);
     let framing = match write_head(&mut inner.out, &request) {
         Ok(framing) => framing,

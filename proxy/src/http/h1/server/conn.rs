@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, Version};
@@ -43,12 +44,20 @@ pub(super) struct Conn<IO> {
     exchange: u64,
     /// The current body's handle is alive.
     body_held: bool,
+    /// Somebody asked for the current body.
+    body_asked: bool,
+    /// Some of it was handed on since this was last looked at.
+    pub(super) body_moved: bool,
     /// The client waits for 100.
     expects: bool,
     /// Interim responses may be sent: HTTP/1.1 and the final response has not begun.
     interim_allowed: bool,
     /// The client closed its half.
     pub(super) half_closed: bool,
+    /// How long a client that closed its half is waited for.
+    left_after: Duration,
+    /// Runs from then on, until bytes that were written show that it still reads.
+    left: LazyTimer,
     /// The request stream cannot be read any further.
     pub(super) broken: bool,
     /// The size of the next body read.
@@ -69,9 +78,13 @@ impl<IO> Conn<IO> {
             decoder: Decoder::new(BodyLength::Empty),
             exchange: 0,
             body_held: false,
+            body_asked: false,
+            body_moved: false,
             expects: false,
             interim_allowed: false,
             half_closed: false,
+            left_after: config.left_timeout,
+            left: LazyTimer::default(),
             broken: false,
             next_read: FIRST_BODY_READ,
             body_timer: LazyTimer::default(),
@@ -116,9 +129,12 @@ impl<IO> Conn<IO> {
         self.exchange += 1;
         self.decoder = Decoder::new(head.body);
         self.body_held = true;
+        self.body_asked = false;
         // A client whose body already came does not wait.
         self.expects = head.expect_continue && self.buf.is_empty();
         self.interim_allowed = head.version == Version::HTTP_11;
+        // One that wants no other response has said all by closing its half; any other has more likely left.
+        self.left_after = if head.keep_alive { self.config.left_timeout } else { self.config.idle_timeout };
         self.next_read = FIRST_BODY_READ;
         self.exchange
     }
@@ -132,6 +148,11 @@ impl<IO> Conn<IO> {
     /// Bytes of a body that nobody will read are more than draining would take.
     pub(super) fn too_much_unread(&self) -> bool {
         !self.body_held && self.decoder.size_hint().lower() > self.config.drain_bytes as u64
+    }
+
+    /// Somebody still reads the current body.
+    pub(super) fn is_uploading(&self) -> bool {
+        self.body_held && self.body_asked && !self.broken && !self.decoder.is_done()
     }
 
     pub(super) fn body_done(&self) -> bool {
@@ -178,34 +199,43 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
         Poll::Ready(Ok(count))
     }
 
-    /// What the serving loop does besides the service's work: writes interim responses and, once the request body
-    /// is read, watches the client. Ready with the error that ends the exchange: one that closed is gone, for nobody can
-    /// tell a client that only stopped sending from one that left.
-    pub(super) fn poll_attend(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+    /// Wakes the serving loop from now on when the current body ends or is let go.
+    pub(super) fn wake_by(&mut self, cx: &mut Context<'_>) {
         if !self.serve_waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.serve_waker = Some(cx.waker().clone());
         }
+    }
+
+    /// What the serving loop does besides the service's work: writes interim responses and, once the request body
+    /// is read, watches the client. Ready with the error that ends the exchange. A client that closed its half may have said
+    /// all or have left, which nobody can tell apart before something is written to it: it is waited for, within a limit.
+    pub(super) fn poll_attend(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        self.wake_by(cx);
         if let Some(io) = &mut self.io
             && let Poll::Ready(Err(error)) = self.out.poll_flush(io, cx)
         {
             return Poll::Ready(error.into());
         }
-        while self.decoder.is_done() && self.buf.len() < READ_AHEAD {
+        while !self.half_closed && self.decoder.is_done() && self.buf.len() < READ_AHEAD {
             match ready!(self.poll_read_ahead(cx)) {
-                Ok(0) => return Poll::Ready(Error::Left),
+                Ok(0) => self.left.set(self.left_after),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(error.into()),
             }
         }
-        Poll::Pending
+        self.left.poll(cx).map(|()| Error::Left)
     }
 
     /// Writes a queue that is held outside while a final response is written.
     pub(super) fn poll_flush(&mut self, out: &mut WriteBuf, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Some(io) => out.poll_flush(io, cx),
-            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        let Some(io) = &mut self.io else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let waited = out.len();
+        let flushed = out.poll_flush(io, cx);
+        if self.half_closed && out.len() < waited {
+            // Who is gone answers this with a reset, which the next write shows.
+            self.left.set(self.left_after);
         }
+        flushed
     }
 
     pub(super) fn is_write_vectored(&self) -> bool {
@@ -285,7 +315,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> RequestSource for RefCell<Conn<IO>> {
             encode::interim_head(conn.out.tail(), StatusCode::CONTINUE, &HeaderMap::new());
             conn.wake_serve();
         }
+        conn.body_asked = true;
         let polled = poll_body(&mut conn, cx);
+        conn.body_moved |= polled.is_ready();
         match &polled {
             Poll::Pending if conn.body_waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) => {}
             Poll::Pending => conn.body_waker = Some(cx.waker().clone()),
@@ -310,6 +342,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> RequestSource for RefCell<Conn<IO>> {
         let mut conn = self.borrow_mut();
         if exchange == conn.exchange {
             conn.body_held = false;
+            conn.wake_serve();
         }
     }
 

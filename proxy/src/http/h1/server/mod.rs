@@ -1,8 +1,8 @@
 //! The server side: [`serve`] runs one connection from its first byte to its last, a request at a time.
 //!
 //! The life of a request: head (`conn`) -> service, watching that the client stays -> response (`respond`) ->
-//! what is left of the request body -> next. A client that closes or resets its connection drops the service's
-//! future, and with it the work upstream.
+//! what is left of the request body -> next. A client that resets its connection, or that closed its sending half and is
+//! not known to read any more, drops the service's future, and with it the work upstream.
 //!
 //! It does not accept connections, limit their number, or log.
 
@@ -118,10 +118,41 @@ where
         {
             reset(io);
         }
-        if !go_on(&conn, &mut timer, responded?).await {
+        let next = responded?;
+        upload_ended(&conn, &mut timer).await;
+        if !go_on(&conn, &mut timer, next).await {
             return Ok(());
         }
     }
+}
+
+/// Waits for a request's body that is still read behind its response: a server may answer first and read then. Who reads it
+/// lets it go when the server reads no more, and it fails when it brings nothing for too long. Who does not read it for too
+/// long is not waited for.
+async fn upload_ended<IO>(conn: &RefCell<Conn<IO>>, timer: &mut LazyTimer)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    if !conn.borrow().is_uploading() {
+        return;
+    }
+    let patience = conn.borrow().config().body_stall_timeout;
+    timer.set(patience);
+    std::future::poll_fn(|cx| {
+        let mut conn = conn.borrow_mut();
+        conn.wake_by(cx);
+        if !conn.is_uploading() {
+            return Poll::Ready(());
+        }
+        while timer.poll(cx).is_ready() {
+            if !std::mem::take(&mut conn.body_moved) {
+                return Poll::Ready(());
+            }
+            timer.set(patience);
+        }
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What follows a response; whether that is another request.

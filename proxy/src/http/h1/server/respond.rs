@@ -121,6 +121,8 @@ fn keeps<IO, B>(
         && !draining
         && !asked_to_close
         && !conn.broken
+        // Behind what a client that closed its half has already sent comes nothing more.
+        && !(conn.half_closed && conn.buffer_is_empty())
         && !awaits_continue
         && !conn.too_much_unread()
         // A refused tunnel: what the client already sent into it must not be read as requests.

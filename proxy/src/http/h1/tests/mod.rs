@@ -3,6 +3,7 @@
 
 mod client;
 mod corpus;
+mod early;
 mod judgement;
 mod props;
 mod server;
