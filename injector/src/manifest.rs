@@ -277,10 +277,10 @@ fn with_names(template: &Value) -> Value {
     let mut named = template.clone();
     let containers = named.pointer_mut("/spec/containers").and_then(Value::as_array_mut);
     for (i, container) in containers.into_iter().flatten().enumerate() {
-        if let Some(container) = container.as_object_mut() {
-            if container.get("name").is_none_or(Value::is_null) {
-                container.insert("name".to_owned(), format!("container-{i}").into());
-            }
+        if let Some(container) = container.as_object_mut()
+            && container.get("name").is_none_or(Value::is_null)
+        {
+            container.insert("name".to_owned(), format!("container-{i}").into());
         }
     }
     named

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::{
-    access_log::{self, Writer},
+    access_log::Writer,
     admin::{Admin, Pages},
     authorization::{self, Callers},
     config::{Config, ConfigError, ProcessEnv},
@@ -146,7 +146,7 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     let addresses = listen::addresses(&config);
     let own: Vec<SocketAddr> = addresses.iter().map(|(address, _)| *address).collect();
     let hairpin = Arc::new(Hairpin::default());
-    let writer = Writer::start(&metrics, config.limits.access_log_lines, config.access_log_format)?;
+    let writer = Writer::start(metrics.of_access_log(), config.limits.access_log_lines, config.access_log_format)?;
     let access_log = writer.sender();
     let parts = Parts { config: config.clone(), tls, metrics, hairpin, callers, access_log, own };
     let mut workers: Vec<JoinHandle<()>> = Vec::new();
@@ -225,7 +225,10 @@ fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, 
         }
         tokio::task::spawn_local(expiry::run(worker.transport.clone()));
         tokio::task::spawn_local(authorization::run(worker.authorization.clone()));
-        tokio::task::spawn_local(access_log::run(worker.access_log.clone(), worker.policy()));
+        tokio::task::spawn_local({
+            let worker = worker.clone();
+            async move { worker.follow_access_log().await }
+        });
         let tidying = async {
             loop {
                 tokio::time::sleep(FORGET_GONE_EVERY).await;

@@ -21,15 +21,16 @@ use mesh_credentials::tls::Held;
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-#[cfg(test)]
-pub(crate) use self::series::Labels;
 pub(crate) use self::{
     bound::BoundSeries,
     decisions::{Decided, PolicyDecisions},
     series::Series,
 };
 use self::{decisions::Decisions, histogram::Histogram, series::Unplaced};
-use crate::{access_log::AccessLog, error::Reason};
+use crate::{
+    access_log::{self, AccessLog},
+    error::Reason,
+};
 
 /// Label sets of requests; beyond it `overflow="true"` counts the rest (CVE-2025-43915 is what happens without).
 pub(crate) const MAX_SERIES: usize = 10_000;
@@ -166,6 +167,13 @@ impl Metrics {
     /// What counts the decisions of an authorization policy.
     pub(crate) fn decisions(&self, policy: &Arc<str>) -> Arc<PolicyDecisions> {
         self.decisions.of(policy)
+    }
+
+    /// What is counted of the access log.
+    pub(crate) fn of_access_log(&self) -> access_log::Counts {
+        let lost = |why| self.counter("mesh_access_log_lost_total", &[("why", why)]);
+        let written = self.counter("mesh_access_log_lines_total", &[]);
+        access_log::Counts { written, unwritten: lost("write"), lost: lost("queue") }
     }
 
     /// Everything in the text format of Prometheus.

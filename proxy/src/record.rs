@@ -228,7 +228,7 @@ impl Record {
             let fault = self.error.get().map(Reason::fault);
             let (status, grpc, bytes) = (self.status.get(), self.grpc.get(), self.passed.get());
             let outcome = access_log::Outcome { class, error, fault, status, grpc, bytes };
-            self.metrics.access_log.end(*draft, outcome, self.began.elapsed(), self.series());
+            self.metrics.access_log.end(*draft, outcome, self.began.elapsed(), self.series().labels());
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_policy::{ServiceRef, WorkloadPolicy};
+use mesh_policy::ServiceRef;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     balance::{Balancer, Decay},
     config::Config,
     connections::{Connections, End, Side},
-    control::{Control, Phase, Snapshot},
+    control::{Control, Phase},
     error::{Error, Reason},
     http::mirrored::Mirrors,
     metrics::{Direction, DirectionMetrics},
@@ -90,9 +90,16 @@ impl Worker {
         }
     }
 
-    /// The policy of this pod.
-    pub(crate) fn policy(&self) -> Arc<Snapshot<WorkloadPolicy>> {
-        self.control.inbound().clone()
+    /// Logs what the policy of this pod asks for, for as long as the worker lives.
+    pub(crate) async fn follow_access_log(&self) {
+        let mut changes = self.control.inbound().changes();
+        loop {
+            self.control.inbound().get().into_iter().for_each(|policy| self.access_log.follow(&policy.access_log));
+            // Its sender lives in the snapshot.
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The handles of one direction.

@@ -8,7 +8,7 @@ use mesh_policy::{
     well_known::{ACCESS_LOG_ANNOTATION, ACCESS_LOG_ATTRIBUTES_ANNOTATION},
 };
 
-use crate::{problem::Report, snapshot::Snapshot, walker::Node};
+use crate::{problem::Report, walker::Node};
 
 /// The access log that an object's annotations ask for; `None`: they say nothing.
 pub(crate) fn decode(root: &Node<'_>, report: &mut Report<'_>) -> Option<Arc<AccessLog>> {
@@ -40,12 +40,4 @@ fn read<T>(
 pub(crate) fn bytes(log: Option<&AccessLog>) -> usize {
     let headers = |log: &AccessLog| log.attributes.headers.iter().map(|name| name.as_str().len() + 64).sum::<usize>();
     log.map_or(0, |log| size_of_val(log) + headers(log))
-}
-
-impl Snapshot {
-    /// The access log of a pod: what its own annotations say, else those of its namespace.
-    pub(crate) fn access_log(&self, own: Option<&Arc<AccessLog>>, namespace: &Arc<str>) -> AccessLog {
-        let of_namespace = || self.namespaces.get(namespace)?.access_log.as_ref();
-        own.or_else(of_namespace).map(|log| AccessLog::clone(log)).unwrap_or_default()
-    }
 }

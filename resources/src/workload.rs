@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use mesh_policy::{PortPolicies, PortPolicy, Protocol, ServiceRef, WorkloadPolicy};
+use mesh_policy::{AccessLog, PortPolicies, PortPolicy, Protocol, ServiceRef, WorkloadPolicy};
 
 use crate::{
     endpoint_slice::EndpointSlice,
@@ -55,7 +55,10 @@ impl Snapshot {
             Some((first, last, policy(first)))
         });
         let ports = PortPolicies::new(ranges).unwrap_or_default();
-        let access_log = self.access_log(pod.access_log.as_ref(), &pod.namespace);
+        // What the pod's own annotations say, else those of its namespace.
+        let of_namespace = || self.namespaces.get(&pod.namespace)?.access_log.as_ref();
+        let access_log = pod.access_log.as_ref().or_else(of_namespace);
+        let access_log = access_log.map(|log| AccessLog::clone(log)).unwrap_or_default();
         Some(WorkloadPolicy { ports, authorization: self.authorization_of(pod), access_log })
     }
 

@@ -16,10 +16,12 @@ fn deployment(metadata: Value, template: Value) -> Value {
             "spec": { "template": { "metadata": template, "spec": { "containers": [{ "name": "a" }] } } } })
 }
 
+fn object(api: &str, kind: &str, metadata: Value) -> Value {
+    json!({ "apiVersion": api, "kind": kind, "metadata": metadata })
+}
+
 #[test]
 fn settings_are_told_at_every_place_where_nobody_reads_them() {
-    let object =
-        |api: &str, kind: &str, metadata: Value| json!({ "apiVersion": api, "kind": kind, "metadata": metadata });
     for (object, parts) in [
         (
             deployment(json!({"labels": {INJECT_LABEL: "disabled"}}), json!({})),

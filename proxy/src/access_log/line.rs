@@ -12,7 +12,7 @@ use mesh_policy::{
 use serde_json::{Map, Value, json};
 
 use super::draft::{Draft, Noted};
-use crate::{error::Fault, metrics::Series};
+use crate::error::Fault;
 
 /// How it ended.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +41,8 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(draft: Draft, outcome: Outcome, took: Duration, series: &Series) -> Self {
-        Self { noted: draft.noted, outcome, took, labels: series.labels().to_vec() }
+    pub(super) fn new(draft: Draft, outcome: Outcome, took: Duration, labels: &[(&'static str, String)]) -> Self {
+        Self { noted: draft.noted, outcome, took, labels: labels.to_vec() }
     }
 
     /// Appends the line, with its end.

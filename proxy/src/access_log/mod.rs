@@ -15,16 +15,16 @@ mod writer;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::{Arc, mpsc::SyncSender},
+    sync::mpsc::SyncSender,
     time::{Duration, SystemTime},
 };
 
-use mesh_policy::{WorkloadPolicy, access_log::WHOLE};
+use mesh_policy::access_log::WHOLE;
 use metrics::Counter;
 
 use self::line::Line;
 pub(crate) use self::{draft::Draft, line::Outcome, writer::Writer};
-use crate::{control::Snapshot, metrics::Series, random::Random};
+use crate::random::Random;
 
 /// The log of one worker.
 pub(crate) struct AccessLog {
@@ -59,15 +59,15 @@ impl AccessLog {
         may_be_wanted.then(|| Box::new(Draft::new(wanted, is_sampled, SystemTime::now())))
     }
 
-    /// Hands over what has ended, if it is wanted.
-    pub(crate) fn end(&self, draft: Draft, outcome: Outcome, took: Duration, series: &Series) {
+    /// Hands over what has ended, if it is wanted. `labels`: those of the series that counted it.
+    pub(crate) fn end(&self, draft: Draft, outcome: Outcome, took: Duration, labels: &[(&'static str, String)]) {
         if draft.is_wanted(outcome.class, took) {
-            self.lines.send(Line::new(draft, outcome, took, series));
+            self.lines.send(Line::new(draft, outcome, took, labels));
         }
     }
 
     /// Does as a policy says from now on.
-    fn follow(&self, wanted: &mesh_policy::AccessLog) {
+    pub(crate) fn follow(&self, wanted: &mesh_policy::AccessLog) {
         self.is_on.set(!wanted.is_off());
         *self.wanted.borrow_mut() = Rc::new(wanted.clone());
     }
@@ -77,20 +77,6 @@ impl Sender {
     fn send(&self, line: Line) {
         if self.queue.try_send(line).is_err() {
             self.lost.increment(1);
-        }
-    }
-}
-
-/// Follows the policy of the pod for as long as the worker lives.
-pub(crate) async fn run(log: Rc<AccessLog>, policy: Arc<Snapshot<WorkloadPolicy>>) {
-    let mut changes = policy.changes();
-    loop {
-        if let Some(policy) = policy.get() {
-            log.follow(&policy.access_log);
-        }
-        // Its sender lives in the snapshot.
-        if changes.changed().await.is_err() {
-            return;
         }
     }
 }

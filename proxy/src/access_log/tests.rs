@@ -1,7 +1,10 @@
 //! What lines say, and when there are any.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{
+    Arc,
+    mpsc::{Receiver, sync_channel},
+};
 
 use http::{HeaderValue, Request, StatusCode, uri::Authority};
 use mesh_policy::{Class, access_log::Format};
@@ -28,16 +31,10 @@ pub(crate) fn queue(metrics: &Metrics) -> (Sender, Receiver<Line>) {
 pub(super) fn line() -> Line {
     let draft = Draft::new(Rc::default(), true, SystemTime::UNIX_EPOCH);
     let outcome = Outcome { class: Class::Success, error: "", fault: None, status: None, grpc: None, bytes: (1, 2) };
-    let metrics = Arc::new(Metrics::default());
-    let labels = crate::metrics::Labels {
-        src_identity: "spiffe://cluster.local/ns/shop/sa/front",
-        dst_identity: "",
-        dst_workload: "shop/web-1",
-        mutual_tls: false,
-        route: "",
-        backend: "shop/web:80",
-    };
-    Line::new(draft, outcome, Duration::from_millis(1500), &metrics.series(Direction::Outbound, &labels))
+    let labels =
+        [("direction", "outbound"), ("src_identity", "spiffe://cluster.local/ns/shop/sa/front"), ("route", "")];
+    let labels = labels.map(|(name, value)| (name, value.to_owned()));
+    Line::new(draft, outcome, Duration::from_millis(1500), &labels)
 }
 
 /// One worker's log, what comes of it, and handles whose records it logs.

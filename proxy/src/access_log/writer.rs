@@ -11,7 +11,6 @@ use mesh_policy::access_log::Format;
 use metrics::Counter;
 
 use super::{Sender, line::Line};
-use crate::metrics::Metrics;
 
 /// A buffer of this many bytes is written at once.
 const FULL: usize = 64 * 1024;
@@ -21,6 +20,17 @@ const LATEST: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(10);
 /// It needs little: what it holds is on the heap.
 const STACK: usize = 256 * 1024;
+
+/// What is counted.
+#[derive(Clone)]
+pub(crate) struct Counts {
+    /// Lines that were written.
+    pub(crate) written: Counter,
+    /// Lines that could not be written.
+    pub(crate) unwritten: Counter,
+    /// Lines for which there was no room.
+    pub(crate) lost: Counter,
+}
 
 /// The thread, and how to reach it.
 pub(crate) struct Writer {
@@ -35,17 +45,16 @@ impl Writer {
     /// # Errors
     ///
     /// When there can be no thread.
-    pub(crate) fn start(metrics: &Metrics, queue: usize, format: Format) -> io::Result<Self> {
+    pub(crate) fn start(counts: Counts, queue: usize, format: Format) -> io::Result<Self> {
         let (queue, lines) = sync_channel(queue);
-        let lost = |why| metrics.counter("mesh_access_log_lost_total", &[("why", why)]);
-        let (written, unwritten) = (metrics.counter("mesh_access_log_lines_total", &[]), lost("write"));
+        let Counts { written, unwritten, lost } = counts;
         let (end, ended) = sync_channel(0);
         let work = move || {
             write(&lines, format, &mut io::stdout().lock(), &written, &unwritten);
             drop(end);
         };
         thread::Builder::new().name("access-log".to_owned()).stack_size(STACK).spawn(work)?;
-        Ok(Self { sender: Sender { queue, lost: lost("queue") }, ended })
+        Ok(Self { sender: Sender { queue, lost }, ended })
     }
 
     /// Where workers put their lines.
@@ -89,6 +98,7 @@ fn write(lines: &Receiver<Line>, format: Format, out: &mut impl Write, written: 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::metrics::Metrics;
 
     /// A standard output of some kind.
     struct Out {
