@@ -10,6 +10,7 @@ mod support;
 mod h2_frames;
 
 mod access_log;
+mod as_without;
 mod authorization;
 mod balance;
 mod bulk;

@@ -40,13 +40,16 @@ impl IdleH1 {
     /// may have been handled.
     pub(super) fn take(&self, transport: &Transport, is_repeatable: bool) -> Option<h1::client::Connection<TcpStream>> {
         let mut idle = self.held.borrow_mut();
-        let limit = if is_repeatable { transport.config.times.pool_idle } else { CERTAIN };
-        let limit = limit.min(transport.config.times.pool_idle);
+        let limit = transport.config.times.pool_idle;
         // The youngest are last.
         for place in (0..idle.len()).rev() {
             let Some((connection, since)) = idle.get_mut(place) else { continue };
             let age = since.elapsed();
             if age >= limit {
+                idle.drain(..=place);
+                return None;
+            }
+            if !is_repeatable && age >= CERTAIN {
                 return None;
             }
             let is_certain = connection.is_proven() || (age >= SETTLED && !self.closes_soon.get());

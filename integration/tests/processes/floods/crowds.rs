@@ -172,7 +172,7 @@ async fn a_peer_opens_no_more_connections_to_the_application_than_it_may() {
             });
         }
     });
-    let server = mesh.sidecar("web", "web-1", app, &[("MESH_IDLE_TIMEOUT", "2s")]).await;
+    let server = mesh.sidecar("web", "web-1", app, &[("MESH_UPLOAD_TIMEOUT", "2s")]).await;
     let attacker = Attacker::Peer(peer::connector(mesh.sandbox.path(), "mesh-h2"));
     let orig = [&[0, 15][..], b"mesh-orig-proto", &[8], b"HTTP/1.1"].concat();
     let post = [block("POST", "/"), orig].concat();

@@ -29,7 +29,7 @@ const CORPUS: &[(&str, Expect)] = &[
         "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{H}3;x=y\r\nabc\r\n00\r\nx: y\r\n\r\n",
         Seen(&["POST / [abc] 1"]),
     ),
-    ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{H}3 \t;x=y\r\nabc\r\n0 \r\n\r\n", Seen(&["POST / [abc] 0"])),
+    ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{H}3 \t;x=y\r\nabc\r\n0\r\n\r\n", Seen(&["POST / [abc] 0"])),
     ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{H}0\r\ncontent-length: 5\r\n\r\n", Seen(&["POST / [] 0"])),
     ("GET / HTTP/1.1\r\n{H}GET /2 HTTP/1.1\r\n{H}", Seen(&["GET / [] 0", "GET /2 [] 0"])),
     ("PURGE //x//y HTTP/1.1\r\n{H}", Seen(&["PURGE //x//y [] 0"])),
