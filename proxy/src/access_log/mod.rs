@@ -23,7 +23,11 @@ use mesh_policy::access_log::WHOLE;
 use metrics::Counter;
 
 use self::line::Line;
-pub(crate) use self::{draft::Draft, line::Outcome, writer::Writer};
+pub(crate) use self::{
+    draft::Draft,
+    line::Outcome,
+    writer::{Counts, Writer},
+};
 use crate::random::Random;
 
 /// The log of one worker.

@@ -1,9 +1,12 @@
 //! What lines say, and when there are any.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::sync::{
-    Arc,
-    mpsc::{Receiver, sync_channel},
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
 };
 
 use http::{HeaderValue, Request, StatusCode, uri::Authority};
@@ -28,7 +31,7 @@ pub(crate) fn queue(metrics: &Metrics) -> (Sender, Receiver<Line>) {
 }
 
 /// Any line.
-pub(super) fn line() -> Line {
+fn line() -> Line {
     let draft = Draft::new(Rc::default(), true, SystemTime::UNIX_EPOCH);
     let outcome = Outcome { class: Class::Success, error: "", fault: None, status: None, grpc: None, bytes: (1, 2) };
     let labels =
@@ -186,4 +189,41 @@ fn lines_of_both_formats_have_the_same_attributes() {
     assert!(json.iter().all(|(name, _)| text.contains(&format!("{name}="))), "{text}");
     assert!(text.contains("mesh.source.identity=spiffe://cluster.local/ns/shop/sa/front "), "{text}");
     assert_eq!(json["timestamp"], "1970-01-01T00:00:00.000Z");
+}
+
+/// A standard output of some kind.
+struct Out {
+    text: Vec<u8>,
+    is_closed: bool,
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_closed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_counted() {
+    for is_closed in [false, true] {
+        let metrics = Metrics::default();
+        let (sender, lines) = queue(&metrics);
+        (0..3).for_each(|_| sender.send(line()));
+        drop(sender);
+        let (written, unwritten) = (metrics.counter("written", &[]), metrics.counter("unwritten", &[]));
+        let mut out = Out { text: Vec::new(), is_closed };
+        writer::write(&lines, Format::Json, &mut out, &written, &unwritten);
+        let counted = if is_closed { "unwritten 3" } else { "\nwritten 3" };
+        assert!(format!("\n{}", metrics.render()).contains(counted), "{}", metrics.render());
+        let lines = String::from_utf8(out.text).unwrap().lines().count();
+        assert_eq!(lines, if is_closed { 0 } else { 3 });
+    }
 }

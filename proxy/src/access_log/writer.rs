@@ -73,7 +73,13 @@ impl Writer {
 /// Writes until no worker is left. Between the first line of a buffer and its last it sleeps, so that lines that come in a row
 /// wake nobody.
 #[allow(clippy::disallowed_methods)] // the thread has nothing else to do
-fn write(lines: &Receiver<Line>, format: Format, out: &mut impl Write, written: &Counter, unwritten: &Counter) {
+pub(super) fn write(
+    lines: &Receiver<Line>,
+    format: Format,
+    out: &mut impl Write,
+    written: &Counter,
+    unwritten: &Counter,
+) {
     let mut text = String::new();
     while let Ok(first) = lines.recv() {
         let until = Instant::now() + LATEST;
@@ -92,48 +98,5 @@ fn write(lines: &Receiver<Line>, format: Format, out: &mut impl Write, written: 
         let is_written = out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok();
         if is_written { written } else { unwritten }.increment(count);
         text.clear();
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::metrics::Metrics;
-
-    /// A standard output of some kind.
-    struct Out {
-        text: Vec<u8>,
-        is_closed: bool,
-    }
-
-    impl Write for Out {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if self.is_closed {
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
-            self.text.extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_written_is_counted() {
-        for is_closed in [false, true] {
-            let metrics = Metrics::default();
-            let (sender, lines) = super::super::tests::queue(&metrics);
-            (0..3).for_each(|_| sender.send(super::super::tests::line()));
-            drop(sender);
-            let (written, unwritten) = (metrics.counter("written", &[]), metrics.counter("unwritten", &[]));
-            let mut out = Out { text: Vec::new(), is_closed };
-            write(&lines, Format::Json, &mut out, &written, &unwritten);
-            let counted = if is_closed { "unwritten 3" } else { "\nwritten 3" };
-            assert!(format!("\n{}", metrics.render()).contains(counted), "{}", metrics.render());
-            let lines = String::from_utf8(out.text).unwrap_or_default().lines().count();
-            assert_eq!(lines, if is_closed { 0 } else { 3 });
-        }
     }
 }

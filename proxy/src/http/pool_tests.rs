@@ -1,3 +1,5 @@
+//! Connections to one endpoint: how many there are, how long they are kept, and what waits for them.
+
 use super::*;
 use crate::{http::in_flight::InFlight, worker::tests::worker};
 
