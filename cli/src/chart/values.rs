@@ -222,6 +222,17 @@ impl Values {
         Ok(read)
     }
 
+    /// Names that the chart gives its pods, and so nobody else can.
+    fn check_own_names(&self) -> Result<(), String> {
+        let told =
+            |list: &str, name: &str| Err(format!("{list} has {name}, which the chart sets itself; use another name"));
+        match OWN_LABELS.iter().find(|name| self.pod_labels.contains_key(**name)) {
+            Some(name) => told("podLabels", name),
+            None if self.pod_annotations.contains_key(OWN_ANNOTATION) => told("podAnnotations", OWN_ANNOTATION),
+            None => Ok(()),
+        }
+    }
+
     /// What the types do not say: patterns and ranges. The schema has the same.
     fn check(&self) -> Result<(), String> {
         let proxy = &self.proxy;
@@ -265,12 +276,7 @@ impl Values {
                 return Err(format!("{name} is {value}, but must be from {least} to {most}"));
             }
         }
-        for name in self.pod_labels.keys().filter(|name| OWN_LABELS.contains(&name.as_str())) {
-            return Err(format!("podLabels has {name}, which the chart sets itself; use another name"));
-        }
-        if self.pod_annotations.contains_key(OWN_ANNOTATION) {
-            return Err(format!("podAnnotations has {OWN_ANNOTATION}, which the chart sets itself; use another name"));
-        }
+        self.check_own_names()?;
         for network in &self.cluster_networks {
             if network.parse::<mesh_resources::IpNet>().is_err() {
                 return Err(format!("clusterNetworks has {network:?}, but must have networks such as 10.96.0.0/12"));

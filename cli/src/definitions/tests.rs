@@ -42,6 +42,7 @@ fn many(count: usize, entry: impl Fn(usize) -> Value) -> Value {
 }
 
 #[test]
+#[allow(clippy::too_many_lines)] // a table
 fn what_an_api_server_refuses_is_refused_at_its_field() {
     let backend = |n: usize| json!({ "name": format!("b{n}"), "port": 80 });
     let path = |n: usize| json!({ "path": { "value": format!("/{n}") } });

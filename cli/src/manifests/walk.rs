@@ -162,7 +162,7 @@ mod tests {
         let read = |bytes: &[u8]| {
             fs::write(&file, bytes).unwrap();
             let mut found = String::new();
-            read(&[file.clone()], |text, _| {
+            read(std::slice::from_ref(&file), |text, _| {
                 found.push_str(text);
                 Ok(())
             })

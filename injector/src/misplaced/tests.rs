@@ -21,6 +21,7 @@ fn object(api: &str, kind: &str, metadata: Value) -> Value {
 }
 
 #[test]
+#[allow(clippy::too_many_lines)] // a table
 fn settings_are_told_at_every_place_where_nobody_reads_them() {
     for (object, parts) in [
         (
