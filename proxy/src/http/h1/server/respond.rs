@@ -118,12 +118,13 @@ fn keeps<IO, B>(
         .iter()
         .flat_map(|value| members(value.as_bytes()))
         .any(|option| option.eq_ignore_ascii_case(b"close"));
+    // Behind what a client that closed its half has already sent comes nothing more.
+    let says_no_more = conn.half_closed && conn.buffer_is_empty();
     exchange.keep_alive
         && !draining
         && !asked_to_close
         && !conn.broken
-        // Behind what a client that closed its half has already sent comes nothing more.
-        && !(conn.half_closed && conn.buffer_is_empty())
+        && !says_no_more
         && !awaits_continue
         && !conn.too_much_unread()
         // A refused tunnel: what the client already sent into it must not be read as requests.
