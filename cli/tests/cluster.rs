@@ -152,7 +152,7 @@ fn folders_are_read_in_order_and_wrong_files_are_named() {
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
     let message = text(&output.stderr);
     assert!(message.contains("c.yaml:5: this is no Kubernetes manifest: it has no `apiVersion`"), "{message}");
-    assert_eq!(meshctl(&["inject"]).status.code(), Some(1));
+    assert_eq!(meshctl(&["inject"]).status.code(), Some(2));
 
     // A pod that cannot be injected: nothing is printed, so that nothing half is applied.
     let refused = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {config.meshctl.dev/log-level: \"no level!\"}}\nspec: {containers: [{name: a}]}\n";
