@@ -2,6 +2,8 @@
 //!
 //! It is pure and allocates nothing. Random bits are an argument of [`Rule::pick`].
 
+use std::borrow::Cow;
+
 use crate::{
     facts::RequestFacts,
     filter::{Answer, Cors, Filter, Redirect},
@@ -73,7 +75,8 @@ pub fn decide_outbound<'p>(
         return without_route(policy, OutboundVerdict::Default(&policy.target));
     }
     let path = settle(facts.path);
-    let unmerged = settle_unmerged(facts.path);
+    // A path that is settled as it came has no empty segments.
+    let unmerged = if matches!(path, Cow::Owned(_)) { settle_unmerged(facts.path) } else { None };
     let settled = RequestFacts { path: &path, ..*facts };
     let asked = Asked { facts: settled, unmerged: unmerged.as_deref() };
     let answer = |rule: &'p Rule| answer_of(&rule.filters, facts);

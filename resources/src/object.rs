@@ -25,6 +25,10 @@ use crate::{
 
 /// Longest manifest file, in bytes. Etcd refuses objects above 1.5 MiB, so this is room for several.
 pub const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
+/// How files of manifests end.
+pub const FILE_EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+/// Files of folders that end so and are no manifests: those of Kustomize and of Helm.
+pub const OTHER_FILES: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Chart.yaml"];
 /// Deepest nesting of a document. A Pod, the deepest object here, needs about 15.
 pub const MAX_DEPTH: usize = 64;
 /// Most objects of one file, documents and items of lists together.

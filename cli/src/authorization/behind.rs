@@ -30,15 +30,20 @@ pub(crate) fn behind(snapshot: &Snapshot, target: &Target) -> Vec<Behind> {
         let policy = identity.and_then(|_| snapshot.compile_workload(&workload, &[]));
         let pod = if workload.is_empty() { address.ip().to_string() } else { workload.to_string() };
         let port = address.port();
-        match found.iter_mut().find(|known| known.port == port && known.policy == policy) {
-            Some(known) => known.pods.push(pod),
-            None => found.push(Behind { port, pods: vec![pod], policy }),
-        }
+        Behind { port, pods: vec![pod], policy }.join(&mut found);
     }
     found
 }
 
 impl Behind {
+    /// Puts it among others: its pods with those that have the same policy at the same port.
+    pub(crate) fn join(self, others: &mut Vec<Self>) {
+        match others.iter_mut().find(|known| known.port == self.port && known.policy == self.policy) {
+            Some(known) => known.pods.extend(self.pods),
+            None => others.push(self),
+        }
+    }
+
     /// A pod by itself, at a port.
     pub(crate) fn pod(snapshot: &Snapshot, pod: &str, port: u16) -> Self {
         let is_meshed = snapshot.pod(pod).is_some_and(|pod| pod.identity_at(port).is_some());

@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, ensure};
-use mesh_resources::{object::MAX_FILE_BYTES, yaml};
+use mesh_resources::{
+    object::{FILE_EXTENSIONS, MAX_FILE_BYTES, OTHER_FILES},
+    yaml,
+};
 
 /// Files of one path; more is a mistake in it.
 const MAX_FILES: usize = 10_000;
@@ -19,9 +22,6 @@ const MAX_DEPTH: usize = 16;
 const STDIN: &str = "-";
 /// How standard input is called in messages.
 const STDIN_SHOWN: &str = "standard input";
-/// Files that are named like manifests and are none: those of Kustomize and of Helm.
-const OTHERS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Chart.yaml"];
-const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// Reads files, folders and `-` in order, and gives each text with the name of its file.
 ///
@@ -81,7 +81,7 @@ impl Walk {
         for entry in inside {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with('.') || OTHERS.contains(&&*name) {
+            if name.starts_with('.') || OTHER_FILES.contains(&&*name) {
                 continue;
             }
             let path = entry.path();
@@ -89,7 +89,7 @@ impl Walk {
             let Ok(about) = fs::metadata(&path) else { continue };
             if about.is_dir() {
                 self.folder(&path, &about, depth + 1)?;
-            } else if path.extension().is_some_and(|ext| EXTENSIONS.iter().any(|known| ext == *known)) {
+            } else if path.extension().is_some_and(|ext| FILE_EXTENSIONS.iter().any(|known| ext == *known)) {
                 ensure!(self.files.len() < MAX_FILES, "{}: there are more than {MAX_FILES} files", path.display());
                 self.files.push(path);
             }

@@ -14,6 +14,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use mesh_resources::object;
+
 /// Most files; beyond it the rest is reported and left out.
 const MAX_FILES: usize = 10_000;
 /// Most names looked at, whatever they are.
@@ -22,9 +24,6 @@ const MAX_ENTRIES: usize = 100_000;
 const MAX_TOTAL_BYTES: u64 = 256 * 1024 * 1024;
 /// Deepest sub-folder.
 const MAX_DEPTH: usize = 16;
-const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
-/// Files that are named like manifests and are none: those of Kustomize and of Helm.
-const OTHERS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Chart.yaml"];
 
 /// What of a file tells that it changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,10 +121,10 @@ impl FolderListing {
 }
 
 fn is_manifest(path: &Path) -> bool {
-    if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| OTHERS.contains(&name)) {
+    if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| object::OTHER_FILES.contains(&name)) {
         return false;
     }
-    path.extension().and_then(|extension| extension.to_str()).is_some_and(|e| EXTENSIONS.contains(&e))
+    path.extension().and_then(|extension| extension.to_str()).is_some_and(|e| object::FILE_EXTENSIONS.contains(&e))
 }
 
 #[cfg(test)]

@@ -187,7 +187,12 @@ fn rule_matches(rule: &AuthorizationRule, policy: &AuthorizationPolicy, asked: &
     })
 }
 
-fn naive(policies: &[AuthorizationPolicy], with_shadow: bool, asked: &Asked) -> bool {
+/// What the table of docs/authorization.md says at the port 8080, read from its text. `holds`: whether a rule of a policy matches.
+pub(super) fn by_the_table(
+    policies: &[AuthorizationPolicy],
+    with_shadow: bool,
+    holds: impl Fn(&AuthorizationRule, &AuthorizationPolicy) -> bool,
+) -> bool {
     Level::ALL.into_iter().all(|level| {
         let of = |tier, action| {
             policies.iter().filter(move |p| {
@@ -196,7 +201,7 @@ fn naive(policies: &[AuthorizationPolicy], with_shadow: bool, asked: &Asked) -> 
                 (p.level, p.tier, p.action) == (level, tier, action) && is_in_force && is_here
             })
         };
-        let matches = |tier, action| of(tier, action).any(|p| p.rules.iter().any(|rule| rule_matches(rule, p, asked)));
+        let matches = |tier, action| of(tier, action).any(|p| p.rules.iter().any(|rule| holds(rule, p)));
         let is_there = |tier| of(tier, Action::Allow).next().is_some();
         if matches(Tier::Admin, Action::Deny) {
             return false;
@@ -215,6 +220,10 @@ fn naive(policies: &[AuthorizationPolicy], with_shadow: bool, asked: &Asked) -> 
         }
         !is_there(Tier::Baseline) || matches(Tier::Baseline, Action::Allow)
     })
+}
+
+fn naive(policies: &[AuthorizationPolicy], with_shadow: bool, asked: &Asked) -> bool {
+    by_the_table(policies, with_shadow, |rule, policy| rule_matches(rule, policy, asked))
 }
 
 proptest! {

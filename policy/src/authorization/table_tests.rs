@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     Explanation, Identity, PortPolicies, PortPolicy,
-    authorization::{Operation, Ports, Principal, Source},
+    authorization::{Operation, Ports, Principal, Source, naive_tests::by_the_table},
     route::{PathMatch, RequestMatch},
 };
 
@@ -198,33 +198,8 @@ fn any_policy() -> impl Strategy<Value = AuthorizationPolicy> {
     })
 }
 
-/// What the table says, read from its text.
 fn oracle(policies: &[AuthorizationPolicy], with_shadow: bool) -> bool {
-    Level::ALL.into_iter().all(|level| {
-        let of = |tier, action| {
-            policies.iter().filter(move |p| {
-                (p.level, p.tier, p.action) == (level, tier, action) && (with_shadow || p.mode == Enforcement::Enforce)
-            })
-        };
-        let matches = |tier, action| of(tier, action).any(|p| p.rules.contains(&of_web()));
-        let is_there = |tier| of(tier, Action::Allow).next().is_some();
-        if matches(Tier::Admin, Action::Deny) {
-            return false;
-        }
-        if matches(Tier::Admin, Action::Allow) {
-            return true;
-        }
-        if matches(Tier::Namespace, Action::Deny) {
-            return false;
-        }
-        if is_there(Tier::Namespace) {
-            return matches(Tier::Namespace, Action::Allow);
-        }
-        if matches(Tier::Baseline, Action::Deny) {
-            return false;
-        }
-        !is_there(Tier::Baseline) || matches(Tier::Baseline, Action::Allow)
-    })
+    by_the_table(policies, with_shadow, |rule, _| *rule == of_web())
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! One line: the attributes, by the names of OpenTelemetry's semantic conventions where there are any (1.44: HTTP, RPC,
 //! network, error), else `mesh.*`. docs/access-log.md has them all.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use http::{StatusCode, Version};
 use jiff::Timestamp;
@@ -37,12 +37,12 @@ pub(crate) struct Line {
     outcome: Outcome,
     took: Duration,
     /// Names and values of the series that counted it.
-    labels: Vec<(&'static str, String)>,
+    labels: Arc<[(&'static str, String)]>,
 }
 
 impl Line {
-    pub(super) fn new(draft: Draft, outcome: Outcome, took: Duration, labels: &[(&'static str, String)]) -> Self {
-        Self { noted: draft.noted, outcome, took, labels: labels.to_vec() }
+    pub(super) fn new(draft: Draft, outcome: Outcome, took: Duration, labels: Arc<[(&'static str, String)]>) -> Self {
+        Self { noted: draft.noted, outcome, took, labels }
     }
 
     /// Appends the line, with its end.
@@ -78,7 +78,7 @@ impl Line {
         put("mesh.class", outcome.class.as_str().into());
         put("error.type", outcome.error.into());
         put("mesh.fault", outcome.fault.map_or(Value::Null, |fault| fault.as_str().into()));
-        for (label, value) in labels {
+        for (label, value) in &**labels {
             put(attribute_of(label), value.as_str().into());
         }
         if let Some(asked) = &noted.asked {

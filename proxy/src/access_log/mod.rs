@@ -1,7 +1,7 @@
 //! The access log: a line for each request and each connection of bytes that the pod's annotations ask for.
 //!
 //! A [`Record`](crate::record::Record) begins a [`Draft`] only if something may be logged of it, so that a log that is off
-//! costs a look at one flag. When the record is finished, its worker moves what is known into a bounded queue and never
+//! costs one look. When the record is finished, its worker moves what is known into a bounded queue and never
 //! waits: what does not fit is counted as lost. A thread of its own turns lines into text and writes them to standard output
 //! ([`writer`]), because a standard output that hangs must hold up nothing else, the control thread included.
 //!
@@ -13,9 +13,9 @@ mod line;
 mod writer;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     rc::Rc,
-    sync::mpsc::SyncSender,
+    sync::{Arc, mpsc::SyncSender},
     time::{Duration, SystemTime},
 };
 
@@ -32,8 +32,8 @@ use crate::random::Random;
 
 /// The log of one worker.
 pub(crate) struct AccessLog {
-    wanted: RefCell<Rc<mesh_policy::AccessLog>>,
-    is_on: Cell<bool>,
+    /// `None`: nothing.
+    wanted: RefCell<Option<Rc<mesh_policy::AccessLog>>>,
     random: Random,
     lines: Sender,
 }
@@ -49,31 +49,27 @@ pub(crate) struct Sender {
 impl AccessLog {
     /// Off until a policy asks for it.
     pub(crate) fn new(lines: Sender) -> Self {
-        Self { wanted: RefCell::default(), is_on: Cell::new(false), random: Random::default(), lines }
+        Self { wanted: RefCell::default(), random: Random::default(), lines }
     }
 
     /// Begins to note one request or connection, if it may be logged.
     pub(crate) fn begin(&self) -> Option<Box<Draft>> {
-        if !self.is_on.get() {
-            return None;
-        }
-        let wanted = self.wanted.borrow().clone();
+        let wanted = self.wanted.borrow().clone()?;
         let is_sampled = self.random.next() % u64::from(WHOLE) < u64::from(wanted.sample);
         let may_be_wanted = is_sampled || wanted.errors || wanted.slow.is_some();
         may_be_wanted.then(|| Box::new(Draft::new(wanted, is_sampled, SystemTime::now())))
     }
 
     /// Hands over what has ended, if it is wanted. `labels`: those of the series that counted it.
-    pub(crate) fn end(&self, draft: Draft, outcome: Outcome, took: Duration, labels: &[(&'static str, String)]) {
+    pub(crate) fn end(&self, draft: Draft, outcome: Outcome, took: Duration, labels: &Arc<[(&'static str, String)]>) {
         if draft.is_wanted(outcome.class, took) {
-            self.lines.send(Line::new(draft, outcome, took, labels));
+            self.lines.send(Line::new(draft, outcome, took, labels.clone()));
         }
     }
 
     /// Does as a policy says from now on.
     pub(crate) fn follow(&self, wanted: &mesh_policy::AccessLog) {
-        self.is_on.set(!wanted.is_off());
-        *self.wanted.borrow_mut() = Rc::new(wanted.clone());
+        *self.wanted.borrow_mut() = (!wanted.is_off()).then(|| Rc::new(wanted.clone()));
     }
 }
 

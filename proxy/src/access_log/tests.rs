@@ -37,7 +37,7 @@ fn line() -> Line {
     let labels =
         [("direction", "outbound"), ("src_identity", "spiffe://cluster.local/ns/shop/sa/front"), ("route", "")];
     let labels = labels.map(|(name, value)| (name, value.to_owned()));
-    Line::new(draft, outcome, Duration::from_millis(1500), &labels)
+    Line::new(draft, outcome, Duration::from_millis(1500), labels.into())
 }
 
 /// One worker's log, what comes of it, and handles whose records it logs.

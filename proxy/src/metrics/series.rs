@@ -64,14 +64,14 @@ type Outcomes = SmallVec<[(Outcome, Counter); 4]>;
 /// Handles of one label set. Owned by one worker.
 pub(crate) struct Series {
     metrics: Arc<Metrics>,
-    labels: Vec<(&'static str, String)>,
+    labels: Arc<[(&'static str, String)]>,
     outcomes: RefCell<Outcomes>,
     latency: Arc<Histogram>,
 }
 
 impl Series {
     /// What distinguishes it, as names and values.
-    pub(crate) fn labels(&self) -> &[(&'static str, String)] {
+    pub(crate) fn labels(&self) -> &Arc<[(&'static str, String)]> {
         &self.labels
     }
 
@@ -145,7 +145,7 @@ impl Metrics {
             labels = overflow;
         }
         let latency = histograms.entry(text).or_default().clone();
-        Series { metrics: self.clone(), labels, outcomes: RefCell::default(), latency }
+        Series { metrics: self.clone(), labels: labels.into(), outcomes: RefCell::default(), latency }
     }
 }
 

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use anyhow::{anyhow, bail, ensure};
 use crossterm::style::Color;
 use http::HeaderMap;
-use mesh_policy::RequestFacts;
 use serde::Serialize;
 
 use super::{Args, Read, callee::Callee};
@@ -86,13 +85,7 @@ pub(super) fn answer(args: &Args, from: &str, to: &str, objects: &Objects, names
     let question = question(args, &callee.host(namespace))?;
     let facts = match &question.asked {
         Asked::Connection { .. } => None,
-        Asked::Request(request) => Some(RequestFacts {
-            method: &request.method,
-            host: &request.host,
-            path: &request.path,
-            query: request.query.as_deref(),
-            headers: &request.headers,
-        }),
+        Asked::Request(request) => Some(request.facts()),
     };
     let decided = groups(called.service.as_deref(), &called.behind, &caller, facts.as_ref());
     ensure!(

@@ -153,13 +153,7 @@ impl<'a> Callee<'a> {
                     ports
                 }
             };
-            for port in ports {
-                let one = Behind::pod(&objects.snapshot, &pod, port);
-                match found.iter_mut().find(|known| known.port == port && known.policy == one.policy) {
-                    Some(known) => known.pods.extend(one.pods),
-                    None => found.push(one),
-                }
-            }
+            ports.into_iter().for_each(|port| Behind::pod(&objects.snapshot, &pod, port).join(&mut found));
         }
         ensure!(!found.is_empty(), "no port of {} is known; name one, as in pod/{0}:8080", self.name);
         found.sort_by_key(|behind| behind.port);

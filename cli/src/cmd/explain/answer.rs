@@ -3,7 +3,7 @@
 use http::{HeaderMap, Uri, header, uri::Authority};
 use mesh_policy::{
     Backend, BackendTarget, Edits, Forward, LocalReply, Mode, OutboundDecision, OutboundPolicy, OutboundVerdict, Plan,
-    Refusal, RequestFacts, RequestHead, Rule, Target, decide_connection, decide_outbound, shown::percent,
+    Refusal, RequestHead, Rule, Target, decide_connection, decide_outbound, shown::percent,
 };
 use mesh_resources::{FilterObject, Key, ObjectId, Problem, Snapshot};
 use serde_json::Value;
@@ -113,17 +113,7 @@ fn decide<'p>(
             "this is for a request that the proxy sees; TLS that an application speaks itself is passed on unread";
         notes.push(what.to_owned());
     }
-    decide_outbound(policy, &facts(request), tried)
-}
-
-fn facts(request: &Request) -> RequestFacts<'_> {
-    RequestFacts {
-        method: &request.method,
-        host: &request.host,
-        path: &request.path,
-        query: request.query.as_deref(),
-        headers: &request.headers,
-    }
+    decide_outbound(policy, &request.facts(), tried)
 }
 
 fn describe(explained: &mut Explained, rule: &Rule) {
@@ -154,7 +144,7 @@ fn carry_out(explained: &mut Explained, question: &Question, request: &Request, 
         explained.sent = sent(request, decision.edits(None), &mut explained.notes);
         return;
     }
-    match decision.plan(only, &facts(request), &request.scheme) {
+    match decision.plan(only, &request.facts(), &request.scheme) {
         Plan::Forward(Forward { edits, .. }) => explained.sent = sent(request, edits, &mut explained.notes),
         Plan::Refuse(refusal) => refuse(explained, question, &refusal),
         Plan::Reply(LocalReply { status, mut headers }) => {

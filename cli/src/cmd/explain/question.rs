@@ -2,6 +2,7 @@
 
 use anyhow::{Context, anyhow, bail, ensure};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use mesh_policy::RequestFacts;
 
 /// A request or a connection, and what it is sent to.
 #[derive(Clone, Debug)]
@@ -39,6 +40,19 @@ pub(crate) struct Request {
     pub query: Option<String>,
     /// The headers, without `host`.
     pub headers: HeaderMap,
+}
+
+impl Request {
+    /// What is decided by.
+    pub(crate) fn facts(&self) -> RequestFacts<'_> {
+        RequestFacts {
+            method: &self.method,
+            host: &self.host,
+            path: &self.path,
+            query: self.query.as_deref(),
+            headers: &self.headers,
+        }
+    }
 }
 
 /// The content type that makes a request one of gRPC.

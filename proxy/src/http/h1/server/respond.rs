@@ -102,7 +102,6 @@ fn response_framing<B: Body>(exchange: &Exchange, response: &Response<B>) -> (Fr
 }
 
 /// Whether the connection may carry another request.
-#[allow(clippy::nonminimal_bool)] // a reason a line
 fn keeps<IO, B>(
     conn: &RefCell<Conn<IO>>,
     exchange: &Exchange,
