@@ -13,6 +13,7 @@ use crate::{
     retry::Retry,
     route::{HostMatch, RequestMatch, RouteTable},
     session::SessionPersistence,
+    tracing::Tracing,
 };
 
 /// A port of a Kubernetes Service: what a client calls and what a backend reference names.
@@ -242,6 +243,8 @@ pub struct WorkloadPolicy {
     pub authorization: Vec<AuthorizationPolicy>,
     /// What its sidecar logs, of what it sends as well.
     pub access_log: AccessLog,
+    /// The spans that its sidecar makes, of what it sends as well.
+    pub tracing: Option<Tracing>,
 }
 
 /// What is known of a port of a pod, beside who may call it.

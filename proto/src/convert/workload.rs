@@ -33,6 +33,7 @@ impl TryFrom<v1::WorkloadPolicy> for WorkloadPolicy {
             ports: PortPolicies::new(ports).ok_or_else(|| ConvertError::new("ports", "not sorted, or they overlap"))?,
             authorization: policies(access).map_err(|error| error.within("access"))?,
             access_log: wire.access_log.map(access_log).transpose()?.unwrap_or_default(),
+            tracing: None,
         })
     }
 }

@@ -231,8 +231,9 @@ pub fn outbound() -> impl Strategy<Value = OutboundPolicy> {
 }
 
 pub fn workload() -> impl Strategy<Value = WorkloadPolicy> {
-    (port_policies(), vec(authorization(), 0..3), access_log())
-        .prop_map(|(ports, authorization, access_log)| WorkloadPolicy { ports, authorization, access_log })
+    (port_policies(), vec(authorization(), 0..3), access_log()).prop_map(|(ports, authorization, access_log)| {
+        WorkloadPolicy { ports, authorization, access_log, tracing: None }
+    })
 }
 
 fn access_log() -> impl Strategy<Value = AccessLog> {
