@@ -227,7 +227,7 @@ fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, 
         tokio::task::spawn_local(authorization::run(worker.authorization.clone()));
         tokio::task::spawn_local({
             let worker = worker.clone();
-            async move { worker.follow_access_log().await }
+            async move { worker.follow_policy().await }
         });
         let tidying = async {
             loop {

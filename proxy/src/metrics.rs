@@ -27,10 +27,7 @@ pub(crate) use self::{
     series::Series,
 };
 use self::{decisions::Decisions, histogram::Histogram, series::Unplaced};
-use crate::{
-    access_log::{self, AccessLog},
-    error::Reason,
-};
+use crate::{access_log, error::Reason, record::Readers};
 
 /// Label sets of requests; beyond it `overflow="true"` counts the rest (CVE-2025-43915 is what happens without).
 pub(crate) const MAX_SERIES: usize = 10_000;
@@ -269,13 +266,13 @@ pub(crate) struct DirectionMetrics {
     /// Opaque bytes from the server.
     pub bytes_received: Counter,
     errors: Vec<(Reason, Counter)>,
-    /// What is logged of it.
-    pub(crate) access_log: Rc<AccessLog>,
+    /// Who reads its records.
+    pub(crate) readers: Rc<Readers>,
 }
 
 impl DirectionMetrics {
     /// Binds them.
-    pub(crate) fn new(metrics: &Arc<Metrics>, held: &Arc<Held>, direction: Direction, log: Rc<AccessLog>) -> Self {
+    pub(crate) fn new(metrics: &Arc<Metrics>, held: &Arc<Held>, direction: Direction, readers: Rc<Readers>) -> Self {
         let d = ("direction", direction.as_str());
         let connections = |protocol| metrics.counter("mesh_connections_total", &[d, ("protocol", protocol)]);
         let retries = |why| metrics.counter("mesh_retries_total", &[d, ("why", why)]);
@@ -302,7 +299,7 @@ impl DirectionMetrics {
                 .iter()
                 .map(|r| (*r, metrics.counter("mesh_errors_total", &[d, ("error", r.as_str())])))
                 .collect(),
-            access_log: log,
+            readers,
         }
     }
 

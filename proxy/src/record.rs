@@ -2,8 +2,12 @@
 //!
 //! A record begins when the request's head was read, or when the connection is known to be one of bytes. Every module on the
 //! way notes what it knows. The record is finished once: when everything expected has arrived, or when its last holder drops
-//! it. Then it is counted, and logged if that is wanted; nothing else counts an outcome. A response's latency is that of its head, and is observed when
-//! the head arrives, because streams live for hours.
+//! it. Then it is counted, and told to its readers (`readers`); nothing else counts an outcome. A response's latency is that of
+//! its head, and is observed when the head arrives, because streams live for hours.
+
+mod draft;
+mod finished;
+mod readers;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -15,8 +19,14 @@ use std::{
 use http::{Request, StatusCode, uri::Authority};
 use mesh_policy::{Class, RouteMeta, Rule};
 
+#[cfg(test)]
+pub(crate) use self::draft::Noted;
+pub(crate) use self::{
+    draft::Draft,
+    finished::{Finished, Outcome},
+    readers::Readers,
+};
 use crate::{
-    access_log::{self, Draft},
     balance::{Balancer, Endpoint},
     error::{DecisionId, Reason},
     metrics::{DirectionMetrics, Series},
@@ -48,7 +58,7 @@ pub(crate) struct Record {
     finished: Cell<bool>,
     /// Bytes of the body towards the server, and back.
     passed: Cell<(u64, u64)>,
-    /// What is logged of it, if anything may be.
+    /// What is noted for its readers, if there may be any.
     draft: RefCell<Option<Box<Draft>>>,
 }
 
@@ -84,7 +94,7 @@ impl Record {
             error: Cell::new(None),
             finished: Cell::new(false),
             passed: Cell::default(),
-            draft: RefCell::new(metrics.access_log.begin()),
+            draft: RefCell::new(metrics.readers.begin()),
         }
     }
 
@@ -93,7 +103,7 @@ impl Record {
         self.began
     }
 
-    /// What is asked for. Only what is logged looks at it.
+    /// What is asked for. Only readers look at it.
     pub(crate) fn asked<B>(&self, request: &Request<B>, authority: Option<&Authority>) {
         self.draft(|draft| draft.asked(request, authority));
     }
@@ -103,7 +113,7 @@ impl Record {
         self.draft(|draft| draft.peer(address));
     }
 
-    /// Whether something may be logged of it.
+    /// Whether it may have readers.
     pub(crate) fn is_drafted(&self) -> bool {
         self.draft.borrow().is_some()
     }
@@ -144,7 +154,12 @@ impl Record {
     /// The endpoint of the attempt that begins.
     pub(crate) fn endpoint(&self, endpoint: &Rc<Endpoint>) {
         self.way.borrow_mut().endpoint = Some(endpoint.clone());
-        self.draft(|draft| draft.attempt(endpoint.info.address));
+        self.draft(|draft| draft.attempt(endpoint.info.address, self.began.elapsed()));
+    }
+
+    /// The attempt that began last had this answer, or this error.
+    pub(crate) fn attempted(&self, result: Result<StatusCode, Reason>) {
+        self.draft(|draft| draft.attempted(result, self.began.elapsed()));
     }
 
     /// Sets the series that it is counted in, if that is known from the start.
@@ -227,8 +242,8 @@ impl Record {
         if let Some(draft) = self.draft.take() {
             let fault = self.error.get().map(Reason::fault);
             let (status, grpc, bytes) = (self.status.get(), self.grpc.get(), self.passed.get());
-            let outcome = access_log::Outcome { class, error, fault, status, grpc, bytes };
-            self.metrics.access_log.end(*draft, outcome, self.began.elapsed(), self.series().labels());
+            let outcome = Outcome { class, error, fault, status, grpc, bytes };
+            self.metrics.readers.end(*draft, outcome, self.began.elapsed(), self.series().labels());
         }
     }
 }

@@ -13,7 +13,6 @@ use mesh_policy::ServiceRef;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    access_log::AccessLog,
     authorization::Authorization,
     balance::{Balancer, Decay},
     config::Config,
@@ -22,6 +21,7 @@ use crate::{
     error::{Error, Reason},
     http::mirrored::Mirrors,
     metrics::{Direction, DirectionMetrics},
+    record::Readers,
     remembered::{Remembered, Used},
     target::{InboundPort, OutboundTarget, canonical},
     transport::{Parts, Transport},
@@ -47,8 +47,8 @@ pub(crate) struct Worker {
     pub drain: CancellationToken,
     /// Who may call this pod.
     pub authorization: Rc<Authorization>,
-    /// What is logged of requests and connections.
-    pub access_log: Rc<AccessLog>,
+    /// Who reads the records of requests and connections.
+    pub readers: Rc<Readers>,
     /// Copies of requests that are under way.
     pub mirrors: Rc<Mirrors>,
     control: Arc<Control>,
@@ -67,9 +67,8 @@ impl Worker {
     /// A worker over the process's shared parts.
     pub(crate) fn new(parts: Parts, control: Arc<Control>, drain: CancellationToken) -> Self {
         let (config, metrics) = (parts.config.clone(), parts.metrics.clone());
-        let access_log = Rc::new(AccessLog::new(parts.access_log.clone()));
-        let bound =
-            |direction| Rc::new(DirectionMetrics::new(&metrics, &parts.tls.held, direction, access_log.clone()));
+        let readers = Rc::new(Readers::new(parts.access_log.clone()));
+        let bound = |direction| Rc::new(DirectionMetrics::new(&metrics, &parts.tls.held, direction, readers.clone()));
         let (outbound, inbound) = (bound(Direction::Outbound), bound(Direction::Inbound));
         let open = [inbound.open.clone(), outbound.open.clone()];
         let (policy, callers) = (control.inbound().clone(), parts.callers.clone());
@@ -79,7 +78,7 @@ impl Worker {
             outbound,
             inbound,
             authorization,
-            access_log,
+            readers,
             mirrors: Rc::new(Mirrors::new(&metrics)),
             drain,
             targets: Remembered::new(config.limits.targets).into(),
@@ -90,11 +89,11 @@ impl Worker {
         }
     }
 
-    /// Logs what the policy of this pod asks for, for as long as the worker lives.
-    pub(crate) async fn follow_access_log(&self) {
+    /// Tells readers what the policy of this pod asks for, for as long as the worker lives.
+    pub(crate) async fn follow_policy(&self) {
         let mut changes = self.control.inbound().changes();
         loop {
-            self.control.inbound().get().into_iter().for_each(|policy| self.access_log.follow(&policy.access_log));
+            self.control.inbound().get().into_iter().for_each(|policy| self.readers.follow(&policy));
             // Its sender lives in the snapshot.
             if changes.changed().await.is_err() {
                 return;

@@ -1,41 +1,60 @@
 //! The access log: a line for each request and each connection of bytes that the pod's annotations ask for.
 //!
-//! A [`Record`](crate::record::Record) begins a [`Draft`] only if something may be logged of it, so that a log that is off
-//! costs one look. When the record is finished, its worker moves what is known into a bounded queue and never
-//! waits: what does not fit is counted as lost. A thread of its own turns lines into text and writes them to standard output
+//! It reads records (`record`). When one is finished, its worker moves what is known into a bounded queue and never waits: what
+//! does not fit is counted as lost. A thread of its own turns lines into text and writes them to standard output
 //! ([`writer`]), because a standard output that hangs must hold up nothing else, the control thread included.
 //!
 //! Which lines are wanted is `mesh_policy::access_log`'s to say, and comes with the policy of the pod: a change is in force
 //! without a restart.
 
-mod draft;
 mod line;
 mod writer;
 
 use std::{
-    cell::RefCell,
-    rc::Rc,
     sync::{Arc, mpsc::SyncSender},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use mesh_policy::access_log::WHOLE;
+use mesh_policy::{
+    AccessLog,
+    access_log::{Attributes, WHOLE},
+};
 use metrics::Counter;
 
 use self::line::Line;
-pub(crate) use self::{
-    draft::Draft,
-    line::Outcome,
-    writer::{Counts, Writer},
+pub(crate) use self::writer::{Counts, Writer};
+use crate::{
+    random::Random,
+    record::{Finished, Outcome},
 };
-use crate::random::Random;
 
-/// The log of one worker.
-pub(crate) struct AccessLog {
+/// What is logged.
+pub(crate) struct Wanted {
+    log: AccessLog,
+    named: Arc<Attributes>,
+}
+
+impl Wanted {
     /// `None`: nothing.
-    wanted: RefCell<Option<Rc<mesh_policy::AccessLog>>>,
-    random: Random,
-    lines: Sender,
+    pub(crate) fn new(log: &AccessLog) -> Option<Self> {
+        (!log.is_off()).then(|| Self { log: log.clone(), named: Arc::new(log.attributes.clone()) })
+    }
+
+    /// Whether something that begins may be logged, and if so, whether it is one of the sample.
+    pub(crate) fn begin(&self, random: &Random) -> Option<bool> {
+        let is_sampled = random.next() % u64::from(WHOLE) < u64::from(self.log.sample);
+        (is_sampled || self.log.errors || self.log.slow.is_some()).then_some(is_sampled)
+    }
+
+    /// Whether something that ended so is logged.
+    pub(crate) fn wants(&self, outcome: &Outcome, took: Duration, is_sampled: Option<bool>) -> bool {
+        is_sampled.is_some_and(|is_sampled| self.log.wants(outcome.class, took, is_sampled))
+    }
+
+    /// Its line.
+    pub(crate) fn line(&self, record: Arc<Finished>) -> Line {
+        Line { record, named: self.named.clone() }
+    }
 }
 
 /// Where workers put their lines; all have the same queue.
@@ -46,35 +65,9 @@ pub(crate) struct Sender {
     lost: Counter,
 }
 
-impl AccessLog {
-    /// Off until a policy asks for it.
-    pub(crate) fn new(lines: Sender) -> Self {
-        Self { wanted: RefCell::default(), random: Random::default(), lines }
-    }
-
-    /// Begins to note one request or connection, if it may be logged.
-    pub(crate) fn begin(&self) -> Option<Box<Draft>> {
-        let wanted = self.wanted.borrow().clone()?;
-        let is_sampled = self.random.next() % u64::from(WHOLE) < u64::from(wanted.sample);
-        let may_be_wanted = is_sampled || wanted.errors || wanted.slow.is_some();
-        may_be_wanted.then(|| Box::new(Draft::new(wanted, is_sampled, SystemTime::now())))
-    }
-
-    /// Hands over what has ended, if it is wanted. `labels`: those of the series that counted it.
-    pub(crate) fn end(&self, draft: Draft, outcome: Outcome, took: Duration, labels: &Arc<[(&'static str, String)]>) {
-        if draft.is_wanted(outcome.class, took) {
-            self.lines.send(Line::new(draft, outcome, took, labels.clone()));
-        }
-    }
-
-    /// Does as a policy says from now on.
-    pub(crate) fn follow(&self, wanted: &mesh_policy::AccessLog) {
-        *self.wanted.borrow_mut() = (!wanted.is_off()).then(|| Rc::new(wanted.clone()));
-    }
-}
-
 impl Sender {
-    fn send(&self, line: Line) {
+    /// Hands over a line, or counts it as lost.
+    pub(crate) fn send(&self, line: Line) {
         if self.queue.try_send(line).is_err() {
             self.lost.increment(1);
         }

@@ -3,21 +3,20 @@
 
 use std::{
     io::{self, Write},
-    sync::{
-        Arc,
-        mpsc::{Receiver, sync_channel},
-    },
+    rc::Rc,
+    sync::mpsc::{Receiver, sync_channel},
+    time::SystemTime,
 };
 
 use http::{HeaderValue, Request, StatusCode, uri::Authority};
-use mesh_policy::{Class, access_log::Format};
+use mesh_policy::{Class, WorkloadPolicy, access_log::Format};
 use serde_json::Value;
 
 use super::*;
 use crate::{
     error::{DecisionId, Reason},
     metrics::{Direction, DirectionMetrics, Metrics},
-    record::Record,
+    record::{Noted, Readers, Record},
     worker::tests::parts,
 };
 
@@ -32,17 +31,18 @@ pub(crate) fn queue(metrics: &Metrics) -> (Sender, Receiver<Line>) {
 
 /// Any line.
 fn line() -> Line {
-    let draft = Draft::new(Rc::default(), true, SystemTime::UNIX_EPOCH);
     let outcome = Outcome { class: Class::Success, error: "", fault: None, status: None, grpc: None, bytes: (1, 2) };
     let labels =
         [("direction", "outbound"), ("src_identity", "spiffe://cluster.local/ns/shop/sa/front"), ("route", "")];
-    let labels = labels.map(|(name, value)| (name, value.to_owned()));
-    Line::new(draft, outcome, Duration::from_millis(1500), labels.into())
+    let labels = labels.map(|(name, value)| (name, value.to_owned())).into();
+    let record =
+        Finished { noted: Noted::at(SystemTime::UNIX_EPOCH), outcome, took: Duration::from_millis(1500), labels };
+    Wanted::new(&AccessLog::read("all").unwrap()).unwrap().line(Arc::new(record))
 }
 
 /// One worker's log, what comes of it, and handles whose records it logs.
 struct Logged {
-    log: Rc<AccessLog>,
+    readers: Rc<Readers>,
     lines: Receiver<Line>,
     direction: Rc<DirectionMetrics>,
     metrics: Arc<Metrics>,
@@ -52,16 +52,17 @@ impl Logged {
     fn new(wanted: &str, attributes: &str) -> Self {
         let (_, tls, _, metrics) = parts(&[]);
         let (sender, lines) = queue(&metrics);
-        let log = Rc::new(AccessLog::new(sender));
-        let direction = Rc::new(DirectionMetrics::new(&metrics, &tls.held, Direction::Inbound, log.clone()));
-        let logged = Self { log, lines, direction, metrics };
+        let readers = Rc::new(Readers::new(sender));
+        let direction = Rc::new(DirectionMetrics::new(&metrics, &tls.held, Direction::Inbound, readers.clone()));
+        let logged = Self { readers, lines, direction, metrics };
         logged.want(wanted, attributes);
         logged
     }
 
     fn want(&self, wanted: &str, attributes: &str) {
         let attributes = mesh_policy::access_log::Attributes::read(attributes).unwrap();
-        self.log.follow(&mesh_policy::AccessLog { attributes, ..mesh_policy::AccessLog::read(wanted).unwrap() });
+        let access_log = AccessLog { attributes, ..AccessLog::read(wanted).unwrap() };
+        self.readers.follow(&WorkloadPolicy { access_log, ..WorkloadPolicy::default() });
     }
 
     fn begin(&self) -> Rc<Record> {

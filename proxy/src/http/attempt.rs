@@ -85,6 +85,7 @@ impl Try for Forwarded<'_> {
         let answered = within(limit.as_mut().map(|limit| limit.as_mut()), sending).await;
         let at = Instant::now();
         in_flight.answered();
+        self.record.attempted(answered.as_ref().map(Response::status).map_err(|error| error.reason));
         let response = answered.inspect_err(|error| {
             // An error of the caller says nothing about the server.
             if !error.is_undelivered() && error.reason.fault() == Fault::Upstream {

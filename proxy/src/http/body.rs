@@ -105,7 +105,7 @@ impl Body {
         self
     }
 
-    /// Notes in `record` how much of the request's body comes, if that is logged.
+    /// Notes in `record` how much of the request's body comes, if it has readers.
     pub(crate) fn sized(mut self, record: &Rc<Record>) -> Self {
         self.request_of = record.is_drafted().then(|| record.clone());
         self

@@ -7,63 +7,94 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderName, Request, Version, header, uri::Authority};
-use mesh_policy::{AccessLog, Class};
+use http::{HeaderMap, HeaderName, Request, StatusCode, Version, header, uri::Authority};
+use smallvec::SmallVec;
 
-use crate::{error::DecisionId, http::headers};
+use super::readers::Interest;
+use crate::{
+    error::{DecisionId, Reason},
+    http::headers,
+};
 
 /// Most characters of one value. Longer ones are cut, and end with an ellipsis.
 const MAX_VALUE: usize = 1_024;
 /// W3C Trace Context: where the trace id is in `traceparent`.
 const TRACE_ID: std::ops::Range<usize> = 3..35;
 
+/// Attempts that are told one by one; of further ones only the number is.
+const MAX_ATTEMPTS: usize = 16;
+
 /// See the module.
 pub(crate) struct Draft {
-    wanted: Rc<AccessLog>,
-    is_sampled: bool,
-    pub(super) noted: Noted,
+    /// Who may read it.
+    pub(super) interest: Rc<Interest>,
+    /// Whether the access log may want it, and if so, whether it is one of its sample.
+    pub(super) is_sampled: Option<bool>,
+    noted: Noted,
 }
 
 /// What is told of it, and so leaves its thread.
-pub(super) struct Noted {
-    pub(super) began: SystemTime,
-    pub(super) asked: Option<Asked>,
+pub(crate) struct Noted {
+    pub(crate) began: SystemTime,
+    pub(crate) asked: Option<Asked>,
     /// Who called, of the inbound side; the endpoint of the last attempt, of the outbound side.
-    pub(super) peer: Option<SocketAddr>,
-    pub(super) rule: Option<Arc<str>>,
-    pub(super) attempts: u32,
-    pub(super) first_byte: Option<Duration>,
-    pub(super) decision: Option<DecisionId>,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) rule: Option<Arc<str>>,
+    /// How many attempts there were.
+    pub(crate) attempts: u32,
+    /// The first of them, one by one.
+    pub(crate) tried: SmallVec<[Attempt; 1]>,
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) decision: Option<DecisionId>,
+}
+
+/// One attempt at an endpoint.
+pub(crate) struct Attempt {
+    /// The endpoint.
+    pub(crate) at: SocketAddr,
+    /// When it began, after the request did.
+    pub(crate) began: Duration,
+    /// When its answer or its error came; `None`: it was given up before.
+    pub(crate) ended: Option<Duration>,
+    /// The status that was answered, or why nothing was.
+    pub(crate) result: Option<Result<StatusCode, Reason>>,
 }
 
 /// What a request said.
-pub(super) struct Asked {
-    pub(super) method: http::Method,
-    pub(super) host: String,
-    pub(super) path: String,
-    pub(super) query: Option<String>,
-    pub(super) version: Version,
-    pub(super) user_agent: Option<String>,
-    pub(super) trace_id: Option<String>,
-    pub(super) is_grpc: bool,
+pub(crate) struct Asked {
+    pub(crate) method: http::Method,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) query: Option<String>,
+    pub(crate) version: Version,
+    pub(crate) user_agent: Option<String>,
+    pub(crate) trace_id: Option<String>,
+    pub(crate) is_grpc: bool,
     /// Those that were named.
-    pub(super) headers: Vec<(HeaderName, String)>,
+    pub(crate) headers: Vec<(HeaderName, String)>,
+}
+
+impl Noted {
+    /// Nothing but when it began.
+    pub(crate) fn at(began: SystemTime) -> Self {
+        let (asked, peer, rule, tried, first_byte, decision) = Default::default();
+        Self { began, asked, peer, rule, attempts: 0, tried, first_byte, decision }
+    }
 }
 
 impl Draft {
-    pub(super) fn new(wanted: Rc<AccessLog>, is_sampled: bool, began: SystemTime) -> Self {
-        let (asked, peer, rule, first_byte, decision) = Default::default();
-        Self { wanted, is_sampled, noted: Noted { began, asked, peer, rule, attempts: 0, first_byte, decision } }
+    pub(super) fn new(interest: Rc<Interest>, is_sampled: Option<bool>, began: SystemTime) -> Self {
+        Self { interest, is_sampled, noted: Noted::at(began) }
     }
 
-    /// Whether it is logged, now that it has ended so.
-    pub(super) fn is_wanted(&self, class: Class, took: Duration) -> bool {
-        self.wanted.wants(class, took, self.is_sampled)
+    /// What was noted.
+    pub(super) fn into_noted(self) -> Noted {
+        self.noted
     }
 
     /// The request's head.
-    pub(crate) fn asked<B>(&mut self, request: &Request<B>, authority: Option<&Authority>) {
-        let (fields, named) = (request.headers(), &self.wanted.attributes);
+    pub(super) fn asked<B>(&mut self, request: &Request<B>, authority: Option<&Authority>) {
+        let (fields, named) = (request.headers(), &self.interest.attributes);
         let query = request.uri().query().filter(|_| named.query).map(shown);
         self.noted.asked = Some(Asked {
             method: request.method().clone(),
@@ -79,28 +110,40 @@ impl Draft {
     }
 
     /// Whoever called, or the endpoint of an attempt.
-    pub(crate) fn peer(&mut self, address: SocketAddr) {
+    pub(super) fn peer(&mut self, address: SocketAddr) {
         self.noted.peer = Some(address);
     }
 
-    /// An attempt at an endpoint begins.
-    pub(crate) fn attempt(&mut self, at: SocketAddr) {
+    /// An attempt at an endpoint begins, so long after the request.
+    pub(super) fn attempt(&mut self, at: SocketAddr, began: Duration) {
         self.noted.attempts += 1;
         self.noted.peer = Some(at);
+        if self.noted.tried.len() < MAX_ATTEMPTS {
+            self.noted.tried.push(Attempt { at, began, ended: None, result: None });
+        }
+    }
+
+    /// The attempt that began last had this answer, or this error.
+    pub(super) fn attempted(&mut self, result: Result<StatusCode, Reason>, ended: Duration) {
+        let is_told = self.noted.attempts as usize == self.noted.tried.len();
+        if let Some(last) = self.noted.tried.last_mut().filter(|_| is_told) {
+            last.ended = Some(ended);
+            last.result = Some(result);
+        }
     }
 
     /// The rule that decided.
-    pub(crate) fn rule(&mut self, name: Option<&Arc<str>>) {
+    pub(super) fn rule(&mut self, name: Option<&Arc<str>>) {
         self.noted.rule = name.cloned();
     }
 
     /// The response's head came, after so long.
-    pub(crate) fn answered(&mut self, after: Duration) {
+    pub(super) fn answered(&mut self, after: Duration) {
         self.noted.first_byte = Some(after);
     }
 
     /// The decision by which it was refused.
-    pub(crate) fn decision(&mut self, id: DecisionId) {
+    pub(super) fn decision(&mut self, id: DecisionId) {
         self.noted.decision = Some(id);
     }
 }

@@ -1,0 +1,130 @@
+//! A record as it is told: its attributes, by the names of OpenTelemetry's semantic conventions where there are any (1.44: HTTP,
+//! RPC, network, error), else `mesh.*`. docs/access-log.md has them all.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{StatusCode, Version};
+use jiff::Timestamp;
+use mesh_policy::{
+    Class,
+    access_log::{Attributes, HEADER_ATTRIBUTE},
+};
+use serde_json::{Map, Value, json};
+
+use super::draft::{Attempt, Noted};
+use crate::error::{Fault, Reason};
+
+/// How it ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    /// Its class.
+    pub(crate) class: Class,
+    /// Why it failed; empty if it did not.
+    pub(crate) error: &'static str,
+    /// Whose fault that was.
+    pub(crate) fault: Option<Fault>,
+    /// The status of the response.
+    pub(crate) status: Option<StatusCode>,
+    /// The status of gRPC.
+    pub(crate) grpc: Option<u8>,
+    /// Bytes of the body towards the server, and back.
+    pub(crate) bytes: (u64, u64),
+}
+
+/// A record that has ended, for whoever reads it on another thread.
+pub(crate) struct Finished {
+    /// What was noted on the way.
+    pub(crate) noted: Noted,
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+    /// From the first byte of its request to the last one of its response.
+    pub(crate) took: Duration,
+    /// Names and values of the series that counted it.
+    pub(crate) labels: Arc<[(&'static str, String)]>,
+}
+
+impl Finished {
+    /// Everything that is known, by name. Of what may have secrets in it, only what `named` names.
+    pub(crate) fn attributes(&self, named: &Attributes) -> Map<String, Value> {
+        let Self { noted, outcome, took, labels } = self;
+        let mut all = Map::new();
+        let mut put = |name: &str, value: Value| {
+            if !matches!(&value, Value::Null) && value != "" {
+                all.insert(name.to_owned(), value);
+            }
+        };
+        put("timestamp", Timestamp::try_from(noted.began).map(|at| json!(format!("{at:.3}"))).unwrap_or_default());
+        put("mesh.class", outcome.class.as_str().into());
+        put("error.type", outcome.error.into());
+        put("mesh.fault", outcome.fault.map_or(Value::Null, |fault| fault.as_str().into()));
+        for (label, value) in &**labels {
+            put(attribute_of(label), value.as_str().into());
+        }
+        if let Some(asked) = &noted.asked {
+            put("http.request.method", asked.method.as_str().into());
+            put("server.address", asked.host.as_str().into());
+            put("url.path", asked.path.as_str().into());
+            put("url.query", json!(asked.query.as_ref().filter(|_| named.query)));
+            put("network.protocol.version", version(asked.version).into());
+            put("user_agent.original", json!(asked.user_agent));
+            put("trace_id", json!(asked.trace_id));
+            if asked.is_grpc {
+                put("rpc.system.name", "grpc".into());
+                put("rpc.method", asked.path.trim_start_matches('/').into());
+            }
+            for (name, value) in asked.headers.iter().filter(|(name, _)| named.headers.contains(name)) {
+                put(&format!("{HEADER_ATTRIBUTE}{name}"), value.as_str().into());
+            }
+        }
+        put("http.response.status_code", json!(outcome.status.map(|status| status.as_u16())));
+        put("rpc.response.status_code", json!(outcome.grpc.map(|code| code.to_string())));
+        put("network.peer.address", json!(noted.peer.map(|peer| peer.ip().to_canonical())));
+        put("network.peer.port", json!(noted.peer.map(|peer| peer.port())));
+        put("mesh.rule", json!(noted.rule));
+        put("mesh.attempts", if noted.attempts > 0 { noted.attempts.into() } else { Value::Null });
+        if noted.tried.len() > 1 {
+            put("mesh.attempt", noted.tried.iter().map(attempt).collect());
+        }
+        put("mesh.decision.id", json!(noted.decision.map(|id| id.to_string())));
+        put("mesh.first_byte", json!(noted.first_byte.map(|time| time.as_secs_f64())));
+        put("mesh.duration", json!(took.as_secs_f64()));
+        put("mesh.bytes.sent", outcome.bytes.0.into());
+        put("mesh.bytes.received", outcome.bytes.1.into());
+        all
+    }
+}
+
+/// The attribute of a label of the metrics.
+fn attribute_of(label: &str) -> &str {
+    match label {
+        "direction" => "mesh.direction",
+        "src_identity" => "mesh.source.identity",
+        "dst_identity" => "mesh.destination.identity",
+        "dst_workload" => "mesh.destination.workload",
+        "tls" => "mesh.tls",
+        "route" => "mesh.route",
+        "backend" => "mesh.backend",
+        label => label,
+    }
+}
+
+/// One of several attempts.
+fn attempt(attempt: &Attempt) -> Value {
+    let Attempt { at, began, ended, result } = attempt;
+    json!({
+        "network.peer.address": at.ip().to_canonical(),
+        "network.peer.port": at.port(),
+        "http.response.status_code": result.and_then(Result::ok).map(|status| status.as_u16()),
+        "error.type": result.and_then(Result::err).map(Reason::as_str),
+        "mesh.begin": began.as_secs_f64(),
+        "mesh.end": ended.map(|ended| ended.as_secs_f64()),
+    })
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
