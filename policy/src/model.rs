@@ -95,8 +95,11 @@ pub struct Endpoint {
     pub identity: Option<Identity>,
     /// Topology zone of its node, if known.
     pub zone: Option<Arc<str>>,
-    /// `namespace/pod`, for metrics and people; empty if unknown.
+    /// `namespace/pod`, for people; empty if unknown.
     pub workload: Arc<str>,
+    /// Name of what controls the pod (a Deployment, a StatefulSet), of the pod itself if nothing does; for metrics, which are not
+    /// to have a series for each pod. Empty if unknown.
+    pub controlled_by: Arc<str>,
 }
 
 /// Which Gateway API kind a route came from; names it in metrics and messages.
@@ -243,6 +246,8 @@ pub struct WorkloadPolicy {
     pub authorization: Vec<AuthorizationPolicy>,
     /// What its sidecar logs, of what it sends as well.
     pub access_log: AccessLog,
+    /// As of an [`Endpoint`], for the metrics of its sidecar.
+    pub controlled_by: Arc<str>,
     /// The spans that its sidecar makes, of what it sends as well.
     pub tracing: Option<Tracing>,
 }

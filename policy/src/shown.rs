@@ -223,6 +223,7 @@ fn endpoint(endpoint: &Endpoint) -> Value {
         "address": endpoint.address.to_string(),
         "identity": endpoint.identity.as_ref().map(ToString::to_string),
         "workload": &*endpoint.workload,
+        "controlledBy": &*endpoint.controlled_by,
         "zone": endpoint.zone.as_deref(),
     })
 }
@@ -239,6 +240,7 @@ fn workload(policy: &WorkloadPolicy) -> Value {
     json!({
         "ports": ports.collect::<Vec<_>>(),
         "authorization": policy.authorization,
+        "controlledBy": &*policy.controlled_by,
         "accessLog": policy.access_log.to_string(),
         "accessLogAttributes": policy.access_log.attributes.names(),
     })

@@ -121,7 +121,7 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
         trust_bundle_file: config.trust_bundle_file.clone(),
     })?;
     let tls = Arc::new(Tls::new(credentials.held().clone())?);
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::new(config.limits.series));
     let callers = Arc::new(Callers::default());
     let drain = CancellationToken::new();
 

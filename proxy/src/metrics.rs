@@ -1,18 +1,26 @@
 //! Every metric family of the proxy, its labels and its help text.
 //!
 //! The request path holds bound handles ([`Series`]): counting is one atomic add, never a look-up by name. Labels come
-//! from bounded sets (what the controller named, verified identities, status codes); beyond [`MAX_SERIES`] everything
-//! is counted in one overflow series. Latencies use fixed buckets of our own: the exporter's histogram keeps every
+//! from bounded sets (what the controller named, verified identities, status codes); beyond a budget of label sets, lines and
+//! bytes (`room`) everything is counted in one overflow series. Latencies use fixed buckets of our own: the exporter's histogram keeps every
 //! sample until it is read.
 
 mod bound;
+mod catalogue;
 mod decisions;
 mod histogram;
+mod labels;
+mod placed;
+mod process;
+mod room;
 mod series;
+#[cfg(test)]
+mod series_tests;
+mod timings;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    fmt::Write,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -23,68 +31,20 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 pub(crate) use self::{
     bound::BoundSeries,
+    catalogue::CATALOGUE,
     decisions::{Decided, PolicyDecisions},
+    placed::Placed,
     series::Series,
 };
-use self::{decisions::Decisions, histogram::Histogram, series::Unplaced};
+use self::{decisions::Decisions, labels::Unplaced, room::Room, series::Set, timings::AllTimings};
 use crate::{access_log, error::Reason, record::Readers};
 
-/// Label sets of requests; beyond it `overflow="true"` counts the rest (CVE-2025-43915 is what happens without).
-pub(crate) const MAX_SERIES: usize = 10_000;
 /// Identities of peers that are told apart in the count of handshakes: more than most proxies ever meet.
 const MAX_PEERS: usize = 1_000;
-
-/// Name and help of each family, in the order of `docs/metrics.md`.
-pub(crate) const CATALOGUE: &[(&str, &str)] = &[
-    (
-        "mesh_requests_total",
-        "Requests that ended, by direction, identities, route, backend, class, response code, grpc status and why they failed.",
-    ),
-    ("mesh_response_latency_seconds", "Time from the request's head to the response's head."),
-    ("mesh_requests_in_flight", "Requests whose response has not ended, by direction."),
-    ("mesh_errors_total", "Requests and connections that failed, by reason."),
-    (
-        "mesh_retries_total",
-        "Attempts beyond the first, by why: refused (never delivered), reset, timeout, status or grpc (a code).",
-    ),
-    ("mesh_retry_budget_exhausted_total", "Retries that were wanted and not made, as the backend's budget was spent."),
-    (
-        "mesh_mirrored_total",
-        "Mirrored requests by result: answered, cut (too slow), failed, dropped (too many), no-endpoints or late.",
-    ),
-    ("mesh_connections_total", "Accepted connections by direction and protocol."),
-    ("mesh_connections_open", "Accepted connections that are open now, by direction."),
-    (
-        "mesh_connections_ended_total",
-        "Connections that were ended because their certificate ended, their anchor was withdrawn or policy does not allow them any more, by direction and why.",
-    ),
-    ("mesh_tls_connections_total", "Finished mutual TLS handshakes by direction, peer identity, version and group."),
-    ("mesh_tls_failures_total", "TLS handshakes that failed, by direction and reason."),
-    (
-        "mesh_tcp_connections_total",
-        "Connections of opaque bytes that ended, by direction, identities, route, backend, class and why they failed.",
-    ),
-    ("mesh_tcp_bytes_total", "Opaque bytes copied, by direction and flow (sent towards or received from the server)."),
-    (
-        "mesh_authorization_decisions_total",
-        "Decisions of authorization policies about inbound requests and connections of bytes, by policy, verdict and tls.",
-    ),
-    ("mesh_access_log_lines_total", "Lines of the access log that were written."),
-    (
-        "mesh_access_log_lost_total",
-        "Lines of the access log that were lost, by why: queue (too many at once) or write (standard output failed).",
-    ),
-    ("mesh_control_updates_total", "Updates from the controller that were put in force."),
-    ("mesh_control_rejected_total", "Updates from the controller that were refused; the last good one stayed."),
-    ("mesh_control_streams_broken_total", "Control streams that ended and were asked for again."),
-    (
-        "mesh_control_disconnected_since_seconds",
-        "Since when a control stream cannot be had, seconds since 1970; 0 while all can.",
-    ),
-    ("mesh_certificates_total", "Certificates obtained."),
-    ("mesh_certificate_failures_total", "Attempts to obtain a certificate that failed."),
-    ("mesh_certificate_expiry_seconds", "When the certificate in force ends, seconds since 1970."),
-];
+/// The lines of one of them: both directions, one version and group of TLS.
+const LINES_OF_A_PEER: usize = 2;
+/// What such a line has beside the identity.
+const BESIDE_A_PEER: usize = 120;
 
 /// Which way traffic flows, seen from the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,8 +69,12 @@ impl Direction {
 pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    /// What of the page is still free.
+    room: Room,
     /// By label text: label sets that come back, or are known to several workers, are one.
-    histograms: Mutex<BTreeMap<String, Arc<Histogram>>>,
+    sets: Mutex<BTreeMap<String, Arc<Set>>>,
+    /// How long requests took.
+    timings: AllTimings,
     /// Identities that proved themselves, as far as they are told apart.
     peers: Mutex<BTreeSet<Box<str>>>,
     /// By authorization policy.
@@ -119,8 +83,10 @@ pub(crate) struct Metrics {
 
 static METADATA: Metadata<'static> = Metadata::new("mesh", Level::INFO, None);
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// A registry with room for so many label sets of requests and connections.
+    pub(crate) fn new(sets: usize) -> Self {
+        process::started();
         let recorder = PrometheusBuilder::new().build_recorder();
         for (name, help) in CATALOGUE {
             recorder.describe_counter((*name).into(), None, (*help).into());
@@ -130,14 +96,14 @@ impl Default for Metrics {
         Self {
             recorder,
             handle,
-            histograms: Mutex::default(),
+            room: Room::new(sets),
+            sets: Mutex::default(),
+            timings: AllTimings::default(),
             peers: Mutex::default(),
             decisions: Decisions::default(),
         }
     }
-}
 
-impl Metrics {
     /// A bound counter.
     pub(crate) fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
         self.recorder.register_counter(&key(name, labels), &METADATA)
@@ -154,7 +120,7 @@ impl Metrics {
         if peers.contains(identity) {
             return identity;
         }
-        if peers.len() >= MAX_PEERS {
+        if peers.len() >= MAX_PEERS || !self.room.take(LINES_OF_A_PEER, identity.len() + BESIDE_A_PEER) {
             return "other";
         }
         peers.insert(identity.into());
@@ -163,7 +129,7 @@ impl Metrics {
 
     /// What counts the decisions of an authorization policy.
     pub(crate) fn decisions(&self, policy: &Arc<str>) -> Arc<PolicyDecisions> {
-        self.decisions.of(policy)
+        self.decisions.of(&self.room, policy)
     }
 
     /// What is counted of the access log.
@@ -176,13 +142,9 @@ impl Metrics {
     /// Everything in the text format of Prometheus.
     pub(crate) fn render(&self) -> String {
         let mut text = self.handle.render();
-        let histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
-        if !histograms.is_empty() {
-            let _ = writeln!(text, "# HELP mesh_response_latency_seconds {}", help("mesh_response_latency_seconds"));
-            let _ = writeln!(text, "# TYPE mesh_response_latency_seconds histogram");
-            histograms.iter().for_each(|(labels, h)| h.render(labels, &mut text));
-        }
+        self.timings.render(help, &mut text);
         self.decisions.render(help("mesh_authorization_decisions_total"), &mut text);
+        process::render(help, &mut text);
         text
     }
 }
@@ -238,6 +200,10 @@ pub(crate) struct DirectionMetrics {
     metrics: Arc<Metrics>,
     /// Who this pod is.
     held: Arc<Held>,
+    /// Its namespace.
+    namespace: Box<str>,
+    /// What controls it, once that is known.
+    pub(crate) workload: RefCell<Arc<str>>,
     unplaced: Unplaced,
     /// Requests whose response has not ended.
     pub(crate) in_flight: Gauge,
@@ -261,26 +227,29 @@ pub(crate) struct DirectionMetrics {
     pub retries_grpc: Counter,
     /// Attempts that were wanted and not made, as the backend's budget was spent.
     pub retries_over_budget: Counter,
-    /// Opaque bytes towards the server.
-    pub bytes_sent: Counter,
-    /// Opaque bytes from the server.
-    pub bytes_received: Counter,
     errors: Vec<(Reason, Counter)>,
     /// Who reads its records.
     pub(crate) readers: Rc<Readers>,
 }
 
 impl DirectionMetrics {
-    /// Binds them.
-    pub(crate) fn new(metrics: &Arc<Metrics>, held: &Arc<Held>, direction: Direction, readers: Rc<Readers>) -> Self {
+    /// Binds them. `pod`: as `namespace/pod`.
+    pub(crate) fn new(
+        metrics: &Arc<Metrics>,
+        held: &Arc<Held>,
+        direction: Direction,
+        pod: &str,
+        readers: Rc<Readers>,
+    ) -> Self {
         let d = ("direction", direction.as_str());
         let connections = |protocol| metrics.counter("mesh_connections_total", &[d, ("protocol", protocol)]);
         let retries = |why| metrics.counter("mesh_retries_total", &[d, ("why", why)]);
-        let bytes = |flow| metrics.counter("mesh_tcp_bytes_total", &[d, ("flow", flow)]);
         Self {
             direction,
             metrics: metrics.clone(),
             held: held.clone(),
+            namespace: pod.split_once('/').map_or("", |(namespace, _)| namespace).into(),
+            workload: RefCell::new("".into()),
             unplaced: Unplaced::default(),
             in_flight: metrics.gauge("mesh_requests_in_flight", &[d]),
             open: metrics.gauge("mesh_connections_open", &[d]),
@@ -293,8 +262,6 @@ impl DirectionMetrics {
             retries_status: retries("status"),
             retries_grpc: retries("grpc"),
             retries_over_budget: metrics.counter("mesh_retry_budget_exhausted_total", &[d]),
-            bytes_sent: bytes("sent"),
-            bytes_received: bytes("received"),
             errors: Reason::ALL
                 .iter()
                 .map(|r| (*r, metrics.counter("mesh_errors_total", &[d, ("error", r.as_str())])))
@@ -317,7 +284,7 @@ mod tests {
 
     #[test]
     fn peers_beyond_the_limit_are_one() {
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(1);
         for i in 0..MAX_PEERS {
             let name = i.to_string();
             assert_eq!(metrics.peer(&name), name);

@@ -181,7 +181,9 @@ async fn request(worker: Rc<Worker>, destination: Destination, incoming: Incomin
         .ok_or_else(|| Error::undelivered(Reason::BadRequest, "CONNECT needs host:port"))?;
     let target = worker.target(authority.as_str());
     target.policy().await?; // an unknown target is refused here, not after a 200
-    let tunnel = move |io: Box<dyn Io>, entry: Rc<Entry>| {
+    let tunnel = move |io: Box<dyn Io>, entry: Rc<Entry>, record: Rc<Record>| {
+        // What comes through it has records of its own.
+        record.ended();
         tokio::task::spawn_local(async move {
             entry.reached(Stage::Upgraded);
             let serving = Box::pin(serve(worker, entry.clone(), io, Destination::Target(target)));

@@ -17,7 +17,7 @@ use std::{
 };
 
 use http::{Request, StatusCode, uri::Authority};
-use mesh_policy::{Class, RouteMeta, Rule};
+use mesh_policy::Class;
 
 #[cfg(test)]
 pub(crate) use self::draft::Noted;
@@ -29,7 +29,7 @@ pub(crate) use self::{
 use crate::{
     balance::{Balancer, Endpoint},
     error::{DecisionId, Reason},
-    metrics::{DirectionMetrics, Series},
+    metrics::{DirectionMetrics, Placed, Series},
 };
 
 /// The client went away before the response ended.
@@ -50,6 +50,8 @@ pub(crate) struct Record {
     kind: Kind,
     began: Instant,
     way: RefCell<Way>,
+    /// It is one of bytes, or has become one, and counts as open.
+    is_open: Cell<bool>,
     /// The series that it is counted in, once that is known for good.
     series: OnceCell<Rc<Series>>,
     status: Cell<Option<StatusCode>>,
@@ -65,7 +67,7 @@ pub(crate) struct Record {
 /// Where it went so far.
 #[derive(Default)]
 struct Way {
-    route: Option<RouteMeta>,
+    placed: Placed,
     backend: Option<Rc<Balancer>>,
     endpoint: Option<Rc<Endpoint>>,
 }
@@ -88,6 +90,7 @@ impl Record {
             kind,
             began: Instant::now(),
             way: RefCell::default(),
+            is_open: Cell::new(false),
             series: OnceCell::new(),
             status: Cell::new(None),
             grpc: Cell::new(None),
@@ -114,6 +117,7 @@ impl Record {
     }
 
     /// Whether it may have readers.
+    #[cfg(test)]
     pub(crate) fn is_drafted(&self) -> bool {
         self.draft.borrow().is_some()
     }
@@ -128,22 +132,31 @@ impl Record {
     pub(crate) fn sent(&self, bytes: u64) {
         let (sent, received) = self.passed.get();
         self.passed.set((sent + bytes, received));
+        if self.is_open.get() {
+            self.series().of_bytes().sent.increment(bytes);
+        }
     }
 
     /// Bytes of its body came back.
     pub(crate) fn received(&self, bytes: u64) {
         let (sent, received) = self.passed.get();
         self.passed.set((sent, received + bytes));
+        if self.is_open.get() {
+            self.series().of_bytes().received.increment(bytes);
+        }
     }
 
-    /// The route that decided.
-    pub(crate) fn route(&self, route: Option<&RouteMeta>) {
-        self.way.borrow_mut().route = route.cloned();
+    /// What decided, and which name was called.
+    pub(crate) fn placed(&self, placed: Placed) {
+        self.way.borrow_mut().placed = placed;
     }
 
-    /// The rule of the route that decided.
-    pub(crate) fn rule(&self, rule: Option<&Rule>) {
-        self.draft(|draft| draft.rule(rule.and_then(|rule| rule.name.as_ref())));
+    /// Bytes begin to be copied both ways: a connection of them counts as open from now on.
+    pub(crate) fn copies(&self) {
+        self.is_open.set(true);
+        if self.kind == Kind::Bytes {
+            self.series().of_bytes().open.increment(1.0);
+        }
     }
 
     /// The backend that was chosen.
@@ -204,13 +217,13 @@ impl Record {
     /// The series for where it went, with the endpoint if it got that far.
     fn series(&self) -> &Rc<Series> {
         self.series.get_or_init(|| {
-            let Way { route, backend, endpoint } = &*self.way.borrow();
+            let Way { placed, backend, endpoint } = &*self.way.borrow();
             let service = backend.as_ref().map(|balancer| &balancer.service);
-            let Some(endpoint) = endpoint else { return self.metrics.unplaced(route.as_ref(), service) };
-            endpoint.series(route.as_ref(), || {
+            let Some(endpoint) = endpoint else { return self.metrics.unplaced(placed, service) };
+            endpoint.series(placed, || {
                 let address = || endpoint.info.address.to_string();
                 let backend = service.map_or_else(address, ToString::to_string);
-                self.metrics.bind_outbound(&endpoint.info, route.as_ref(), &backend)
+                self.metrics.bind_outbound(&endpoint.info, placed, backend)
             })
         })
     }
@@ -235,9 +248,16 @@ impl Record {
         match self.kind {
             Kind::Request => {
                 self.metrics.in_flight.decrement(1.0);
-                self.series().request(class, self.status.get(), self.grpc.get(), error);
+                let bodies = if self.is_open.get() { (0, 0) } else { self.passed.get() };
+                let (status, grpc, took) = (self.status.get(), self.grpc.get(), self.began.elapsed());
+                self.series().request(class, status, grpc, error, (took, bodies));
             }
-            Kind::Bytes => self.series().connection(class, error),
+            Kind::Bytes => {
+                if self.is_open.get() {
+                    self.series().of_bytes().open.decrement(1.0);
+                }
+                self.series().connection(class, error);
+            }
         }
         if let Some(draft) = self.draft.take() {
             let fault = self.error.get().map(Reason::fault);
@@ -260,7 +280,7 @@ impl Drop for Record {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use mesh_policy::{RouteKind, ServiceRef};
+    use mesh_policy::{RouteKind, RouteMeta, ServiceRef};
 
     use super::*;
     use crate::worker::tests::worker;
@@ -279,7 +299,7 @@ mod tests {
         let worker = worker(&[]);
         let page = || worker.transport.metrics.render();
         let ended = Record::request(&worker.outbound);
-        ended.route(Some(&route()));
+        ended.placed(Placed { route: Some(route()), ..Placed::default() });
         let service = ServiceRef::new("shop", "web", 80);
         ended.backend(&worker.known_balancer(&service));
         ended.failed(Reason::NoEndpoints);
@@ -291,7 +311,7 @@ mod tests {
         drop(ended);
         let counted = lines(&page(), "mesh_requests_total");
         assert_eq!(counted.len(), 1, "{counted:?}");
-        let labels = r#"route="shop/split",backend="shop/web:80",class="failure",response_code="503",grpc_status="",error="no-endpoints"} 1"#;
+        let labels = r#"route="shop/split",rule="",backend="shop/web:80",authority="",class="failure",response_code="503",grpc_status="",error="no-endpoints"} 1"#;
         assert!(counted[0].ends_with(labels), "{counted:?}");
         assert!(page().contains(r#"mesh_errors_total{direction="outbound",error="no-endpoints"} 1"#));
         assert!(page().contains(r#"mesh_requests_in_flight{direction="outbound"} 0"#));

@@ -205,7 +205,13 @@ impl InboundPort {
     /// A port that is used from now on.
     pub(crate) fn new(address: SocketAddr, config: &Config, decay: Decay) -> Self {
         let now = Instant::now();
-        let info = mesh_policy::Endpoint { address, identity: None, zone: None, workload: "".into() };
+        let info = mesh_policy::Endpoint {
+            address,
+            identity: None,
+            zone: None,
+            workload: "".into(),
+            controlled_by: "".into(),
+        };
         Self {
             address,
             app_places: AppPlaces::new(config.limits.app_requests),

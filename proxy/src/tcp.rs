@@ -17,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     connections::Entry,
     io::{Io, reset},
-    metrics::DirectionMetrics,
     record::Record,
 };
 
@@ -31,13 +30,12 @@ thread_local! {
 }
 
 /// Copies `client` <-> `server` until both have ended, or one of the entries is cut: nothing ends bytes in order. Counts the
-/// bytes in `metrics` and in `record`. An error of either side ends both, and both see it as one.
+/// bytes in `record`. An error of either side ends both, and both see it as one.
 pub(crate) async fn copy<A: Io, B: Io>(
     mut client: A,
     mut server: B,
     entries: (&Entry, Option<&Entry>),
-    metrics: &DirectionMetrics,
-    record: Option<&Record>,
+    record: &Record,
 ) -> io::Result<()> {
     let upstream = async {
         match entries.1 {
@@ -46,14 +44,8 @@ pub(crate) async fn copy<A: Io, B: Io>(
         }
     };
     let cut = || Err(io::Error::new(io::ErrorKind::ConnectionAborted, "who may use it changed, or the proxy ends"));
-    let sent = |bytes| {
-        metrics.bytes_sent.increment(bytes);
-        record.into_iter().for_each(|record| record.sent(bytes));
-    };
-    let received = |bytes| {
-        metrics.bytes_received.increment(bytes);
-        record.into_iter().for_each(|record| record.received(bytes));
-    };
+    record.copies();
+    let (sent, received) = (|bytes| record.sent(bytes), |bytes| record.received(bytes));
     let copied = tokio::select! {
         biased;
         copied = both_ways(&mut client, &mut server, sent, received) => copied,

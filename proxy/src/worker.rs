@@ -68,7 +68,9 @@ impl Worker {
     pub(crate) fn new(parts: Parts, control: Arc<Control>, drain: CancellationToken) -> Self {
         let (config, metrics) = (parts.config.clone(), parts.metrics.clone());
         let readers = Rc::new(Readers::new(parts.access_log.clone()));
-        let bound = |direction| Rc::new(DirectionMetrics::new(&metrics, &parts.tls.held, direction, readers.clone()));
+        let bound = |direction| {
+            Rc::new(DirectionMetrics::new(&metrics, &parts.tls.held, direction, &config.workload, readers.clone()))
+        };
         let (outbound, inbound) = (bound(Direction::Outbound), bound(Direction::Inbound));
         let open = [inbound.open.clone(), outbound.open.clone()];
         let (policy, callers) = (control.inbound().clone(), parts.callers.clone());
@@ -89,11 +91,16 @@ impl Worker {
         }
     }
 
-    /// Tells readers what the policy of this pod asks for, for as long as the worker lives.
+    /// Tells readers and metrics what the policy of this pod says, for as long as the worker lives.
     pub(crate) async fn follow_policy(&self) {
         let mut changes = self.control.inbound().changes();
         loop {
-            self.control.inbound().get().into_iter().for_each(|policy| self.readers.follow(&policy));
+            if let Some(policy) = self.control.inbound().get() {
+                self.readers.follow(&policy);
+                for direction in [&self.outbound, &self.inbound] {
+                    *direction.workload.borrow_mut() = policy.controlled_by.clone();
+                }
+            }
             // Its sender lives in the snapshot.
             if changes.changed().await.is_err() {
                 return;
@@ -232,7 +239,8 @@ pub(crate) mod tests {
             trust_bundle_file: file("bundle.pem"),
         });
         let credentials = credentials.unwrap();
-        let (tls, metrics) = (Arc::new(Tls::new(credentials.held().clone()).unwrap()), Arc::new(Metrics::default()));
+        let (tls, metrics) =
+            (Arc::new(Tls::new(credentials.held().clone()).unwrap()), Arc::new(Metrics::new(config.limits.series)));
         let control = Control::start(Handle::current(), &config, credentials, &tls, ControlMetrics::new(&metrics));
         (config, tls, control, metrics)
     }

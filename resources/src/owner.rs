@@ -161,12 +161,12 @@ impl Snapshot {
 
     /// An endpoint of a slice whose owner is known.
     pub(crate) fn endpoint_of(&self, owner: Owner<'_>, endpoint: &SliceEndpoint, address: SocketAddr) -> Endpoint {
-        let (identity, workload) = match owner {
-            Owner::Pod(pod) => (pod.identity_at(address.port()).cloned(), pod.workload()),
-            Owner::Outside => (None, String::new()),
+        let (identity, workload, controlled_by) = match owner {
+            Owner::Pod(pod) => (pod.identity_at(address.port()).cloned(), pod.workload(), pod.controlled_by.clone()),
+            Owner::Outside => (None, String::new(), "".into()),
         };
         let zone = endpoint.zone.clone().or_else(|| self.nodes.get(endpoint.node.as_ref()?)?.zone.clone());
-        Endpoint { address, identity, zone, workload: workload.into() }
+        Endpoint { address, identity, zone, workload: workload.into(), controlled_by }
     }
 
     fn pod_endpoint(&self, pod: &Pod, address: SocketAddr) -> Endpoint {
@@ -175,6 +175,7 @@ impl Snapshot {
             identity: pod.identity_at(address.port()).cloned(),
             zone: pod.node.as_ref().and_then(|node| self.nodes.get(node)?.zone.clone()),
             workload: pod.workload().into(),
+            controlled_by: pod.controlled_by.clone(),
         }
     }
 

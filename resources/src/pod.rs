@@ -59,6 +59,8 @@ pub struct Pod {
     pub strict_path_ports: Vec<(u16, u16)>,
     /// What its proxy logs, if its annotations say so.
     pub access_log: Option<Arc<AccessLog>>,
+    /// Name of what controls it; see [`mesh_policy::Endpoint::controlled_by`].
+    pub controlled_by: Arc<str>,
     /// Whether its proxy is of a version that knows policies. One of a folder of manifests is taken for a new one.
     pub knows_policies: bool,
     /// What its annotations say of its ports.
@@ -108,7 +110,8 @@ impl Bounded for Pod {
             + size_of_val(&*self.skip_inbound_ports)
             + size_of_val(&*self.strict_path_ports)
             + size_of_val(&*self.container_ports)
-            + access_log::bytes(self.access_log.as_deref());
+            + access_log::bytes(self.access_log.as_deref())
+            + self.controlled_by.len();
         size_of::<Self>() + 4 * (self.namespace.len() + self.name.len()) + ports + ranges + labels_bytes(&self.labels)
     }
 
@@ -159,6 +162,7 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
         is_left_out: false,
         strict_path_ports: port_ranges(&root, STRICT_PATH_PORTS_ANNOTATION, report),
         access_log: access_log::decode(&root, report),
+        controlled_by: controlled_by(object).into(),
         knows_policies: options.meshed_by_label || knows_policies(object),
         declared: Declared::of(&root, report),
         skip_inbound_ports: if options.meshed_by_label {
@@ -186,6 +190,31 @@ pub(crate) fn decode(object: &Object, options: &Options, report: &mut Report<'_>
         }
     }
     pod
+}
+
+/// Digits behind the name of a CronJob in that of its Job: the minutes since 1970.
+const SCHEDULED_DIGITS: usize = 8;
+
+/// Name of what controls a pod: of a ReplicaSet its name without the hash that a Deployment adds, of the Job of a CronJob that
+/// of the CronJob. What nothing controls goes by its own name.
+fn controlled_by(object: &Object) -> &str {
+    use serde_json::Value;
+    let metadata = object.value.get("metadata");
+    let owners = metadata.and_then(|metadata| metadata.get("ownerReferences")?.as_array());
+    let is_controller = |owner: &&Value| owner.get("controller").and_then(|is| is.as_bool()) == Some(true);
+    let Some(owner) = owners.and_then(|owners| owners.iter().find(is_controller)) else { return &object.name };
+    let name = owner.get("name").and_then(Value::as_str).unwrap_or(&object.name);
+    let hash = metadata.and_then(|metadata| metadata.get("labels")?.get("pod-template-hash")?.as_str());
+    let parts = name.rsplit_once('-');
+    match (owner.get("kind").and_then(Value::as_str), parts) {
+        (Some("ReplicaSet"), Some((deployment, last))) if Some(last) == hash => deployment,
+        (Some("Job"), Some((cron_job, last)))
+            if last.len() == SCHEDULED_DIGITS && last.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            cron_job
+        }
+        _ => name,
+    }
 }
 
 /// Whether the version that injected a pod is one whose proxies know policies. One that is not told is an old one.

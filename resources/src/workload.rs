@@ -59,7 +59,13 @@ impl Snapshot {
         let of_namespace = || self.namespaces.get(&pod.namespace)?.access_log.as_ref();
         let access_log = pod.access_log.as_ref().or_else(of_namespace);
         let access_log = access_log.map(|log| AccessLog::clone(log)).unwrap_or_default();
-        Some(WorkloadPolicy { ports, authorization: self.authorization_of(pod), access_log, tracing: None })
+        Some(WorkloadPolicy {
+            ports,
+            authorization: self.authorization_of(pod),
+            access_log,
+            controlled_by: pod.controlled_by.clone(),
+            tracing: None,
+        })
     }
 
     /// The slices of a pod's own namespace that lead to it: those that name it, and those that list its address without

@@ -164,7 +164,7 @@ mod tests {
 
     fn at(port: u16, zone: &str) -> Endpoint {
         let address = SocketAddr::from(([10, 0, 0, 1], port));
-        Endpoint { address, identity: None, zone: Some(zone.into()), workload: "".into() }
+        Endpoint { address, identity: None, zone: Some(zone.into()), workload: "".into(), controlled_by: "".into() }
     }
 
     #[test]

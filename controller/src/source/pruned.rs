@@ -119,6 +119,10 @@ const POD_METADATA: Keep = Keep::Fields(
         ("resourceVersion", Keep::All),
         ("labels", Keep::All),
         ("annotations", Keep::Fields(POD_ANNOTATIONS, Others::Skipped)),
+        (
+            "ownerReferences",
+            Keep::Fields(&[("controller", Keep::All), ("kind", Keep::All), ("name", Keep::All)], Others::Skipped),
+        ),
     ],
     Others::Skipped,
 );

@@ -52,6 +52,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             identity,
             zone,
             workload: label("workload", &wire.workload)?,
+            controlled_by: label("controlled_by", &wire.controlled_by)?,
         })
     }
 }
@@ -63,6 +64,7 @@ impl From<&Endpoint> for v1::Endpoint {
             identity: model.identity.as_ref().map(ToString::to_string).unwrap_or_default(),
             zone: model.zone.as_deref().unwrap_or_default().to_owned(),
             workload: model.workload.to_string(),
+            controlled_by: model.controlled_by.to_string(),
         }
     }
 }

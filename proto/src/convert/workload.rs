@@ -6,7 +6,7 @@ use mesh_policy::{
 };
 
 use super::{
-    ConvertError, MAX_POLICIES, MAX_PORT_POLICIES, list, number, outbound,
+    ConvertError, MAX_POLICIES, MAX_PORT_POLICIES, label, list, number, outbound,
     route::{timeout, wire_duration},
 };
 use crate::v1::{self, access::Kind};
@@ -33,6 +33,7 @@ impl TryFrom<v1::WorkloadPolicy> for WorkloadPolicy {
             ports: PortPolicies::new(ports).ok_or_else(|| ConvertError::new("ports", "not sorted, or they overlap"))?,
             authorization: policies(access).map_err(|error| error.within("access"))?,
             access_log: wire.access_log.map(access_log).transpose()?.unwrap_or_default(),
+            controlled_by: label("controlled_by", &wire.controlled_by)?,
             tracing: None,
         })
     }
@@ -83,6 +84,7 @@ impl From<&WorkloadPolicy> for v1::WorkloadPolicy {
                 sample: model.access_log.sample,
                 attributes: model.access_log.attributes.names(),
             }),
+            controlled_by: model.controlled_by.to_string(),
             ..Self::default()
         }
     }

@@ -43,8 +43,9 @@ pub fn address() -> impl Strategy<Value = SocketAddr> {
 }
 
 pub fn endpoint() -> impl Strategy<Value = Endpoint> {
-    (address(), option::of(identity()), option::of(name()), name())
-        .prop_map(|(address, identity, zone, workload)| Endpoint { address, identity, zone, workload })
+    (address(), option::of(identity()), option::of(name()), name()).prop_map(|(address, identity, zone, workload)| {
+        Endpoint { address, identity, zone, controlled_by: workload.clone(), workload }
+    })
 }
 
 fn protocol() -> impl Strategy<Value = Protocol> {
@@ -232,7 +233,7 @@ pub fn outbound() -> impl Strategy<Value = OutboundPolicy> {
 
 pub fn workload() -> impl Strategy<Value = WorkloadPolicy> {
     (port_policies(), vec(authorization(), 0..3), access_log()).prop_map(|(ports, authorization, access_log)| {
-        WorkloadPolicy { ports, authorization, access_log, tracing: None }
+        WorkloadPolicy { ports, authorization, access_log, controlled_by: "web".into(), tracing: None }
     })
 }
 

@@ -53,7 +53,8 @@ impl Logged {
         let (_, tls, _, metrics) = parts(&[]);
         let (sender, lines) = queue(&metrics);
         let readers = Rc::new(Readers::new(sender));
-        let direction = Rc::new(DirectionMetrics::new(&metrics, &tls.held, Direction::Inbound, readers.clone()));
+        let direction =
+            Rc::new(DirectionMetrics::new(&metrics, &tls.held, Direction::Inbound, "shop/web-0", readers.clone()));
         let logged = Self { readers, lines, direction, metrics };
         logged.want(wanted, attributes);
         logged
@@ -215,7 +216,7 @@ impl Write for Out {
 #[test]
 fn what_cannot_be_written_is_counted() {
     for is_closed in [false, true] {
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(1);
         let (sender, lines) = queue(&metrics);
         (0..3).for_each(|_| sender.send(line()));
         drop(sender);

@@ -6,12 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_policy::RouteMeta;
-
 use super::{Decay, ewma::PeakEwma};
 use crate::{
     http::pool::Pool,
-    metrics::{BoundSeries, Series},
+    metrics::{BoundSeries, Placed, Series},
 };
 
 /// How long an endpoint that refused is ejected: doubled from the first to the last.
@@ -28,8 +26,8 @@ struct Ejection {
     until: Instant,
 }
 
-/// Routes to one endpoint whose metrics stay bound: more than most Services have.
-const MAX_BOUND_ROUTES: usize = 64;
+/// Rules and names to one endpoint whose metrics stay bound: more than most Services have.
+const MAX_BOUND: usize = 64;
 
 /// An endpoint as one worker knows it.
 pub(crate) struct Endpoint {
@@ -43,8 +41,8 @@ pub(crate) struct Endpoint {
     ejected: Cell<Option<Ejection>>,
     /// How long the next ejection lasts.
     ejects_for: Cell<Duration>,
-    /// By route; `None` is the default.
-    series: BoundSeries<Option<RouteMeta>, MAX_BOUND_ROUTES>,
+    /// By what else is told apart.
+    series: BoundSeries<Placed, MAX_BOUND>,
     /// Until when it counts as one that speaks first.
     greets_until: Cell<Option<Instant>>,
 }
@@ -124,15 +122,10 @@ impl Endpoint {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
     }
 
-    /// The bound metrics for `route`, made at first use.
-    pub(crate) fn series(&self, route: Option<&RouteMeta>, make: impl FnOnce() -> Series) -> Rc<Series> {
-        let is_meant = |key: &Option<RouteMeta>| match (key, route) {
-            (None, None) => true,
-            // The same object, usually the same allocation: compare addresses before texts.
-            (Some(a), Some(b)) => std::sync::Arc::ptr_eq(&a.name, &b.name) || a == b,
-            _ => false,
-        };
-        self.series.get(is_meant, || (route.cloned(), make()))
+    /// The bound metrics for what was met on the way, made at first use. Texts that are the same allocation, as they usually
+    /// are, compare as equal without a look at them.
+    pub(crate) fn series(&self, placed: &Placed, make: impl FnOnce() -> Series) -> Rc<Series> {
+        self.series.get(|known| known == placed, || (placed.clone(), make()))
     }
 }
 
@@ -146,6 +139,7 @@ mod tests {
             identity: None,
             zone: None,
             workload: "".into(),
+            controlled_by: "".into(),
         };
         Endpoint::new(info, Decay { ewma: Duration::from_secs(10), failure: Duration::from_secs(1) }, now)
     }

@@ -152,6 +152,7 @@ mod tests {
             identity: None,
             zone: None,
             workload: "".into(),
+            controlled_by: "".into(),
         };
         source.publish(EndpointSet { endpoints: (1..=n).map(endpoint).collect() });
         let service = ServiceRef::new("shop", "web", 80);

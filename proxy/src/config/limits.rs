@@ -54,6 +54,8 @@ pub(crate) struct Limits {
     /// `MESH_ACCESS_LOG_QUEUE`, 4,096: lines of the access log that wait to be written, some hundred bytes each; those beyond
     /// are lost and counted.
     pub access_log_lines: usize,
+    /// `MESH_MAX_SERIES`, 1,000: label sets of requests and connections in the metrics; those beyond are counted together.
+    pub series: usize,
 }
 
 /// Time limits.
@@ -128,6 +130,7 @@ impl Limits {
             namespace_bytes: at_least_one(env, "MESH_MAX_NAMESPACE_BYTES", "10485760")?,
             mirrors: at_least_one(env, "MESH_MAX_MIRRORS", "256")?,
             access_log_lines: at_least_one(env, "MESH_ACCESS_LOG_QUEUE", "4096")?,
+            series: at_least_one(env, "MESH_MAX_SERIES", "1000")?,
         })
     }
 }

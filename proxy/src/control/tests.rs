@@ -21,7 +21,7 @@ use super::*;
 
 #[test]
 fn the_first_stream_that_is_away_says_since_when() {
-    let metrics = crate::metrics::Metrics::default();
+    let metrics = crate::metrics::Metrics::new(1);
     let name = "mesh_control_disconnected_since_seconds";
     let away = Away::new(metrics.gauge(name, &[]));
     let since = || -> f64 {

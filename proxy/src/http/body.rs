@@ -105,9 +105,9 @@ impl Body {
         self
     }
 
-    /// Notes in `record` how much of the request's body comes, if it has readers.
+    /// Notes in `record` how much of the request's body comes.
     pub(crate) fn sized(mut self, record: &Rc<Record>) -> Self {
-        self.request_of = record.is_drafted().then(|| record.clone());
+        self.request_of = (!self.is_end()).then(|| record.clone());
         self
     }
 

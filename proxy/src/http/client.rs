@@ -34,7 +34,7 @@ use crate::{
     connections::{Entry, Stage},
     error::{Delivery, Error, Reason},
     io::Io,
-    metrics::DirectionMetrics,
+    record::Record,
     tcp,
     transport::Transport,
 };
@@ -199,7 +199,6 @@ pub(crate) async fn send_plain(
 /// `in_flight` counts until then, or until the end of a response that does not switch.
 pub(crate) async fn send_upgrade(
     transport: &Rc<Transport>,
-    metrics: &Rc<DirectionMetrics>,
     upstream: Upstream<Box<dyn Io>>,
     request: Request<Body>,
     interim: &Interim,
@@ -228,15 +227,18 @@ pub(crate) async fn send_upgrade(
     };
     admission.for_each(Admission::upgrades);
     let upgrade = {
-        let metrics = metrics.clone();
-        Box::new(move |client: Box<dyn Io>, entry: Rc<Entry>| {
+        Box::new(move |client: Box<dyn Io>, entry: Rc<Entry>, record: Rc<Record>| {
             tokio::task::spawn_local(async move {
                 entry.reached(Stage::Upgraded);
                 if let Some(held) = &held {
                     held.reached(Stage::Upgraded);
                 }
-                if let Err(error) = tcp::copy(client, upstream, (&*entry, held.as_deref()), &metrics, None).await {
-                    tracing::debug!("upgraded connection: {error}");
+                match tcp::copy(client, upstream, (&*entry, held.as_deref()), &record).await {
+                    Ok(()) => record.ended(),
+                    Err(error) => {
+                        record.failed(Reason::UpstreamReset);
+                        tracing::debug!("upgraded connection: {error}");
+                    }
                 }
                 drop(in_flight);
             });

@@ -61,7 +61,7 @@ impl Caller {
         let identity = entry.peer();
         let series = port.series.get(
             |known| known.as_ref() == identity,
-            || (identity.cloned(), worker.inbound.bind_inbound(identity, &worker.config.workload, port.address.port())),
+            || (identity.cloned(), worker.inbound.bind_inbound(identity, port.address.port())),
         );
         let share = port.app_places.of(mesh_listen::Source::from(entry.source().ip()));
         let subject = Subject::new(worker.authorization.clone(), entry.clone(), port.address.port());
@@ -172,7 +172,7 @@ async fn hand_upgrade(
     }
     let io = connect::tcp(&worker.transport, caller.port.address).await.map_err(refused)?;
     let app = Upstream::plain(io).boxed();
-    let mut reply = client::send_upgrade(&worker.transport, &worker.inbound, app, request, interim, in_flight).await?;
+    let mut reply = client::send_upgrade(&worker.transport, app, request, interim, in_flight).await?;
     reply.response = client::from_stranger(reply.response);
     if reply.upgrade.is_none() {
         let to = headers::take_upgrade_to(&mut reply.response, false);

@@ -67,8 +67,9 @@ impl From<Response<Body>> for Reply {
     }
 }
 
-/// Takes over a connection that stopped speaking HTTP, and with its entry its place among those that are open.
-pub(crate) type Upgrade = Box<dyn FnOnce(Box<dyn crate::io::Io>, Rc<crate::connections::Entry>)>;
+/// Takes over a connection that stopped speaking HTTP: with its entry its place among those that are open, and with its record what
+/// is told of it in the end.
+pub(crate) type Upgrade = Box<dyn FnOnce(Box<dyn crate::io::Io>, Rc<crate::connections::Entry>, Rc<Record>)>;
 
 /// Sends 1xx responses towards the client (RFC 9110 section 15.2).
 #[derive(Clone)]

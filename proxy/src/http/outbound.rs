@@ -29,6 +29,7 @@ use crate::{
     attempts::{Attempts, Candidates},
     balance::Endpoint,
     error::{Error, Reason},
+    metrics::Placed,
     outbound::Destination,
     record::Record,
     target::OutboundTarget,
@@ -55,8 +56,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, destination: Destination, incoming
     // Facts and decision.
     let facts = headers::facts(&request, authority.as_ref());
     let decision = decide_outbound(&policy, &facts, &mut ());
-    record.route(decision.route);
-    record.rule(decision.rule);
+    record.placed(Placed::new(&policy, &decision, Some(facts.host)));
     let rule = decision.rule;
 
     // A backend by weight and the session's endpoint in it; or the session's own backend.

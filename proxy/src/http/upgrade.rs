@@ -53,7 +53,7 @@ impl Try for Upgrading<'_> {
         let in_flight = InFlight::on(endpoint.clone());
         let transport = &self.worker.transport;
         let upstream = connect::endpoint(transport, &endpoint.info, &transport.tls.client_h1).await?;
-        let sent = client::send_upgrade(transport, &self.worker.outbound, upstream, request, self.interim, in_flight);
+        let sent = client::send_upgrade(transport, upstream, request, self.interim, in_flight);
         let mut reply = sent.await?;
         if endpoint.info.identity.is_none() {
             reply.response = client::from_stranger(reply.response);

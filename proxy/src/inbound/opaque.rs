@@ -67,7 +67,7 @@ pub(super) async fn undecided<T: Io>(
         record.ended();
         return Ok(None);
     }
-    worker.inbound.bytes_sent.increment(undecided.passed());
+    record.sent(undecided.passed());
     let (io, app) = undecided.both(io, app);
     // Policy may have changed since.
     match admit_bytes(&caller, &record).await {
@@ -109,7 +109,7 @@ async fn copy<T: Io, U: Io>(
     let metrics = &caller.worker.inbound;
     metrics.opaque.increment(1);
     caller.entry.reached(Stage::Bytes);
-    let copied = tcp::copy(io, app, (&*caller.entry, None), metrics, Some(record)).await;
+    let copied = tcp::copy(io, app, (&*caller.entry, None), record).await;
     if admission.is_revoked() {
         record.failed(Reason::Denied);
     }

@@ -48,7 +48,7 @@ mod tests {
     #[tokio::test]
     async fn a_few_stay_bound() {
         let (worker, known) = (worker(&[]), BoundSeries::<usize, 3>::default());
-        let get = |n| known.get(|key| *key == n, || (n, worker.inbound.bind_inbound(None, "shop/web", 80)));
+        let get = |n| known.get(|key| *key == n, || (n, worker.inbound.bind_inbound(None, 80)));
         let (first, second) = (get(0), get(1));
         (2..=3).for_each(|n| drop(get(n)));
         assert_eq!(known.len(), 3);

@@ -12,13 +12,15 @@ use std::{
     },
 };
 
-use super::series::label_text;
+use super::{labels::label_text, room::Room};
 
 /// Policies that are told apart: as many as a pod may have at once. Policies come and go, and their counters stay.
 const MAX_POLICIES: usize = 1_000;
 /// What counts policies beyond that.
 const OTHER: &str = "other";
 const NAME: &str = "mesh_authorization_decisions_total";
+/// The lines of a policy.
+const LINES: usize = 2 * Decided::ALL.len();
 
 /// What a policy decided about a request, or about a connection of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,10 +72,11 @@ pub(super) struct Decisions(Mutex<BTreeMap<Arc<str>, Arc<PolicyDecisions>>>);
 
 impl Decisions {
     /// The counters of a policy.
-    pub(super) fn of(&self, policy: &Arc<str>) -> Arc<PolicyDecisions> {
+    pub(super) fn of(&self, room: &Room, policy: &Arc<str>) -> Arc<PolicyDecisions> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_full = all.len() >= MAX_POLICIES && !all.contains_key(policy);
-        let name = if is_full { OTHER.into() } else { policy.clone() };
+        let bytes = NAME.len() + policy.len() + r#"policy="",verdict="shadow_denied",tls="mutual""#.len();
+        let has_room = || all.len() < MAX_POLICIES && room.take(LINES, bytes);
+        let name = if all.contains_key(policy) || has_room() { policy.clone() } else { OTHER.into() };
         all.entry(name).or_default().clone()
     }
 
@@ -89,12 +92,7 @@ impl Decisions {
                 for (decided, count) in Decided::ALL.into_iter().zip(counters) {
                     let count = count.load(Ordering::Relaxed);
                     if count > 0 {
-                        let verdict = decided.as_str().to_owned();
-                        let labels = label_text(&[
-                            ("policy", policy.to_string()),
-                            ("verdict", verdict),
-                            ("tls", tls.to_owned()),
-                        ]);
+                        let labels = label_text([("policy", &**policy), ("verdict", decided.as_str()), ("tls", tls)]);
                         let _ = writeln!(text, "{NAME}{{{}}} {count}", labels.trim_end_matches(','));
                     }
                 }
@@ -109,11 +107,11 @@ mod tests {
 
     #[test]
     fn policies_beyond_the_limit_are_one() {
-        let decisions = Decisions::default();
+        let (decisions, room) = (Decisions::default(), Room::new(1));
         for n in 0..=MAX_POLICIES + 1 {
-            decisions.of(&format!("{n}").into()).count(Decided::Denied, true);
+            decisions.of(&room, &format!("{n}").into()).count(Decided::Denied, true);
         }
-        decisions.of(&"0".into()).count(Decided::ShadowDenied, false);
+        decisions.of(&room, &"0".into()).count(Decided::ShadowDenied, false);
         let mut text = String::new();
         decisions.render("Help.", &mut text);
         assert!(text.contains("{policy=\"other\",verdict=\"denied\",tls=\"mutual\"} 2\n"), "{text}");

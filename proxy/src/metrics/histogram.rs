@@ -12,6 +12,9 @@ const BOUNDS: [u64; 16] = [
     5_000_000, 10_000_000,
 ];
 
+/// The lines of one.
+pub(super) const LINES: usize = BOUNDS.len() + 3;
+
 /// A histogram with fixed buckets.
 #[derive(Default)]
 pub(super) struct Histogram {
@@ -27,21 +30,24 @@ impl Histogram {
         self.sum_us.fetch_add(us, Relaxed);
     }
 
-    /// Writes it with these labels, in the text format of Prometheus; an empty one, which connections of bytes have, is not
-    /// there.
-    pub(super) fn render(&self, labels: &str, text: &mut String) {
-        const NAME: &str = "mesh_response_latency_seconds";
-        if self.buckets.iter().all(|bucket| bucket.load(Relaxed) == 0) {
+    /// Whether nothing was counted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.buckets.iter().all(|bucket| bucket.load(Relaxed) == 0)
+    }
+
+    /// Writes it with these labels, in the text format of Prometheus; an empty one is not there.
+    pub(super) fn render(&self, name: &str, labels: &str, text: &mut String) {
+        if self.is_empty() {
             return;
         }
         let mut count = 0;
         for (i, bucket) in self.buckets.iter().enumerate() {
             count += bucket.load(Relaxed);
             let bound = BOUNDS.get(i).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
-            let _ = writeln!(text, "{NAME}_bucket{{{labels}le=\"{bound}\"}} {count}");
+            let _ = writeln!(text, "{name}_bucket{{{labels}le=\"{bound}\"}} {count}");
         }
         let labels = labels.trim_end_matches(',');
-        let _ = writeln!(text, "{NAME}_sum{{{labels}}} {}", self.sum_us.load(Relaxed) as f64 / 1e6);
-        let _ = writeln!(text, "{NAME}_count{{{labels}}} {count}");
+        let _ = writeln!(text, "{name}_sum{{{labels}}} {}", self.sum_us.load(Relaxed) as f64 / 1e6);
+        let _ = writeln!(text, "{name}_count{{{labels}}} {count}");
     }
 }

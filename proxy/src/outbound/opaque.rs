@@ -19,6 +19,7 @@ use crate::{
     error::{Error, Reason},
     http::in_flight::InFlight,
     io::{Io, Rewind, reset},
+    metrics::Placed,
     record::Record,
     sni::Hello,
     target::OutboundTarget,
@@ -84,7 +85,7 @@ pub(crate) async fn copy<T: Io, U: Io>(
         upstream.reached(Stage::Bytes);
     }
     let entries = (entry, upstream.entry.as_deref());
-    let copied = tcp::copy(io, upstream.io, entries, metrics, Some(&record)).await;
+    let copied = tcp::copy(io, upstream.io, entries, &record).await;
     drop(in_flight);
     copied.map(|()| record.ended()).map_err(Error::connection)
 }
@@ -180,7 +181,7 @@ pub(super) async fn undecided<T: Io>(
     if undecided.is_greeted() {
         opened.endpoint.greeted(Instant::now());
     }
-    worker.outbound.bytes_sent.increment(undecided.passed());
+    record.sent(undecided.passed());
     let (io, upstream) = undecided.both(io, opened.upstream.io);
     let upstream = Upstream { io: upstream, entry: opened.upstream.entry };
     copy(worker, &entry, io, upstream, opened.in_flight, record).await
@@ -198,7 +199,7 @@ pub(crate) async fn open(
 ) -> Result<Opened, Error> {
     let opened = async {
         let decision = decide_connection(policy, sni, &mut ());
-        record.route(decision.route);
+        record.placed(Placed::new(policy, &decision, None));
         let to =
             decision.forward_to(decision.pick(worker.transport.random.next())).map_err(|refusal| match refusal {
                 Refusal::NoRoute => {

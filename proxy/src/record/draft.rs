@@ -3,7 +3,6 @@
 use std::{
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -39,7 +38,6 @@ pub(crate) struct Noted {
     pub(crate) asked: Option<Asked>,
     /// Who called, of the inbound side; the endpoint of the last attempt, of the outbound side.
     pub(crate) peer: Option<SocketAddr>,
-    pub(crate) rule: Option<Arc<str>>,
     /// How many attempts there were.
     pub(crate) attempts: u32,
     /// The first of them, one by one.
@@ -77,8 +75,8 @@ pub(crate) struct Asked {
 impl Noted {
     /// Nothing but when it began.
     pub(crate) fn at(began: SystemTime) -> Self {
-        let (asked, peer, rule, tried, first_byte, decision) = Default::default();
-        Self { began, asked, peer, rule, attempts: 0, tried, first_byte, decision }
+        let (asked, peer, tried, first_byte, decision) = Default::default();
+        Self { began, asked, peer, attempts: 0, tried, first_byte, decision }
     }
 }
 
@@ -130,11 +128,6 @@ impl Draft {
             last.ended = Some(ended);
             last.result = Some(result);
         }
-    }
-
-    /// The rule that decided.
-    pub(super) fn rule(&mut self, name: Option<&Arc<str>>) {
-        self.noted.rule = name.cloned();
     }
 
     /// The response's head came, after so long.

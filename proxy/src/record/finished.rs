@@ -80,7 +80,6 @@ impl Finished {
         put("rpc.response.status_code", json!(outcome.grpc.map(|code| code.to_string())));
         put("network.peer.address", json!(noted.peer.map(|peer| peer.ip().to_canonical())));
         put("network.peer.port", json!(noted.peer.map(|peer| peer.port())));
-        put("mesh.rule", json!(noted.rule));
         put("mesh.attempts", if noted.attempts > 0 { noted.attempts.into() } else { Value::Null });
         if noted.tried.len() > 1 {
             put("mesh.attempt", noted.tried.iter().map(attempt).collect());
@@ -100,10 +99,15 @@ fn attribute_of(label: &str) -> &str {
         "direction" => "mesh.direction",
         "src_identity" => "mesh.source.identity",
         "dst_identity" => "mesh.destination.identity",
+        "src_workload" => "mesh.source.workload",
+        "src_namespace" => "mesh.source.namespace",
         "dst_workload" => "mesh.destination.workload",
+        "dst_namespace" => "mesh.destination.namespace",
         "tls" => "mesh.tls",
         "route" => "mesh.route",
+        "rule" => "mesh.rule",
         "backend" => "mesh.backend",
+        "authority" => "mesh.authority",
         label => label,
     }
 }

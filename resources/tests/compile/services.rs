@@ -127,3 +127,24 @@ fn a_port_is_told_of_the_routes_of_its_services() {
         assert!(!has(7, 7), "{routes}");
     }
 }
+
+#[test]
+fn a_pod_goes_by_the_name_of_what_controls_it() {
+    let pod = |labels: &str, owner: &str| {
+        let owners = format!("ownerReferences: [{owner}]");
+        let pod = format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p, namespace: shop, labels: {{{labels}}}, {owners}}}\nspec: {{}}\n"
+        );
+        snapshot(&pod).0.compile_workload("shop/p", &[]).unwrap().controlled_by.to_string()
+    };
+    let owned = |kind: &str, name: &str| format!("{{kind: {kind}, name: {name}, controller: true}}");
+    let hash = "pod-template-hash: 5d4f";
+    assert_eq!(pod(hash, &owned("ReplicaSet", "web-v1-5d4f")), "web-v1");
+    // A ReplicaSet that no Deployment made.
+    assert_eq!(pod("", &owned("ReplicaSet", "web-v1")), "web-v1");
+    assert_eq!(pod(hash, &owned("StatefulSet", "db-5d4f")), "db-5d4f");
+    assert_eq!(pod("", &owned("Job", "backup-29384950")), "backup");
+    assert_eq!(pod("", &owned("Job", "backup-2938495")), "backup-2938495");
+    assert_eq!(pod("", "{kind: Node, name: n1}"), "p", "an owner that is no controller");
+    assert_eq!(pod("", ""), "p");
+}

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::topology::{NAMESPACE, Topology};
+use super::topology::Topology;
 use crate::metrics::{Sample, parse};
 
 /// Time limit of a page of a process on this machine.
@@ -123,8 +123,8 @@ pub(super) fn mtls(topology: &Topology, earlier: &Scrape, now: &Scrape) -> Mtls 
     let clients = names(taken.iter().map(|s| s.label("src_identity")));
     let mut by_version: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for replica in &topology.replicas {
-        let workload = format!("{NAMESPACE}/{}", replica.pod);
-        let verified = sent.iter().filter(|s| s.label("dst_workload") == workload).map(|s| s.label("dst_identity"));
+        // Nothing controls the pods of the demo, so they go by their own names.
+        let verified = sent.iter().filter(|s| s.label("dst_workload") == replica.pod).map(|s| s.label("dst_identity"));
         by_version.entry(replica.version.to_owned()).or_default().extend(names(verified));
     }
     let handshakes: Vec<&Sample> = [(&now.client, "outbound", &servers)]
@@ -170,7 +170,7 @@ mod tests {
 
     fn sent(pod: &str, account: &str, tls: &str, n: u64) -> String {
         format!(
-            "mesh_requests_total{{direction=\"outbound\",dst_identity=\"{account}\",dst_workload=\"demo/{pod}\",tls=\"{tls}\"}} {n}\n"
+            "mesh_requests_total{{direction=\"outbound\",dst_identity=\"{account}\",dst_workload=\"{pod}\",tls=\"{tls}\"}} {n}\n"
         )
     }
 

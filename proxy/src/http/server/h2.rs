@@ -268,7 +268,7 @@ async fn stream<S>(
     if let Some(has_answer) = has_answer {
         has_answer.set(true);
     }
-    let reply = answered(record, result, (grpc, head_only), audience(metrics.direction));
+    let reply = answered(&record, result, (grpc, head_only), audience(metrics.direction));
     let (head, body) = reply.response.into_parts();
     let end = is_bodiless(head.status, head_only) || body.is_end();
     let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), end);

@@ -31,7 +31,7 @@ use crate::{
 /// Notes the answer, which is an error turned into one if need be: that says as much as `audience` may know, and the log
 /// the rest. `head_only`: no body is sent of it.
 fn answered(
-    record: Rc<Record>,
+    record: &Rc<Record>,
     result: Result<Reply, Error>,
     (grpc, head_only): (bool, bool),
     audience: Audience,
@@ -44,8 +44,12 @@ fn answered(
     });
     let status = reply.response.status();
     record.answered(status, grpc_status(reply.response.headers()));
+    if reply.upgrade.is_some() {
+        // It goes on as bytes, and so does its record.
+        return reply;
+    }
     let nothing = is_bodiless(status, head_only);
-    Reply { response: reply.response.map(|body| body.recorded(record, nothing)), ..reply }
+    Reply { response: reply.response.map(|body| body.recorded(record.clone(), nothing)), ..reply }
 }
 
 /// Whether no body is behind a head, whatever the body is (RFC 9110 section 6.4.1).
@@ -103,13 +107,14 @@ where
             let incoming = Incoming { request: request.map(Body::from), interim, record: record.clone() };
             let result = service.call(incoming).await;
             let undelivered = peer && result.as_ref().is_err_and(is_refusal);
-            let mut reply = answered(record, result, (grpc, head_only), audience);
+            let mut reply = answered(&record, result, (grpc, head_only), audience);
             if undelivered {
                 reply.response.headers_mut().insert(headers::NEVER_DELIVERED, http::HeaderValue::from_static("1"));
             }
             let upgrade = reply.upgrade.map(|upgrade| {
                 let entry = entry.clone();
-                Box::new(move |upgraded: h1::Upgraded<T>| upgrade(Box::new(upgraded), entry)) as h1::OnUpgrade<T>
+                Box::new(move |upgraded: h1::Upgraded<T>| upgrade(Box::new(upgraded), entry, record))
+                    as h1::OnUpgrade<T>
             });
             h1::server::Answer { response: reply.response, upgrade }
         }
