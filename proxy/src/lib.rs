@@ -35,6 +35,7 @@ mod detect;
 mod docs;
 mod error;
 mod expiry;
+mod finished;
 mod first_line;
 mod gate;
 mod hairpin;

@@ -6,7 +6,6 @@
 //! its head, and is observed when the head arrives, because streams live for hours.
 
 mod draft;
-mod finished;
 mod readers;
 
 use std::{
@@ -19,16 +18,11 @@ use std::{
 use http::{Request, StatusCode, uri::Authority};
 use mesh_policy::Class;
 
-#[cfg(test)]
-pub(crate) use self::draft::Noted;
-pub(crate) use self::{
-    draft::Draft,
-    finished::{Finished, Outcome},
-    readers::Readers,
-};
+pub(crate) use self::{draft::Draft, readers::Readers};
 use crate::{
     balance::{Balancer, Endpoint},
     error::{DecisionId, Reason},
+    finished::Outcome,
     metrics::{DirectionMetrics, Placed, Series},
 };
 

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, sync::Arc};
 use mesh_policy::access_log::{Attributes, Format};
 use serde_json::Value;
 
-use crate::record::Finished;
+use crate::finished::Finished;
 
 /// A record that is logged, and what is told of it beyond the usual.
 pub(crate) struct Line {

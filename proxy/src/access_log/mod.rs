@@ -24,8 +24,8 @@ use metrics::Counter;
 use self::line::Line;
 pub(crate) use self::writer::{Counts, Writer};
 use crate::{
+    finished::{Finished, Outcome},
     random::Random,
-    record::{Finished, Outcome},
 };
 
 /// What is logged.

@@ -15,8 +15,9 @@ use serde_json::Value;
 use super::*;
 use crate::{
     error::{DecisionId, Reason},
+    finished::Noted,
     metrics::{Direction, DirectionMetrics, Metrics},
-    record::{Noted, Readers, Record},
+    record::{Readers, Record},
     worker::tests::parts,
 };
 

@@ -6,12 +6,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderName, Request, StatusCode, Version, header, uri::Authority};
-use smallvec::SmallVec;
+use http::{HeaderMap, HeaderName, Request, StatusCode, header, uri::Authority};
 
 use super::readers::Interest;
 use crate::{
     error::{DecisionId, Reason},
+    finished::{Asked, Attempt, Noted},
     http::headers,
 };
 
@@ -30,54 +30,6 @@ pub(crate) struct Draft {
     /// Whether the access log may want it, and if so, whether it is one of its sample.
     pub(super) is_sampled: Option<bool>,
     noted: Noted,
-}
-
-/// What is told of it, and so leaves its thread.
-pub(crate) struct Noted {
-    pub(crate) began: SystemTime,
-    pub(crate) asked: Option<Asked>,
-    /// Who called, of the inbound side; the endpoint of the last attempt, of the outbound side.
-    pub(crate) peer: Option<SocketAddr>,
-    /// How many attempts there were.
-    pub(crate) attempts: u32,
-    /// The first of them, one by one.
-    pub(crate) tried: SmallVec<[Attempt; 1]>,
-    pub(crate) first_byte: Option<Duration>,
-    pub(crate) decision: Option<DecisionId>,
-}
-
-/// One attempt at an endpoint.
-pub(crate) struct Attempt {
-    /// The endpoint.
-    pub(crate) at: SocketAddr,
-    /// When it began, after the request did.
-    pub(crate) began: Duration,
-    /// When its answer or its error came; `None`: it was given up before.
-    pub(crate) ended: Option<Duration>,
-    /// The status that was answered, or why nothing was.
-    pub(crate) result: Option<Result<StatusCode, Reason>>,
-}
-
-/// What a request said.
-pub(crate) struct Asked {
-    pub(crate) method: http::Method,
-    pub(crate) host: String,
-    pub(crate) path: String,
-    pub(crate) query: Option<String>,
-    pub(crate) version: Version,
-    pub(crate) user_agent: Option<String>,
-    pub(crate) trace_id: Option<String>,
-    pub(crate) is_grpc: bool,
-    /// Those that were named.
-    pub(crate) headers: Vec<(HeaderName, String)>,
-}
-
-impl Noted {
-    /// Nothing but when it began.
-    pub(crate) fn at(began: SystemTime) -> Self {
-        let (asked, peer, tried, first_byte, decision) = Default::default();
-        Self { began, asked, peer, attempts: 0, tried, first_byte, decision }
-    }
 }
 
 impl Draft {

@@ -10,9 +10,10 @@ use std::{
 
 use mesh_policy::{WorkloadPolicy, access_log::Attributes};
 
-use super::{Draft, Finished, Outcome};
+use super::Draft;
 use crate::{
     access_log::{self, Wanted},
+    finished::{Finished, Outcome},
     random::Random,
 };
 

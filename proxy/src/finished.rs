@@ -1,18 +1,70 @@
-//! A record as it is told: its attributes, by the names of OpenTelemetry's semantic conventions where there are any (1.44: HTTP,
+//! A record that has ended, as it leaves its thread, and as it is told: its attributes, by the names of OpenTelemetry's semantic conventions where there are any (1.44: HTTP,
 //! RPC, network, error), else `mesh.*`. docs/access-log.md has them all.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use http::{StatusCode, Version};
+use http::{HeaderName, StatusCode, Version};
 use jiff::Timestamp;
 use mesh_policy::{
     Class,
     access_log::{Attributes, HEADER_ATTRIBUTE},
 };
 use serde_json::{Map, Value, json};
+use smallvec::SmallVec;
 
-use super::draft::{Attempt, Noted};
-use crate::error::{Fault, Reason};
+use crate::error::{DecisionId, Fault, Reason};
+
+/// What is told of it, and so leaves its thread.
+pub(crate) struct Noted {
+    pub(crate) began: SystemTime,
+    pub(crate) asked: Option<Asked>,
+    /// Who called, of the inbound side; the endpoint of the last attempt, of the outbound side.
+    pub(crate) peer: Option<SocketAddr>,
+    /// How many attempts there were.
+    pub(crate) attempts: u32,
+    /// The first of them, one by one.
+    pub(crate) tried: SmallVec<[Attempt; 1]>,
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) decision: Option<DecisionId>,
+}
+
+/// One attempt at an endpoint.
+pub(crate) struct Attempt {
+    /// The endpoint.
+    pub(crate) at: SocketAddr,
+    /// When it began, after the request did.
+    pub(crate) began: Duration,
+    /// When its answer or its error came; `None`: it was given up before.
+    pub(crate) ended: Option<Duration>,
+    /// The status that was answered, or why nothing was.
+    pub(crate) result: Option<Result<StatusCode, Reason>>,
+}
+
+/// What a request said.
+pub(crate) struct Asked {
+    pub(crate) method: http::Method,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) query: Option<String>,
+    pub(crate) version: Version,
+    pub(crate) user_agent: Option<String>,
+    pub(crate) trace_id: Option<String>,
+    pub(crate) is_grpc: bool,
+    /// Those that were named.
+    pub(crate) headers: Vec<(HeaderName, String)>,
+}
+
+impl Noted {
+    /// Nothing but when it began.
+    pub(crate) fn at(began: SystemTime) -> Self {
+        let (asked, peer, tried, first_byte, decision) = Default::default();
+        Self { began, asked, peer, attempts: 0, tried, first_byte, decision }
+    }
+}
 
 /// How it ended.
 #[derive(Clone, Copy, Debug)]
