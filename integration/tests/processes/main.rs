@@ -43,3 +43,4 @@ mod sessions;
 mod specification;
 mod specification_judge;
 mod tcp;
+mod telemetry;

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -34,6 +34,8 @@ impl Received {
 pub enum Does {
     /// Answers with this status and body.
     Answers(u16, String),
+    /// Answers with this status, after so long.
+    Waits(Duration, u16),
     /// Closes the connection.
     Closes,
     /// Says nothing until its caller leaves.
@@ -83,6 +85,13 @@ where
         match does(number, &received) {
             Does::Answers(status, body) => {
                 let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                if stream.write_all(head.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+            Does::Waits(long, status) => {
+                tokio::time::sleep(long).await;
+                let head = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
                 if stream.write_all(head.as_bytes()).await.is_err() {
                     return;
                 }
