@@ -51,6 +51,7 @@ mod random;
 mod record;
 mod remembered;
 mod sni;
+mod tap;
 mod target;
 mod tcp;
 mod tls;

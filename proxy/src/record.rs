@@ -22,8 +22,8 @@ use mesh_policy::{Class, RouteMeta, Rule};
 #[cfg(test)]
 pub(crate) use self::draft::Noted;
 pub(crate) use self::{
-    draft::Draft,
-    finished::{Finished, Outcome},
+    draft::{Draft, MAX_VALUE},
+    finished::{Begun, Finished, Outcome},
     readers::Readers,
 };
 use crate::{
@@ -94,7 +94,7 @@ impl Record {
             error: Cell::new(None),
             finished: Cell::new(false),
             passed: Cell::default(),
-            draft: RefCell::new(metrics.readers.begin()),
+            draft: RefCell::new(metrics.readers.begin(metrics.direction, kind == Kind::Request)),
         }
     }
 
@@ -105,7 +105,20 @@ impl Record {
 
     /// What is asked for. Only readers look at it.
     pub(crate) fn asked<B>(&self, request: &Request<B>, authority: Option<&Authority>) {
-        self.draft(|draft| draft.asked(request, authority));
+        let mut draft = self.draft.borrow_mut();
+        if draft.as_deref_mut().is_some_and(|draft| !draft.asked(request, authority)) {
+            *draft = None;
+        }
+    }
+
+    /// What may last (bytes, an upgrade, a call of gRPC) begins to be served.
+    pub(crate) fn opened(&self) {
+        let mut draft = self.draft.borrow_mut();
+        if let Some(draft) = draft.as_deref_mut()
+            && draft.opens()
+        {
+            self.metrics.readers.open(draft, self.placed().labels());
+        }
     }
 
     /// Who asks, of the inbound side.
@@ -154,7 +167,13 @@ impl Record {
     /// The endpoint of the attempt that begins.
     pub(crate) fn endpoint(&self, endpoint: &Rc<Endpoint>) {
         self.way.borrow_mut().endpoint = Some(endpoint.clone());
-        self.draft(|draft| draft.attempt(endpoint.info.address, self.began.elapsed()));
+        let may_last = self.draft.borrow_mut().as_deref_mut().is_some_and(|draft| {
+            draft.attempt(endpoint.info.address, self.began.elapsed());
+            draft.may_last()
+        });
+        if may_last {
+            self.opened();
+        }
     }
 
     /// The attempt that began last had this answer, or this error.
@@ -203,15 +222,21 @@ impl Record {
 
     /// The series for where it went, with the endpoint if it got that far.
     fn series(&self) -> &Rc<Series> {
-        self.series.get_or_init(|| {
-            let Way { route, backend, endpoint } = &*self.way.borrow();
-            let service = backend.as_ref().map(|balancer| &balancer.service);
-            let Some(endpoint) = endpoint else { return self.metrics.unplaced(route.as_ref(), service) };
-            endpoint.series(route.as_ref(), || {
-                let address = || endpoint.info.address.to_string();
-                let backend = service.map_or_else(address, ToString::to_string);
-                self.metrics.bind_outbound(&endpoint.info, route.as_ref(), &backend)
-            })
+        self.series.get_or_init(|| self.placed())
+    }
+
+    /// The series for where it went so far; another attempt may still go elsewhere.
+    fn placed(&self) -> Rc<Series> {
+        if let Some(known) = self.series.get() {
+            return known.clone();
+        }
+        let Way { route, backend, endpoint } = &*self.way.borrow();
+        let service = backend.as_ref().map(|balancer| &balancer.service);
+        let Some(endpoint) = endpoint else { return self.metrics.unplaced(route.as_ref(), service) };
+        endpoint.series(route.as_ref(), || {
+            let address = || endpoint.info.address.to_string();
+            let backend = service.map_or_else(address, ToString::to_string);
+            self.metrics.bind_outbound(&endpoint.info, route.as_ref(), &backend)
         })
     }
 

@@ -16,7 +16,7 @@ use super::*;
 use crate::{
     error::{DecisionId, Reason},
     metrics::{Direction, DirectionMetrics, Metrics},
-    record::{Noted, Readers, Record},
+    record::{Begun, Noted, Readers, Record},
     worker::tests::parts,
 };
 
@@ -35,8 +35,8 @@ fn line() -> Line {
     let labels =
         [("direction", "outbound"), ("src_identity", "spiffe://cluster.local/ns/shop/sa/front"), ("route", "")];
     let labels = labels.map(|(name, value)| (name, value.to_owned())).into();
-    let record =
-        Finished { noted: Noted::at(SystemTime::UNIX_EPOCH), outcome, took: Duration::from_millis(1500), labels };
+    let begun = Begun { noted: Noted::at(SystemTime::UNIX_EPOCH), labels };
+    let record = Finished { begun, outcome, took: Duration::from_millis(1500) };
     Wanted::new(&AccessLog::read("all").unwrap()).unwrap().line(Arc::new(record))
 }
 

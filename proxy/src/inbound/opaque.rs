@@ -109,6 +109,7 @@ async fn copy<T: Io, U: Io>(
     let metrics = &caller.worker.inbound;
     metrics.opaque.increment(1);
     caller.entry.reached(Stage::Bytes);
+    record.opened();
     let copied = tcp::copy(io, app, (&*caller.entry, None), metrics, Some(record)).await;
     if admission.is_revoked() {
         record.failed(Reason::Denied);

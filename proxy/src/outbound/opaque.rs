@@ -80,6 +80,7 @@ pub(crate) async fn copy<T: Io, U: Io>(
     let metrics = &worker.outbound;
     metrics.opaque.increment(1);
     entry.reached(Stage::Bytes);
+    record.opened();
     if let Some(upstream) = &upstream.entry {
         upstream.reached(Stage::Bytes);
     }

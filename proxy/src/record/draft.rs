@@ -14,10 +14,11 @@ use super::readers::Interest;
 use crate::{
     error::{DecisionId, Reason},
     http::headers,
+    tap::Viewer,
 };
 
 /// Most characters of one value. Longer ones are cut, and end with an ellipsis.
-const MAX_VALUE: usize = 1_024;
+pub(crate) const MAX_VALUE: usize = 1_024;
 /// W3C Trace Context: where the trace id is in `traceparent`.
 const TRACE_ID: std::ops::Range<usize> = 3..35;
 
@@ -30,10 +31,15 @@ pub(crate) struct Draft {
     pub(super) interest: Rc<Interest>,
     /// Whether the access log may want it, and if so, whether it is one of its sample.
     pub(super) is_sampled: Option<bool>,
+    /// A bit for each viewer of the interest that may want it.
+    viewers: u8,
+    /// Whether viewers were told that it begins to be served.
+    is_open: bool,
     noted: Noted,
 }
 
 /// What is told of it, and so leaves its thread.
+#[derive(Clone)]
 pub(crate) struct Noted {
     pub(crate) began: SystemTime,
     pub(crate) asked: Option<Asked>,
@@ -49,6 +55,7 @@ pub(crate) struct Noted {
 }
 
 /// One attempt at an endpoint.
+#[derive(Clone, Copy)]
 pub(crate) struct Attempt {
     /// The endpoint.
     pub(crate) at: SocketAddr,
@@ -61,6 +68,7 @@ pub(crate) struct Attempt {
 }
 
 /// What a request said.
+#[derive(Clone)]
 pub(crate) struct Asked {
     pub(crate) method: http::Method,
     pub(crate) host: String,
@@ -70,6 +78,8 @@ pub(crate) struct Asked {
     pub(crate) user_agent: Option<String>,
     pub(crate) trace_id: Option<String>,
     pub(crate) is_grpc: bool,
+    /// It leaves HTTP: an upgrade, or a tunnel.
+    pub(crate) is_upgrade: bool,
     /// Those that were named.
     pub(crate) headers: Vec<(HeaderName, String)>,
 }
@@ -80,11 +90,46 @@ impl Noted {
         let (asked, peer, rule, tried, first_byte, decision) = Default::default();
         Self { began, asked, peer, rule, attempts: 0, tried, first_byte, decision }
     }
+
+    /// Bytes that it takes, about.
+    pub(crate) fn size(&self) -> usize {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let asked = self.asked.as_ref().map_or(0, |asked| {
+            let named = asked.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+            asked.host.len() + asked.path.len() + length(&asked.query) + length(&asked.user_agent) + named
+        });
+        size_of::<Self>() + asked + self.tried.len() * size_of::<Attempt>()
+    }
 }
 
 impl Draft {
-    pub(super) fn new(interest: Rc<Interest>, is_sampled: Option<bool>, began: SystemTime) -> Self {
-        Self { interest, is_sampled, noted: Noted::at(began) }
+    pub(super) fn new(interest: Rc<Interest>, is_sampled: Option<bool>, viewers: u8, began: SystemTime) -> Self {
+        Self { interest, is_sampled, viewers, is_open: false, noted: Noted::at(began) }
+    }
+
+    /// Their bits.
+    pub(super) fn bits(&self) -> u8 {
+        self.viewers
+    }
+
+    /// Those who may want it.
+    pub(super) fn viewers(&self) -> impl Iterator<Item = &Viewer> {
+        self.interest.viewed_by(self.viewers)
+    }
+
+    /// Whether viewers are to be told that it begins to be served, which they are once.
+    pub(super) fn opens(&mut self) -> bool {
+        self.viewers != 0 && !std::mem::replace(&mut self.is_open, true)
+    }
+
+    /// Whether it is a request that may last.
+    pub(super) fn may_last(&self) -> bool {
+        self.noted.asked.as_ref().is_some_and(|asked| asked.is_grpc || asked.is_upgrade)
+    }
+
+    /// What was noted so far.
+    pub(super) fn noted(&self) -> &Noted {
+        &self.noted
     }
 
     /// What was noted.
@@ -92,8 +137,12 @@ impl Draft {
         self.noted
     }
 
-    /// The request's head.
-    pub(super) fn asked<B>(&mut self, request: &Request<B>, authority: Option<&Authority>) {
+    /// The request's head. Whether somebody may still want it.
+    pub(super) fn asked<B>(&mut self, request: &Request<B>, authority: Option<&Authority>) -> bool {
+        self.viewers = self.interest.wanted_by(self.viewers, request.method(), request.uri().path());
+        if self.viewers == 0 && self.is_sampled.is_none() {
+            return false;
+        }
         let (fields, named) = (request.headers(), &self.interest.attributes);
         let query = request.uri().query().filter(|_| named.query).map(shown);
         self.noted.asked = Some(Asked {
@@ -105,8 +154,10 @@ impl Draft {
             user_agent: value(fields, &header::USER_AGENT),
             trace_id: trace_id(fields),
             is_grpc: headers::is_grpc(fields),
+            is_upgrade: headers::upgrade_of(request).is_some(),
             headers: named.headers.iter().filter_map(|name| Some((name.clone(), value(fields, name)?))).collect(),
         });
+        true
     }
 
     /// Whoever called, or the endpoint of an attempt.

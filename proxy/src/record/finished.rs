@@ -31,32 +31,36 @@ pub(crate) struct Outcome {
     pub(crate) bytes: (u64, u64),
 }
 
-/// A record that has ended, for whoever reads it on another thread.
-pub(crate) struct Finished {
+/// A record as far as is known before its end, for whoever reads it on another thread.
+pub(crate) struct Begun {
     /// What was noted on the way.
     pub(crate) noted: Noted,
+    /// Names and values of the series that counts it.
+    pub(crate) labels: Arc<[(&'static str, String)]>,
+}
+
+/// A record that has ended.
+pub(crate) struct Finished {
+    /// What was known before.
+    pub(crate) begun: Begun,
     /// How it ended.
     pub(crate) outcome: Outcome,
     /// From the first byte of its request to the last one of its response.
     pub(crate) took: Duration,
-    /// Names and values of the series that counted it.
-    pub(crate) labels: Arc<[(&'static str, String)]>,
 }
 
-impl Finished {
+impl Begun {
+    /// Bytes that it takes, about.
+    pub(crate) fn size(&self) -> usize {
+        self.noted.size() + self.labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    }
+
     /// Everything that is known, by name. Of what may have secrets in it, only what `named` names.
     pub(crate) fn attributes(&self, named: &Attributes) -> Map<String, Value> {
-        let Self { noted, outcome, took, labels } = self;
+        let Self { noted, labels } = self;
         let mut all = Map::new();
-        let mut put = |name: &str, value: Value| {
-            if !matches!(&value, Value::Null) && value != "" {
-                all.insert(name.to_owned(), value);
-            }
-        };
+        let mut put = |name: &str, value| put(&mut all, name, value);
         put("timestamp", Timestamp::try_from(noted.began).map(|at| json!(format!("{at:.3}"))).unwrap_or_default());
-        put("mesh.class", outcome.class.as_str().into());
-        put("error.type", outcome.error.into());
-        put("mesh.fault", outcome.fault.map_or(Value::Null, |fault| fault.as_str().into()));
         for (label, value) in &**labels {
             put(attribute_of(label), value.as_str().into());
         }
@@ -76,8 +80,6 @@ impl Finished {
                 put(&format!("{HEADER_ATTRIBUTE}{name}"), value.as_str().into());
             }
         }
-        put("http.response.status_code", json!(outcome.status.map(|status| status.as_u16())));
-        put("rpc.response.status_code", json!(outcome.grpc.map(|code| code.to_string())));
         put("network.peer.address", json!(noted.peer.map(|peer| peer.ip().to_canonical())));
         put("network.peer.port", json!(noted.peer.map(|peer| peer.port())));
         put("mesh.rule", json!(noted.rule));
@@ -87,10 +89,32 @@ impl Finished {
         }
         put("mesh.decision.id", json!(noted.decision.map(|id| id.to_string())));
         put("mesh.first_byte", json!(noted.first_byte.map(|time| time.as_secs_f64())));
+        all
+    }
+}
+
+impl Finished {
+    /// Everything that is known, by name. Of what may have secrets in it, only what `named` names.
+    pub(crate) fn attributes(&self, named: &Attributes) -> Map<String, Value> {
+        let Self { begun, outcome, took } = self;
+        let mut all = begun.attributes(named);
+        let mut put = |name: &str, value| put(&mut all, name, value);
+        put("mesh.class", outcome.class.as_str().into());
+        put("error.type", outcome.error.into());
+        put("mesh.fault", outcome.fault.map_or(Value::Null, |fault| fault.as_str().into()));
+        put("http.response.status_code", json!(outcome.status.map(|status| status.as_u16())));
+        put("rpc.response.status_code", json!(outcome.grpc.map(|code| code.to_string())));
         put("mesh.duration", json!(took.as_secs_f64()));
         put("mesh.bytes.sent", outcome.bytes.0.into());
         put("mesh.bytes.received", outcome.bytes.1.into());
         all
+    }
+}
+
+/// Adds what is known.
+fn put(all: &mut Map<String, Value>, name: &str, value: Value) {
+    if !matches!(&value, Value::Null) && value != "" {
+        all.insert(name.to_owned(), value);
     }
 }
 
