@@ -42,4 +42,5 @@ mod routing;
 mod sessions;
 mod specification;
 mod specification_judge;
+mod tap;
 mod tcp;

@@ -51,7 +51,7 @@ use crate::{
     output::{self, COMMON, Format, formats},
 };
 
-pub(crate) use self::folder::SIDECARS;
+pub(crate) use self::{folder::SIDECARS, topology::NAMESPACE};
 
 /// What the client asks for.
 const URL: &str = "http://web.demo/";

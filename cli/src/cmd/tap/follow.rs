@@ -1,5 +1,7 @@
 //! Reads the lines of several sidecars until enough came, somebody ends it, or none is left.
 
+use std::pin::pin;
+
 use anyhow::bail;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
@@ -14,12 +16,6 @@ use crate::{kube::Lines, output};
 /// Events that wait to be printed; sidecars count what they skip beyond that.
 const WAITING: usize = 256;
 
-/// When it ends by itself.
-pub(super) struct Limits {
-    /// After so many events.
-    pub(super) events: Option<u64>,
-}
-
 /// What comes of a sidecar.
 enum Told {
     Event(Map<String, Value>),
@@ -27,8 +23,8 @@ enum Told {
     End(String),
 }
 
-/// Follows them.
-pub(super) async fn follow(found: Found, path: &str, limits: Limits, printer: &mut Printer) -> anyhow::Result<()> {
+/// Follows them, until `most` events came.
+pub(super) async fn follow(found: Found, path: &str, most: Option<u64>, printer: &Printer) -> anyhow::Result<()> {
     let (tell, mut told) = mpsc::channel(WAITING);
     let mut left = 0;
     let mut first_error = None;
@@ -55,17 +51,18 @@ pub(super) async fn follow(found: Found, path: &str, limits: Limits, printer: &m
     output::note(&format!("following {count}; Ctrl-C ends it"));
     printer.begin()?;
     let mut events = 0;
+    let mut ended = pin!(tokio::signal::ctrl_c());
     loop {
         let next = tokio::select! {
             next = told.recv() => next,
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = &mut ended => return Ok(()),
         };
         match next {
             None => bail!("no sidecar is left that could be followed"),
             Some((sidecar, Told::End(why))) => output::note(&format!("note: {sidecar}: {why}")),
             Some((sidecar, Told::Event(event))) => {
                 events += u64::from(printer.print(&sidecar, event)?);
-                if limits.events.is_some_and(|most| events >= most) {
+                if most.is_some_and(|most| events >= most) {
                     return Ok(());
                 }
             }

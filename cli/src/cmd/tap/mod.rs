@@ -19,7 +19,7 @@ use clap::{
 };
 use mesh_policy::{Class, access_log::Attributes};
 
-use self::{follow::Limits, row::Printer};
+use self::row::Printer;
 use crate::{
     authorization::{Named, named},
     globals::Globals,
@@ -95,8 +95,8 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     super::block_on(async {
         let found = sidecars::find(args, globals).await?;
         let query = query(args, found.namespace());
-        let mut printer = Printer::new(args.output, args.attributes.names(), Style::stdout());
-        follow::follow(found, &query, Limits { events: args.max }, &mut printer).await
+        let printer = Printer::new(args.output, args.attributes.names(), Style::stdout());
+        follow::follow(found, &query, args.max, &printer).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::{Args, words::plain};
 use crate::{
     authorization::{Named, named, path_of},
-    cmd::demo::SIDECARS,
+    cmd::demo::{NAMESPACE as DEMO, SIDECARS},
     globals::Globals,
     kube::{Cluster, Lines, core, core_object, encode, pods::is_alive, value},
     output,
@@ -18,8 +18,6 @@ use crate::{
 
 /// Sidecars of one command: each is a port-forward through the API server, and nobody reads more at a time.
 pub(super) const MAX_PODS: usize = 20;
-/// The namespace where nothing says one.
-const DEFAULT: &str = "default";
 /// A file of a demo: far more than its few pods need.
 const MAX_FILE: u64 = 64 * 1024;
 
@@ -27,6 +25,7 @@ const MAX_FILE: u64 = 64 * 1024;
 pub(super) struct Found {
     /// `None`: they are on this machine.
     cluster: Option<Cluster>,
+    namespace: String,
     pub(super) sidecars: Vec<Sidecar>,
 }
 
@@ -54,7 +53,7 @@ impl Sidecar {
 impl Found {
     /// Of names that say none.
     pub(super) fn namespace(&self) -> &str {
-        self.cluster.as_ref().map_or(DEFAULT, Cluster::namespace)
+        &self.namespace
     }
 
     /// Opens a page that comes line by line.
@@ -77,17 +76,22 @@ impl Found {
 
 /// The sidecars that are meant; at least one.
 pub(super) async fn find(args: &Args, globals: &Globals) -> anyhow::Result<Found> {
+    let here = |default: &str, sidecars| {
+        let namespace = globals.namespace.clone().unwrap_or_else(|| default.to_owned());
+        Found { cluster: None, namespace, sidecars: first(sidecars) }
+    };
     if !args.at.is_empty() {
         let local = |address: &SocketAddr| Sidecar { name: address.to_string(), at: Place::Local(*address) };
-        return Ok(Found { cluster: None, sidecars: first(args.at.iter().map(local).collect()) });
+        return Ok(here("default", args.at.iter().map(local).collect()));
     }
     if let Some(folder) = &args.demo {
-        return Ok(Found { cluster: None, sidecars: first(of_demo(folder, args.target.as_deref())?) });
+        return Ok(here(DEMO, of_demo(folder, args.target.as_deref())?));
     }
     let target = args.target.as_deref().unwrap_or_default();
     let cluster = Cluster::connect(globals).await?;
     let sidecars = first(of_cluster(&cluster, target).await?);
-    Ok(Found { cluster: Some(cluster), sidecars })
+    let namespace = cluster.namespace().to_owned();
+    Ok(Found { cluster: Some(cluster), namespace, sidecars })
 }
 
 /// As many as may be, and how many more there are.
