@@ -102,6 +102,7 @@ mod tests {
                 "routes: table|wide|json|yaml",
                 "authz: table|wide|json|yaml",
                 "authz report: table|wide|json|yaml",
+                "tap: table|wide|json",
                 "lint: table|json|yaml|github|sarif",
                 "test: table|json|yaml",
                 "identity: table|json|yaml|pem",

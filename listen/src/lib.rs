@@ -8,6 +8,7 @@
 //!
 //! It speaks no TLS and knows no identity: what a source is, is the listener's to say.
 
+pub mod content;
 pub mod pages;
 pub mod places;
 pub mod quota;
@@ -15,6 +16,7 @@ mod signals;
 mod sockets;
 mod source;
 
+pub use content::Content;
 pub use pages::{Page, Shared, serve_pages};
 pub use places::{Ends, Place, Places};
 pub use quota::{Quota, Taken};

@@ -9,16 +9,18 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bounds, Places, Source, accept};
+use crate::{Bounds, Content, Places, Source, accept};
 
-/// A whole page.
-pub type Page = Response<Full<Bytes>>;
+/// A page.
+pub type Page = Response<Content>;
 
 /// Connections at a time. A probe or a scraper needs one for some milliseconds; whoever holds more than the four of his
 /// address is the first to lose one.
@@ -62,7 +64,12 @@ where
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(of_connection.clone());
         let answer = answer(request);
-        async move { answer.await.into().ok_or("there is no answer") }
+        let life = of_connection.clone();
+        async move {
+            let mut page = answer.await.into().ok_or("there is no answer")?;
+            page.body_mut().keep(&life);
+            Ok::<_, &str>(page)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -90,6 +97,11 @@ impl Life {
     /// The answer may take so long from now on; then there is [`LIFE`] to read it.
     pub fn extend(&self, by: Duration) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tokio::time::Instant::now() + by + LIFE;
+    }
+
+    /// It ends after so long, unless this is said again.
+    pub(crate) fn lasts(&self, so_long: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tokio::time::Instant::now() + so_long;
     }
 
     async fn ended(&self) {
@@ -136,9 +148,22 @@ pub fn common(
     })
 }
 
-/// A page.
+/// A whole page.
 pub fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Page {
-    let mut response = Response::new(Full::new(body.into()));
+    of(status, kind, body.into().into())
+}
+
+/// A page that comes in pieces, one waiting at most, and where they are sent. Who does not read them for [`UNREAD`] is cut; the
+/// sender is then told that it is closed.
+///
+/// [`UNREAD`]: crate::content::UNREAD
+pub fn in_pieces(status: StatusCode, kind: &'static str) -> (mpsc::Sender<Bytes>, Page) {
+    let (send, come) = mpsc::channel(1);
+    (send, of(status, kind, Content::pieces(come)))
+}
+
+fn of(status: StatusCode, kind: &'static str, content: Content) -> Page {
+    let mut response = Response::new(content);
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response

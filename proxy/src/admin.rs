@@ -1,5 +1,5 @@
-//! The two small servers beside the data plane: `/config`, `/policy`, `/authorization`, `/certificate` and `/log-level` on
-//! loopback; `/live`, `/ready`, `/metrics` and kubelet's probes of the application on the pod's address, read-only.
+//! The two small servers beside the data plane: `/config`, `/policy`, `/authorization`, `/certificate`, `/tap` and
+//! `/log-level` on loopback; `/live`, `/ready`, `/metrics` and kubelet's probes of the application on the pod's address, read-only.
 //!
 //! They run on the control thread: a scrape costs no request its turn.
 
@@ -29,6 +29,7 @@ use crate::{
     control::{ConfigDump, Control},
     metrics::Metrics,
     probe::Probes,
+    tap::Taps,
     target::canonical,
     tls::Tls,
 };
@@ -47,6 +48,8 @@ pub(crate) struct Admin {
     pub tls: Arc<Tls>,
     /// Who called this pod.
     pub callers: Arc<Callers>,
+    /// Who looks at what passes.
+    pub taps: Arc<Taps>,
     /// What scrapers have not read yet.
     pub texts: Shared,
     /// Kubelet's probes of the application.
@@ -105,6 +108,7 @@ impl Admin {
                 shown(config_dump::authorization(held.as_deref(), &self.metrics, &self.callers))
             }
             (Pages::Local, &Method::GET, "/certificate") => self.certificate(),
+            (Pages::Local, &Method::GET, "/tap") => self.taps.page(request.uri().query()),
             (Pages::Local, &Method::GET, "/log-level") => self.log_level(),
             (Pages::Local, &Method::PUT, "/log-level") => self.set_log_level(request.into_body()).await,
             (_, _, path) => text(StatusCode::NOT_FOUND, format!("no such page: {path}\n")),
@@ -193,7 +197,7 @@ fn policy(query: Option<&str>, held: &[(String, Option<Arc<OutboundPolicy>>)]) -
 }
 
 /// A value of a query as it was meant; what is no UTF-8 names nothing.
-fn decoded(value: &str) -> String {
+pub(crate) fn decoded(value: &str) -> String {
     let mut parts = value.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {

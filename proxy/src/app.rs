@@ -32,6 +32,7 @@ use crate::{
     listen::{self, Role},
     metrics::{ControlMetrics, Metrics},
     probe::Probes,
+    tap::Taps,
     tls::Tls,
     transport::Parts,
     worker::Worker,
@@ -122,7 +123,7 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     })?;
     let tls = Arc::new(Tls::new(credentials.held().clone())?);
     let metrics = Arc::new(Metrics::new(config.limits.series));
-    let callers = Arc::new(Callers::default());
+    let (callers, taps, hairpin): (Arc<Callers>, Arc<Taps>, Arc<Hairpin>) = Default::default();
     let drain = CancellationToken::new();
 
     // The control thread is this one: identity, streams, admin pages, signals.
@@ -136,6 +137,7 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
         metrics: metrics.clone(),
         tls: tls.clone(),
         callers: callers.clone(),
+        taps: taps.clone(),
         texts: Shared::default(),
         probes: Probes::new(&config)?,
         log,
@@ -145,10 +147,9 @@ fn run(config: Arc<Config>, log: Option<LogHandle>) -> Result<(), StartError> {
     // Workers get their listeners before any is started: a port that is taken is an error, not half a proxy.
     let addresses = listen::addresses(&config);
     let own: Vec<SocketAddr> = addresses.iter().map(|(address, _)| *address).collect();
-    let hairpin = Arc::new(Hairpin::default());
     let writer = Writer::start(metrics.of_access_log(), config.limits.access_log_lines, config.access_log_format)?;
     let access_log = writer.sender();
-    let parts = Parts { config: config.clone(), tls, metrics, hairpin, callers, access_log, own };
+    let parts = Parts { config: config.clone(), tls, metrics, hairpin, callers, access_log, taps, own };
     let mut workers: Vec<JoinHandle<()>> = Vec::new();
     for n in 0..config.workers {
         let listeners = open(&addresses, config.workers > 1)?;
@@ -228,6 +229,10 @@ fn work(worker: impl FnOnce() -> Worker, listeners: Vec<(std::net::TcpListener, 
         tokio::task::spawn_local({
             let worker = worker.clone();
             async move { worker.follow_policy().await }
+        });
+        tokio::task::spawn_local({
+            let worker = worker.clone();
+            async move { worker.follow_viewers().await }
         });
         let tidying = async {
             loop {

@@ -1,5 +1,5 @@
-//! A record that has ended, as it leaves its thread, and as it is told: its attributes, by the names of OpenTelemetry's semantic conventions where there are any (1.44: HTTP,
-//! RPC, network, error), else `mesh.*`. docs/access-log.md has them all.
+//! A record as it leaves its thread, and as it is told: its attributes, by the names of OpenTelemetry's semantic conventions where
+//! there are any (1.44: HTTP, RPC, network, error), else `mesh.*`. docs/access-log.md has them all.
 
 use std::{
     net::SocketAddr,
@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use crate::error::{DecisionId, Fault, Reason};
 
 /// What is told of it, and so leaves its thread.
+#[derive(Clone)]
 pub(crate) struct Noted {
     pub(crate) began: SystemTime,
     pub(crate) asked: Option<Asked>,
@@ -33,6 +34,7 @@ pub(crate) struct Noted {
 }
 
 /// One attempt at an endpoint.
+#[derive(Clone, Copy)]
 pub(crate) struct Attempt {
     /// The endpoint.
     pub(crate) at: SocketAddr,
@@ -45,6 +47,7 @@ pub(crate) struct Attempt {
 }
 
 /// What a request said.
+#[derive(Clone)]
 pub(crate) struct Asked {
     pub(crate) method: http::Method,
     pub(crate) host: String,
@@ -54,6 +57,8 @@ pub(crate) struct Asked {
     pub(crate) user_agent: Option<String>,
     pub(crate) trace_id: Option<String>,
     pub(crate) is_grpc: bool,
+    /// It leaves HTTP: an upgrade, or a tunnel.
+    pub(crate) is_upgrade: bool,
     /// Those that were named.
     pub(crate) headers: Vec<(HeaderName, String)>,
 }
@@ -63,6 +68,16 @@ impl Noted {
     pub(crate) fn at(began: SystemTime) -> Self {
         let (asked, peer, tried, first_byte, decision) = Default::default();
         Self { began, asked, peer, attempts: 0, tried, first_byte, decision }
+    }
+
+    /// Bytes that it takes, about.
+    pub(crate) fn size(&self) -> usize {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let asked = self.asked.as_ref().map_or(0, |asked| {
+            let named = asked.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+            asked.host.len() + asked.path.len() + length(&asked.query) + length(&asked.user_agent) + named
+        });
+        size_of::<Self>() + asked + self.tried.len() * size_of::<Attempt>()
     }
 }
 
@@ -83,32 +98,36 @@ pub(crate) struct Outcome {
     pub(crate) bytes: (u64, u64),
 }
 
-/// A record that has ended, for whoever reads it on another thread.
-pub(crate) struct Finished {
+/// A record as far as is known before its end, for whoever reads it on another thread.
+pub(crate) struct Begun {
     /// What was noted on the way.
     pub(crate) noted: Noted,
+    /// Names and values of the series that counts it.
+    pub(crate) labels: Arc<[(&'static str, String)]>,
+}
+
+/// A record that has ended.
+pub(crate) struct Finished {
+    /// What was known before.
+    pub(crate) begun: Begun,
     /// How it ended.
     pub(crate) outcome: Outcome,
     /// From the first byte of its request to the last one of its response.
     pub(crate) took: Duration,
-    /// Names and values of the series that counted it.
-    pub(crate) labels: Arc<[(&'static str, String)]>,
 }
 
-impl Finished {
+impl Begun {
+    /// Bytes that it takes, about.
+    pub(crate) fn size(&self) -> usize {
+        self.noted.size() + self.labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    }
+
     /// Everything that is known, by name. Of what may have secrets in it, only what `named` names.
     pub(crate) fn attributes(&self, named: &Attributes) -> Map<String, Value> {
-        let Self { noted, outcome, took, labels } = self;
+        let Self { noted, labels } = self;
         let mut all = Map::new();
-        let mut put = |name: &str, value: Value| {
-            if !matches!(&value, Value::Null) && value != "" {
-                all.insert(name.to_owned(), value);
-            }
-        };
+        let mut put = |name: &str, value| put(&mut all, name, value);
         put("timestamp", Timestamp::try_from(noted.began).map(|at| json!(format!("{at:.3}"))).unwrap_or_default());
-        put("mesh.class", outcome.class.as_str().into());
-        put("error.type", outcome.error.into());
-        put("mesh.fault", outcome.fault.map_or(Value::Null, |fault| fault.as_str().into()));
         for (label, value) in &**labels {
             put(attribute_of(label), value.as_str().into());
         }
@@ -128,8 +147,6 @@ impl Finished {
                 put(&format!("{HEADER_ATTRIBUTE}{name}"), value.as_str().into());
             }
         }
-        put("http.response.status_code", json!(outcome.status.map(|status| status.as_u16())));
-        put("rpc.response.status_code", json!(outcome.grpc.map(|code| code.to_string())));
         put("network.peer.address", json!(noted.peer.map(|peer| peer.ip().to_canonical())));
         put("network.peer.port", json!(noted.peer.map(|peer| peer.port())));
         put("mesh.attempts", if noted.attempts > 0 { noted.attempts.into() } else { Value::Null });
@@ -138,10 +155,32 @@ impl Finished {
         }
         put("mesh.decision.id", json!(noted.decision.map(|id| id.to_string())));
         put("mesh.first_byte", json!(noted.first_byte.map(|time| time.as_secs_f64())));
+        all
+    }
+}
+
+impl Finished {
+    /// Everything that is known, by name. Of what may have secrets in it, only what `named` names.
+    pub(crate) fn attributes(&self, named: &Attributes) -> Map<String, Value> {
+        let Self { begun, outcome, took } = self;
+        let mut all = begun.attributes(named);
+        let mut put = |name: &str, value| put(&mut all, name, value);
+        put("mesh.class", outcome.class.as_str().into());
+        put("error.type", outcome.error.into());
+        put("mesh.fault", outcome.fault.map_or(Value::Null, |fault| fault.as_str().into()));
+        put("http.response.status_code", json!(outcome.status.map(|status| status.as_u16())));
+        put("rpc.response.status_code", json!(outcome.grpc.map(|code| code.to_string())));
         put("mesh.duration", json!(took.as_secs_f64()));
         put("mesh.bytes.sent", outcome.bytes.0.into());
         put("mesh.bytes.received", outcome.bytes.1.into());
         all
+    }
+}
+
+/// Adds what is known.
+fn put(all: &mut Map<String, Value>, name: &str, value: Value) {
+    if !matches!(&value, Value::Null) && value != "" {
+        all.insert(name.to_owned(), value);
     }
 }
 

@@ -52,6 +52,7 @@ mod random;
 mod record;
 mod remembered;
 mod sni;
+mod tap;
 mod target;
 mod tcp;
 mod tls;

@@ -18,7 +18,10 @@ use std::{
 use http::{Request, StatusCode, uri::Authority};
 use mesh_policy::Class;
 
-pub(crate) use self::{draft::Draft, readers::Readers};
+pub(crate) use self::{
+    draft::{Draft, MAX_VALUE},
+    readers::Readers,
+};
 use crate::{
     balance::{Balancer, Endpoint},
     error::{DecisionId, Reason},
@@ -91,7 +94,7 @@ impl Record {
             error: Cell::new(None),
             finished: Cell::new(false),
             passed: Cell::default(),
-            draft: RefCell::new(metrics.readers.begin()),
+            draft: RefCell::new(metrics.readers.begin(metrics.direction, kind == Kind::Request)),
         }
     }
 
@@ -102,7 +105,20 @@ impl Record {
 
     /// What is asked for. Only readers look at it.
     pub(crate) fn asked<B>(&self, request: &Request<B>, authority: Option<&Authority>) {
-        self.draft(|draft| draft.asked(request, authority));
+        let mut draft = self.draft.borrow_mut();
+        if draft.as_deref_mut().is_some_and(|draft| !draft.asked(request, authority)) {
+            *draft = None;
+        }
+    }
+
+    /// What may last (bytes, an upgrade, a call of gRPC) begins to be served.
+    pub(crate) fn opened(&self) {
+        let mut draft = self.draft.borrow_mut();
+        if let Some(draft) = draft.as_deref_mut()
+            && draft.opens()
+        {
+            self.metrics.readers.open(draft, self.series_so_far().labels());
+        }
     }
 
     /// Who asks, of the inbound side.
@@ -150,6 +166,7 @@ impl Record {
         self.is_open.set(true);
         if self.kind == Kind::Bytes {
             self.series().of_bytes().open.increment(1.0);
+            self.opened();
         }
     }
 
@@ -161,7 +178,13 @@ impl Record {
     /// The endpoint of the attempt that begins.
     pub(crate) fn endpoint(&self, endpoint: &Rc<Endpoint>) {
         self.way.borrow_mut().endpoint = Some(endpoint.clone());
-        self.draft(|draft| draft.attempt(endpoint.info.address, self.began.elapsed()));
+        let may_last = self.draft.borrow_mut().as_deref_mut().is_some_and(|draft| {
+            draft.attempt(endpoint.info.address, self.began.elapsed());
+            draft.may_last()
+        });
+        if may_last {
+            self.opened();
+        }
     }
 
     /// The attempt that began last had this answer, or this error.
@@ -210,15 +233,21 @@ impl Record {
 
     /// The series for where it went, with the endpoint if it got that far.
     fn series(&self) -> &Rc<Series> {
-        self.series.get_or_init(|| {
-            let Way { placed, backend, endpoint } = &*self.way.borrow();
-            let service = backend.as_ref().map(|balancer| &balancer.service);
-            let Some(endpoint) = endpoint else { return self.metrics.unplaced(placed, service) };
-            endpoint.series(placed, || {
-                let address = || endpoint.info.address.to_string();
-                let backend = service.map_or_else(address, ToString::to_string);
-                self.metrics.bind_outbound(&endpoint.info, placed, backend)
-            })
+        self.series.get_or_init(|| self.series_so_far())
+    }
+
+    /// The series for where it went so far; another attempt may still go elsewhere.
+    fn series_so_far(&self) -> Rc<Series> {
+        if let Some(known) = self.series.get() {
+            return known.clone();
+        }
+        let Way { placed, backend, endpoint } = &*self.way.borrow();
+        let service = backend.as_ref().map(|balancer| &balancer.service);
+        let Some(endpoint) = endpoint else { return self.metrics.unplaced(placed, service) };
+        endpoint.series(placed, || {
+            let address = || endpoint.info.address.to_string();
+            let backend = service.map_or_else(address, ToString::to_string);
+            self.metrics.bind_outbound(&endpoint.info, placed, backend)
         })
     }
 

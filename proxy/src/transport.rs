@@ -17,6 +17,7 @@ use crate::{
     hairpin::Hairpin,
     metrics::{Direction, Metrics},
     random::Random,
+    tap::Taps,
     tls::Tls,
     tls_stream::Session,
 };
@@ -36,6 +37,8 @@ pub(crate) struct Parts {
     pub callers: Arc<Callers>,
     /// Where lines of the access log go.
     pub access_log: access_log::Sender,
+    /// Who looks at what passes.
+    pub taps: Arc<Taps>,
     /// The proxy's own listening addresses.
     pub own: Vec<SocketAddr>,
 }

@@ -23,6 +23,7 @@ use crate::{
     metrics::{Direction, DirectionMetrics},
     record::Readers,
     remembered::{Remembered, Used},
+    tap::Taps,
     target::{InboundPort, OutboundTarget, canonical},
     transport::{Parts, Transport},
 };
@@ -49,6 +50,7 @@ pub(crate) struct Worker {
     pub authorization: Rc<Authorization>,
     /// Who reads the records of requests and connections.
     pub readers: Rc<Readers>,
+    taps: Arc<Taps>,
     /// Copies of requests that are under way.
     pub mirrors: Rc<Mirrors>,
     control: Arc<Control>,
@@ -73,7 +75,7 @@ impl Worker {
         };
         let (outbound, inbound) = (bound(Direction::Outbound), bound(Direction::Inbound));
         let open = [inbound.open.clone(), outbound.open.clone()];
-        let (policy, callers) = (control.inbound().clone(), parts.callers.clone());
+        let (policy, callers, taps) = (control.inbound().clone(), parts.callers.clone(), parts.taps.clone());
         let authorization = Rc::new(Authorization::new(policy, callers, metrics.clone(), &config));
         Self {
             transport: Rc::new(Transport::new(parts, Connections::new(&config.limits, open))),
@@ -81,6 +83,7 @@ impl Worker {
             inbound,
             authorization,
             readers,
+            taps,
             mirrors: Rc::new(Mirrors::new(&metrics)),
             drain,
             targets: Remembered::new(config.limits.targets).into(),
@@ -102,6 +105,17 @@ impl Worker {
                 }
             }
             // Its sender lives in the snapshot.
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Shows records to those who look, for as long as the worker lives.
+    pub(crate) async fn follow_viewers(&self) {
+        let mut changes = self.taps.follow();
+        loop {
+            self.readers.show(changes.borrow_and_update().clone());
             if changes.changed().await.is_err() {
                 return;
             }
@@ -248,9 +262,9 @@ pub(crate) mod tests {
     /// A worker with these variables whose controller is away.
     pub(crate) fn worker(set: &[(&'static str, &'static str)]) -> Rc<Worker> {
         let (config, tls, control, metrics) = parts(set);
-        let (hairpin, callers) = Default::default();
+        let (hairpin, callers, taps) = Default::default();
         let (access_log, _) = crate::access_log::tests::queue(&metrics);
-        let parts = Parts { config, tls, metrics, hairpin, callers, access_log, own: Vec::new() };
+        let parts = Parts { config, tls, metrics, hairpin, callers, access_log, taps, own: Vec::new() };
         Rc::new(Worker::new(parts, control, CancellationToken::new()))
     }
 

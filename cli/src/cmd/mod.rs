@@ -12,6 +12,7 @@ pub(crate) mod install;
 pub(crate) mod lint;
 pub(crate) mod routes;
 pub(crate) mod run;
+pub(crate) mod tap;
 pub(crate) mod test;
 pub(crate) mod uninstall;
 pub(crate) mod upgrade;
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Routes(routes::Args),
     /// Show who may call what and by which policy, who called, and policies for just that
     Authz(authz::Args),
+    /// Show the requests and connections of pods while they pass
+    Tap(tap::Args),
     /// Find what is wrong with manifests, before a cluster sees them
     Lint(lint::Args),
     /// Check expectations about requests against manifests
@@ -82,6 +85,7 @@ impl Command {
             Self::Explain(args) => explain::run(&args, globals),
             Self::Routes(args) => routes::run(&args, globals),
             Self::Authz(args) => authz::run(&args, globals),
+            Self::Tap(args) => tap::run(&args, globals),
             Self::Lint(args) => lint::run(&args, globals),
             Self::Test(args) => test::run(&args),
             Self::Identity(args) => identity::run(&args, globals),

@@ -95,6 +95,18 @@ pub(crate) enum ClusterError {
         /// Its address.
         server: String,
     },
+    /// 403 to a port-forward.
+    #[error(
+        "this user may not forward ports of pods in namespace {namespace} ({message}); ask whoever gives rights there for \
+         `create` and `get` of `pods/portforward` in that namespace, as in: kubectl create role port-forward -n {namespace} \
+         --verb=create,get --resource=pods/portforward"
+    )]
+    MayNotForward {
+        /// Where.
+        namespace: String,
+        /// What the API server said.
+        message: String,
+    },
     /// A pod's port cannot be reached through the API server.
     #[error("port {port} of pod {pod} cannot be reached: {why}")]
     Forward {
@@ -143,7 +155,7 @@ impl ClusterError {
 
     /// Whether this user may not do it.
     pub(crate) fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Forbidden { .. })
+        matches!(self, Self::Forbidden { .. } | Self::MayNotForward { .. })
     }
 }
 

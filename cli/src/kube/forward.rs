@@ -1,19 +1,19 @@
 //! Ports of pods, through the API server and the kubelet: for pages of proxies and the TLS of the control plane.
 //!
-//! A port-forward needs only the permission `create pods/portforward`, and works on every network: the connection
+//! A port-forward needs only the permissions `create` and `get` of `pods/portforward` (which of them, versions of Kubernetes differ
+//! in), and works on every network: the connection
 //! begins inside the pod.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
 use ::kube::Api;
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Cluster, ClusterError, causes};
+use super::{Cluster, ClusterError, causes, lines::exchange};
 
 /// Opening a forwarded port and one exchange over it.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,6 +101,10 @@ impl Cluster {
             Forwarding::Api => {
                 let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
                 let mut forwarder = pods.portforward(pod, &[port]).await.map_err(|error| match error {
+                    ::kube::Error::Api(status) if status.code == 403 => {
+                        let (namespace, message) = (namespace.to_owned(), status.message.clone());
+                        ClusterError::MayNotForward { namespace, message }
+                    }
                     ::kube::Error::Api(status) => failed(status.message.clone()),
                     other => failed(causes(&other)),
                 })?;
@@ -111,7 +115,7 @@ impl Cluster {
             }
             #[cfg(test)]
             Forwarding::Mock(ports) => {
-                let stream = ports.open(namespace, pod, port).map_err(failed)?;
+                let stream = ports.open(namespace, pod, port, failed)?;
                 Ok((stream, Box::pin(std::future::ready(None))))
             }
         }
@@ -119,17 +123,8 @@ impl Cluster {
 }
 
 async fn get(stream: Box<dyn Stream>, path: String) -> Result<Page, String> {
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|error| causes(&error))?;
-    // Ends with its stream, when the sender is dropped.
-    tokio::spawn(connection);
-    let request = Request::builder()
-        .method(Method::GET)
-        .uri(path)
-        .header(header::HOST, "localhost")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let (head, body) = sender.send_request(request).await.map_err(|error| causes(&error))?.into_parts();
+    let (_connection, response) = exchange(stream, path).await?;
+    let (head, body) = response.into_parts();
     let body = Limited::new(body, MAX_PAGE).collect().await.map_err(|error| error.to_string())?.to_bytes();
     Ok(Page { status: head.status, body })
 }

@@ -16,7 +16,7 @@ use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Cluster, forward::Forwarding, forward::Stream};
+use super::{Cluster, ClusterError, forward::Forwarding, forward::Stream};
 
 type Handler = Box<dyn Fn(&str, Value) -> (u16, Value) + Send + Sync>;
 
@@ -24,6 +24,8 @@ type Handler = Box<dyn Fn(&str, Value) -> (u16, Value) + Send + Sync>;
 enum Port {
     Pages(BTreeMap<String, (u16, Bytes)>),
     Tls(Arc<ServerConfig>),
+    /// Port-forwards are refused with 403 and this message.
+    Refused(String),
 }
 
 /// Ports of pods by `namespace/pod:port`.
@@ -113,6 +115,12 @@ impl Mock {
         self
     }
 
+    /// A pod whose ports this user may not forward.
+    pub(crate) fn forbidden_port(mut self, pod: &str, port: u16, message: &str) -> Self {
+        self.ports.0.insert(format!("{pod}:{port}"), Port::Refused(message.to_owned()));
+        self
+    }
+
     /// A port of a pod that speaks TLS.
     pub(crate) fn tls(mut self, pod: &str, port: u16, config: Arc<ServerConfig>) -> Self {
         self.ports.0.insert(format!("{pod}:{port}"), Port::Tls(config));
@@ -170,10 +178,20 @@ impl Mock {
 
 impl Ports {
     /// Opens a port, as a port-forward does.
-    pub(super) fn open(&self, namespace: &str, pod: &str, port: u16) -> Result<Box<dyn Stream>, String> {
+    pub(super) fn open(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        failed: impl Fn(String) -> ClusterError,
+    ) -> Result<Box<dyn Stream>, ClusterError> {
         let (here, there) = tokio::io::duplex(64 * 1024);
         match self.0.get(&format!("{namespace}/{pod}:{port}")) {
-            None => return Err("connection refused".to_owned()),
+            None => return Err(failed("connection refused".to_owned())),
+            Some(Port::Refused(message)) => {
+                let (namespace, message) = (namespace.to_owned(), message.clone());
+                return Err(ClusterError::MayNotForward { namespace, message });
+            }
             Some(Port::Pages(pages)) => {
                 let pages = pages.clone();
                 tokio::spawn(async move {

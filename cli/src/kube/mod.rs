@@ -6,6 +6,7 @@
 mod config;
 mod error;
 mod forward;
+mod lines;
 #[cfg(test)]
 pub(crate) mod mock;
 pub(crate) mod pods;
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 pub(crate) use error::{ClusterError, causes};
 pub(crate) use forward::Stream;
+pub(crate) use lines::Lines;
 
 use crate::{globals::Globals, output};
 

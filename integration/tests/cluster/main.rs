@@ -20,4 +20,5 @@ mod rollout;
 mod seed;
 mod startup;
 mod status;
+mod tap;
 mod tenant;

@@ -42,5 +42,6 @@ mod routing;
 mod sessions;
 mod specification;
 mod specification_judge;
+mod tap;
 mod tcp;
 mod telemetry;

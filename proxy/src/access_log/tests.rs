@@ -36,8 +36,8 @@ fn line() -> Line {
     let labels =
         [("direction", "outbound"), ("src_identity", "spiffe://cluster.local/ns/shop/sa/front"), ("route", "")];
     let labels = labels.map(|(name, value)| (name, value.to_owned())).into();
-    let record =
-        Finished { noted: Noted::at(SystemTime::UNIX_EPOCH), outcome, took: Duration::from_millis(1500), labels };
+    let begun = Begun { noted: Noted::at(SystemTime::UNIX_EPOCH), labels };
+    let record = Finished { begun, outcome, took: Duration::from_millis(1500) };
     Wanted::new(&AccessLog::read("all").unwrap()).unwrap().line(Arc::new(record))
 }
 

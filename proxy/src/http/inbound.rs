@@ -118,6 +118,9 @@ pub(crate) async fn serve(caller: Rc<Caller>, incoming: Incoming) -> Result<Repl
     let revoked = admission.revoked();
     let mut in_flight = InFlight::default();
     in_flight.admitted(admission);
+    if is_long {
+        record.opened();
+    }
 
     // The application.
     if let Some(to) = upgrade {

@@ -13,10 +13,11 @@ use crate::{
     error::{DecisionId, Reason},
     finished::{Asked, Attempt, Noted},
     http::headers,
+    tap::Viewer,
 };
 
 /// Most characters of one value. Longer ones are cut, and end with an ellipsis.
-const MAX_VALUE: usize = 1_024;
+pub(crate) const MAX_VALUE: usize = 1_024;
 /// W3C Trace Context: where the trace id is in `traceparent`.
 const TRACE_ID: std::ops::Range<usize> = 3..35;
 
@@ -29,12 +30,41 @@ pub(crate) struct Draft {
     pub(super) interest: Rc<Interest>,
     /// Whether the access log may want it, and if so, whether it is one of its sample.
     pub(super) is_sampled: Option<bool>,
+    /// A bit for each viewer of the interest that may want it.
+    viewers: u8,
+    /// Whether viewers were told that it begins to be served.
+    is_open: bool,
     noted: Noted,
 }
 
 impl Draft {
-    pub(super) fn new(interest: Rc<Interest>, is_sampled: Option<bool>, began: SystemTime) -> Self {
-        Self { interest, is_sampled, noted: Noted::at(began) }
+    pub(super) fn new(interest: Rc<Interest>, is_sampled: Option<bool>, viewers: u8, began: SystemTime) -> Self {
+        Self { interest, is_sampled, viewers, is_open: false, noted: Noted::at(began) }
+    }
+
+    /// Their bits.
+    pub(super) fn bits(&self) -> u8 {
+        self.viewers
+    }
+
+    /// Those who may want it.
+    pub(super) fn viewers(&self) -> impl Iterator<Item = &Viewer> {
+        self.interest.viewed_by(self.viewers)
+    }
+
+    /// Whether viewers are to be told that it begins to be served, which they are once.
+    pub(super) fn opens(&mut self) -> bool {
+        self.viewers != 0 && !std::mem::replace(&mut self.is_open, true)
+    }
+
+    /// Whether it is a request that may last.
+    pub(super) fn may_last(&self) -> bool {
+        self.noted.asked.as_ref().is_some_and(|asked| asked.is_grpc || asked.is_upgrade)
+    }
+
+    /// What was noted so far.
+    pub(super) fn noted(&self) -> &Noted {
+        &self.noted
     }
 
     /// What was noted.
@@ -42,8 +72,12 @@ impl Draft {
         self.noted
     }
 
-    /// The request's head.
-    pub(super) fn asked<B>(&mut self, request: &Request<B>, authority: Option<&Authority>) {
+    /// The request's head. Whether somebody may still want it.
+    pub(super) fn asked<B>(&mut self, request: &Request<B>, authority: Option<&Authority>) -> bool {
+        self.viewers = self.interest.wanted_by(self.viewers, request.method(), request.uri().path());
+        if self.viewers == 0 && self.is_sampled.is_none() {
+            return false;
+        }
         let (fields, named) = (request.headers(), &self.interest.attributes);
         let query = request.uri().query().filter(|_| named.query).map(shown);
         self.noted.asked = Some(Asked {
@@ -55,8 +89,10 @@ impl Draft {
             user_agent: value(fields, &header::USER_AGENT),
             trace_id: trace_id(fields),
             is_grpc: headers::is_grpc(fields),
+            is_upgrade: headers::upgrade_of(request).is_some(),
             headers: named.headers.iter().filter_map(|name| Some((name.clone(), value(fields, name)?))).collect(),
         });
+        true
     }
 
     /// Whoever called, or the endpoint of an attempt.

@@ -4,7 +4,9 @@
 //! own) and removed at the end. One that the user names stays, with what was edited in it.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    net::SocketAddr,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
 };
@@ -14,6 +16,9 @@ use tempfile::TempDir;
 
 use super::manifests::{self, ROUTE_FILE};
 use super::topology::Topology;
+
+/// The file that says where sidecars have their local ports, by pod, for `meshctl tap`.
+pub(crate) const SIDECARS: &str = "sidecars.json";
 
 /// Where the demo keeps its files.
 #[derive(Debug)]
@@ -103,6 +108,15 @@ impl Folder {
             }
         }
         Ok(())
+    }
+
+    /// Says where sidecars have their local ports. Those of redirected pods are in networks of their own, and not reached from here.
+    pub(super) fn write_sidecars(&self, topology: &Topology) -> anyhow::Result<()> {
+        let here = topology.sidecars().filter(|(_, sidecar)| sidecar.namespace.is_none());
+        let all: BTreeMap<&str, SocketAddr> = here.map(|(pod, sidecar)| (pod, sidecar.admin)).collect();
+        let file = self.path.join(SIDECARS);
+        let written = serde_json::to_vec(&all).map_err(std::io::Error::from).and_then(|text| fs::write(&file, text));
+        written.with_context(|| format!("{} cannot be written", file.display()))
     }
 
     /// Removes a temporary folder. The error names it, so that it can be removed by hand.

@@ -51,6 +51,8 @@ use crate::{
     output::{self, COMMON, Format, formats},
 };
 
+pub(crate) use self::{folder::SIDECARS, topology::NAMESPACE};
+
 /// What the client asks for.
 const URL: &str = "http://web.demo/";
 
@@ -129,6 +131,7 @@ async fn session(
     let mut progress = Progress::new();
     let topology = if args.transparent { Topology::transparent()? } else { Topology::plan(&mut Ports::new())? };
     folder.write_manifests(&topology)?;
+    folder.write_sidecars(&topology)?;
     output::note(&format!("manifests: {}", folder.manifests().display()));
     let plan = LoadPlan {
         to: if args.transparent { (CLUSTER_IPS[0], SERVICE_PORT).into() } else { topology.client.outbound },

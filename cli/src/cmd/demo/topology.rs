@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Namespace of everything in the demo.
-pub(super) const NAMESPACE: &str = "demo";
+pub(crate) const NAMESPACE: &str = "demo";
 /// The Service that the client calls.
 pub(super) const SERVICE: &str = "web";
 /// Port of the Services.
