@@ -167,7 +167,9 @@ impl Mock {
             handler.map(|(_, handler)| handler(head.uri.query().unwrap_or_default(), sent))
         }
         .unwrap_or_else(|| (404, json!({ "kind": "Status", "message": format!("{asked} is not in the mock") })));
-        let mut response = Response::new(Full::new(Bytes::from(value.to_string())));
+        // Text stands for what is no object: a log.
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if let Some(date) = self.date.as_ref().and_then(|date| date.parse().ok()) {
             response.headers_mut().insert(header::DATE, date);

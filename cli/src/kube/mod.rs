@@ -16,7 +16,8 @@ pub(crate) mod value;
 use std::time::{Duration, Instant};
 
 use ::kube::{Client, client::Body};
-use http::{Method, Request, header};
+use bytes::Bytes;
+use http::{Method, Request, header, response::Parts};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
@@ -115,6 +116,13 @@ impl Cluster {
         }
     }
 
+    /// Reads text that is no object, such as a log: the first `most` bytes, and whether there were more.
+    pub(crate) async fn text(&self, path: &str, most: usize) -> Result<(String, bool), ClusterError> {
+        let (_, body) = self.bytes(Method::GET, path, None).await?;
+        let kept = body.get(..most).unwrap_or(&body);
+        Ok((String::from_utf8_lossy(kept).into_owned(), kept.len() < body.len()))
+    }
+
     /// One exchange, with its answer's date.
     pub(crate) async fn exchange(
         &self,
@@ -122,6 +130,16 @@ impl Cluster {
         path: &str,
         body: Option<&Value>,
     ) -> Result<ApiResponse, ClusterError> {
+        let request_text = format!("{method} {path}");
+        let (head, body) = self.bytes(method, path, body).await?;
+        let date = head.headers.get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
+        let value = serde_json::from_slice::<Value>(&body);
+        let value = value.map_err(|error| self.malformed(&request_text, &error.to_string()))?;
+        Ok(ApiResponse { value, date })
+    }
+
+    /// One exchange that succeeded, as it came.
+    async fn bytes(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(Parts, Bytes), ClusterError> {
         let request_text = format!("{method} {path}");
         let begun = Instant::now();
         let bytes = body.map(Value::to_string).unwrap_or_default().into_bytes();
@@ -150,15 +168,13 @@ impl Cluster {
             output::note(&format!("{request_text}: {status} in {} ms", begun.elapsed().as_millis()));
         }
         let (head, body) = answered?;
-        let parsed = serde_json::from_slice::<Value>(&body);
         if !head.status.is_success() {
-            let message = parsed.ok().and_then(|value| Some(value.get("message")?.as_str()?.to_owned()));
+            let parsed = serde_json::from_slice::<Value>(&body).ok();
+            let message = parsed.and_then(|value| Some(value.get("message")?.as_str()?.to_owned()));
             let message = message.unwrap_or_else(|| request_text.clone());
             return Err(ClusterError::of_status(&self.server, head.status.as_u16(), message));
         }
-        let date = head.headers.get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
-        let value = parsed.map_err(|error| self.malformed(&request_text, &error.to_string()))?;
-        Ok(ApiResponse { value, date })
+        Ok((head, body))
     }
 
     fn malformed(&self, request: &str, why: &str) -> ClusterError {

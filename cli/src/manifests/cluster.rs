@@ -42,23 +42,25 @@ pub(crate) struct Found {
 
 /// A kind as the API server serves it.
 #[derive(Debug)]
-pub(super) struct Served {
+pub(crate) struct Served {
     /// `v1` or `group/version`.
     api_version: String,
-    pub(super) kind: String,
-    pub(super) plural: String,
+    /// As in `HTTPRoute`.
+    pub kind: String,
+    /// As in a path.
+    pub plural: String,
 }
 
 impl Served {
     /// One that every API server has in this version.
-    pub(super) fn fixed(kind: &Kind) -> Option<Self> {
+    pub(crate) fn fixed(kind: &Kind) -> Option<Self> {
         let Version::Fixed(version) = kind.version else { return None };
         let api_version = if kind.group.is_empty() { version.to_owned() } else { format!("{}/{version}", kind.group) };
         Some(Self { api_version, kind: kind.kind.to_owned(), plural: kind.plural.to_owned() })
     }
 
     /// Path of its list: of a namespace, or of all.
-    pub(super) fn path(&self, namespace: Option<&str>) -> String {
+    pub(crate) fn path(&self, namespace: Option<&str>) -> String {
         let mut parts = match self.api_version.split_once('/') {
             Some((group, version)) => vec!["apis", group, version],
             None => vec!["api", &self.api_version],
@@ -106,7 +108,7 @@ impl Found {
 }
 
 /// The kinds of a group that the mesh has a use for, each in the version that the API server prefers.
-async fn served(cluster: &Cluster, group: &str) -> Result<Vec<Served>, ClusterError> {
+pub(crate) async fn served(cluster: &Cluster, group: &str) -> Result<Vec<Served>, ClusterError> {
     let mut found: Vec<Served> = Vec::new();
     let about = cluster.find(&path(&["apis", group])).await?.unwrap_or_default();
     for version in value::items(&about, "/versions") {

@@ -4,6 +4,7 @@
 //! needs no certificate of a workload, and works while the control plane does not. What a sidecar really has in force is
 //! `proxy-config`.
 
+mod bundle;
 mod world;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ use crate::{
   meshctl diagnostics policy web:80 --from shop/client-7d-x -o yaml
   meshctl diagnostics proxy-config web-5d4f-x7k -n shop -o json
   meshctl diagnostics proxy-metrics web-5d4f-x7k -n shop | grep mesh_requests_total
+  meshctl diagnostics bundle -n shop
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage.")]
 pub(crate) struct Args {
@@ -69,6 +71,8 @@ enum What {
         #[arg(short, long, value_parser = formats(TREE), default_value_t = Format::Yaml)]
         output: Format,
     },
+    /// Write an archive for whoever helps: versions, checks, objects, pages of sidecars, logs; without secrets
+    Bundle(bundle::Args),
 }
 
 /// A target, and who calls it.
@@ -107,6 +111,7 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
                 let value: Value = serde_json::from_str(&text).context("the sidecar's /config is not JSON")?;
                 output::line(&output::pretty(*output, &value)?)
             }
+            What::Bundle(args) => bundle::run(args, &cluster).await,
         }
     })?;
     Ok(ExitCode::SUCCESS)
