@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::*;
 use crate::{
     error::{DecisionId, Reason},
-    finished::Noted,
+    finished::{Begun, Noted},
     metrics::{Direction, DirectionMetrics, Metrics},
     record::{Readers, Record},
     worker::tests::parts,

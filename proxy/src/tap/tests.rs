@@ -26,7 +26,8 @@ impl Looked {
     fn new() -> Self {
         let (_, tls, _, metrics) = parts(&[]);
         let readers = Rc::new(Readers::new(queue(&metrics).0));
-        let direction = Rc::new(DirectionMetrics::new(&metrics, &tls.held, Direction::Inbound, readers.clone()));
+        let direction =
+            Rc::new(DirectionMetrics::new(&metrics, &tls.held, Direction::Inbound, "shop/web-0", readers.clone()));
         Self { taps: Arc::default(), readers, direction }
     }
 
