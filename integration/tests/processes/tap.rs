@@ -31,10 +31,11 @@ async fn ask_all_the_time(entry: SocketAddr) {
 async fn what_passes_is_seen_as_text_and_no_secret_unless_it_is_named() {
     let (mesh, client, server) = Mesh::pair().await;
     mesh.until_ok(&client).await;
-    let plain = tap(server.proxy.admin, &["--from", "shop", "-o", "json", "--max", "30"]);
+    let showing = ["--from", "shop", "-o", "json", "--max", "30"];
+    let plain = tap(server.proxy.admin, &showing);
     let names = "url.query,http.request.header.x-user";
-    let named = tap(client.proxy.admin, &["--to", "svc/web", "-n", "shop", "--attributes", names, "--max", "30"]);
-    let both = async { tokio::join!(plain, named) };
+    let naming = ["--to", "svc/web", "-n", "shop", "--attributes", names, "--max", "30"];
+    let both = async { tokio::join!(plain, tap(client.proxy.admin, &naming)) };
     let (plain, named) = tokio::select! {
         both = tokio::time::timeout(TEST_WAIT, both) => both.unwrap(),
         () = ask_all_the_time(client.entry()) => unreachable!("it has no end"),
