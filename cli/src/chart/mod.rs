@@ -189,7 +189,7 @@ fn documents(text: &str) -> Vec<&str> {
 }
 
 /// The kinds in our chart, in the order in which Helm installs them.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "Namespace",
     "NetworkPolicy",
     "PodDisruptionBudget",
@@ -204,6 +204,7 @@ const ORDER: [&str; 15] = [
     "Deployment",
     "MutatingWebhookConfiguration",
     // Not in Helm's list: such come last, by name.
+    "PodMonitor",
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
 ];
