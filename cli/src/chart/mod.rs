@@ -151,7 +151,7 @@ pub(crate) fn object_path(object: &Value) -> Option<String> {
 }
 
 /// Kinds and the names of their resources.
-const RESOURCES: [(&str, &str); 17] = [
+const RESOURCES: [(&str, &str); 18] = [
     ("ClusterRole", "clusterroles"),
     ("ClusterRoleBinding", "clusterrolebindings"),
     ("ConfigMap", "configmaps"),
@@ -162,6 +162,7 @@ const RESOURCES: [(&str, &str); 17] = [
     ("Namespace", "namespaces"),
     ("NetworkPolicy", "networkpolicies"),
     ("PodDisruptionBudget", "poddisruptionbudgets"),
+    ("PodMonitor", "podmonitors"),
     ("Role", "roles"),
     ("RoleBinding", "rolebindings"),
     ("Secret", "secrets"),
