@@ -66,6 +66,8 @@ pub struct ProxyConfig {
     pub denial_details: bool,
     /// How its access log is written.
     pub access_log_format: Format,
+    /// Whether pods that say nothing of it are annotated for Prometheus.
+    pub scrape_annotations: bool,
     /// Ports of pods that say nothing themselves which are opaque bytes.
     pub opaque_ports: PortList,
     /// Inbound ports that are not redirected.
@@ -205,6 +207,7 @@ impl Default for ProxyConfig {
             shutdown_grace_seconds: 30,
             native_sidecar: true,
             denial_details: false,
+            scrape_annotations: false,
             access_log_format: Format::Json,
             opaque_ports: PortList::default(),
             skip_inbound_ports: PortList::default(),
@@ -282,8 +285,8 @@ mod tests {
             "trustDomain: corp.example\nclusterDomain: cluster.local\ncontrolPlaneNamespace: mesh-system\n\
              proxy:\n  image: docker.io/mesh/mesh-proxy:1.2.3\n  imagePullPolicy: IfNotPresent\n  logLevel: info\n  \
              workers: 2\n  resources: {requests: {cpu: 1, memory: 20Mi}, limits: {cpu: 1.5, memory: 256Mi}}\n  \
-             uid: 4640\n  shutdownGraceSeconds: 30\n  nativeSidecar: true\n  denialDetails: true\n  opaquePorts: [25, '3306-3310']\n  \
-             skipInboundPorts: []\n  skipOutboundPorts: []\ninit: {enabled: false, resources: {}}\npreStopSeconds: 0\n",
+             uid: 4640\n  shutdownGraceSeconds: 30\n  nativeSidecar: true\n  denialDetails: true\n  scrapeAnnotations: true\n  \
+             opaquePorts: [25, '3306-3310']\n  skipInboundPorts: []\n  skipOutboundPorts: []\ninit: {enabled: false, resources: {}}\npreStopSeconds: 0\n",
         )
         .unwrap();
         assert_eq!(config.proxy.resources.requests["cpu"].as_str(), "1");

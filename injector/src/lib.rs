@@ -23,6 +23,7 @@ mod pre_stop;
 mod probes;
 pub mod quantity;
 pub mod refusal;
+mod scrape;
 pub mod secret;
 pub mod server;
 pub mod skip;

@@ -19,6 +19,7 @@ use crate::{
     pre_stop::{self, Hook},
     probes::{self, Rewritten},
     refusal::Refusal,
+    scrape,
     secret::Secrets,
     skip::{self, Skip},
 };
@@ -29,6 +30,8 @@ pub(crate) const DEFAULT_CONTAINER_CHANGE: &str = "default-container";
 pub(crate) const OPAQUE_PORTS_CHANGE: &str = "opaque-ports";
 /// In [`CHANGES_ANNOTATION`]: the annotation with the ports of the configuration that are not redirected.
 pub(crate) const SKIP_INBOUND_CHANGE: &str = "skip-inbound-ports";
+/// In [`CHANGES_ANNOTATION`]: the annotations for Prometheus.
+pub(crate) const SCRAPE_CHANGE: &str = "scrape";
 /// In [`CHANGES_ANNOTATION`], before the name of a container: its `preStop` hook.
 pub(crate) const PRE_STOP_CHANGE: &str = "pre-stop/";
 pub(crate) const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -150,6 +153,11 @@ fn fresh(pod: &Pod<'_>, config: &Config, settings: &Settings, secrets: Secrets<'
             annotations.insert(annotation.to_owned(), ports.to_string().into());
             changes.push(change.to_owned());
         }
+    }
+    let scraped = scrape::annotations(pod, config);
+    if !scraped.is_empty() {
+        annotations.extend(scraped);
+        changes.push(SCRAPE_CHANGE.to_owned());
     }
     if !changes.is_empty() {
         annotations.insert(CHANGES_ANNOTATION.to_owned(), changes.join(",").into());

@@ -148,11 +148,12 @@ fn template() -> impl Strategy<Value = Value> {
 }
 
 fn config() -> impl Strategy<Value = Config> {
-    (any::<bool>(), any::<bool>(), any::<bool>(), 0u32..20, any::<bool>()).prop_map(
-        |(native, init, sleep, seconds, opaque)| {
+    (any::<bool>(), any::<bool>(), any::<bool>(), 0u32..20, any::<bool>(), any::<bool>()).prop_map(
+        |(native, init, sleep, seconds, opaque, scraped)| {
             let mut config = Config { pre_stop_seconds: seconds, pre_stop_sleep: sleep, ..Config::default() };
             config.proxy.native_sidecar = native;
             config.init.enabled = init;
+            config.proxy.scrape_annotations = scraped;
             if opaque {
                 config.proxy.opaque_ports = "25,3306".parse().unwrap();
             }

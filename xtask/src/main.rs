@@ -10,6 +10,7 @@ mod conformance;
 mod hung;
 mod images;
 mod limits;
+mod monitoring;
 mod stat;
 mod step;
 mod test;
@@ -35,6 +36,8 @@ enum Task {
     Cluster(cluster::Command),
     /// The Gateway API's own conformance suite, on the cluster that is up and the mesh in it; writes docs/conformance.
     Conformance(conformance::Options),
+    /// Write the dashboards and alert rules in docs/monitoring.
+    Monitoring,
     /// Build the tools that tests run into the user's cache, and print the variables that name them.
     Tools,
     /// What `test` starts beside itself: builds images, Kubernetes and the conformance suite before they are needed.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Images(options) => images::run_images(&options),
         Task::Cluster(command) => cluster::run_cluster(&command),
         Task::Conformance(options) => conformance::run_conformance(&options),
+        Task::Monitoring => monitoring::run_monitoring(),
         Task::Tools => tools::run_tools(),
         Task::Ahead => test::run_ahead(),
     };

@@ -49,6 +49,12 @@ labels:
   {{- end }}
 annotations:
   kubectl.kubernetes.io/default-container: {{ .component }}
+  {{- $own := .root.Values.podAnnotations }}
+  {{- if and .root.Values.monitoring.scrapeAnnotations (not (or (index $own "prometheus.io/scrape") (index $own "prometheus.io/port") (index $own "prometheus.io/path"))) }}
+  prometheus.io/scrape: "true"
+  prometheus.io/port: "4652"
+  prometheus.io/path: /metrics
+  {{- end }}
   {{- with .root.Values.podAnnotations }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

@@ -34,6 +34,7 @@ pub(super) const TEMPLATES: &[(&str, &str)] = templates![
     "injector.yaml",
     "namespace.yaml",
     "networkpolicy.yaml",
+    "podmonitor.yaml",
     "trust.yaml",
     "webhook.yaml",
 ];

@@ -151,7 +151,7 @@ pub(crate) fn object_path(object: &Value) -> Option<String> {
 }
 
 /// Kinds and the names of their resources.
-const RESOURCES: [(&str, &str); 17] = [
+const RESOURCES: [(&str, &str); 18] = [
     ("ClusterRole", "clusterroles"),
     ("ClusterRoleBinding", "clusterrolebindings"),
     ("ConfigMap", "configmaps"),
@@ -162,6 +162,7 @@ const RESOURCES: [(&str, &str); 17] = [
     ("Namespace", "namespaces"),
     ("NetworkPolicy", "networkpolicies"),
     ("PodDisruptionBudget", "poddisruptionbudgets"),
+    ("PodMonitor", "podmonitors"),
     ("Role", "roles"),
     ("RoleBinding", "rolebindings"),
     ("Secret", "secrets"),
@@ -189,7 +190,7 @@ fn documents(text: &str) -> Vec<&str> {
 }
 
 /// The kinds in our chart, in the order in which Helm installs them.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "Namespace",
     "NetworkPolicy",
     "PodDisruptionBudget",
@@ -204,6 +205,7 @@ const ORDER: [&str; 15] = [
     "Deployment",
     "MutatingWebhookConfiguration",
     // Not in Helm's list: such come last, by name.
+    "PodMonitor",
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
 ];

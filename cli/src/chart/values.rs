@@ -81,6 +81,7 @@ values! {
         pre_stop_seconds: u32,
         pre_stop_sleep: bool,
         network_policy: NetworkPolicy,
+        monitoring: Monitoring,
         pod_labels: BTreeMap<String, String>,
         pod_annotations: BTreeMap<String, String>,
         node_selector: BTreeMap<String, String>,
@@ -146,6 +147,8 @@ values! {
     Init { enabled: bool, resources: Resources, }
     /// NetworkPolicies of mesh-system.
     NetworkPolicy { enabled: bool, }
+    /// What Prometheus finds pods by.
+    Monitoring { pod_monitor: bool, scrape_annotations: bool, }
     /// Requests and limits, as Kubernetes writes them.
     Resources {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -46,7 +46,8 @@ pub(crate) fn run(args: &Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     super::install::only_namespace(globals)?;
     let format = print::wanted(args.output, "meshctl uninstall | kubectl delete -f -")?;
     let objects = if args.ignore_cluster {
-        everything()?
+        // kubectl refuses a kind that a cluster does not know; in a namespace of ours they go with it.
+        everything(false)?
     } else {
         super::block_on(async {
             let cluster = Cluster::connect(globals).await?;
@@ -65,7 +66,7 @@ async fn there(cluster: &Cluster, force: bool) -> anyhow::Result<Vec<Value>> {
     }
     warn_of_pods(&installed::injected_pods(cluster).await?, force)?;
     let mut objects = Vec::new();
-    for object in everything()? {
+    for object in everything(true)? {
         let Some(place) = chart::object_path(&object) else { continue };
         let Some(there) = cluster.find(&place).await? else { continue };
         // Read from the object itself: the values, which say whether it is ours, may be lost.
@@ -136,8 +137,10 @@ async fn bundles(cluster: &Cluster) -> anyhow::Result<Vec<Value>> {
 }
 
 /// Everything that an installation may have, whatever its values: references, in the order of deletion.
-fn everything() -> anyhow::Result<Vec<Value>> {
-    let mut objects: Vec<Value> = chart::render(chart::largest())?
+fn everything(with_monitors: bool) -> anyhow::Result<Vec<Value>> {
+    let mut values = chart::largest();
+    values["monitoring"] = json!({"podMonitor": with_monitors});
+    let mut objects: Vec<Value> = chart::render(values)?
         .iter()
         .map(|manifest| {
             let object = &manifest.object;
@@ -174,12 +177,19 @@ mod tests {
 
     #[test]
     fn the_webhook_goes_first_and_the_namespace_last() {
-        let objects = everything().unwrap();
+        let objects = everything(true).unwrap();
         let kinds: Vec<_> = objects.iter().map(|object| value::text(object, "/kind")).collect();
         assert_eq!((kinds[0], kinds.last().copied()), ("MutatingWebhookConfiguration", Some("Namespace")));
-        for kind in
-            ["Secret", "PodDisruptionBudget", "NetworkPolicy", "Lease", "RoleBinding", "ClusterRole", "ServiceAccount"]
-        {
+        for kind in [
+            "Secret",
+            "PodMonitor",
+            "PodDisruptionBudget",
+            "NetworkPolicy",
+            "Lease",
+            "RoleBinding",
+            "ClusterRole",
+            "ServiceAccount",
+        ] {
             assert!(kinds.contains(&kind), "{kind} is missing: {kinds:?}");
         }
         assert!(objects.iter().all(|object| chart::object_path(object).is_some()), "{kinds:?}");

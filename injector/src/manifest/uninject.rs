@@ -12,9 +12,13 @@ use serde_json::{Map, Value};
 
 use super::{Change, Report, each_object, is_namespace, no_template, template_mut, template_path};
 use crate::{
-    patch::{DEFAULT_CONTAINER, DEFAULT_CONTAINER_CHANGE, OPAQUE_PORTS_CHANGE, PRE_STOP_CHANGE, SKIP_INBOUND_CHANGE},
+    patch::{
+        DEFAULT_CONTAINER, DEFAULT_CONTAINER_CHANGE, OPAQUE_PORTS_CHANGE, PRE_STOP_CHANGE, SCRAPE_CHANGE,
+        SKIP_INBOUND_CHANGE,
+    },
     pod::{VOLUME, name_of},
     probes,
+    scrape::SCRAPE_ANNOTATIONS,
 };
 
 /// Takes the label, and whatever `--manual` wrote, out of a document: the inverse of
@@ -74,6 +78,11 @@ fn undo(template: &mut Value, change: &str) {
         DEFAULT_CONTAINER_CHANGE => remove(template, &["metadata", "annotations"], DEFAULT_CONTAINER),
         OPAQUE_PORTS_CHANGE => remove(template, &["metadata", "annotations"], OPAQUE_PORTS_ANNOTATION),
         SKIP_INBOUND_CHANGE => remove(template, &["metadata", "annotations"], SKIP_INBOUND_PORTS_ANNOTATION),
+        SCRAPE_CHANGE => {
+            for annotation in SCRAPE_ANNOTATIONS {
+                remove(template, &["metadata", "annotations"], annotation);
+            }
+        }
         _ => {
             let Some(name) = change.strip_prefix(PRE_STOP_CHANGE) else { return };
             let containers = template.pointer_mut("/spec/containers").and_then(Value::as_array_mut);

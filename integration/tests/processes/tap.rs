@@ -19,7 +19,7 @@ async fn tap(at: SocketAddr, args: &[&str]) -> Output {
 async fn ask_all_the_time(entry: SocketAddr) {
     let head =
         "host: web.shop\r\nx-user: a\u{9b}31m\u{202e}da\r\ncookie: session=secret\r\nauthorization: Bearer secret";
-    for path in ["/1k?token=secret", "/%1b%5b31m<b>", "/\u{202e}\u{9b}31m"].iter().cycle() {
+    for path in ["/1k?token=secret", "/%1b%5b31m%3cb%3e", "/\u{202e}\u{9b}31m"].iter().cycle() {
         let request = format!("GET {path} HTTP/1.1\r\n{head}\r\n\r\n");
         let mut connection = H1::connect(entry).await.unwrap();
         connection.ask(request).await.unwrap();
