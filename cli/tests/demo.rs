@@ -152,7 +152,7 @@ fn with_redirection_it_is_the_same_and_leaves_no_network() {
     ended(&mut child);
     wait_for("the end of every process", || processes_of(tmp.path()).is_empty().then_some(()));
     wait_for("the end of the folder", || files_in(tmp.path()).is_empty().then_some(()));
-    assert!(!namespaces().contains(&node));
+    wait_for("the end of the network", || (!namespaces().contains(&node)).then_some(()));
     assert_eq!(interfaces(), links);
 }
 

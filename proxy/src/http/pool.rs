@@ -240,7 +240,14 @@ impl H2Connection {
     /// Begins a stream.
     pub(crate) fn begin(&self, head: Request<()>, end: bool) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         match &mut *self.send.borrow_mut() {
-            Some(send) => send.send_request(head, end),
+            Some(send) => {
+                let begun = send.send_request(head, end);
+                // The handle keeps the stream that filled the connection, which would then not be reset when its caller leaves, until
+                // there is another request. A clone keeps none.
+                let clean = send.clone();
+                *send = clean;
+                begun
+            }
             None => Err(h2::Reason::REFUSED_STREAM.into()),
         }
     }

@@ -49,6 +49,27 @@ async fn a_stream_that_the_peer_would_not_take_has_no_room() {
 }
 
 #[tokio::test]
+async fn the_stream_that_fills_a_connection_is_reset_like_any_other() {
+    let exchange = async {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let (send, driver) = h2::client::Builder::new().initial_max_send_streams(1).handshake(ours).await.unwrap();
+        tokio::task::spawn_local(driver);
+        let mut server = h2::server::handshake(theirs).await.unwrap();
+        let connection = H2Connection::over(send);
+        let begun = connection.begin(Request::get("http://web/").body(()).unwrap(), true).unwrap();
+        let (_request, mut respond) = server.accept().await.unwrap().unwrap();
+        drop(begun);
+        let reset = tokio::select! {
+            reset = poll_fn(|cx| respond.poll_reset(cx)) => reset.unwrap(),
+            _ = server.accept() => h2::Reason::NO_ERROR,
+        };
+        assert_eq!(reset, h2::Reason::CANCEL);
+    };
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(10), exchange);
+    tokio::task::LocalSet::new().run_until(waited).await.unwrap();
+}
+
+#[tokio::test]
 async fn where_no_more_connections_may_be_a_request_waits_for_the_end_of_a_stream() {
     let worker = worker(&[("MESH_MAX_ENDPOINT_CONNECTIONS", "1")]);
     let port = worker.port(([127, 0, 0, 1], 80).into());
