@@ -8,8 +8,7 @@
 //! Reading order: [`model`] (the data types), [`facts`] (the inputs of a decision), [`mode`] (how a connection is served),
 //! [`decide`] (which rule applies), [`plan`] (what then happens), [`authorization`] (who may call), [`trace`] (why a rule did
 //! not match), [`name`] and [`identity`], [`route`] (matchers and precedence), [`filter`] (what a route does to a request),
-//! [`retry`] and [`session`] (the other parts of a rule), [`outcome`] (how it ended), [`access_log`] (what is logged of it),
-//! [`tracing`] (which spans are made of it), [`bounds`] (how much there may be),
+//! [`retry`] and [`session`] (the other parts of a rule), [`outcome`] (how it ended), [`access_log`] (what is logged of it), [`bounds`] (how much there may be),
 //! [`well_known`] (names that all parts share).
 
 pub mod access_log;
@@ -30,7 +29,6 @@ pub mod route;
 pub mod session;
 pub mod shown;
 pub mod trace;
-pub mod tracing;
 pub mod well_known;
 
 pub use access_log::AccessLog;
@@ -55,4 +53,3 @@ pub use route::{
 };
 pub use session::{SessionCarrier, SessionPersistence};
 pub use trace::{Explanation, RuleMiss, Step, Trace};
-pub use tracing::Tracing;

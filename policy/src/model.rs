@@ -13,7 +13,6 @@ use crate::{
     retry::Retry,
     route::{HostMatch, RequestMatch, RouteTable},
     session::SessionPersistence,
-    tracing::Tracing,
 };
 
 /// A port of a Kubernetes Service: what a client calls and what a backend reference names.
@@ -248,8 +247,6 @@ pub struct WorkloadPolicy {
     pub access_log: AccessLog,
     /// As of an [`Endpoint`], for the metrics of its sidecar.
     pub controlled_by: Arc<str>,
-    /// The spans that its sidecar makes, of what it sends as well.
-    pub tracing: Option<Tracing>,
 }
 
 /// What is known of a port of a pod, beside who may call it.

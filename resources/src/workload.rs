@@ -64,7 +64,6 @@ impl Snapshot {
             authorization: self.authorization_of(pod),
             access_log,
             controlled_by: pod.controlled_by.clone(),
-            tracing: None,
         })
     }
 

@@ -34,7 +34,6 @@ impl TryFrom<v1::WorkloadPolicy> for WorkloadPolicy {
             authorization: policies(access).map_err(|error| error.within("access"))?,
             access_log: wire.access_log.map(access_log).transpose()?.unwrap_or_default(),
             controlled_by: label("controlled_by", &wire.controlled_by)?,
-            tracing: None,
         })
     }
 }

@@ -233,7 +233,7 @@ pub fn outbound() -> impl Strategy<Value = OutboundPolicy> {
 
 pub fn workload() -> impl Strategy<Value = WorkloadPolicy> {
     (port_policies(), vec(authorization(), 0..3), access_log()).prop_map(|(ports, authorization, access_log)| {
-        WorkloadPolicy { ports, authorization, access_log, controlled_by: "web".into(), tracing: None }
+        WorkloadPolicy { ports, authorization, access_log, controlled_by: "web".into() }
     })
 }
 
