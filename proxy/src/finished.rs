@@ -25,6 +25,8 @@ pub(crate) struct Noted {
     pub(crate) asked: Option<Asked>,
     /// Who called, of the inbound side; the endpoint of the last attempt, of the outbound side.
     pub(crate) peer: Option<SocketAddr>,
+    /// `namespace/pod` of that endpoint, as far as discovery told it.
+    pub(crate) pod: Option<Arc<str>>,
     /// How many attempts there were.
     pub(crate) attempts: u32,
     /// The first of them, one by one.
@@ -66,8 +68,8 @@ pub(crate) struct Asked {
 impl Noted {
     /// Nothing but when it began.
     pub(crate) fn at(began: SystemTime) -> Self {
-        let (asked, peer, tried, first_byte, decision) = Default::default();
-        Self { began, asked, peer, attempts: 0, tried, first_byte, decision }
+        let (asked, peer, pod, tried, first_byte, decision) = Default::default();
+        Self { began, asked, peer, pod, attempts: 0, tried, first_byte, decision }
     }
 
     /// Bytes that it takes, about.
@@ -149,6 +151,7 @@ impl Begun {
         }
         put("network.peer.address", json!(noted.peer.map(|peer| peer.ip().to_canonical())));
         put("network.peer.port", json!(noted.peer.map(|peer| peer.port())));
+        put("mesh.destination.pod", json!(noted.pod));
         put("mesh.attempts", if noted.attempts > 0 { noted.attempts.into() } else { Value::Null });
         if noted.tried.len() > 1 {
             put("mesh.attempt", noted.tried.iter().map(attempt).collect());

@@ -179,7 +179,7 @@ impl Record {
     pub(crate) fn endpoint(&self, endpoint: &Rc<Endpoint>) {
         self.way.borrow_mut().endpoint = Some(endpoint.clone());
         let may_last = self.draft.borrow_mut().as_deref_mut().is_some_and(|draft| {
-            draft.attempt(endpoint.info.address, self.began.elapsed());
+            draft.attempt(&endpoint.info, self.began.elapsed());
             draft.may_last()
         });
         if may_last {

@@ -35,11 +35,15 @@ async fn what_passes_is_seen_as_text_and_no_secret_unless_it_is_named() {
     let plain = tap(server.proxy.admin, &showing);
     let names = "url.query,http.request.header.x-user";
     let naming = ["--to", "svc/web", "-n", "shop", "--attributes", names, "--max", "30"];
-    let both = async { tokio::join!(plain, tap(client.proxy.admin, &naming)) };
-    let (plain, named) = tokio::select! {
-        both = tokio::time::timeout(TEST_WAIT, both) => both.unwrap(),
+    // By a name that only discovery tells.
+    let by_pod = ["--to", "shop/web-1", "-o", "wide", "--max", "1"];
+    let all = async { tokio::join!(plain, tap(client.proxy.admin, &naming), tap(client.proxy.admin, &by_pod)) };
+    let (plain, named, by_pod) = tokio::select! {
+        all = tokio::time::timeout(TEST_WAIT, all) => all.unwrap(),
         () = ask_all_the_time(client.entry()) => unreachable!("it has no end"),
     };
+    let shown = String::from_utf8_lossy(&by_pod.stdout);
+    assert!(by_pod.status.success() && shown.contains(" shop/web-1 "), "{by_pod:?}");
     for output in [&plain, &named] {
         assert!(output.status.success(), "{output:?}");
         let text = std::str::from_utf8(&output.stdout).unwrap();

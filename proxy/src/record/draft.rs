@@ -101,9 +101,11 @@ impl Draft {
     }
 
     /// An attempt at an endpoint begins, so long after the request.
-    pub(super) fn attempt(&mut self, at: SocketAddr, began: Duration) {
+    pub(super) fn attempt(&mut self, endpoint: &mesh_policy::Endpoint, began: Duration) {
+        let at = endpoint.address;
         self.noted.attempts += 1;
         self.noted.peer = Some(at);
+        self.noted.pod = Some(endpoint.workload.clone());
         if self.noted.tried.len() < MAX_ATTEMPTS {
             self.noted.tried.push(Attempt { at, began, ended: None, result: None });
         }

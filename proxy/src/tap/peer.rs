@@ -29,17 +29,17 @@ impl Peer {
         }
     }
 
-    /// Whether the other side of a series is it.
-    pub(super) fn is_of(&self, labels: &[(&'static str, String)]) -> bool {
+    /// Whether the other side of a series is it. `pod`: `namespace/pod` of the server, of the outbound side.
+    pub(super) fn is_of(&self, labels: &[(&'static str, String)], pod: Option<&str>) -> bool {
         let label = |wanted: &str| labels.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value);
         let is_outbound = label("direction") == Direction::Outbound.as_str();
-        let (identity, workload, backend) = match is_outbound {
-            true => (label("dst_identity"), label("dst_workload"), label("backend")),
+        let (identity, pod, backend) = match is_outbound {
+            true => (label("dst_identity"), pod.unwrap_or_default(), label("backend")),
             // The rest tells of this pod.
             false => (label("src_identity"), "", ""),
         };
         let proved = || Identity::parse(identity).ok();
-        let (pod, service) = (workload.split_once('/'), backend.split_once('/'));
+        let (pod, service) = (pod.split_once('/'), backend.split_once('/'));
         match self {
             Self::Identity(wanted) => identity == wanted,
             Self::Namespace(wanted) => {
@@ -73,19 +73,14 @@ mod tests {
 
     #[test]
     fn the_other_side_is_known_by_any_of_its_names() {
-        let labels = |direction: &str, source: &str, destination: &str, workload: &str, backend: &str| {
-            [
-                ("direction", direction),
-                ("src_identity", source),
-                ("dst_identity", destination),
-                ("dst_workload", workload),
-                ("backend", backend),
-            ]
-            .map(|(name, value)| (name, value.to_owned()))
+        let labels = |direction: &str, source: &str, destination: &str, backend: &str| {
+            [("direction", direction), ("src_identity", source), ("dst_identity", destination), ("backend", backend)]
+                .map(|(name, value)| (name, value.to_owned()))
         };
         let (front, web) = (format!("{SA}front"), format!("{SA}web"));
-        let out = labels("outbound", &front, &web, "shop/api-5d4f-x7k", "store/cart:80");
-        let inbound = labels("inbound", &front, &web, "shop/web-0", "8080");
+        let out = labels("outbound", &front, &web, "store/cart:80");
+        let inbound = labels("inbound", &front, &web, "8080");
+        let pod = Some("shop/api-5d4f-x7k");
         for (text, of_out, of_inbound) in [
             (&*web, true, false),
             (&*front, false, true),
@@ -103,9 +98,13 @@ mod tests {
             ("shop/cart", false, false),
         ] {
             let peer = Peer::read(text).unwrap();
-            assert_eq!((peer.is_of(&out), peer.is_of(&inbound)), (of_out, of_inbound), "{text}");
+            assert_eq!(
+                (peer.is_of(&out, pod), peer.is_of(&inbound, Some("shop/web-0"))),
+                (of_out, of_inbound),
+                "{text}"
+            );
         }
-        assert!(!Peer::read("shop").unwrap().is_of(&labels("inbound", "", "", "", "")));
+        assert!(!Peer::read("shop").unwrap().is_of(&labels("inbound", "", "", ""), None));
         for wrong in ["", "/", "shop/", "/web", "a/b/c", "spiffe://", "spiffe://d/ns/a"] {
             assert_eq!(Peer::read(wrong), None, "{wrong}");
         }

@@ -115,7 +115,7 @@ impl Wish {
     }
 
     fn is_other_side(&self, begun: &Begun) -> bool {
-        self.peer.as_ref().is_none_or(|peer| peer.is_of(&begun.labels))
+        self.peer.as_ref().is_none_or(|peer| peer.is_of(&begun.labels, begun.noted.pod.as_deref()))
     }
 }
 

@@ -124,7 +124,10 @@ fn cells(event: &Map<String, Value>) -> [String; COLUMNS.len()] {
     let (is_inbound, peer) = (get("mesh.direction") == "inbound", first(&["network.peer.address"]));
     let source = first(&["mesh.source.identity"]).map(|identity| of_identity(&identity));
     let source = source.or_else(|| peer.clone().filter(|_| is_inbound));
-    let destination = first(&["mesh.destination.workload"])
+    let workload =
+        || Some(format!("{}/{}", first(&["mesh.destination.namespace"])?, first(&["mesh.destination.workload"])?));
+    let destination = first(&["mesh.destination.pod"])
+        .or_else(workload)
         .or_else(|| first(&["mesh.destination.identity"]).map(|identity| of_identity(&identity)))
         .or_else(|| first(&["mesh.backend"]))
         .or_else(|| peer.filter(|_| !is_inbound));

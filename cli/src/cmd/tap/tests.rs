@@ -105,7 +105,7 @@ fn an_event_is_a_line_in_which_nothing_is_obeyed() {
     let shown = event(json!({
         "phase": "end", "timestamp": "2026-12-01T10:11:12.345Z", "mesh.direction": "inbound",
         "mesh.source.identity": "spiffe://cluster.local/ns/shop/sa/front",
-        "mesh.destination.workload": "shop/web-0", "http.request.method": "GET",
+        "mesh.destination.pod": "shop/web-0", "http.request.method": "GET",
         "url.path": "/a b\u{1b}[31m\u{202e}", "http.response.status_code": 403, "mesh.class": "denied",
         "mesh.first_byte": 0.0125, "mesh.decision.id": "0000000000000007", "url.query": "token=secret",
         "http.request.header.x-user": "a\u{9b}da", "http.response.header.x-other": "hidden",
