@@ -92,7 +92,11 @@ impl Decisions {
                 for (decided, count) in Decided::ALL.into_iter().zip(counters) {
                     let count = count.load(Ordering::Relaxed);
                     if count > 0 {
-                        let labels = label_text([("policy", &**policy), ("verdict", decided.as_str()), ("tls", tls)]);
+                        let labels = label_text(&[
+                            ("policy", policy.to_string()),
+                            ("verdict", decided.as_str().to_owned()),
+                            ("tls", tls.to_owned()),
+                        ]);
                         let _ = writeln!(text, "{NAME}{{{}}} {count}", labels.trim_end_matches(','));
                     }
                 }

@@ -34,16 +34,6 @@ pub(crate) struct Labels<'l> {
 }
 
 impl Labels<'_> {
-    /// The route.
-    pub(super) fn route(&self) -> String {
-        self.placed.route_label()
-    }
-
-    /// The backend.
-    pub(super) fn backend(&self) -> &str {
-        &self.backend
-    }
-
     /// Their names and values.
     pub(super) fn named(&self, direction: Direction) -> Vec<(&'static str, String)> {
         let Self { source, destination, mutual_tls, placed, backend } = self;
@@ -64,8 +54,13 @@ impl Labels<'_> {
     }
 }
 
+/// The labels of all of a direction that there is no room for.
+pub(super) fn overflow(direction: Direction) -> [(&'static str, String); 2] {
+    [("direction", direction.as_str().to_owned()), ("overflow", "true".to_owned())]
+}
+
 /// Labels as text, each with a comma behind it.
-pub(super) fn label_text<'l>(labels: impl IntoIterator<Item = (&'static str, &'l str)>) -> String {
+pub(super) fn label_text<'l>(labels: impl IntoIterator<Item = &'l (&'static str, String)>) -> String {
     let mut text = String::new();
     for (name, value) in labels {
         let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");

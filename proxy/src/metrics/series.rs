@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::{
     Direction, Metrics,
-    labels::{Labels, label_text},
+    labels::{Labels, label_text, overflow},
     timings::Timings,
 };
 
@@ -51,6 +51,12 @@ pub(super) struct Set {
     is_overflow: bool,
     /// The outcomes that have a line.
     outcomes: Mutex<Outcomes>,
+}
+
+impl Set {
+    fn new(labels: Arc<[(&'static str, String)]>, is_overflow: bool) -> Arc<Self> {
+        Arc::new(Self { labels, is_overflow, outcomes: Mutex::default() })
+    }
 }
 
 /// Handles of one label set. Owned by one worker.
@@ -124,38 +130,32 @@ impl Series {
 impl Metrics {
     /// The bound handles for these labels, or those of all that there is no room for.
     pub(crate) fn series(self: &Arc<Self>, direction: Direction, labels: &Labels<'_>) -> Series {
-        let (route, backend) = (labels.route(), labels.backend());
-        let timings = self.timings.of(&self.room, direction.as_str(), &route, backend);
-        let set = self.set(labels.named(direction));
+        let labels = labels.named(direction);
+        let timings = self.timings.of(&self.room, direction, &labels);
+        let set = self.set(direction, labels);
         let (outcomes, bytes) = Default::default();
         Series { metrics: self.clone(), direction, set, outcomes, timings, bytes }
     }
 
-    fn set(&self, labels: Vec<(&'static str, String)>) -> Arc<Set> {
-        let text = label_text(labels.iter().map(|(name, value)| (*name, value.as_str())));
+    /// The set of these labels, or the overflow set.
+    fn set(&self, direction: Direction, labels: Vec<(&'static str, String)>) -> Arc<Set> {
+        let text = label_text(&labels);
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = sets.get(&text) {
             return known.clone();
         }
-        let direction = labels.first().cloned();
-        let (text, labels, is_overflow) = match self.room.take_set() {
-            true => (text, labels, false),
-            false => {
-                let all = direction.into_iter().chain([("overflow", "true".to_owned())]).collect::<Vec<_>>();
-                (label_text(all.iter().map(|(name, value)| (*name, value.as_str()))), all, true)
-            }
-        };
-        let new = || Arc::new(Set { labels: labels.into(), is_overflow, outcomes: Mutex::default() });
-        sets.entry(text).or_insert_with(new).clone()
+        if !self.room.take_set() {
+            drop(sets);
+            return self.overflow(direction);
+        }
+        sets.entry(text).or_insert_with(|| Set::new(labels.into(), false)).clone()
     }
 
     /// The overflow set of a direction.
     fn overflow(&self, direction: Direction) -> Arc<Set> {
-        let labels = vec![("direction", direction.as_str().to_owned()), ("overflow", "true".to_owned())];
-        let text = label_text(labels.iter().map(|(name, value)| (*name, value.as_str())));
+        let labels = overflow(direction);
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Set { labels: labels.into(), is_overflow: true, outcomes: Mutex::default() });
-        sets.entry(text).or_insert_with(new).clone()
+        sets.entry(label_text(&labels)).or_insert_with(|| Set::new(labels.into(), true)).clone()
     }
 
     /// The counter of an outcome: its own, one for all of its class where a set has too many, or one of the overflow set where the
@@ -172,25 +172,20 @@ impl Metrics {
         }
         let [wanted, _] = wanted;
         let labels = wanted.labels(&set.labels);
-        let bytes =
-            labels.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>() + wanted.name().len();
-        if !set.is_overflow && !self.room.take(1, bytes) {
+        if !set.is_overflow && !self.room.take(1, line_bytes(wanted.name(), &labels)) {
             drop(outcomes);
             return self.outcome(direction, &self.overflow(direction), outcome);
         }
-        let labels: Vec<(&'static str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let counter = self.counter(wanted.name(), &labels);
+        let counter = self.counter(wanted.name(), &borrowed(&labels));
         outcomes.push((wanted, counter.clone()));
         counter
     }
 
     fn of_bytes(&self, direction: Direction, set: &Set) -> OfBytes {
         const LINES: usize = 3;
-        let bytes = set.labels.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
-        let overflow = [("direction", direction.as_str().to_owned()), ("overflow", "true".to_owned())];
-        let own = set.is_overflow || self.room.take(LINES, bytes + "mesh_tcp_connections_open".len());
-        let labels: &[(&'static str, String)] = if own { &set.labels } else { &overflow };
-        let labels: Vec<(&'static str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let overflow = overflow(direction);
+        let has_room = || self.room.take(LINES, line_bytes("mesh_tcp_connections_open", &set.labels));
+        let labels = borrowed(if set.is_overflow || has_room() { &set.labels } else { &overflow });
         let flow = |flow| self.counter("mesh_tcp_bytes_total", &[&labels[..], &[("flow", flow)]].concat());
         OfBytes {
             open: self.gauge("mesh_tcp_connections_open", &labels),
@@ -198,6 +193,15 @@ impl Metrics {
             received: flow("received"),
         }
     }
+}
+
+/// What a line of the page has in bytes, but for its value.
+fn line_bytes(family: &str, labels: &[(&'static str, String)]) -> usize {
+    family.len() + labels.iter().map(|(name, value)| name.len() + value.len() + r#"="","#.len()).sum::<usize>()
+}
+
+fn borrowed<'l>(labels: &'l [(&'static str, String)]) -> Vec<(&'static str, &'l str)> {
+    labels.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
 impl Outcome {

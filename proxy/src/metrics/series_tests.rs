@@ -60,7 +60,7 @@ async fn requests_are_counted_by_code() {
     assert!(text.contains(&(of("failure", r#"response_code="200",grpc_status="14""#, "") + " 1")), "{text}");
     let cancelled = of("cancelled", r#"response_code="",grpc_status="""#, "client-closed");
     assert!(text.contains(&(cancelled + " 1")), "{text}");
-    let labels = r#"direction="outbound",route="",backend="shop/web:80""#;
+    let labels = r#"direction="outbound",route="",backend="shop/web:80",src_namespace="shop",src_workload="""#;
     for line in [
         format!("mesh_response_latency_seconds_bucket{{{labels},le=\"0.0005\"}} 1"),
         format!("mesh_response_latency_seconds_count{{{labels}}} 3"),

@@ -1,5 +1,5 @@
-//! How long requests took and how large their bodies were, by direction, route and backend: fewer label sets than requests are
-//! counted by, for a histogram has twenty lines.
+//! How long requests took and how large their bodies were, by direction, route, backend and the workload of this pod: fewer label
+//! sets than requests are counted by, for a histogram has twenty lines.
 
 use std::{
     collections::BTreeMap,
@@ -12,8 +12,9 @@ use std::{
 };
 
 use super::{
+    Direction,
     histogram::{Histogram, LINES},
-    labels::label_text,
+    labels::{label_text, overflow},
     room::Room,
 };
 
@@ -52,9 +53,12 @@ pub(super) struct AllTimings(Mutex<BTreeMap<String, Arc<Timings>>>);
 
 impl AllTimings {
     /// Those of a label set, or of the one for all that there is no room for.
-    pub(super) fn of(&self, room: &Room, direction: &'static str, route: &str, backend: &str) -> Arc<Timings> {
-        let labels = [("direction", direction), ("route", route), ("backend", backend)];
-        let text = label_text(labels);
+    pub(super) fn of(&self, room: &Room, direction: Direction, labels: &[(&'static str, String)]) -> Arc<Timings> {
+        let names = match direction {
+            Direction::Outbound => ["direction", "route", "backend", "src_namespace", "src_workload"],
+            Direction::Inbound => ["direction", "route", "backend", "dst_namespace", "dst_workload"],
+        };
+        let text = label_text(names.iter().filter_map(|name| labels.iter().find(|(known, _)| known == name)));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(&text) {
             return known.clone();
@@ -62,7 +66,7 @@ impl AllTimings {
         let bytes = WHOLE.len() + text.len() + r#"_bucket,le="0.0005""#.len();
         let text = match room.take(LINES_OF_A_SET, bytes) {
             true => text,
-            false => label_text([("direction", direction), ("overflow", "true")]),
+            false => label_text(&overflow(direction)),
         };
         all.entry(text).or_default().clone()
     }
