@@ -74,3 +74,41 @@ pub(crate) fn is_alive(pod: &Value) -> bool {
     !matches!(value::text(pod, "/status/phase"), "Succeeded" | "Failed")
         && value::text(pod, "/metadata/deletionTimestamp").is_empty()
 }
+
+/// The `LabelSelector` of a workload as lists of the API server take it; `None`: it selects nothing, or in a way that is not known.
+pub(crate) fn selector_query(selector: &Value) -> Option<String> {
+    let equal = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
+    let equal = equal.map(|(key, value)| Some(format!("{key}={}", value.as_str()?)));
+    let expressions = value::items(selector, "/matchExpressions").iter().map(|expression| {
+        let key = value::text(expression, "/key");
+        let values: Vec<&str> = value::items(expression, "/values").iter().filter_map(Value::as_str).collect();
+        Some(match value::text(expression, "/operator") {
+            "In" => format!("{key} in ({})", values.join(",")),
+            "NotIn" => format!("{key} notin ({})", values.join(",")),
+            "Exists" => key.to_owned(),
+            "DoesNotExist" => format!("!{key}"),
+            _ => return None,
+        })
+    });
+    let all: Vec<String> = equal.chain(expressions).collect::<Option<_>>()?;
+    (!all.is_empty()).then(|| all.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_selector_is_written_as_a_query_has_it() {
+        let expression =
+            |operator: &str, values: &[&str]| json!({ "key": "k", "operator": operator, "values": values });
+        let all = json!({ "matchLabels": { "app": "web" }, "matchExpressions": [
+            expression("In", &["a", "b"]), expression("NotIn", &["c"]), expression("Exists", &[]), expression("DoesNotExist", &[])] });
+        assert_eq!(selector_query(&all).as_deref(), Some("app=web,k in (a,b),k notin (c),k,!k"));
+        for unknown in [json!({}), json!({ "matchExpressions": [expression("Gt", &["1"])] })] {
+            assert_eq!(selector_query(&unknown), None, "{unknown}");
+        }
+    }
+}

@@ -12,7 +12,11 @@ use crate::{
     authorization::{Named, named, path_of},
     cmd::demo::{NAMESPACE as DEMO, SIDECARS},
     globals::Globals,
-    kube::{Cluster, Lines, core, core_object, encode, pods::is_alive, value},
+    kube::{
+        Cluster, Lines, core, core_object, encode,
+        pods::{is_alive, selector_query},
+        value,
+    },
     output,
 };
 
@@ -149,30 +153,11 @@ pub(super) async fn of_cluster(cluster: &Cluster, target: &str) -> anyhow::Resul
         }
         _ => bail!("{target:?} names no workload, Service or pod"),
     };
-    let labels = labels(&selector).with_context(|| format!("{what} selects no pods"))?;
+    let labels = selector_query(&selector).with_context(|| format!("{what} selects no pods"))?;
     let pods = cluster.list(&core(namespace, "pods"), &format!("labelSelector={}", encode(&labels))).await?;
     let meshed = pods.iter().filter(|pod| is_alive(pod) && value::container(pod, PROXY_CONTAINER).is_some());
     let mut found: Vec<Sidecar> = meshed.map(|pod| Sidecar::of_pod(namespace, value::name(pod))).collect();
     found.sort_by(|one, other| one.name.cmp(&other.name));
     ensure!(!found.is_empty(), "no running pod of {what} has a sidecar; see: meshctl check --proxy -n {namespace}");
     Ok(found)
-}
-
-/// A selector as lists of the API server take it; `None`: it selects nothing, or in a way that is not known.
-fn labels(selector: &Value) -> Option<String> {
-    let equal = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
-    let equal = equal.map(|(key, value)| Some(format!("{key}={}", value.as_str()?)));
-    let expressions = value::items(selector, "/matchExpressions").iter().map(|expression| {
-        let key = value::text(expression, "/key");
-        let values: Vec<&str> = value::items(expression, "/values").iter().filter_map(Value::as_str).collect();
-        Some(match value::text(expression, "/operator") {
-            "In" => format!("{key} in ({})", values.join(",")),
-            "NotIn" => format!("{key} notin ({})", values.join(",")),
-            "Exists" => key.to_owned(),
-            "DoesNotExist" => format!("!{key}"),
-            _ => return None,
-        })
-    });
-    let all: Vec<String> = equal.chain(expressions).collect::<Option<_>>()?;
-    (!all.is_empty()).then(|| all.join(","))
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::kube::{
     Cluster, ClusterError, core, core_object, encode, path,
-    pods::{injected, is_alive},
+    pods::{injected, is_alive, selector_query},
     value,
 };
 
@@ -80,11 +80,10 @@ async fn named(cluster: &Cluster, name: &str) -> Result<Vec<Value>, ClusterError
     };
     let namespace = cluster.namespace();
     let found = cluster.get(&path(&["apis", "apps", "v1", "namespaces", namespace, resource, name])).await?;
-    let selector = selector(found.pointer("/spec/selector").unwrap_or(&Value::Null));
     // Without one all pods of the namespace would be meant.
-    if selector.is_empty() {
+    let Some(selector) = selector_query(found.pointer("/spec/selector").unwrap_or(&Value::Null)) else {
         return Ok(Vec::new());
-    }
+    };
     let mut pods = cluster.list(&core(namespace, "pods"), &format!("labelSelector={}", encode(&selector))).await?;
     pods.retain(is_alive);
     Ok(pods)
@@ -97,40 +96,5 @@ fn resource(kind: &str) -> Option<&'static str> {
         "sts" | "statefulset" | "statefulsets" | "statefulset.apps" => Some("statefulsets"),
         "ds" | "daemonset" | "daemonsets" | "daemonset.apps" => Some("daemonsets"),
         _ => None,
-    }
-}
-
-/// A `LabelSelector` as a query has it.
-fn selector(selector: &Value) -> String {
-    let labels = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
-    let mut parts: Vec<String> = labels.filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?))).collect();
-    for expression in value::items(selector, "/matchExpressions") {
-        let key = value::text(expression, "/key");
-        let values: Vec<&str> = value::items(expression, "/values").iter().filter_map(Value::as_str).collect();
-        let values = values.join(",");
-        parts.push(match value::text(expression, "/operator") {
-            "In" => format!("{key} in ({values})"),
-            "NotIn" => format!("{key} notin ({values})"),
-            "DoesNotExist" => format!("!{key}"),
-            _ => key.to_owned(),
-        });
-    }
-    parts.join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_selector_is_written_as_a_query_has_it() {
-        let expression =
-            |operator: &str, values: &[&str]| json!({ "key": "k", "operator": operator, "values": values });
-        let all = json!({ "matchLabels": { "app": "web" }, "matchExpressions": [
-            expression("In", &["a", "b"]), expression("NotIn", &["c"]), expression("Exists", &[]), expression("DoesNotExist", &[])] });
-        assert_eq!(selector(&all), "app=web,k in (a,b),k notin (c),k,!k");
-        assert_eq!(selector(&json!({})), "");
     }
 }
