@@ -24,7 +24,7 @@ async fn in_force(proxy: &Proxy, wanted: &str) {
 }
 
 /// The lines that a sidecar has written so far.
-fn lines(proxy: &Proxy) -> Vec<Value> {
+pub(super) fn lines(proxy: &Proxy) -> Vec<Value> {
     let log = proxy.process.log();
     log.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -16,9 +16,12 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{
-    App, Client, Does, Grpc, H1, Load, Mesh, Received, Scripted, Server, Shot, TEST_WAIT, finish, grpc_message,
-    grpc_status, metric, metrics, until_routed,
+use crate::{
+    access_log,
+    support::{
+        App, Client, Does, Grpc, H1, Load, Mesh, Received, Scripted, Server, Shot, TEST_WAIT, finish, grpc_message,
+        grpc_status, metric, metrics, until_routed,
+    },
 };
 
 /// What is asked for, how often of 10,000, and how it ends: class, code and error at the client's side.
@@ -145,9 +148,7 @@ fn counted(page: &str, direction: &str) -> Counts {
 
 /// The lines of a sidecar, without those of requests that waited for the mesh to be ready.
 fn logged(proxy: &Proxy) -> Vec<Value> {
-    let log = proxy.process.log();
-    let lines = log.lines().filter(|line| line.starts_with('{')).filter_map(|line| serde_json::from_str(line).ok());
-    lines.filter(|line: &Value| line["url.path"] != "/probe").collect()
+    access_log::lines(proxy).into_iter().filter(|line| line["url.path"] != "/probe").collect()
 }
 
 fn of_lines(lines: &[Value]) -> Counts {

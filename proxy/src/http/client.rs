@@ -226,24 +226,22 @@ pub(crate) async fn send_upgrade(
         return Ok(response.map(|body| body.counted(in_flight)).into());
     };
     admission.for_each(Admission::upgrades);
-    let upgrade = {
-        Box::new(move |client: Box<dyn Io>, entry: Rc<Entry>, record: Rc<Record>| {
-            tokio::task::spawn_local(async move {
-                entry.reached(Stage::Upgraded);
-                if let Some(held) = &held {
-                    held.reached(Stage::Upgraded);
+    let upgrade = Box::new(move |client: Box<dyn Io>, entry: Rc<Entry>, record: Rc<Record>| {
+        tokio::task::spawn_local(async move {
+            entry.reached(Stage::Upgraded);
+            if let Some(held) = &held {
+                held.reached(Stage::Upgraded);
+            }
+            match tcp::copy(client, upstream, (&*entry, held.as_deref()), &record).await {
+                Ok(()) => record.ended(),
+                Err(error) => {
+                    record.failed(Reason::UpstreamReset);
+                    tracing::debug!("upgraded connection: {error}");
                 }
-                match tcp::copy(client, upstream, (&*entry, held.as_deref()), &record).await {
-                    Ok(()) => record.ended(),
-                    Err(error) => {
-                        record.failed(Reason::UpstreamReset);
-                        tracing::debug!("upgraded connection: {error}");
-                    }
-                }
-                drop(in_flight);
-            });
-        })
-    };
+            }
+            drop(in_flight);
+        });
+    });
     Ok(Reply { response, upgrade: Some(upgrade) })
 }
 

@@ -1,5 +1,5 @@
-//! Who reads records beside the metrics: the access log, and viewers of `/tap`. A record begins a [`Draft`] only if somebody may want it, so that
-//! nothing is noted of what nobody reads, and finding that out is one look.
+//! Who reads records beside the metrics: the access log, and viewers of `/tap`. A record begins a [`Draft`] only if somebody may
+//! want it, so that nothing is noted of what nobody reads, and finding that out is one look.
 
 use std::{
     cell::RefCell,
